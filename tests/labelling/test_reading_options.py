@@ -108,6 +108,22 @@ def test_levels_of_16_bits_are_shown_and_read_with_their_white(here: Path) -> No
     assert samples.picture(1).data == (here / "d" / "plain.png").read_bytes()
 
 
+def test_the_white_of_16_bits_is_decided_as_a_run_does(here: Path) -> None:
+    levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    (here / "d").mkdir()
+    Image.fromarray(levels).save(here / "d" / "deep.png")
+    assert "65,535 as white" in run(*INIT, "d", *CLASSES)
+    settings = read_project(here / "p")[0]
+    assert settings.reading.white == 65535
+    samples = samples_of(settings)
+    assert isinstance(samples, FolderImages)
+    np.testing.assert_allclose(samples.pixels(0, 16)[0], levels / 257, atol=1)
+    Image.fromarray(levels // 16).save(here / "d" / "deep.png")
+    said = run("init", "q", "--data", "d", *CLASSES, code=3)
+    assert "`--white` to the level that is to be white in all of them, such as 4095" in said
+    assert not (here / "q").exists()
+
+
 def test_words_for_no_label_are_told_and_may_be_classes(here: Path) -> None:
     (here / "t.csv").write_text("text,label\nx,good\ny,NA\nz,bad\n")
     said = run(*INIT, "t.csv", *CLASSES)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import getpass
 import importlib.util
 import json
 import webbrowser
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,7 +197,7 @@ def _create(
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.learner import check_strategy
     from upslope.labelling.project import Project as LabelProject
-    from upslope.labelling.samples import BUILT_IN, samples_of
+    from upslope.labelling.samples import BUILT_IN, FolderImages, samples_of
     from upslope.labelling.settings import ProjectSettings
 
     if classes is None:
@@ -214,6 +214,9 @@ def _create(
     samples = samples_of(settings)
     for note in samples.notes:
         say(note)
+    if isinstance(samples, FolderImages) and (white := samples.white()) is not None:
+        settings = replace(settings, reading=replace(settings.reading, white=white))
+        say(f"16-bit images are shown and learnt with the level {white:,} as white (--white)")
     with LabelProject.create(folder, settings) as project:
         count = take_data_labels(project, samples)
     say(
@@ -252,7 +255,7 @@ def _check_same(folder: Path, data: str, classes: str | None, options: Mapping[s
     if classes is not None and (names := _class_names(classes)) != settings.classes:
         differences.append(f"classes {','.join(settings.classes)}, not {','.join(names)}")
     for values, there in ((options, settings), (vars(options["reading"]), settings.reading)):
-        defaults = {field.name: field.default for field in dataclasses.fields(there)}
+        defaults = {field.name: field.default for field in fields(there)}
         differences += [
             f"{name} {getattr(there, name)}, not {value}"
             for name, value in values.items()

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +172,7 @@ def _write_onnx(
     example = tuple(torch.zeros(2, 3, side, side, dtype=torch.uint8) for side in sides)
     names = [f"pixels_{side}" for side in sides]
     count = torch.export.Dim("n")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
         warnings.simplefilter("ignore")  # the exporter's own, of operators that it decomposes
         program = torch.onnx.export(
             model, example, dynamo=True, input_names=names, output_names=["probabilities"],
@@ -180,6 +182,18 @@ def _write_onnx(
     proto = program.model_proto
     onnx.helper.set_model_props(proto, dict(about))
     path.write_bytes(proto.SerializeToString())
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Errors alone from a logger: the exporter warns that torchvision, which is not needed, is not
+    installed."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_onnx(kind: str) -> None:

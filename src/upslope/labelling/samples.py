@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from upslope.datasets.argument_names import as_command_options, options_as_command_options
 from upslope.datasets.base import Dataset
 from upslope.datasets.class_labels import read_classes
+from upslope.datasets.image_form import white_level
 from upslope.datasets.layout import LeftOut, by_class, images_in
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
@@ -100,6 +101,16 @@ class FolderImages:
     def _decode(self, path: Path, size: tuple[int, int] | None) -> Pixels:
         with options_as_command_options(), limited_to(self.reading.read_limit):
             return decode(path, str(path), Form("RGB", size, self.reading.white))
+
+    def white(self) -> int | None:
+        """Return the level of 16-bit images that is white, as data set `folder` decides it: the
+        full range where it is used. None where none of the images looked at holds 16 bits.
+
+        Raises:
+            DataError: levels that stay in the lower half of the range; the message names `--white`.
+        """
+        with options_as_command_options(), limited_to(self.reading.read_limit):
+            return white_level(lambda i: self.root / self.ids[i], self.ids, self.reading.white)
 
     def _path(self, position: int) -> Path:
         """The file of a sample; a link that leads out of the folder is refused."""

@@ -220,6 +220,9 @@ def outline_of(value: Any) -> Any:
     A number with a fraction may change with every batch, and decides on no place. Zero and one may
     switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
     """
+    kind = type(value)
+    if kind in _AS_IT_IS:  # asked of every argument of every operator
+        return value
     if isinstance(value, Tensor):
         return value.shape
     if isinstance(value, (tuple, list)):
@@ -227,7 +230,10 @@ def outline_of(value: Any) -> Any:
     switches = isinstance(value, (float, complex)) and (
         value in (0, 1) or not cmath.isfinite(value)
     )
-    return value if switches or isinstance(value, (int, str, torch.dtype)) else type(value)
+    return value if switches or isinstance(value, (int, str, torch.dtype)) else kind
+
+
+_AS_IT_IS = frozenset({bool, int, str, torch.dtype})
 
 
 def _descriptor(value: Any) -> Any:

@@ -50,6 +50,7 @@ from upslope.gradnorm.trace.batch_expansion import (
 from upslope.gradnorm.trace.operators import (
     CALLED_BY,
     CHOOSING,
+    DIRECT,
     EXPANDING,
     JOINING,
     LIKE_ANOTHER,
@@ -74,6 +75,10 @@ from upslope.gradnorm.trace.refusals import (
 )
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
+
+_SAMPLES_AND_WEIGHTS = frozenset(["sample", "weight"])
+_MEETING = _SAMPLES_AND_WEIGHTS | {"constant"}
+"""Kinds of tensors that meet in most operators with weights."""
 
 _NO_WEIGHTS = frozenset(["sample", "constant"])
 """Kinds of tensors (`tensor_kinds`) that meet in an operator without weights."""
@@ -180,6 +185,12 @@ class Interceptor(TorchFunctionMode):
 
         func, name, args, kwargs: the operator and what it got. tensors, kinds: those among it.
         """
+        meets = name in DIRECT and kinds <= _MEETING and kinds >= _SAMPLES_AND_WEIGHTS
+        if meets and not self._orders.met:
+            out = self._meet(func, args, kwargs)
+            self.program.note(func, args, kwargs, out, True)
+            self._mark_samples(out)
+            return out
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
         if name == "embedding" and looks_up_for_each(args, self.n):
@@ -284,7 +295,8 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
+        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        if any(tensor.is_nested for tensor in tensors):
             raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
         # What was written would be read as a weight, whose samples nobody could tell apart.

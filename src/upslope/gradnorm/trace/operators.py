@@ -65,6 +65,12 @@ EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 REPEATING = frozenset(["repeat", "tile"])
 """Operators that put a tensor beside itself."""
 
+DIRECT = frozenset(
+    ["linear", "matmul", "__matmul__", "mm", "bmm", "layer_norm", "group_norm", "prelu"]
+    + [f"conv{'_transpose' if transposes else ''}{d}d" for d in (1, 2, 3) for transposes in (0, 1)]
+)
+"""Operators of which nothing is asked where samples and weights meet but their kernel."""
+
 _LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
 """Operators of which it matters which of their tensors depends on the samples."""
 

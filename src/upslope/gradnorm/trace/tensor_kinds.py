@@ -125,7 +125,10 @@ class TensorKinds:
         for tensor in tensors:
             marks = marks_of(tensor)
             is_sample = marks.samples_in == session and marks.made_of is not weights
-            kinds.add("sample" if is_sample and not weights.tracks(tensor) else self.of(tensor))
+            if weights.tracks(tensor):
+                kinds.add("weight")
+            else:
+                kinds.add("sample" if is_sample else self.of(tensor))
         return kinds
 
     def of(self, tensor: Tensor) -> str:
