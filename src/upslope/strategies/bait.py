@@ -75,7 +75,7 @@ class Bait(QueryStrategy):
         check_size(p.shape[1], h.shape[1])
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
-        """Forward to 2K, back to K."""
+        """Add 2K candidates one by one, then take K away again."""
         p, h = (pool.signal(need).double() for need in self.needs)
         check_size(p.shape[1], h.shape[1])
         longest = float(h.abs().max())
