@@ -179,12 +179,12 @@ def test_folders_are_there_as_a_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize(
-    "cell", ["=1", "'=1", "''=1", "-1", "'-1", "'", "'x", "x", "", "+x", "@", "'\t", "＝1"]
+    "cell", ["-0,26", "=1", "'=1", "''=1", "-1", "'-1", "'", "'x", "x", "", "+x", "@", "'\t", "＝1"]
 )
 def test_cells_come_back_from_a_spreadsheet_as_they_were(cell: str) -> None:
     written = safe_cell(cell)
     assert plain_cell(written) == cell
-    assert not written.startswith(FORMULA) or float(written)
+    assert not written.startswith(FORMULA) or float(written.replace(",", "."))
 
 
 def test_names_like_formulas_and_apostrophes_come_back(tmp_path: Path) -> None:
