@@ -144,7 +144,7 @@ class FusedWeightGradient(PerSampleGradient):
         for gradient in self._gradients(scratch):
             rows, weight = _rows(gradient, self.weight)
             along.append((rows * weight).sum(dim=2))
-            yield gradient * _along_rows(self.scale, self.weight)
+            yield gradient.mul_(_along_rows(self.scale, self.weight))  # nobody else has it
         self._along[:] = [torch.cat(along)]
 
     def materialize(self, rows: slice) -> Tensor:
