@@ -50,12 +50,12 @@ Matrix = NDArray[np.float64]
 class Step:
     """What a step was made of, with M as it was before it.
 
-    root: (1 +- U^T M^-1 U)^-1/2, (c, c) with c = C - 1, so that W = M^-1 U root. seen: U^T W of the
+    root: (1 +- U^T M^-1 U)^-1/2, (c, c) with c = C - 1, so that W = M^-1 U root. overlaps: U^T W of
     steps before, (c, steps c). spread: X U, (c, d, c).
     """
 
     root: Tensor
-    seen: Tensor
+    overlaps: Tensor
     spread: Tensor
 
 
@@ -142,7 +142,7 @@ class Fisher:
     def _change(self, i: int, sign: float, near: list[int]) -> Step:
         if self.steps == self.most_steps:
             self.fold()
-        before, _ = self._seen(torch.tensor([i]), 0)
+        before, _ = self._overlaps(torch.tensor([i]), 0)
         c, d = self.a.shape[1], self.h.shape[1]
         self.settle(torch.tensor([i]))
         # Where rounding left 1 - Q singular, features are so long that a label says everything.
@@ -181,9 +181,9 @@ class Fisher:
         if epoch == self.steps:
             return
         c, d = self.a.shape[1], self.h.shape[1]
-        g, seen = self._seen(torch.tensor(rows), epoch)
-        signed = g * torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(c)
-        both = torch.cat([signed, seen], dim=1).flatten(0, 1).T.numpy()  # (steps c, k 2 c)
+        g, overlaps = self._overlaps(torch.tensor(rows), epoch)
+        with_signs = g * torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(c)
+        both = torch.cat([with_signs, overlaps], dim=1).flatten(0, 1).T.numpy()  # (steps c, k 2 c)
         of_steps = slice(epoch * c, self.steps * c)
         right = g.flatten(0, 1).T.numpy()
         for k, (w, h) in enumerate(zip(self._w[:, of_steps], self._h[:, of_steps], strict=True)):
@@ -203,17 +203,17 @@ class Fisher:
             result[:, k] = torch.einsum("jmb,bjk->bmk", of_h, a).view(-1, c, d, c)
         return result
 
-    def _seen(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def _overlaps(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """V^T W and V^T H of the steps from `epoch` on: (k, c, steps c) each."""
         h, a = self.h[rows].numpy(), self.a[rows].mT
         place = slice(epoch * a.shape[1], self.steps * a.shape[1])
         return a @ _by_class(h, self._w[:, place]), a @ _by_class(h, self._h[:, place])
 
     def _catch_up(self, rows: Tensor, epoch: int) -> None:
-        g, seen = self._seen(rows, epoch)
+        g, overlaps = self._overlaps(rows, epoch)
         signs = torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(g.shape[1])
         self.q[rows] -= (g * signs) @ g.mT
-        cross = g @ seen.mT
+        cross = g @ overlaps.mT
         self.r[rows] -= cross + cross.mT
 
     def _quadratic(self, matrix: Tensor, rows: Tensor) -> Tensor:

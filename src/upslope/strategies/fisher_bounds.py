@@ -52,7 +52,7 @@ class LazyGains:
         # s^2 of the steps from each one on, and last that of none.
         self.drifts = torch.zeros(1, dtype=p.dtype)
         self.taken: list[int] = []
-        self.seen = torch.zeros(0, 0, dtype=p.dtype)
+        self.overlaps = torch.zeros(0, 0, dtype=p.dtype)
         self._blocks: Tensor | None = None
 
     def take(self) -> int:
@@ -125,20 +125,22 @@ class LazyGains:
 
         over the steps k before this one, as that bracket is W_i^T M, and F M^-1 U = M X U."""
         c, steps = len(step.root), len(self.taken)
-        if len(self.seen) < steps * c:  # twice as many as before
-            larger = self.seen.new_zeros(max(2 * len(self.seen), TOGETHER * c), len(self.seen))
-            larger[: len(self.seen)] = self.seen
-            self.seen = torch.cat(
+        if len(self.overlaps) < steps * c:  # twice as many as before
+            larger = self.overlaps.new_zeros(
+                max(2 * len(self.overlaps), TOGETHER * c), len(self.overlaps)
+            )
+            larger[: len(self.overlaps)] = self.overlaps
+            self.overlaps = torch.cat(
                 [larger, larger.new_zeros(len(larger), len(larger) - larger.shape[1])], 1
             )
         place = slice((steps - 1) * c, steps * c)
-        self.seen[: place.start, place] = step.seen.T
-        self.seen[place, place] = torch.linalg.inv(step.root)
+        self.overlaps[: place.start, place] = step.overlaps.T
+        self.overlaps[place, place] = torch.linalg.inv(step.root)
         h, a = self.fisher.h[self.taken], self.fisher.a[self.taken]
         samples = torch.einsum("skm,ksn->smn", a, h @ step.spread).flatten(0, 1)  # U_k^T X U
-        own = step.root.T @ samples[place] @ step.root
-        largest = float(torch.linalg.eigvalsh((own + own.T) / 2)[-1])
-        blocks = self.seen[: place.start, : place.start] @ samples[: place.start] @ step.root
+        last_block = step.root.T @ samples[place] @ step.root
+        largest = float(torch.linalg.eigvalsh((last_block + last_block.T) / 2)[-1])
+        blocks = self.overlaps[: place.start, : place.start] @ samples[: place.start] @ step.root
         beside = blocks.view(-1, c * c).square().sum(dim=1).flip(0).cumsum(dim=0).flip(0)
         beside = torch.cat([beside, beside.new_zeros(1)])
         middle, half = (self.drifts + largest) / 2, (self.drifts - largest) / 2
@@ -151,7 +153,7 @@ class LazyGains:
         self.fisher.fold()
         self.since.zero_()
         self.taken.clear()
-        self.seen = self.seen.new_zeros(0, 0)
+        self.overlaps = self.overlaps.new_zeros(0, 0)
         self._blocks = None
         self.drifts = self.drifts.new_zeros(1)
 
