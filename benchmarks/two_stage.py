@@ -114,11 +114,12 @@ def quality(name: str, store: SignalStore, ids: list[str]) -> dict[str, float]:
     x = torch.cat([block.float() for _, block in store.blocks(FEATURES)])
     chosen = torch.tensor([int(i) for i in ids])
     if name == "bait":
-        from upslope.strategies.fisher import Fisher, information, whole
+        from upslope.strategies.information import information, whole
 
-        p = torch.cat([block.double() for _, block in store.blocks(POSTERIORS)])
-        known = information(whole(p[chosen]), x[chosen].double())
-        return {"trace": Fisher(whole(p), x.double(), known, 0.01).trace()}
+        p = whole(torch.cat([block.double() for _, block in store.blocks(POSTERIORS)]))
+        known = information(p[chosen], x[chosen].double())
+        matrix = known + 0.01 * torch.eye(len(known), dtype=known.dtype)
+        return {"trace": float(torch.linalg.solve(matrix, information(p, x.double())).trace())}
     if name == "badge":
         p = torch.cat([block.float() for _, block in store.blocks(POSTERIORS)])
         a = p - torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1])

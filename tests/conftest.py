@@ -28,5 +28,19 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs chromium")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
+        yield _PatientBrowser(opened)
         opened.close()
+
+
+class _PatientBrowser:
+    """A browser whose pages wait longer than the usual 30 seconds: a busy machine takes ten times
+    its time."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+
+    def new_page(self, **options: Any) -> Any:
+        """Open a page, as the browser itself does."""
+        page = self._opened.new_page(**options)
+        page.set_default_timeout(300_000)
+        return page

@@ -147,6 +147,12 @@ def test_assignments_of_one_section_hold_in_any_order(backwards: bool) -> None:
     [
         ({}, "cnn-small", "classification"),
         ({"data": "text"}, "bag-of-words", "text-classification"),
+        ({"data": {"name": "mask-folder"}}, "dilated-small", "segmentation"),
+        ({"data": "camvid", "model": {"width": 8}}, "dilated-small", "segmentation"),
+        ({"data": "voc"}, "dilated-small", "segmentation"),
+        ({"data": {"name": "voc", "target": "classes"}}, "cnn-small", "classification"),
+        ({"data": "coco"}, "cnn-small", "classification"),
+        ({"data": {"name": "coco", "target": "masks"}}, "dilated-small", "segmentation"),
         ({"data": {"name": "text"}, "model": {"width": 8}}, "bag-of-words", "text-classification"),
         ({"data": {"name": "table"}, "task": "regression"}, "mlp", "regression"),
         ({"data": {"name": "table"}, "model": {"hidden": 9}}, "mlp", "classification"),

@@ -109,6 +109,42 @@ def test_the_room_that_a_limit_leaves_is_counted(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env=environment())
 
 
+BUFFERS = """
+import mmap, resource
+import numpy as np
+from scipy.linalg import blas
+from upslope import memory
+from upslope.errors import RunError
+
+def limit(mebibytes):
+    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), resource.RLIM_INFINITY))
+
+matrix = np.ones((300, 300), order='F')
+result = np.ones((300, 300), order='F')
+limit(20)
+try:
+    memory.take_buffers()
+    raise SystemExit('taken')
+except RunError as error:
+    assert 'Expected 80 MiB of memory' in str(error), error
+limit(90)
+memory.take_buffers()
+limit(4)
+memory.take_buffers()
+blas.dgemm(1.0, matrix, matrix, c=result, overwrite_c=1)
+np.matmul(matrix, matrix, out=result)
+assert (result == 300).all()
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_a_product_of_matrices_does_not_look_for_memory_for_ever() -> None:
+    """Without its buffer, SciPy's OpenBLAS would under a limit that leaves 4 MiB."""
+    subprocess.run([sys.executable, "-c", BUFFERS], check=True, env=environment(), timeout=100)
+
+
 def upslope(folder: Path, mebibytes: int, *words: str) -> subprocess.CompletedProcess[str]:
     command = f"ulimit -v {mebibytes * 1024}; exec {sys.executable} -m upslope {' '.join(words)}"
     return subprocess.run(

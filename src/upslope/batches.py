@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError
+from upslope.threads import Threads
 
 _AHEAD = 2  # batches read while the device works on another
 
@@ -86,18 +87,15 @@ class StreamedSource:
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """Read ahead, hand over in order; an unreadable sample raises when its batch is due."""
-        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="upslope-read")
         waiting: deque[Future[tuple[Tensor, ...]]] = deque()
-        try:
+        with Threads(1, "upslope-read") as threads:
             for i in range(len(batches) + _AHEAD):
                 if i < len(batches):
                     indices = [self._indices[p] for p in batches[i].tolist()]
-                    waiting.append(pool.submit(self._read, indices))
+                    waiting.append(threads.submit(self._read, indices))
                 if i >= _AHEAD:
-                    batch = waiting.popleft().result()
+                    batch = threads.wait(waiting.popleft())
                     yield tuple(t.to(self._device, non_blocking=True) for t in batch)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def source(dataset: Dataset, read: Read, indices: Sequence[int], device: torch.device) -> Source:

@@ -64,22 +64,38 @@ def write_safetensors(
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and header of a file written by `save_tensors`, or any safetensors.
+    """Return the tensors of a file that `save_tensors` wrote, and its header.
+
+    Raises:
+        ModelError: missing, torn or not safetensors.
+    """
+    tensors, metadata = read_safetensors(path)
+    try:
+        return tensors, json.loads(metadata.get(_HEADER, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, and its metadata as they stand.
 
     Raises:
         ModelError: missing, torn or not safetensors.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return tensors, json.loads(metadata.get(_HEADER, "{}"))
+            return tensors, file.metadata() or {}
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise_memory_error(error, of_file=True)
-        raise ModelError(
-            f"Expected {path} to be a readable safetensors file but got: {error}. Give another "
-            "checkpoint, or write this one again."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"Expected {path} to be a readable safetensors file but got: {error}. Give another "
+        "checkpoint, or write this one again."
+    )
 
 
 def file_sha256(path: Path) -> str:

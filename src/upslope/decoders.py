@@ -8,6 +8,7 @@ imports Pillow and NumPy alone, and lives until this one ends.
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +18,7 @@ from pathlib import Path
 from upslope.errors import RunError
 from upslope.images import Form, Pixels, decode
 from upslope.processes import blocking_signals, follow_parent
+from upslope.threads import wait_for
 
 _AT_ONCE = 16  # images in a message: few enough that all processes have work
 
@@ -36,15 +38,25 @@ def decode_in_processes(
     size = max(1, min(_AT_ONCE, -(-len(images) // processes)))
     pieces = [images[i : i + size] for i in range(0, len(images), size)]
     try:
-        pool = _pool(processes)
+        pool, managers = _pool(processes)
+        before = threading.enumerate()
         with blocking_signals():  # the first submission starts the processes
             waiting = [pool.submit(_decode, piece, form) for piece in pieces]
+        # It also starts the thread that hands out the pieces and takes back the images.
+        managers += [
+            thread
+            for thread in threading.enumerate()
+            if thread not in before and type(thread).__name__ == "_ExecutorManagerThread"
+        ]
         try:
             for future in waiting:
-                yield from future.result()
+                yield from wait_for(future, managers)
         finally:
             for future in waiting:
                 future.cancel()
+    except MemoryError:  # of the thread, or of a process, which then goes on
+        _pool.cache_clear()
+        raise
     except BrokenProcessPool as error:
         _pool.cache_clear()
         raise RunError(
@@ -55,11 +67,11 @@ def decode_in_processes(
 
 
 @lru_cache(maxsize=1)
-def _pool(processes: int) -> ProcessPoolExecutor:
+def _pool(processes: int) -> tuple[ProcessPoolExecutor, list[threading.Thread]]:
+    """A pool, and room for the threads that it will start."""
     # Spawned, not forked: this process has threads.
-    return ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=follow_parent
-    )
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, context, initializer=follow_parent), []
 
 
 def _decode(images: Sequence[EncodedImage], form: Form) -> list[Pixels]:

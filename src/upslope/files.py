@@ -253,13 +253,13 @@ def _write(path: Path, text: str) -> None:
 def safe_cell(cell: str) -> str:
     """Return a cell of a CSV file with an apostrophe before what a spreadsheet runs as a formula.
 
-    Numbers stay as they are. A cell that begins with apostrophes and goes on so gets one more, so
-    that `plain_cell` returns each cell as it was.
+    Numbers stay as they are, with a decimal comma too. A cell that begins with apostrophes and goes
+    on so gets one more, so that `plain_cell` returns each cell as it was.
     """
     if not cell.lstrip("'").startswith(FORMULA):
         return cell
     try:
-        float(cell)
+        float(cell.replace(",", ".", 1))
     except ValueError:
         return f"'{cell}"
     return cell

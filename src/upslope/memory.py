@@ -34,7 +34,16 @@ _LIBRARIES = 1 << 30
 
 With less, OpenBLAS in SciPy looks for memory for ever, or the process ends with `std::bad_alloc`.
 Measured by `ulimit -v` before a tiny `upslope run`: 830 MiB were too little, 1,400 enough."""
+_BUFFER = 40 << 20
+"""Bytes that OpenBLAS, one of which NumPy and SciPy have each, computes in, with some to spare.
+
+It takes 32 MiB at its first product of large matrices (SciPy 1.17, NumPy 2.4). SciPy's looks for
+them for ever where there is less room."""
+_SIDE = 300
+"""Rows of a matrix whose products need the buffer: of 100 they do without."""
 _NEARLY = 64 << 20  # bytes: a thread takes 8 MiB of addresses, and what failed may be free again
+
+_has_buffers = False
 
 
 @contextmanager
@@ -101,6 +110,31 @@ def check_room_for_libraries() -> None:
             f"limit leaves this process {max(0, math.floor(room)) >> 20:,} MiB (ulimit -v). Raise "
             "the limit; nothing recorded is lost."
         )
+
+
+def take_buffers() -> None:
+    """Have NumPy and SciPy take the memory that they compute in now, if memory has a limit.
+
+    Raises:
+        RunError: there is too little room for it.
+    """
+    global _has_buffers
+    if _has_buffers or not is_limited():
+        return
+    if (room := _room()) < 2 * _BUFFER:
+        raise RunError(
+            f"Expected {2 * _BUFFER >> 20} MiB of memory beside the libraries, for NumPy and SciPy "
+            f"to compute in, but a limit leaves this process {max(0, math.floor(room)) >> 20:,} "
+            "MiB (ulimit -v). Raise the limit; nothing recorded is lost."
+        )
+    import numpy as np
+    from scipy.linalg import blas
+
+    with memory_errors():
+        matrix = np.ones((_SIDE, _SIDE), order="F")
+        np.matmul(matrix, matrix)
+        blas.dgemm(1.0, matrix, matrix)
+    _has_buffers = True
 
 
 def is_limited() -> bool:

@@ -12,7 +12,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from upslope.memory import check_room_for_libraries
+from upslope.memory import check_room_for_libraries, take_buffers
 
 
 @contextmanager
@@ -27,6 +27,7 @@ def importing_libraries() -> Iterator[None]:
     gc.disable()
     try:
         yield
+        take_buffers()
     finally:
         if before:
             gc.enable()

@@ -224,6 +224,20 @@ def test_outlines_that_are_none_are_refused_by_their_annotation(tmp_path, segmen
     [
         ({"annotations": None}, "no list of objects `annotations`"),
         ({"images": [{"id": 1, "file_name": "../0.png", "height": 6, "width": 8}]}, "leads out"),
+        ({"images": [{"id": 1, "file_name": "C:\\0.png", "height": 6, "width": 8}]}, "leads out"),
+        (
+            {"images": [{"id": 1, "file_name": "a\\..\\..\\0.png", "height": 6, "width": 8}]},
+            "leads out",
+        ),
+        (
+            {
+                "images": [
+                    {"id": 1, "file_name": "a\\0.png", "height": 6, "width": 8},
+                    {"id": 2, "file_name": "a/0.png", "height": 6, "width": 8},
+                ]
+            },
+            "twice",
+        ),
         ({"images": [{"id": 1, "file_name": "/0.png", "height": 6, "width": 8}]}, "leads out"),
         (
             {"images": [{"id": 1, "file_name": "0.png", "height": 0, "width": 8}]},
@@ -240,6 +254,16 @@ def test_files_that_contradict_themselves_are_refused(tmp_path, changes, reason)
     path = write(tmp_path, "a.json", ["0.png"], [], **changes)
     with pytest.raises(DataError, match=f"{reason}"):
         read_instances(path)
+
+
+def test_backslashes_of_windows_are_folders(tmp_path):
+    changes = {
+        "images": [{"id": i, "file_name": f"a\\{i}.png", "height": 6, "width": 8} for i in (1, 2)]
+    }
+    files, entries = ["a/1.png", "a/2.png"], [annotation(1, CAT), annotation(2, DOG)]
+    write(tmp_path, "a.json", files, entries, **changes)
+    splits = load(tmp_path, images=".", annotations="a.json", test_annotations="a.json")
+    assert [id_.removeprefix("a/") for id_ in splits.pool.ids] == ["1.png", "2.png"]
 
 
 def test_json_that_is_none_or_too_large_is_refused(tmp_path):

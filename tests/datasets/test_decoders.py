@@ -2,13 +2,14 @@
 
 import os
 import signal
+from concurrent.futures import process as pools
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from upslope import datasets
+from upslope import datasets, decoders, threads
 from upslope.decoders import decode_in_processes
 from upslope.errors import DataError, RunError
 from upslope.images import Form
@@ -54,3 +55,24 @@ def test_a_killed_process_is_told_and_the_next_call_starts_anew(root):
     with pytest.raises(RunError, match=r"Set `data.decoders` to 0"):
         list(decode_in_processes(work * 100, form, 2))
     assert len(list(decode_in_processes(work, form, 2))) == len(expected)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_does_not_keep_who_waits(root, monkeypatch):
+    """The thread of the pool that hands out images, as where memory is short."""
+    work = [(root / "train/a/00.jpg", "00.jpg")] * 40
+    decoders._pool.cache_clear()
+
+    def fail(manager):
+        raise MemoryError
+
+    monkeypatch.setattr(threads, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(pools._ExecutorManagerThread, "wait_result_broken_or_wakeup", fail)
+    before = psutil.Process().children()
+    with pytest.raises(MemoryError, match="ended before its work was done"):
+        list(decode_in_processes(work, Form("RGB", (32, 32)), 2))
+    for child in psutil.Process().children():
+        if child not in before:
+            child.kill()
+    monkeypatch.undo()
+    assert len(list(decode_in_processes(work, Form("RGB", (32, 32)), 2))) == 40

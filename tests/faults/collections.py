@@ -20,7 +20,7 @@ from upslope.datasets.layout import LeftOut
 from upslope.labelling import imports
 from upslope.labelling.annotators.files import COLUMNS, SHEET, FilesAnnotator
 from upslope.labelling.outlines import boxes_text, masks_text
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
 from upslope.labelling.settings import AnswerKind, ProjectSettings
 from upslope.pools import open_pool
 
@@ -199,7 +199,7 @@ def _write_picture_shards(folder: Path) -> None:
 def _import(kind: AnswerKind, name: str) -> Callable[[Path], list[Any]]:
     def read(folder: Path) -> list[Any]:
         settings = ProjectSettings(str(folder / "images"), _CLASSES, kind)
-        samples = open_samples(settings.data, settings.classes, settings.target)
+        samples = samples_of(settings)
         return sorted(map(repr, imports._read(folder / name, settings, samples, LeftOut())))
 
     return read

@@ -15,6 +15,9 @@ from tests.faults.trials import Trial
 
 _LEAST, _MOST = 1 << 19, 1 << 28
 """Bytes that a command may have beyond what it starts with; the tiny ones take some 10^8."""
+_START = 80 << 20
+"""With less a command is refused before it has begun."""
+_BEYOND_THE_START = 0.8
 _REFUSED = 6
 _ERROR = re.compile(r"^error .*memory", re.MULTILINE)
 _NATIVE = re.compile(r"^(cannot allocate memory for thread-local data: ABORT|.*std::bad_alloc)$",
@@ -29,6 +32,8 @@ def starve(trial: Trial, subject: Subject, folder: Path) -> None:
     """
     rng = trial.rng
     room = int(math.exp(rng.uniform(math.log(_LEAST), math.log(_MOST))))
+    if rng.random() < _BEYOND_THE_START:
+        room += _START
     subject.command.begins(folder)
 
     def before() -> None:

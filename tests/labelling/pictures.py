@@ -24,7 +24,8 @@ def make_squares(folder: Path, count: int) -> dict[str, str]:
 def make_patterns(folder: Path, count: int) -> dict[str, str]:
     """Write `count` images, none near another; names and colours as `make_squares`."""
     colours = make_squares(folder, count)
-    for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"square-{i:03d}.png")
+    for i, (name, colour) in enumerate(colours.items()):
+        levels = np.random.default_rng(i).integers(0, 256, (24, 24, 1), dtype=np.uint8)
+        tint = (1, 0.2, 0.2) if colour == "red" else (0.2, 0.2, 1)
+        Image.fromarray((levels * np.array(tint)).astype(np.uint8)).save(folder / name)
     return colours

@@ -16,8 +16,9 @@ from upslope.labelling.annotators import TOOLS
 from upslope.labelling.annotators.base import AnnotationTask, Annotator
 from upslope.labelling.annotators.files import FilesAnnotator
 from upslope.labelling.exchange import Exchange
+from upslope.labelling.outlines import boxes_text
 from upslope.labelling.project import Project
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import open_samples, samples_of
 from upslope.labelling.settings import ProjectSettings
 
 CLASSES = ("red", "blue", "=cmd")
@@ -171,6 +172,37 @@ def test_an_answer_that_is_none_is_refused_before_anything_is_recorded(tmp_path:
         with pytest.raises(DataError, match="green"):
             exchange.pull()
         assert not project.state.answers
+
+
+def test_outlines_of_another_size_and_names_of_imports_are_refused(tmp_path: Path) -> None:
+    make_patterns(tmp_path / "squares", 6)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"), "boxes")
+    one = FilesAnnotator(tmp_path / "f", "boxes", ("red", "blue"), "me")
+    with Project.create(tmp_path / "p", settings) as project:
+        exchange = Exchange(project, samples_of(settings), one)
+        exchange.push(2)
+        sheet = tmp_path / "f" / "to-label.csv"
+
+        def answer(size: tuple[int, int], author: str) -> None:
+            with sheet.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            rows[0]["label"] = boxes_text(size, [("red", 1, 2, 3, 4)])
+            rows[0]["author"] = author
+            with sheet.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+        for size, author, words in (
+            ((48, 48), "ann", "24x24 pixels .* but they are for 48x48"),
+            ((24, 24), "import: x.csv", "name that does not begin with 'import: '"),
+        ):
+            answer(size, author)
+            with pytest.raises(DataError, match=words):
+                exchange.pull()
+            assert not project.state.answers
+        answer((24, 24), "ann")
+        assert exchange.pull().new == 1
 
 
 def test_an_image_moved_into_a_folder_of_its_class_is_an_answer(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from pictures import make_squares
 from safetensors import SafetensorError, safe_open
 from test_label_command import run
 
+from upslope.checkpoints import read_safetensors, write_safetensors
 from upslope.labelling.exported_model import ImageStatistics
 from upslope.labelling.extraction import extractors, take_features
-from upslope.labelling.features import image_statistics
+from upslope.labelling.features import STATISTICS, image_statistics
 from upslope.labelling.project import Project
 from upslope.labelling.samples import DatasetImages, FolderImages, open_samples
 
@@ -110,6 +111,51 @@ def test_other_images_are_predicted_as_the_projects_own(labelled: Path) -> None:
     assert predicted(labelled / "few.csv") == {
         i: own[i] for i in ("square-000.png", "square-001.png")
     }
+
+
+def test_a_model_file_alone_predicts_new_photographs(labelled: Path) -> None:
+    run("export", "p", "m.safetensors")
+    run("predict", "p", "own.csv")
+    make_squares(labelled / "new" / "test", 3)  # as a split is called: predicted all the same
+    (labelled / "new" / "broken.png").write_bytes(b"no image")
+    (labelled / "p").rename(labelled / "gone")
+    said = run("predict", "m.safetensors", "new.csv", "--data", "new")
+    assert "3 predictions by a model of 12 labels" in said
+    assert "1 samples cannot be read" in said
+    own = predicted(labelled / "own.csv")
+    assert predicted(labelled / "new.csv") == {
+        f"test/square-00{i}.png": own[f"square-00{i}.png"] for i in range(3)
+    }
+
+
+def test_files_that_are_no_model_are_refused(labelled: Path) -> None:
+    run("export", "p", "m.safetensors")
+    tensors, about = read_safetensors(labelled / "m.safetensors")
+
+    def refused(words: str, code: int = 4) -> None:
+        assert words in run("predict", "other.safetensors", "o.csv", "--data", "squares", code=code)
+        assert not (labelled / "o.csv").exists()
+
+    other = labelled / "other.safetensors"
+    write_safetensors(other, {"fc.weight": torch.zeros(2, 3)}, {})
+    refused("it has no 'classes'")
+    write_safetensors(other, {"fc.weight": torch.zeros(2, 3)}, about)
+    refused("it holds fc.weight")
+    write_safetensors(other, {**tensors, "bias": torch.zeros(3)}, about)
+    refused("shapes")
+    write_safetensors(other, {**tensors, "bias": torch.full((2,), torch.nan)}, about)
+    refused("not finite")
+    write_safetensors(other, tensors, {**about, "kind": "boxes"})
+    refused("'boxes'")
+    write_safetensors(other, tensors, {**about, "features": "columns: 1 of texts"})
+    refused("texts or rows", 2)
+    write_safetensors(other, tensors, {**about, "features": STATISTICS + ", with ears"})
+    refused("with ears", 2)
+    other.write_bytes(b"no model")
+    refused("readable safetensors")
+    assert "--data FOLDER" in run("predict", "m.safetensors", "o.csv", code=2)
+    (labelled / "m.onnx").write_bytes(b"onnx")
+    assert "onnxruntime" in run("predict", "m.onnx", "o.csv", "--data", "squares", code=4)
 
 
 def test_refusals(labelled: Path) -> None:

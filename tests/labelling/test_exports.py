@@ -53,8 +53,11 @@ def test_csv_holds_every_answer_and_comes_back_in(squares: tuple[Path, dict[str,
     settings = read_project(folder / "project")[0]
     with Project.create(folder / "again", settings) as project:
         counts = import_labels(project, folder / "labels.csv")
-        assert (counts.new, counts.corrected, counts.empty) == (10, 0, 1)
+        assert (counts.new, counts.corrected, counts.empty, counts.passed) == (11, 0, 0, 1)
         assert import_labels(project, folder / "labels.csv").new == 0
+        assert project.state.tally.passed == 1
+        (answer,) = project.state.answers["square-010.png"].values()
+        assert (answer.label, answer.reason) == (None, CANNOT_TELL)
     labels = read_project(folder / "again")[1].labels(control=False)
     assert {id_: settings.classes[k] for id_, k in labels.items()} == colours  # type: ignore[index]
 
@@ -176,12 +179,12 @@ def test_folders_are_there_as_a_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize(
-    "cell", ["=1", "'=1", "''=1", "-1", "'-1", "'", "'x", "x", "", "+x", "@", "'\t", "＝1"]
+    "cell", ["-0,26", "=1", "'=1", "''=1", "-1", "'-1", "'", "'x", "x", "", "+x", "@", "'\t", "＝1"]
 )
 def test_cells_come_back_from_a_spreadsheet_as_they_were(cell: str) -> None:
     written = safe_cell(cell)
     assert plain_cell(written) == cell
-    assert not written.startswith(FORMULA) or float(written)
+    assert not written.startswith(FORMULA) or float(written.replace(",", "."))
 
 
 def test_names_like_formulas_and_apostrophes_come_back(tmp_path: Path) -> None:

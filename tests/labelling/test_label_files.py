@@ -20,7 +20,7 @@ from upslope.labelling.mask_folders import export_masks
 from upslope.labelling.outlines import boxes_text, masks_text, read_outlines
 from upslope.labelling.project import Project, read_project
 from upslope.labelling.settings import AnswerKind, ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, AnswerLabel
+from upslope.labelling.state import CANNOT_TELL, SKIP, AnswerLabel
 
 CLASSES = ("red", "blue")
 SIZE = (24, 24)
@@ -169,7 +169,7 @@ SQUARE = {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
             "outline of red has none",
         ),
         ("boxes", [{**RED, **SQUARE, "bbox": [2, 2, 10, 10], "iscrowd": 1}], {}, "crowds"),
-        ("boxes", [{**RED, "bbox": [1, 2, 3, 4]}], {"height": 25}, "height, width"),
+        ("boxes", [{**RED, "bbox": [1, 2, 3, 4]}], {"height": 25}, "for 24x25"),
         ("masks", [{**RED, "bbox": [1, 2, 3, 4]}], {}, "--kind boxes"),
     ],
 )
@@ -195,6 +195,47 @@ def test_masks_are_files_that_the_data_set_reads(squares: Path) -> None:
         np.testing.assert_array_equal(np.asarray(masks)[0], expected)
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_folder_of_masks_comes_back_pixel_for_pixel(squares: Path, is_moved: bool) -> None:
+    answers = {**ANSWERS["masks"], "square-002.png": masks_text(SIZE, {}, CLASSES)}
+    project = _project(squares, "project", "masks", answers)
+    export_masks(project, squares / "out")
+    folder = squares / "out"
+    if is_moved:  # into folders of a split, as training needs them
+        for kind in ("images", "masks"):
+            (folder / kind).rename(folder / "all")
+            (folder / kind).mkdir()
+            (folder / "all").rename(folder / kind / "train")
+    assert _again(squares, "masks", folder) == (_labels(project), 0)
+    assert set(answers) == set(_labels(project))
+
+
+def test_folders_of_masks_of_others(squares: Path) -> None:
+    folder = squares / "out"
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "classes.csv").write_text("name,id\nbackground,0\nblue,7\nignore,9\ngreen,3\n")
+    levels = np.zeros(SIZE, np.uint8)
+    levels[:3], levels[5:7] = 7, 9
+    Image.fromarray(levels).save(folder / "masks" / "square-000.png")
+    for name in ("square-000.png", "square-001.png"):
+        (folder / "images" / name).write_bytes((squares / "squares" / name).read_bytes())
+    settings = ProjectSettings(str(squares / "squares"), CLASSES, "masks")
+    with Project.create(squares / "again", settings) as project:
+        count = import_labels(project, folder)
+        assert (count.new, count.empty) == (1, 1)
+        assert "1 part of masks that count nowhere" in " ".join(count.notes)
+    expected = masks_text(SIZE, {"blue": levels == 7}, CLASSES)
+    assert _labels(squares / "again") == {"square-000.png": expected}
+    levels[5:7] = 3
+    Image.fromarray(levels).save(folder / "masks" / "square-000.png")
+    with Project(squares / "again") as project, pytest.raises(DataError, match="'green'"):
+        import_labels(project, folder)
+    (folder / "masks" / "square-000.png").rename(folder / "masks" / "other.png")
+    with Project(squares / "again") as project, pytest.raises(DataError, match="'other'"):
+        import_labels(project, folder)
+
+
 def test_a_pixel_of_two_classes_is_no_mask_file(squares: Path) -> None:
     both = {name: np.ones(SIZE, dtype=bool) for name in CLASSES}
     text = masks_text(SIZE, both, CLASSES)
@@ -210,6 +251,30 @@ def test_other_answers_are_no_mask_files(squares: Path) -> None:
     project = _project(squares, "project", "class", ANSWERS["class"])
     with pytest.raises(ConfigError, match="masks"):
         export_masks(project, squares / "out")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "C:\\data\\squares\\square-000.png",
+        "squares\\square-000.png",
+        "/data/squares/square-000.png",
+    ],
+)
+def test_names_of_windows_and_of_other_folders(squares: Path, name: str) -> None:
+    path = _coco(squares, RED, image={"file_name": name})
+    assert _again(squares, "class", path) == ({"square-000.png": 0}, 0)
+    table = squares / "table.csv"
+    table.write_text(f"id,label\n{name},blue\n")
+    with Project(squares / "again") as project:
+        assert import_labels(project, table).new == 1
+
+
+def test_a_backslash_may_belong_to_a_name(squares: Path) -> None:
+    for name in ("a\\b.png", "b.png"):
+        Image.new("RGB", SIZE).save(squares / "squares" / name)
+    path = _coco(squares, RED, image={"file_name": "a\\b.png"})
+    assert _again(squares, "class", path) == ({"a\\b.png": 0}, 0)
 
 
 def _tasks(folder: Path, *tasks: dict[str, Any]) -> Path:
@@ -254,8 +319,38 @@ def test_label_studio_names_files_in_its_ways(squares: Path, image: str, id_: st
     for name in ("ü #1.png", "100%25.png", "same.png", "sub/same.png"):
         (squares / "squares" / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", SIZE).save(squares / "squares" / name)
-    path = _tasks(squares, _task(image, "blue"), _task("square-001.png", None))
+    nothing = {"data": {"image": "square-001.png"}, "annotations": []}
+    path = _tasks(squares, _task(image, "blue"), nothing)
     assert _again(squares, "class", path) == ({id_: 1}, 1)
+
+
+CANNOT = {"from_name": "passed", "type": "choices", "value": {"choices": [CANNOT_TELL]}}
+
+
+def test_label_studio_skips_come_in_and_become_labels_later(squares: Path) -> None:
+    path = _tasks(
+        squares,
+        _task("square-000.png", None),
+        {"data": {"image": "square-001.png"}, "annotations": [{"result": [CANNOT]}]},
+        _task("square-002.png", None, "blue"),
+    )
+    settings = ProjectSettings(str(squares / "squares"), CLASSES)
+    with Project.create(squares / "again", settings) as project:
+        count = import_labels(project, path)
+        assert (count.new, count.corrected, count.empty, count.passed) == (3, 0, 0, 2)
+        reasons = {
+            id_: [a.reason for a in by.values()] for id_, by in project.state.answers.items()
+        }
+        assert reasons == {
+            "square-000.png": [SKIP], "square-001.png": [CANNOT_TELL], "square-002.png": [""]
+        }  # fmt: skip
+        assert import_labels(project, path).new == 0
+        _tasks(squares, _task("square-000.png", "red"), _task("square-002.png", None))
+        count = import_labels(project, path)
+        assert (count.new, count.corrected, count.passed) == (0, 2, 1)
+        assert project.state.labels(control=False) == {"square-000.png": 0}
+        assert (project.state.tally.labelled, project.state.tally.passed) == (1, 2)
+    assert _labels(squares / "again") == {"square-000.png": 0}  # read anew from the log
 
 
 def test_label_studio_sets_and_boxes(squares: Path) -> None:
@@ -367,7 +462,7 @@ BOX = {"x": 25, "y": 50, "width": 50, "height": 25, "rectanglelabels": ["red"]}
         (_outline("rectanglelabels", {**BOX, "rotation": 3}), "rotated"),
         (_outline("rectanglelabels", BOX, image_rotation=90), "rotated image"),
         (_outline("rectanglelabels", {**BOX, "rectanglelabels": ["red", "blue"]}), "one class"),
-        (_outline("rectanglelabels", BOX, original_width=48), "to have .height, width. = .24, 48."),
+        (_outline("rectanglelabels", BOX, original_width=48), "for 48x24"),
         (_outline("rectanglelabels", {**BOX, "rectanglelabels": ["green"]}), "'green'"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import make_squares
+from pictures import make_patterns
 from studio import LABEL_STUDIO, Studio, choice
 from typer.testing import CliRunner
 
@@ -24,10 +24,12 @@ from upslope.labelling.annotators.base import AnnotationTask
 from upslope.labelling.annotators.label_studio import LabelStudioAnnotator
 from upslope.labelling.annotators.label_studio_form import ID
 from upslope.labelling.exchange import Exchange
+from upslope.labelling.imports import import_labels
 from upslope.labelling.outlines import read_outlines
 from upslope.labelling.project import Project, read_project
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import open_samples, samples_of
 from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.state import CANNOT_TELL, SKIP
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +41,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def colours(here: Path) -> dict[str, str]:
-    return make_squares(here / "squares", 60)
+    return make_patterns(here / "squares", 60)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,38 @@ def test_images_are_read_by_the_server_itself_where_it_is_ours(
         )
         with urllib.request.urlopen(request, timeout=30) as response:
             assert response.read() == (here / "squares" / task["data"][ID]).read_bytes()
+
+
+def test_an_export_of_the_server_comes_in_with_its_skips(
+    here: Path, studio: Studio, colours: dict[str, str]
+) -> None:
+    settings = ProjectSettings(str(here / "squares"), ("red", "blue"))
+    annotator = studio.annotator("skips", "class", settings.classes)
+    with Project.create(here / "skips", settings) as project:
+        exchange = Exchange(project, samples_of(settings), annotator)
+        exchange.push(4)
+        ids = [task["data"][ID] for task in studio.tasks(annotator)]
+        studio.answer(annotator, ids[0], choice(colours[ids[0]]))
+        studio.answer(annotator, ids[1], [], was_cancelled=True)
+        studio.answer(annotator, ids[2], [{**choice(CANNOT_TELL)[0], "from_name": "passed"}])
+        assert exchange.pull().new == 3
+        pulled = answers_of(project)
+    path = f"/api/projects/{annotator.project}/export?exportType=JSON&download_all_tasks=true"
+    (here / "skips.json").write_text(json.dumps(studio.call("GET", path)))
+    with Project.create(here / "again", settings) as project:
+        count = import_labels(project, here / "skips.json")
+        assert (count.new, count.passed, count.empty) == (3, 2, 1)
+        assert answers_of(project) == pulled
+    assert pulled == {ids[0]: colours[ids[0]], ids[1]: SKIP, ids[2]: CANNOT_TELL}
+
+
+def answers_of(project: Project) -> dict[str, str]:
+    classes = project.settings.classes
+    return {
+        id_: answer.reason or classes[answer.label]  # type: ignore[index]
+        for id_, by_author in project.state.answers.items()
+        for answer in by_author.values()
+    }
 
 
 def test_a_mask_drawn_there_arrives_pixel_for_pixel(here: Path, studio: Studio) -> None:

@@ -194,3 +194,12 @@ def test_columns_of_rows_are_numbers_categories_or_texts() -> None:
     expected = (numbers - numbers.mean()) / numbers.std()
     np.testing.assert_allclose(values[:, 0], expected, rtol=1e-5)
     np.testing.assert_array_equal(values[:, 1:3].sum(axis=1), 1)
+
+
+def test_numbers_may_have_decimal_commas_and_thousands_stay_as_they_are() -> None:
+    rows = [{"mass": cell} for cell in ("1,5", "-0,25", "3", "", "2,125")]
+    points = [{"mass": row["mass"].replace(",", ".")} for row in rows]
+    values, method = row_features(rows)
+    assert method == "columns: 1 of numbers with decimal commas"
+    np.testing.assert_array_equal(values, row_features(points)[0])
+    assert "numbers" not in row_features([{"n": cell} for cell in ("1,500", "999", "2,125")])[1]

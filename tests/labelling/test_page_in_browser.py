@@ -116,6 +116,53 @@ def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
     page.close()
 
 
+SIDES = {"phone.HEIC": (36, 60), "turned.jpg": (30, 48), "plain.tif": (40, 24)}
+"""Width and height as people see them."""
+
+
+def test_pictures_of_phones_are_seen_upright(
+    tmp_path: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    """A HEIC picture and a JPEG that their EXIF data turn, and a TIFF, which no browser shows."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif (extra `label`)")
+    pillow_heif.register_heif_opener()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    quarter_turn = Image.Exif()
+    quarter_turn[0x0112] = 6
+    exif = quarter_turn.tobytes()  # as bytes, pillow-heif turns the picture too, as phones do
+    for name, (width, height) in SIDES.items():
+        upright = Image.new("RGB", (width, height), (220, 30, 30))
+        upright.paste((20, 20, 200), (0, height // 2, width, height))  # blue below
+        if name == "plain.tif":
+            upright.save(folder / name)
+        else:
+            upright.rotate(90, expand=True).save(folder / name, exif=exif, quality=95)
+    project = tmp_path / "project"
+    Project.create(project, ProjectSettings(str(folder), ("red", "blue"), control=0.0)).close()
+    page = browser.new_page()
+    page.goto(page_server(project).url)
+    person, seen = Person(page), {}
+    current = person.shown()
+    for turn in range(3):
+        seen[current] = page.evaluate(
+            "() => { const i = document.querySelector('#sample img');"
+            " const c = document.createElement('canvas');"
+            " const [w, h] = [c.width, c.height] = [i.naturalWidth, i.naturalHeight];"
+            " const x = c.getContext('2d'); x.drawImage(i, 0, 0);"
+            " const at = y => [...x.getImageData(w / 2, y, 1, 1).data].slice(0, 3);"
+            " return [w, h, at(h / 4), at(3 * h / 4)]; }"
+        )
+        if turn < 2:
+            current = person.press("1")
+    page.close()
+    assert {name: tuple(size[:2]) for name, size in seen.items()} == SIDES
+    for _, _, above, below in seen.values():
+        assert above[0] > 180 > 60 > above[2]
+        assert below[2] > 160 > 60 > below[0]
+    assert answers_in(project) == dict.fromkeys(list(seen)[:2], "red")
+
+
 TEXTS = [
     "A slow film, and a beautiful one.",
     "<img src=x onerror=\"document.title='run'\"> & <b>bold</b>",

@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, fold, slice_of
+from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, Pass, fold, slice_of
 from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 
@@ -193,6 +193,9 @@ def test_refusals(tmp_path: Path) -> None:
             project.answer("a", "fox", author="me")
         with pytest.raises(DataError, match="skip, cannot tell"):
             project.skip("a", "tired", author="me")
+        for call in (project.answer, project.skip):
+            with pytest.raises(DataError, match=r"'import: old\.csv'\. Take another name"):
+                call("a", "skip" if call == project.skip else "cat", author="import: old.csv")
         assert project.state.events == 0
     with pytest.raises(RunError, match="there is one"):
         Project.create(tmp_path / "p", SETTINGS)
@@ -238,6 +241,13 @@ def test_labels_that_exist_come_in_once(tmp_path: Path) -> None:
             project.take_in({"c": "cat", "d": "fox"}, "old.csv")
         assert project.state.labels(control=False) == {"a": 0, "b": 2}
         assert project.undo("me") is None
+        assert project.take_in({"a": Pass(SKIP), "c": Pass(CANNOT_TELL)}, "old.csv") == (1, 1)
+        assert project.take_in({"a": Pass(SKIP), "c": Pass(SKIP)}, "old.csv") == (0, 1)
+        assert project.take_in({"a": "dog"}, "old.csv") == (0, 1)
+        assert project.state.labels(control=False) == {"a": 1, "b": 2}
+        assert (project.state.tally.labelled, project.state.tally.passed) == (2, 1)
+        state = project.state
+    assert read_project(tmp_path / "p")[1] == state
 
 
 def test_a_project_that_could_not_be_begun_is_begun_by_the_same_command(

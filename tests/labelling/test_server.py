@@ -99,6 +99,11 @@ def test_what_a_request_cannot_do(
             server, "/api/answer", "POST", bad, Cookie=let_in, Content_Type="application/json"
         )
         assert (status, what in json.loads(body)["error"]) == (400, True), bad
+    status, headers, body = raw(
+        server, f"{server.url.partition(str(server.port))[2]}&name=import:+x"
+    )
+    assert (status, "set-cookie" in headers) == (400, False)
+    assert b"does not begin with 'import: '" in body
     assert read_project(squares[0])[1].events == 0
 
 

@@ -16,6 +16,25 @@ Wage = Annotated[
     typer.Option(min=0, max=1e6, help="For an hour of labelling: advice in money too."),
 ]
 
+IdColumn = Annotated[
+    str | None, typer.Option("--id", help="Of a table: its column of ids; `id`, or rows counted.")
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Of a table's text, such as cp1252; UTF-8 where not given.")
+]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Of a CSV: comma, semicolon, tab, bar or one character.")
+]
+Layout = Annotated[
+    str, typer.Option(help="Folders of images: classes, splits, or auto, which goes by names.")
+]
+White = Annotated[
+    int | None, typer.Option(help="Of 16-bit images: the level that is white, such as 4095.")
+]
+ReadLimit = Annotated[
+    float | None, typer.Option(help="GiB of memory that one file may take; 4 where not given.")
+]
+
 GO_ON = "Every answer is kept: the same command goes on."
 """What is said where a command was stopped."""
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import getpass
 import importlib.util
 import json
 import webbrowser
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from upslope.cli.console import out, telling_errors
-from upslope.cli.label_options import GO_ON, Name, Project, Wage, say
+from upslope.cli.label_options import (
+    GO_ON,
+    Delimiter,
+    Encoding,
+    IdColumn,
+    Layout,
+    Name,
+    Project,
+    ReadLimit,
+    Wage,
+    White,
+    say,
+)
 from upslope.display import err
 
 Classes = Annotated[
@@ -54,6 +66,12 @@ def start(
     target: Target = None,
     twice: Twice = 0.0,
     seed: Seed = 0,
+    id_: IdColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    layout: Layout = "auto",
+    white: White = None,
+    read_limit: ReadLimit = None,
     name: Name = None,
     host: Host = "127.0.0.1",
     port: Port = None,
@@ -72,15 +90,20 @@ def start(
         _need_page()
         from upslope.labelling.project import FORMAT
         from upslope.labelling.samples import BUILT_IN
+        from upslope.labelling.settings import ReadingOptions
 
         folder = out_ or Path(
             f"{Path(data).resolve().name if data not in BUILT_IN else data}-labels"
         )
+        options = {
+            "kind": kind, "strategy": strategy, "control": control, "target": target,
+            "twice": twice, "seed": seed,
+            "reading": ReadingOptions(id_, encoding, delimiter, layout, white, read_limit),  # type: ignore[arg-type]
+        }  # fmt: skip
         if (folder / FORMAT.file).exists():
-            options = {"kind": kind, "strategy": strategy, "control": control, "target": target}
-            _check_same(folder, data, classes, {**options, "twice": twice, "seed": seed})
+            _check_same(folder, data, classes, options)
         else:
-            _create(folder, data, classes, kind, strategy, control, target, twice, seed)
+            _create(folder, data, classes, options)
         _serve(folder, name, host, port, browser, wage)
 
 
@@ -94,6 +117,12 @@ def init(
     target: Target = None,
     twice: Twice = 0.0,
     seed: Seed = 0,
+    id_: IdColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    layout: Layout = "auto",
+    white: White = None,
+    read_limit: ReadLimit = None,
 ) -> None:
     """Make a project; labels that the data have already are taken in.
 
@@ -102,7 +131,14 @@ def init(
       upslope label init birds --data photos/ --classes robin,wren --strategy badge
     """
     with telling_errors():
-        _create(project, data, classes, kind, strategy, control, target, twice, seed)
+        from upslope.labelling.settings import ReadingOptions
+
+        options = {
+            "kind": kind, "strategy": strategy, "control": control, "target": target,
+            "twice": twice, "seed": seed,
+            "reading": ReadingOptions(id_, encoding, delimiter, layout, white, read_limit),  # type: ignore[arg-type]
+        }  # fmt: skip
+        _create(project, data, classes, options)
         say(f"next: upslope label serve {project}")
 
 
@@ -154,18 +190,14 @@ def _create(
     folder: Path,
     data: str,
     classes: str | None,
-    kind: str,
-    strategy: str,
-    control: float,
-    target: str | None,
-    twice: float,
-    seed: int,
+    options: Mapping[str, Any],
 ) -> None:
+    """Make a project. options: the other fields of its settings."""
     from upslope.errors import ConfigError
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.learner import check_strategy
     from upslope.labelling.project import Project as LabelProject
-    from upslope.labelling.samples import BUILT_IN, open_samples
+    from upslope.labelling.samples import BUILT_IN, FolderImages, samples_of
     from upslope.labelling.settings import ProjectSettings
 
     if classes is None:
@@ -177,11 +209,14 @@ def _create(
         classes = ",".join("0123456789")
     place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
     names = _class_names(classes)
-    settings = ProjectSettings(place, names, kind, strategy, control, target, twice, seed)  # type: ignore[arg-type]
+    settings = ProjectSettings(place, names, **options)
     check_strategy(settings)
-    samples = open_samples(place, names, target)
+    samples = samples_of(settings)
     for note in samples.notes:
         say(note)
+    if isinstance(samples, FolderImages) and (white := samples.white()) is not None:
+        settings = replace(settings, reading=replace(settings.reading, white=white))
+        say(f"16-bit images are shown and learnt with the level {white:,} as white (--white)")
     with LabelProject.create(folder, settings) as project:
         count = take_data_labels(project, samples)
     say(
@@ -204,15 +239,12 @@ def _class_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-def _check_same(
-    folder: Path, data: str, classes: str | None, options: Mapping[str, object]
-) -> None:
+def _check_same(folder: Path, data: str, classes: str | None, options: Mapping[str, Any]) -> None:
     """Raise ConfigError where a command names other data, classes or options than the project has
     that it would go on with. Options at their defaults name none."""
     from upslope.errors import ConfigError
     from upslope.labelling.project import read_project
     from upslope.labelling.samples import BUILT_IN
-    from upslope.labelling.settings import ProjectSettings
 
     settings, _ = read_project(folder)
     differences = []
@@ -222,11 +254,13 @@ def _check_same(
         differences.append(f"data {settings.data}, not {data}")
     if classes is not None and (names := _class_names(classes)) != settings.classes:
         differences.append(f"classes {','.join(settings.classes)}, not {','.join(names)}")
-    defaults = {field.name: field.default for field in dataclasses.fields(ProjectSettings)}
-    for name, value in options.items():
-        there = getattr(settings, name)
-        if value not in (there, defaults[name]):
-            differences.append(f"{name} {there}, not {value}")
+    for values, there in ((options, settings), (vars(options["reading"]), settings.reading)):
+        defaults = {field.name: field.default for field in fields(there)}
+        differences += [
+            f"{name} {getattr(there, name)}, not {value}"
+            for name, value in values.items()
+            if name != "reading" and value not in (getattr(there, name), defaults[name])
+        ]
     if differences:
         raise ConfigError(
             f"Expected {folder} to be a project of the same but it has {'; '.join(differences)}. "
@@ -245,12 +279,14 @@ def _serve(
     from upslope.errors import ConfigError
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project as LabelProject
-    from upslope.labelling.samples import open_samples
+    from upslope.labelling.project import check_author
+    from upslope.labelling.samples import samples_of
     from upslope.labelling.server import LOOPBACK, listen
     from upslope.labelling.server import serve as serve_page
     from upslope.labelling.session import Session
     from upslope.labelling.settings import OUTLINES
 
+    check_author(name or "")
     with LabelProject(folder) as project:
         settings = project.settings
         if settings.kind in OUTLINES:
@@ -259,7 +295,7 @@ def _serve(
                 f"{settings.kind}. Draw them in Label Studio: upslope label watch {folder} --tool "
                 "label-studio"
             )
-        samples = open_samples(settings.data, settings.classes, settings.target)
+        samples = samples_of(settings)
         if count := take_data_labels(project, samples):
             say(f"{count:,} labels of the data are new")
         session = Session(project, samples, wage)

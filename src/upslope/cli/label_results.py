@@ -68,10 +68,13 @@ def export(
 
 
 def predict(
-    project: Project,
+    project: Annotated[
+        Path, typer.Argument(metavar="PROJECT", help="Folder of the project, or a model of it.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="File .csv or .parquet.")],
     data: Annotated[
-        str | None, typer.Option(help="Other images than the project's: a folder.")
+        str | None,
+        typer.Option(help="Other images than the project's: a folder. Needed with a model."),
     ] = None,
 ) -> None:
     """Write what the model makes of every sample: class and probability.
@@ -81,11 +84,22 @@ def predict(
       upslope label predict birds predictions.csv
 
       upslope label predict birds new.csv --data new-photos/
+
+      upslope label predict model.safetensors new.csv --data new-photos/
     """
     with telling_errors():
-        from upslope.labelling.predictions import write_predictions
+        from upslope.errors import ConfigError
+        from upslope.labelling.predictions import write_predictions, write_predictions_of_file
 
-        count = write_predictions(project, target, data)
+        if not project.is_file():
+            count = write_predictions(project, target, data)
+        elif data is None:
+            raise ConfigError(
+                f"Expected --data FOLDER with the images that the model {project} is to predict "
+                "but got none."
+            )
+        else:
+            count = write_predictions_of_file(project, target, data)
         say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
         say(f"features: {count.method}")
         if count.unreadable:
@@ -98,7 +112,8 @@ def import_(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="CSV with id and label, .json of COCO or Label Studio, or a folder a class.",
+            help="CSV with id and label, .json of COCO or Label Studio, a folder a class, or one "
+            "of masks.",
         ),
     ],
 ) -> None:
@@ -119,6 +134,8 @@ def import_(
         with LabelProject(project) as label_project:
             count = import_labels(label_project, source)
         say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
+        if count.passed:
+            say(f"{count.passed:,} samples were skipped or could not be told, and have no label")
         if count.empty:
             say(f"{count.empty:,} rows have no label and say nothing")
         if count.differing:

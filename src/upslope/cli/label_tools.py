@@ -123,12 +123,13 @@ def _exchange(
 ) -> Iterator[tuple[Exchange, subprocess.Popen[bytes] | None]]:
     from upslope.labelling.exchange import Exchange
     from upslope.labelling.imports import take_data_labels
-    from upslope.labelling.project import Project
-    from upslope.labelling.samples import open_samples
+    from upslope.labelling.project import Project, check_author
+    from upslope.labelling.samples import samples_of
 
+    check_author(name or "")
     with Project(folder) as project:
         settings = project.settings
-        samples = open_samples(settings.data, settings.classes, settings.target)
+        samples = samples_of(settings)
         if label_count := take_data_labels(project, samples):
             say(f"{label_count:,} labels of the data are new")
         annotator, process = _annotator(project, samples, tool, url, token, name)

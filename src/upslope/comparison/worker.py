@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from upslope.errors import UpslopeError
-from upslope.memory import as_memory_error
+from upslope.memory import as_memory_error, take_buffers
 from upslope.processes import end_with_parent_thread, follow_parent, make_portable
 from upslope.progress import Interrupted, Observer, Progress, Stop
 
@@ -68,20 +68,22 @@ def _run_seeds(connection: Connection, parcel: Any, threads: int) -> None:
     follow_parent()
     end_with_parent_thread()
     torch.set_num_threads(threads)
+    take_buffers()
     stop = Stop()
     seeds: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def listen() -> None:
         """Take seeds, and the request to stop, while the work goes on."""
-        while True:
-            try:
+        try:
+            while True:
                 message = connection.recv()
-            except (EOFError, OSError):
-                os._exit(1)  # the parent is gone
-            if message is None:
-                stop.request()
-            else:
-                seeds.put(message)
+                if message is None:
+                    stop.request()
+                else:
+                    seeds.put(message)
+        finally:
+            # The parent is gone, or this thread has failed: who hears nothing would wait for ever.
+            os._exit(1)
 
     threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
     plan: Runs = pickle.loads(parcel.open())  # written by the parent, to a file without a name

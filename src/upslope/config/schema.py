@@ -84,12 +84,16 @@ SECTIONS = (
     "workers",
 )  # fmt: skip
 
+_USUAL, _OF_MASKS = ("cnn-small", "classification"), ("dilated-small", "segmentation")
 _BY_DATA = {
     "text": ("bag-of-words", "text-classification"),
     "table": ("mlp", "classification"),
     "breast-cancer": ("mlp", "classification"),
+    **dict.fromkeys(("mask-folder", "camvid", "cityscapes"), _OF_MASKS),
 }
 """Data set -> (model, task) where none is named and those of images would not fit."""
+_TARGETS = {"coco": "classes", "voc": "masks"}
+"""What data sets of both kinds give where `data.target` does not say it."""
 
 
 def parse(document: Mapping[str, Any]) -> Config:
@@ -102,7 +106,7 @@ def parse(document: Mapping[str, Any]) -> Config:
             each with its path.
     """
     faults: list[str] = []
-    model, task = _BY_DATA.get(_name_in(document.get("data")), ("cnn-small", "classification"))
+    model, task = _model_and_task(document.get("data"))
     config = Config(model=Choice(model), task=Choice(task))
     for key in document:
         if key not in SECTIONS:
@@ -156,6 +160,15 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
         "data": _choice("data", value, datasets.check_options, faults, "digits", ("root",)),
         "root": root,
     }
+
+
+def _model_and_task(data: Any) -> tuple[str, str]:
+    """The model and the task that fit a data set, where the configuration names none."""
+    name = _name_in(data)
+    if name in _TARGETS:
+        target = data.get("target", _TARGETS[name]) if isinstance(data, Mapping) else _TARGETS[name]
+        return _OF_MASKS if target == "masks" else _USUAL
+    return _BY_DATA.get(name, _USUAL)
 
 
 def _name_in(section: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
 
@@ -14,6 +13,7 @@ from upslope.cryoet.density import Template, place
 from upslope.cryoet.imaging import Imaging, Volume, image
 from upslope.progress import Observer, Progress, no_progress
 from upslope.seeds import derive
+from upslope.threads import Threads
 
 _CHUNK = 64
 
@@ -67,7 +67,7 @@ class Simulation:
         progress: called with the number of samples done.
         """
         progress(Progress("simulate", 0, self.count))
-        with ThreadPoolExecutor(threads or cpu_count() or 1) as pool:
+        with Threads(threads or cpu_count() or 1, "upslope-simulate") as pool:
             for start in range(0, self.count, _CHUNK):
                 chunk = range(start, min(start + _CHUNK, self.count))
                 for _ in pool.map(lambda i: keep(i, self.sample(i).volume), chunk):

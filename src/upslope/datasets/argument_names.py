@@ -1,31 +1,58 @@
-"""Messages of readers for callers in Python, who pass arguments where configurations set options.
+"""Messages of readers for callers who set options in another way than configurations do.
 
 The readers of files name their options as a configuration does, `data.size`. Where the same checks
-run for `Splits.from_table` and its like, `size` is an argument, and the messages call it so.
+run for `Splits.from_table` and its like, `size` is an argument, and `upslope label` takes it as
+`--size`: the messages call it so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from upslope.errors import ConfigError, DataError
 
-_OPTION = re.compile(r"(?:-s )?\bdata\.(\w+)")
+_OPTION = re.compile(r"`data\.(\w+)`")
+_WITH_VALUE = re.compile(r"(?:-s )?\bdata\.(\w+)=")
+_LIST_OF_NAMES = re.compile(r"\bdata\.(\w+)=\[([\w, ]+)\]")
+"""Options alone: a path or a column may be called data.csv, and is not quoted with backticks."""
 
 
 def as_arguments(text: str) -> str:
     """Return a sentence in which options of a configuration are called as arguments."""
-    return _OPTION.sub(r"\1", text)
+    return _WITH_VALUE.sub(r"\1=", _OPTION.sub(r"`\1`", text))
+
+
+def as_command_options(text: str) -> str:
+    """Return a sentence in which options of a configuration are called as those of a command."""
+    text = _LIST_OF_NAMES.sub(lambda m: f"{_option_name(m[1])} {m[2].replace(' ', '')}", text)
+    return _OPTION.sub(lambda match: f"`{_option_name(match[1])}`", text)
 
 
 @contextmanager
 def options_as_arguments() -> Iterator[None]:
     """Call options as arguments in the errors about configurations and data raised within."""
+    with _renaming(as_arguments):
+        yield
+
+
+@contextmanager
+def options_as_command_options() -> Iterator[None]:
+    """Call options as a command's in the errors about configurations and data raised within."""
+    with _renaming(as_command_options):
+        yield
+
+
+@contextmanager
+def _renaming(rename: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(as_arguments(str(error))) from error
+        raise ConfigError(rename(str(error))) from error
     except DataError as error:
-        raise DataError(as_arguments(str(error))) from error
+        raise DataError(rename(str(error))) from error
+
+
+def _option_name(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -42,11 +42,12 @@ def read_classes(
         DataError: cells that are no classes, or not among those given; fewer than two; one of its
             own for each sample; two spellings of one number.
     """
+    classes_are_stated = class_list is not None and words is None
     if class_list is not None and words is None:
         words = [word for word in MISSING_WORDS if word not in class_list]
     column = plain_column(column)
     cells = texts_of(column, what)
-    notes = list(missing_notes(cells, words, samples))
+    notes = list(missing_notes(cells, words, samples, classes_are_stated=classes_are_stated))
     if is_number(column.type) and "int" not in str(column.type):
         notes.append(f"Labels of type {column.type} are whole numbers, and taken as classes.")
     labels = [cell for cell in cells if cell is not None and not is_missing(cell, words)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -24,7 +25,7 @@ Rectangle = tuple[int, float, float, float, float]
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image: its file, as the JSON names it, (height, width), and its objects.
+    """An image: its file as the JSON names it, (height, width), and its objects.
 
     numbers: of the categories of all its objects, those in crowds among them. outlines: objects
     with a polygon or run lengths. crowds: objects that are crowds. boxes: objects without outline.
@@ -58,7 +59,12 @@ def read_instances(path: Path) -> Instances:
         DataError: the file is too large, no JSON or no instances; ids or names that are there
             twice or stand for nothing; a file name that leads elsewhere; outlines that are none.
     """
-    return parse_instances(read_content(path), path)
+    instances = parse_instances(read_content(path), path)
+    with reporting_damage(f"COCO instances in {path}", _ADVICE):
+        images = tuple(replace(one, file=_inside(one.file)) for one in instances.images)
+        if twice := [name for name, n in Counter(one.file for one in images).items() if n > 1]:
+            raise ValueError(f"its images have the file_name {twice[0]!r} twice")
+    return replace(instances, images=images)
 
 
 def read_content(path: Path, kind: str = "COCO instances") -> Any:
@@ -75,7 +81,11 @@ def read_content(path: Path, kind: str = "COCO instances") -> Any:
 
 
 def parse_instances(content: Any, path: Path) -> Instances:
-    """Return the instances in the content of a file at `path`. Raises as `read_instances`."""
+    """Return the instances in the content of a file at `path`.
+
+    Raises as `read_instances`, but for names of files, which may be any: who opens the files looks
+    at them before.
+    """
     with reporting_damage(f"COCO instances in {path}", _ADVICE):
         if not isinstance(content, dict):
             raise ValueError("it is no object with images, annotations and categories")
@@ -118,14 +128,23 @@ def _by_id(entries: Any, what: str, name: str) -> dict[int, dict[str, Any]]:
     return by_id
 
 
+def _inside(name: str) -> str:
+    """A name of a file in the folder of images, with slashes where Windows writes backslashes.
+
+    Raises:
+        ValueError: it leads elsewhere.
+    """
+    path = name.replace("\\", "/")
+    if path.startswith("/") or ".." in PurePosixPath(path).parts or PureWindowsPath(name).drive:
+        raise ValueError(f"the file name {name!r} leads out of the folder of images")
+    return path
+
+
 def _image(
     image: Mapping[str, Any], entries: list[dict[str, Any]], numbers: Mapping[int, int]
 ) -> CocoImage:
     name: str = image["file_name"]
     size: tuple[Any, Any] = (image.get("height"), image.get("width"))
-    parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or "\\" in name or PureWindowsPath(name).drive:
-        raise ValueError(f"the file name {name!r} leads out of the folder of images")
     if not all(type(side) is int and 0 < side <= _SIDE for side in size):
         raise ValueError(f"{name!r} has the height and width {size}")
     crowds = boxes = 0

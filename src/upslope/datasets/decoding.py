@@ -87,9 +87,9 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
         raise _undecodable(data, len(mark) + error.start, source, name, encoding) from error
     if codec and not mark_name and not text.isascii() and _is_utf_8(data, codec):
         warnings.warn(
-            f"{source} is read as {encoding}, as `data.encoding` says, but is text in UTF-8 as "
-            "well, which texts in other encodings hardly ever are. Leave `data.encoding` out where "
-            "letters come out wrong.",
+            f"{source} is read as {encoding}, as was asked, but is text in UTF-8 as well, which "
+            "texts in other encodings hardly ever are. Leave the encoding out where letters come "
+            "out wrong.",
             stacklevel=3,
         )
     if "\0" in text:

@@ -7,7 +7,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
@@ -29,6 +28,7 @@ from upslope.files import save_array, write_atomically
 from upslope.images import Form, Mode, Pixels, decode, without_advice
 from upslope.memory import memory_errors, raise_memory_error
 from upslope.progress import Observer, Progress
+from upslope.threads import Threads
 
 ModeOption = Annotated[
     Mode | None, Field(description="RGB or L (grey); as the first image, if not given")
@@ -276,7 +276,7 @@ def _save(path: Path, pixels: Pixels) -> None:
 
 def run_for_each(work: Callable[[int], None], count: int, threads: int) -> Iterator[int]:
     """Call work(0) to work(count - 1), in threads if more than one; yields the number done."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="upslope-decode") as pool:
+    with Threads(threads, "upslope-decode") as pool:
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))
             for _ in pool.map(work, chunk) if threads > 1 else map(work, chunk):

@@ -185,7 +185,7 @@ def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
         raise DataError(
             f"Expected the data set {path!r} on the Hugging Face Hub or in its cache but loading "
             f"it failed: {type(error).__name__}: {error}. Without a network, save it where there "
-            "is one (`save_to_disk`) and give the folder as data.root with the name hf."
+            "is one (`save_to_disk`) and give the folder as `data.root` with the name hf."
         ) from error
 
 

@@ -67,12 +67,18 @@ def is_missing(text: str | None, words: Collection[str] | None = None) -> bool:
 
 
 def missing_notes(
-    labels: Iterable[str | None], words: Collection[str] | None = None, what: str = "rows"
+    labels: Iterable[str | None],
+    words: Collection[str] | None = None,
+    what: str = "rows",
+    *,
+    classes_are_stated: bool = False,
 ) -> tuple[str, ...]:
     """Return sentences about the labels that were taken as missing, and about doubtful classes.
 
     labels: every label as the file has it. words: as for `is_missing`. what: what has the labels,
-    in the plural. Empty where no label is missing or doubtful.
+    in the plural. classes_are_stated: the option `classes` names them, so that none is doubtful,
+    and a word for no label becomes a class by being named there. Empty where no label is missing
+    or doubtful.
     """
     counts = Counter("" if label is None else label.strip() for label in labels)
     total = counts.total()
@@ -84,11 +90,14 @@ def missing_notes(
         note = f"{count} {what} are unlabelled: their label is {word_counts}."
         if any(missing):
             note += (
-                " Where such a word is a label, set `data.missing_labels` to the words that stand "
-                "for no label ([]: none but the empty one)."
+                " Where such a word is a class, name it among the `data.classes`."
+                if classes_are_stated
+                else " Where such a word is a label, set `data.missing_labels` to the words that "
+                "stand for no label ([]: none but the empty one)."
             )
         notes.append(note)
-    doubtful = [] if words is not None else _doubtful(counts.keys() - missing.keys())
+    certain = classes_are_stated or words is not None
+    doubtful = [] if certain else _doubtful(counts.keys() - missing.keys())
     notes += [
         f"{counts[word]:,} of {total:,} {what} are of the class {word!r}, which is counted as a "
         f"class. If it stands for no label, set `data.missing_labels` to [{word!r}]."

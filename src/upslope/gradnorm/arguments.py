@@ -16,11 +16,11 @@ from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.parameters import Parameters, select_of_batch
+from upslope.gradnorm.proofs.batch_run import showing_batch_last
 from upslope.gradnorm.trace.input_checks import (
     refuse_inputs_of_parameters,
     refuse_written_twins,
 )
-from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.microbatches import recordings, reduce_per_sample
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch

@@ -53,7 +53,7 @@ def select_of_batch(
     refuse_lazy_modules(model)
     # Before anything runs: such a module writes to its weight in every forward pass.
     refuse_renormalising_modules(model)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trainable = {name: p for name, p in _named_parameters(model) if p.requires_grad}
     every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
     known_by: dict[int, list[str]] = {}
     for name, p in every:
@@ -92,6 +92,28 @@ def select_of_batch(
         )
     refuse_parameter_hooks(parameters_chosen)
     return parameters_chosen
+
+
+def _named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield what `model.named_parameters()` does, without a generator for each level of modules."""
+    kind = type(model)
+    own_ways = (kind.named_parameters, kind._named_members, kind.named_modules)
+    if own_ways != (nn.Module.named_parameters, nn.Module._named_members, nn.Module.named_modules):
+        yield from model.named_parameters()
+        return
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    module_ids, parameter_ids = set[int](), set[int]()
+    while stack:
+        prefix, module = stack.pop()
+        if id(module) in module_ids:
+            continue
+        module_ids.add(id(module))
+        for name, p in module._parameters.items():
+            if p is not None and id(p) not in parameter_ids:
+                parameter_ids.add(id(p))
+                yield prefix + name, p
+        children = [(f"{prefix}{n}.", m) for n, m in module._modules.items() if m is not None]
+        stack += reversed(children)
 
 
 def _under(name: str, names: str) -> bool:

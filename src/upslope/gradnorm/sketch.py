@@ -13,8 +13,9 @@ the variance is at most three times as large.
 
 from __future__ import annotations
 
+import functools
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,23 +75,38 @@ class Projection:
 
     def __init__(self, dim: int, seed: int):
         self.dim, self.seed = dim, seed
+        self._last_entries: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        """What `_of_entries` was asked last: a parameter's gradients come in pieces."""
 
     def hashes(self, name: str, size: int, side: str) -> tuple[Tensor, Tensor]:
-        """Buckets in 0..dim-1 and signs, (size,) each."""
-        rng = torch.Generator().manual_seed(zlib.crc32(f"{self.seed}/{name}/{side}".encode()))
-        buckets = torch.randint(self.dim, (size,), generator=rng)
-        return buckets, torch.randint(2, (size,), generator=rng) * 2.0 - 1.0
+        """Buckets in 0..dim-1 and signs, (size,) each; not to be written to."""
+        return _draw_hashes(self.dim, f"{self.seed}/{name}/{side}", size)
 
     def dense(self, name: str, rows: Tensor) -> Tensor:
         """Return the sketches (m, dim) of gradients (m, *shape)."""
-        flat = rows.flatten(1) if rows.dim() > 1 else rows[:, None]
-        outer = rows.shape[1] if rows.dim() > 2 else 1
-        (a, s), (b, r) = self._both(name, outer, flat.shape[1] // outer, rows)
-        buckets = ((a[:, None] + b) % self.dim).flatten()
-        signed_entries = flat * (s[:, None] * r).flatten()
+        rows = rows if rows.dim() > 1 else rows[:, None]
+        has_channels_last = rows.dim() > 3 and rows.stride(2) == 1
+        buckets, signs = self._of_entries(name, rows, has_channels_last)
+        # In the order of memory, for a copy would take as long as the sketch.
+        flat = (rows.movedim(2, -1) if has_channels_last else rows).flatten(1)
         return rows.new_zeros(len(rows), self.dim).scatter_add_(
-            1, buckets.expand(len(rows), -1), signed_entries
+            1, buckets.expand(len(rows), -1), flat * signs
         )
+
+    def _of_entries(
+        self, name: str, rows: Tensor, has_channels_last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Buckets and signs of all entries of a gradient in the order of memory, (numel,) each."""
+        shape = rows.shape[1:]
+        key = name, shape, rows.dtype, rows.device, has_channels_last
+        if self._last_entries is None or self._last_entries[0] != key:
+            outer = shape[0] if len(shape) > 1 else 1
+            (a, s), (b, r) = self._both(name, outer, shape.numel() // max(1, outer), rows)
+            pair = ((a[:, None] + b) % self.dim).view(shape), (s[:, None] * r).view(shape)
+            if has_channels_last:
+                pair = pair[0].movedim(1, -1), pair[1].movedim(1, -1)
+            self._last_entries = key, (pair[0].flatten(), pair[1].flatten())
+        return self._last_entries[1]
 
     def outer(self, name: str, piece: OuterPieces) -> Tensor:
         """(m, dim), of sums of outer products that are not formed."""
@@ -115,6 +131,13 @@ class Projection:
         return [(buckets.to(like.device), signs.to(like)) for buckets, signs in hashes]
 
 
+@functools.lru_cache(1024)  # the same for every batch
+def _draw_hashes(dim: int, name: str, size: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    buckets = torch.randint(dim, (size,), generator=rng)
+    return buckets, torch.randint(2, (size,), generator=rng) * 2.0 - 1.0
+
+
 class _NormsAndSketches:
     """Squared norms and sketches side by side, (n, 1 + dim)."""
 
@@ -132,12 +155,17 @@ class _NormsAndSketches:
             if outer is not None:
                 sketches = torch.cat([self.projection.outer(name, piece) for piece in outer])
                 return torch.cat([part.squared_norms(scratch)[:, None], sketches], dim=1)
-        pieces = dense_sum(weights, name, uses, scratch)
-        return torch.cat([self.of_dense(name, rows) for _, rows in pieces])
+        dense = part.dense_pieces(scratch) if not more and weights.tracks(weight) else None
+        if dense is None:
+            dense = (rows for _, rows in dense_sum(weights, name, uses, scratch))
+        return torch.cat([self.of_dense(name, rows) for rows in dense])
 
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:
         """Reduce gradients that are formed already; see `Reduction`."""
-        squares = squared_norms(gradients)
+        if gradients.dim() > 3 and gradients.stride(2) == 1:  # in the order of memory, uncopied
+            squares = squared_norms(gradients.movedim(2, -1))
+        else:
+            squares = squared_norms(gradients)
         if gradients.is_complex():
             gradients = torch.view_as_real(gradients.resolve_conj())
         return torch.cat([squares[:, None], self.projection.dense(name, gradients)], dim=1)

@@ -20,6 +20,7 @@ from upslope.files import write_text
 from upslope.images import read_header
 from upslope.labelling.exports import ExportCount, count_labels
 from upslope.labelling.image_names import ImageNames
+from upslope.labelling.imported_labels import ImportedLabel
 from upslope.labelling.outlines import (
     Mask,
     boxes_text,
@@ -29,13 +30,11 @@ from upslope.labelling.outlines import (
 )
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
-from upslope.labelling.samples import FolderImages, Samples, open_samples
+from upslope.labelling.samples import FolderImages, Samples, samples_of
 from upslope.labelling.settings import OUTLINES, AnswerKind
 from upslope.labelling.state import AnswerLabel
 
 Box4 = tuple[float, float, float, float]
-ImportedLabel = str | list[str] | None
-"""A name or an outline's text, names of a set, or None where the file says nothing of a sample."""
 _EMPTY = "upslope_empty"
 """The key by which an export marks an image that was looked at and has no object."""
 _ROUNDING = 0.0101
@@ -83,7 +82,7 @@ def export_coco(project: Path | str, path: Path, merge: MergeMethod = "majority"
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if not isinstance(samples, FolderImages):
         raise ConfigError("Expected images of a folder for COCO's JSON. Export a .csv.")
     labels = merge_answers(state, settings.classes, merge)

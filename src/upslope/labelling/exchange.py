@@ -18,10 +18,12 @@ from upslope.labelling.annotators.base import AnnotationTask, Annotator, PulledA
 from upslope.labelling.copies import find_copies
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
-from upslope.labelling.project import Project
+from upslope.labelling.outline_sizes import size_problem
+from upslope.labelling.project import Project, check_author
 from upslope.labelling.queue import BY_STRATEGY, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import SHOWN_BY_BROWSERS, FolderImages, Samples, TableRows
+from upslope.labelling.settings import OUTLINES
 from upslope.labelling.state import CONTROL
 
 _MOST_NAMES = 3
@@ -111,12 +113,20 @@ class Exchange:
     def _check(self, answers: Sequence[PulledAnswer]) -> None:
         problems = []
         for answer in answers:
-            if answer.answer is None:
-                continue
             try:
-                self.project.label(answer.answer)
+                check_author(answer.author)
+                label = None if answer.answer is None else self.project.label(answer.answer)
             except DataError as error:
                 problems.append(f"{answer.id!r} by {answer.author}: {error}")
+                continue
+            if self.project.settings.kind not in OUTLINES or not isinstance(label, str):
+                continue
+            # Those that are recorded already were looked at: sizes cost a look into each file.
+            before = self.project.state.answers.get(answer.id, {}).get(answer.author)
+            if (before is None or before.label != label) and (
+                problem := size_problem(self._samples, answer.id, label)
+            ):
+                problems.append(f"{answer.id!r} by {answer.author}: {problem}")
         if problems:
             more = (
                 f" And {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""

@@ -1,7 +1,7 @@
 """The model of a project as a file: safetensors, or ONNX that goes from pixels to probabilities.
 
 NAME.safetensors    weight (k, d), bias (k,), mean and deviation (d,) of the features; classes,
-                    kind and features as metadata
+                    kind, features, labels and perhaps white as metadata (`model_file`)
 NAME.onnx           inputs `pixels_64` and, with the network, `pixels_128`: (n, 3, side, side)
                     uint8, RGB, the centre of the image cropped to a square and scaled; output
                     `probabilities`: (n, k); metadata as above
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from upslope.labelling.features import CELL, DIRECTIONS, GRID, NETWORK_SIDE, SID
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
 
 SUFFIXES = (".safetensors", ".onnx")
 
@@ -54,7 +56,7 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         RunError: no project, or a disk that is full.
     """
     settings, state = read_project(project)
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if path.suffix.lower() == ".onnx":
         _check_onnx(samples.kind)
     *_, features = take_features(Path(project), samples)
@@ -73,6 +75,8 @@ def export_model(project: Path | str, path: Path) -> ModelCount:
         "features": features.method,
         "labels": str(labels),
     }
+    if settings.reading.white is not None:
+        about["white"] = str(settings.reading.white)
     if path.suffix.lower() == ".onnx":
         write_atomically(path, lambda file: _write_onnx(file, head, features, settings.kind, about))
     elif path.suffix.lower() == ".safetensors":
@@ -168,7 +172,7 @@ def _write_onnx(
     example = tuple(torch.zeros(2, 3, side, side, dtype=torch.uint8) for side in sides)
     names = [f"pixels_{side}" for side in sides]
     count = torch.export.Dim("n")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
         warnings.simplefilter("ignore")  # the exporter's own, of operators that it decomposes
         program = torch.onnx.export(
             model, example, dynamo=True, input_names=names, output_names=["probabilities"],
@@ -178,6 +182,18 @@ def _write_onnx(
     proto = program.model_proto
     onnx.helper.set_model_props(proto, dict(about))
     path.write_bytes(proto.SerializeToString())
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Errors alone from a logger: the exporter warns that torchvision, which is not needed, is not
+    installed."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_onnx(kind: str) -> None:

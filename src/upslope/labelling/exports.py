@@ -29,7 +29,7 @@ from upslope.files import (
 )
 from upslope.labelling.people import MergeMethod, merge_answers
 from upslope.labelling.project import names_of, read_project
-from upslope.labelling.samples import FolderImages, open_samples
+from upslope.labelling.samples import FolderImages, samples_of
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import Answer, AnswerLabel, LabelState
 
@@ -124,7 +124,7 @@ def labelled_images(
         ConfigError: samples that are no images of a folder.
         DataError: a folder that holds other files, or labelled images that are gone.
     """
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     if not isinstance(samples, FolderImages):
         raise ConfigError("Expected images of a folder for folders of images. Export a .csv.")
     if folder.exists() and any(folder.iterdir()):

@@ -99,6 +99,27 @@ def features_like(reference: SampleFeatures, folder: Path, samples: ImageSamples
     return values
 
 
+def features_without_store(samples: ImageSamples, count: int) -> Floats:
+    """Return (n, d) raw features of images, of the first `count` kinds, NaN rows where an image
+    cannot be read; nothing is kept."""
+    parts: list[Floats] = []
+    for extractor in extractors()[:count]:
+        values = np.full((len(samples.ids), extractor.width), np.nan, dtype=np.float32)
+        for start in range(0, len(values), _CHUNK):
+            positions = range(start, min(start + _CHUNK, len(values)))
+            readable, features = _extract(samples, extractor, positions)
+            values[readable] = features
+        parts.append(values)
+    return np.concatenate(parts, axis=1)
+
+
+def image_methods() -> list[str]:
+    """Return how features of images are called that can be taken here: of the first kind, of the
+    first and the second, ..."""
+    names = [one.method for one in extractors()]
+    return [", with ".join(names[: i + 1]) for i in range(len(names))]
+
+
 def extractors() -> list[Extractor]:
     """Return the kinds of image features that there are here, the quickest first."""
     quick = [Extractor(STATISTICS, SIDE, image_statistics)]
@@ -148,16 +169,25 @@ def _take_block(
     positions: Sequence[int],
 ) -> None:
     """Store the features of those images that can be decoded."""
-    pixels, keys = [], []
+    readable, features = _extract(samples, extractor, positions)
+    if readable:
+        store.add([digests[position] for position in readable], torch.from_numpy(features))
+
+
+def _extract(
+    samples: ImageSamples, extractor: Extractor, positions: Sequence[int]
+) -> tuple[list[int], Floats]:
+    """(positions of those images that can be decoded, their features)."""
+    pixels, readable = [], []
     for position in positions:
         try:
             pixels.append(samples.pixels(position, extractor.side))
         except DataError:
             continue  # told as unreadable, and tried again when the project is opened again
-        keys.append(digests[position])
-    if pixels:
-        features = extractor.extract(np.stack(pixels)).astype(np.float32)
-        store.add(keys, torch.from_numpy(features))
+        readable.append(position)
+    if not pixels:
+        return [], np.empty((0, extractor.width), dtype=np.float32)
+    return readable, extractor.extract(np.stack(pixels)).astype(np.float32)
 
 
 def _digests(samples: ImageSamples) -> list[bytes]:

@@ -11,6 +11,7 @@ Networks stay as they are: only a linear layer on these features is trained whil
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,6 +26,9 @@ SIDE = 64
 CELL, DIRECTIONS = 8, 9  # pixels along a cell; directions of unsigned gradients (Dalal, Triggs)
 GRID = 4  # cells along an edge for colours
 _CATEGORIES, _COMPONENTS = 50, 64
+_WITH_COMMA = re.compile(r"([+-]?(\d*,)?\d+)?", re.ASCII)
+"""A number with a decimal comma, a whole number, or nothing."""
+_THOUSANDS = re.compile(r"([+-]?\d{1,3}(,\d{3})?)?", re.ASCII)
 
 STATISTICS = "gradient directions and colours"
 NETWORK, NETWORK_SIDE = "EfficientNet-Lite0 with ImageNet weights", 128
@@ -133,6 +137,11 @@ def _column(cells: Sequence[str]) -> tuple[str, Floats | None]:
     numbers = _numbers(cells)
     if numbers is not None:
         return "numbers", numbers
+    # Where three digits follow every comma, it may as well be between thousands.
+    if all(map(_WITH_COMMA.fullmatch, cells)) and not all(map(_THOUSANDS.fullmatch, cells)):
+        with_points = _numbers([cell.replace(",", ".") for cell in cells])
+        if with_points is not None:
+            return "numbers with decimal commas", with_points
     if len(different) <= min(_CATEGORIES, len(cells) // 2):
         place = {cell: i for i, cell in enumerate(different)}
         values = np.zeros((len(cells), len(different)), dtype=np.float32)

@@ -30,8 +30,9 @@ class ImageNames:
         """Return the id of the image that the first fitting of some names means.
 
         names: paths, the likeliest first. An id counts as it is. Another path means the image of
-        that file name, where there is one alone or where its last folders are those of one. Where
-        none fits, the first is returned as it is, so that it is refused with the other unknown ids.
+        that file name, where there is one alone or where its last folders are those of one. Folders
+        may stand between backslashes, as Windows writes them. Where none fits, the first is
+        returned as it is, so that it is refused with the other unknown ids.
 
         Raises:
             DataError: a file name that several images have, or an image that had another name.
@@ -65,6 +66,7 @@ class ImageNames:
         return self._settle(id_, names_by_field[field][0], source)
 
     def _look_up(self, names: Sequence[str], source: object) -> str | None:
+        names = [*names, *(name.replace("\\", "/") for name in names if "\\" in name)]
         exact = next((name for name in names if name in self._ids), None)
         if exact is not None:
             return exact

@@ -1,16 +1,12 @@
 """Labels that exist already, into a project: a table, COCO's or Label Studio's JSON, or a folder.
 
-A CSV has the columns `id` and `label`; label sets are names with semicolons between, `none` for
-none; boxes and masks are JSON, as an export writes them. A folder holds, in folders named as the
+A CSV has the columns `id` and `label` (`imported_labels`). A folder holds, in folders named as the
 classes, files named as the project's images: by their path or, where that names one image alone, by
-the name of the file.
+the name of the file; or images and masks, as an export of masks writes them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,29 +21,34 @@ from upslope.datasets.layout import (
     leave,
 )
 from upslope.errors import DataError
-from upslope.files import plain_cell
-from upslope.images import read_header
-from upslope.labelling.coco import ImportedLabel, read_coco_labels
-from upslope.labelling.exports import NO_LABEL
+from upslope.labelling.coco import read_coco_labels
 from upslope.labelling.image_names import ImageNames
+from upslope.labelling.imported_labels import ImportedLabel, label_in_cell, read_label_table
 from upslope.labelling.label_studio_export import read_label_studio_labels
+from upslope.labelling.mask_folders import CLASS_TABLE, read_mask_folder
+from upslope.labelling.outline_sizes import size_problem
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import Project
-from upslope.labelling.samples import BUILT_IN, FolderImages, Samples, open_samples
-from upslope.labelling.settings import OUTLINES, AnswerKind, ProjectSettings
+from upslope.labelling.samples import BUILT_IN, Samples, samples_of
+from upslope.labelling.settings import OUTLINES, ProjectSettings
+from upslope.labelling.state import Pass
 
+DATA_SOURCE = "the data"
+"""The source of the labels that the data have themselves."""
 _MOST_NAMES, _MOST_PROBLEMS = 5, 3
 
 
 @dataclass(frozen=True)
 class ImportCount:
-    """new: labels recorded. corrected: labels of an earlier import that changed. empty: rows
-    without a label, which say nothing. differing: ids of samples for which other answers count,
-    given before. notes: sentences on what was left out."""
+    """new: labels recorded, and skips. corrected: those of an earlier import that changed. empty:
+    rows that say nothing. passed: how many of the samples in the source were skipped or could not
+    be told, and have no label. differing: ids of samples for which other answers count, given
+    before. notes: sentences on what was left out."""
 
     new: int
     corrected: int
     empty: int
+    passed: int = 0
     differing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -63,7 +64,7 @@ def import_labels(project: Project, source: Path) -> ImportCount:
             image.
     """
     settings = project.settings
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     left_out = LeftOut()
     rows = _read(source, settings, samples, left_out)
     project_ids = set(samples.ids)
@@ -75,13 +76,20 @@ def import_labels(project: Project, source: Path) -> ImportCount:
             "nothing was recorded."
         )
     labels = _checked_labels(project, source, rows)
-    if isinstance(samples, FolderImages) and settings.kind in OUTLINES:
-        _check_sizes(samples, {id_: str(label) for id_, label in labels.items()}, source)
-    new, corrections = project.take_in(labels, source.name)
+    if settings.kind in OUTLINES:
+        _check_sizes(samples, labels, source)
+    # A source that is called as the data's own labels are recorded would be taken for these.
+    name = source.name if source.name != DATA_SOURCE else f"./{source.name}"
+    new, corrections = project.take_in(labels, name)
     labels_that_count = merge_answers(project.state, settings.classes)
-    differing = [i for i, label in labels.items() if labels_that_count[i] != project.label(label)]
+    differing = [
+        id_
+        for id_, label in labels.items()
+        if not isinstance(label, Pass) and labels_that_count[id_] != project.label(label)
+    ]
     empty = sum(label is None for _, label in rows)
-    return ImportCount(new, corrections, empty, tuple(differing), left_out.notes())
+    pass_count = sum(isinstance(label, Pass) for label in labels.values())
+    return ImportCount(new, corrections, empty, pass_count, tuple(differing), left_out.notes())
 
 
 def take_data_labels(project: Project, samples: Samples) -> int:
@@ -93,7 +101,7 @@ def take_data_labels(project: Project, samples: Samples) -> int:
     if kind in OUTLINES:
         return 0
     labels = {i: [n] if kind == "labels" else n for i, n in samples.labels.items()}
-    return sum(project.take_in(labels, "the data"))
+    return sum(project.take_in(labels, DATA_SOURCE))
 
 
 def move_data(project: Project, data: str) -> tuple[int, list[str]]:
@@ -107,7 +115,7 @@ def move_data(project: Project, data: str) -> tuple[int, list[str]]:
     """
     settings = project.settings
     place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
-    samples = open_samples(place, settings.classes, settings.target)
+    samples = samples_of(settings, place)
     absent = sorted(set(project.state.answers) - set(samples.ids))
     if absent and len(absent) == len(project.state.answers):
         raise DataError(
@@ -120,16 +128,21 @@ def move_data(project: Project, data: str) -> tuple[int, list[str]]:
 
 def _checked_labels(
     project: Project, source: Path, rows: Sequence[tuple[str, ImportedLabel]]
-) -> dict[str, str | Sequence[str]]:
-    """Return id -> label of the rows that have one, each of which the project can hold.
+) -> dict[str, str | Sequence[str] | Pass]:
+    """Return id -> label of the rows that have one, each of which the project can hold; of samples
+    that were passed alone, why.
 
     Raises:
         DataError: labels that are none of the project's; two for one sample.
     """
     labels: dict[str, str | Sequence[str]] = {}
+    passes: dict[str, Pass] = {}
     problems = []
     for id_, label in rows:
         if label is None:
+            continue
+        if isinstance(label, Pass):
+            passes.setdefault(id_, label)
             continue
         try:
             value = project.label(label)
@@ -148,27 +161,25 @@ def _checked_labels(
             f"{' '.join(problems[:_MOST_PROBLEMS])}{f' And {more:,} more.' if more > 0 else ''} "
             "Nothing was recorded."
         )
-    return labels
+    return {**passes, **labels}
 
 
-def _check_sizes(samples: FolderImages, outlines: Mapping[str, str], source: Path) -> None:
+def _check_sizes(
+    samples: Samples, labels: Mapping[str, str | Sequence[str] | Pass], source: Path
+) -> None:
     """Raise DataError where an image, turned as people see it, has another size than its outlines
     are for."""
-    for id_, text in outlines.items():
-        file = samples.root / id_
-        height, width = json.loads(text)["size"]
-        size = read_header(file, str(file)).size
-        if size != (height, width):
-            raise DataError(
-                f"Expected {file} to have (height, width) = {(height, width)}, as {source} states, "
-                f"but it has {size}. Nothing was recorded."
-            )
+    for id_, label in labels.items():
+        if isinstance(label, str) and (problem := size_problem(samples, id_, label)):
+            raise DataError(f"{problem} That is in {source}; nothing was recorded.")
 
 
 def _read(
     source: Path, settings: ProjectSettings, samples: Samples, left_out: LeftOut
 ) -> list[tuple[str, ImportedLabel]]:
     """(id, label) of whatever the source names. left_out: counts files that are not read."""
+    if source.is_dir() and settings.kind == "masks" and (source / CLASS_TABLE).is_file():
+        return read_mask_folder(source, settings.classes, samples, left_out)
     if source.is_dir():
         return _from_folder(source, samples.ids, settings, left_out)
     if not source.is_file():
@@ -176,8 +187,8 @@ def _read(
     if source.suffix.lower() != ".json":
         names = ImageNames(samples.ids if samples.kind == "image" else ())
         return [
-            (names.match([id_], source), _label(text, settings.kind))
-            for id_, text in _from_csv(source)
+            (names.match([id_], source), label_in_cell(text, settings.kind, settings.classes))
+            for id_, text in read_label_table(source)
         ]
     content = read_content(source, "JSON of COCO or Label Studio")
     if isinstance(content, list):
@@ -185,69 +196,6 @@ def _read(
             source, content, settings.kind, settings.classes, samples.ids
         )
     return read_coco_labels(source, content, settings.kind, samples)
-
-
-def _label(text: str, kind: AnswerKind) -> ImportedLabel:
-    """The label that a cell of a table says."""
-    if not text:
-        return None
-    if kind != "labels":
-        return text
-    return [] if text == NO_LABEL else [name.strip() for name in text.split(";")]
-
-
-def _cells(text: str, delimiter: str, path: Path) -> list[list[str]]:
-    """Return the cells of each row.
-
-    Raises:
-        DataError: it is no CSV, with a cell beyond the limit of the reader for instance.
-    """
-    try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise DataError(
-            f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
-        ) from error
-
-
-def _from_csv(path: Path) -> list[tuple[str, str]]:
-    """Return the id and the label of each row."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it again as CSV UTF-8."
-        ) from error
-    first = text.partition("\n")[0]
-    for delimiter in ",;\t":
-        header = next(iter(_cells(first, delimiter, path)), [])
-        names = [name.strip().lower() for name in header]
-        if {"id", "label"} <= set(names):
-            break
-    else:
-        raise DataError(
-            f"Expected the columns id and label in the first line of {path} but got "
-            f"{first.strip()!r}. Name them so."
-        )
-    if twice := [name for name in ("id", "label") if names.count(name) > 1]:
-        raise DataError(
-            f"Expected one column {twice[0]} in {path} but got {names.count(twice[0])}. Rename "
-            "those that are not meant; nothing was recorded."
-        )
-    rows = []
-    for number, cells in enumerate(
-        _cells(text, delimiter, path)[1:], 2
-    ):  # as spreadsheets number them
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(names):
-            raise DataError(
-                f"Expected {len(names)} cells in row {number} of {path} but got {len(cells)}. "
-                "Quote cells that hold the delimiter; nothing was recorded."
-            )
-        row = dict(zip(names, cells, strict=True))
-        rows.append((plain_cell(row["id"]), plain_cell(row["label"].strip())))
-    return rows
 
 
 def _from_folder(
@@ -259,9 +207,10 @@ def _from_folder(
     """
     classes = settings.classes
     if settings.kind in OUTLINES:
+        masks = f", or a folder with images/, masks/ and {CLASS_TABLE}"
         raise DataError(
             f"Expected {settings.kind} for this project but folders of classes, as {folder}, have "
-            "none. Give .json (COCO, Label Studio) or a .csv."
+            f"none. Give .json (COCO, Label Studio), a .csv{masks * (settings.kind == 'masks')}."
         )
     entries = sorted(folder.iterdir())
     tops = [e.name for e in entries if e.is_dir() and (e.name in classes or not is_hidden(e.name))]

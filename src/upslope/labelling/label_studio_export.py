@@ -11,9 +11,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from upslope.errors import DataError
 from upslope.labelling.annotators.label_studio_form import ID, LABEL, PASS_CHOICE, answer_of
-from upslope.labelling.coco import ImportedLabel
 from upslope.labelling.image_names import ImageNames
+from upslope.labelling.imported_labels import ImportedLabel
 from upslope.labelling.settings import AnswerKind
+from upslope.labelling.state import SKIP, Pass
 
 _TYPES: Mapping[AnswerKind, str] = {
     "class": "choices",
@@ -32,10 +33,11 @@ _MOST_NAMES = 3
 def read_label_studio_labels(
     path: Path, tasks: Sequence[Any], kind: AnswerKind, classes: Sequence[str], ids: Sequence[str]
 ) -> list[tuple[str, ImportedLabel]]:
-    """Return (id, label) of each task; None for those without an annotation, or skipped ones.
+    """Return (id, label) of each task; None for those without an annotation.
 
     path: of the export. tasks: its content. ids: of the project's samples. A task means the sample
-    whose id it carries, where Upslope sent it, else the image whose file its data name.
+    whose id it carries, where Upslope sent it, else the image whose file its data name. Where one
+    person labelled a task that another skipped, the label counts.
 
     Raises:
         DataError: another form of export, tasks without a name of an image, forms of several
@@ -65,9 +67,10 @@ def read_label_studio_labels(
                 answer = sorted(set(answer))
             if answer is not None and answer not in answers:
                 answers.append(answer)
-        if len(answers) > 1:
+        labels = [answer for answer in answers if not isinstance(answer, Pass)]
+        if len(labels) > 1:
             different.append(id_)
-        rows.append((id_, answers[0] if answers else None))
+        rows.append((id_, next(iter(labels or answers), None)))
     if different:
         raise DataError(
             f"Expected one answer for each task in {path} but the annotations of "
@@ -107,7 +110,6 @@ def _names_in(value: str, files_by_upload: Mapping[str, set[str]]) -> Iterator[s
     yield value.lstrip("/")
     path = _path_in(value)
     yield path.lstrip("/")
-    yield path.replace("\\", "/").lstrip("/")
     folder, _, file = path.rpartition("/")
     original = _UPLOAD.sub("", file)
     if original != file:
@@ -144,11 +146,13 @@ def _path_in(value: str) -> str:
 
 
 def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: str) -> ImportedLabel:
-    """What one annotation says; None for a skipped or an empty one."""
+    """What one annotation says; None for an empty one."""
     results = annotation.get("result") if isinstance(annotation, Mapping) else None
     if not isinstance(results, list) or not all(isinstance(r, Mapping) for r in results):
         raise DataError(f"Expected a list `result` in an annotation of {where}.")
-    if annotation.get("was_cancelled") or not results:
+    if annotation.get("was_cancelled"):
+        return Pass(SKIP)
+    if not results:
         return None
     is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
     answers = [r for r in results if r.get("from_name") != PASS_CHOICE]
@@ -164,7 +168,9 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
             f"got {what}. Export them by themselves; nothing was recorded."
         )
     try:
-        label, _ = answer_of([{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes)
+        label, reason = answer_of(
+            [{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes
+        )
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"Expected an annotation as Label Studio writes it in {where} but reading it failed: "
@@ -172,4 +178,4 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
         ) from error
     except DataError as error:
         raise DataError(f"{error} That is in {where}; nothing was recorded.") from error
-    return label
+    return Pass(reason) if label is None else label

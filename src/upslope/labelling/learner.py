@@ -28,7 +28,7 @@ from upslope.experiment.settings import ExperimentSettings
 from upslope.labelling.features import Floats
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Guess, Ranking
-from upslope.labelling.settings import OUTLINES, ProjectSettings
+from upslope.labelling.settings import OUTLINES, AnswerKind, ProjectSettings
 from upslope.labelling.state import AnswerLabel, LabelState
 from upslope.pool import Strategy
 from upslope.progress import Stop, no_progress
@@ -155,11 +155,7 @@ class Learner:
 
     def apply(self, model: nn.Linear, features: Floats) -> NDArray[np.float32]:
         """Return (n, classes) probabilities. features: (n, d), standardised as the learner's."""
-        with torch.no_grad():
-            logits = model(torch.from_numpy(features))
-        p = logits.softmax(1) if self.settings.kind == "class" else logits.sigmoid()
-        values: NDArray[np.float32] = p.numpy()
-        return values
+        return apply_model(model, features, self.settings.kind)
 
     def agreement(
         self, labels: Mapping[str, AnswerLabel], control_answers: Mapping[str, AnswerLabel]
@@ -317,6 +313,15 @@ class Learner:
             )
             guesses[id_] = Guess(classes, labelled[near])
         return guesses
+
+
+def apply_model(model: nn.Linear, features: Floats, kind: AnswerKind) -> NDArray[np.float32]:
+    """Return (n, classes) probabilities. features: (n, d), standardised as the model's were."""
+    with torch.no_grad():
+        logits = model(torch.from_numpy(features))
+    p = logits.softmax(1) if kind == "class" else logits.sigmoid()
+    values: NDArray[np.float32] = p.numpy()
+    return values
 
 
 def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:

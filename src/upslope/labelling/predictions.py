@@ -9,7 +9,7 @@ independent. `label` is what people said, empty where nobody has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,19 @@ from upslope.files import csv_text, write_atomically, write_text
 from upslope.labelling.exports import words_of
 from upslope.labelling.extraction import (
     SampleFeatures,
-    extractors,
     features_like,
+    image_methods,
     take_features,
 )
 from upslope.labelling.features import Floats
 from upslope.labelling.learner import Learner
+from upslope.labelling.model_file import read_model_file
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.samples import TableRows, open_samples
-from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.samples import open_images, samples_of
+from upslope.labelling.settings import AnswerKind, ProjectSettings
+from upslope.labelling.state import AnswerLabel
 
 COLUMNS = ("id", "prediction", "probability", "label")
 
@@ -58,29 +60,11 @@ def learner_and_features(
         DataError: the samples are gone.
         RunError: a disk that is full.
     """
-    samples = open_samples(settings.data, settings.classes, settings.target)
+    samples = samples_of(settings)
     *_, features = take_features(Path(project), samples)
     queue = Queue(samples.ids, settings)
     learner = Learner(settings, samples.ids, queue, features.values, features.method)
     return learner, features
-
-
-def _other_images(
-    project: Path | str, settings: ProjectSettings, features: SampleFeatures, data: str
-) -> tuple[Sequence[str], Floats]:
-    """Ids and features of images that do not belong to the project."""
-    samples = open_samples(data, settings.classes)
-    if isinstance(samples, TableRows) or features.method not in _image_methods():
-        raise ConfigError(
-            "Expected images to predict other data than the project's but got texts or rows, whose "
-            "features depend on all of them. Make a project of all rows."
-        )
-    return samples.ids, features_like(features, Path(project), samples)
-
-
-def _image_methods() -> list[str]:
-    names = [one.method for one in extractors()]
-    return [", with ".join(names[: i + 1]) for i in range(len(names))]
 
 
 def write_predictions(project: Path | str, path: Path, data: str | None = None) -> PredictionCount:
@@ -93,8 +77,7 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
         DataError: fewer than two classes with a label.
         RunError: no project, or a disk that is full.
     """
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
+    _check_suffix(path)
     settings, state = read_project(project)
     learner, features = learner_and_features(project, settings)
     linear_model = learner.final_model(state)
@@ -105,22 +88,78 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
         )
     model, count = linear_model
     ids, values = learner.ids, learner.features
+    labels: Mapping[str, AnswerLabel] = merge_answers(state, settings.classes)
     if data is not None:
+        labels = {}
         ids, values = _other_images(project, settings, features, data)
     p = learner.apply(model, values)
-    labels = merge_answers(state, settings.classes)
+    rows = _rows(ids, p, settings.kind, settings.classes, labels)
+    _write(path, rows)
+    return PredictionCount(len(rows), count, learner.method, len(p) - len(rows))
+
+
+def write_predictions_of_file(model: Path, path: Path, data: str) -> PredictionCount:
+    """Write what an exported model makes of each image of a folder, whole or not at all.
+
+    model: a file that `export_model` wrote. path: of the predictions. data: the folder.
+
+    Raises:
+        ConfigError: a suffix that is neither .csv nor .parquet, data that are no images.
+        DataError: no images.
+        ModelError: another file than such a model.
+        RunError: a disk that is full.
+    """
+    _check_suffix(path)
+    model_file = read_model_file(model)
+    samples = open_images(data, model_file.reading)
+    p = model_file.probabilities(samples)
+    rows = _rows(samples.ids, p, model_file.kind, model_file.classes, {})
+    _write(path, rows)
+    return PredictionCount(len(rows), model_file.labels, model_file.method, len(p) - len(rows))
+
+
+def _other_images(
+    project: Path | str, settings: ProjectSettings, features: SampleFeatures, data: str
+) -> tuple[Sequence[str], Floats]:
+    """Ids and features of images that do not belong to the project."""
+    if features.method not in image_methods():
+        raise ConfigError(
+            "Expected images to predict other data than the project's but got texts or rows, whose "
+            "features depend on all of them. Make a project of all rows."
+        )
+    samples = open_images(data, settings.reading)
+    return samples.ids, features_like(features, Path(project), samples)
+
+
+def _rows(
+    ids: Sequence[str],
+    p: Floats,
+    kind: AnswerKind,
+    classes: Sequence[str],
+    labels: Mapping[str, AnswerLabel],
+) -> list[dict[str, Any]]:
+    """A row for each sample that can be read. p: (n, classes) probabilities."""
     rows: list[dict[str, Any]] = []
     for id_, row in zip(ids, p, strict=True):
         if not np.isfinite(row).all():
             continue
-        if settings.kind == "class":
+        if kind == "class":
             best = int(row.argmax())
-            prediction, probability = settings.classes[best], float(row[best])
+            prediction, probability = classes[best], float(row[best])
         else:
-            prediction = words_of([int(q > 0.5) for q in row], settings.classes)
+            prediction = words_of([int(q > 0.5) for q in row], classes)
             probability = float(np.where(row > 0.5, row, 1 - row).prod())
-        label = "" if data is not None else words_of(labels.get(id_), settings.classes)
+        label = words_of(labels.get(id_), classes)
         rows.append(dict(zip(COLUMNS, (id_, prediction, probability, label), strict=True)))
+    return rows
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if path.suffix.lower() == ".csv":
         lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
         write_text(path, csv_text(COLUMNS, lines))
@@ -130,4 +169,3 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
 
         table = pa.table({name: [one[name] for one in rows] for name in COLUMNS})
         write_atomically(path, lambda file: parquet.write_table(table, file))
-    return PredictionCount(len(rows), count, learner.method, len(p) - len(rows))

@@ -23,11 +23,13 @@ from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import (
     BY_IMPORT,
+    IMPORT_AUTHOR,
     REASONS,
     Answer,
     AnswerLabel,
     LabelState,
     Measurement,
+    Pass,
     fold,
 )
 from upslope.ledger import Event
@@ -125,9 +127,10 @@ class Project:
         answer: the name of a class, or the names of the labels that are present.
 
         Raises:
-            DataError: names that are no classes.
+            DataError: names that are no classes, or an author who is called as an import.
             RunError: the disk is full.
         """
+        check_author(author)
         label = self.label(answer)
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.label == label and before.note == note:
@@ -161,8 +164,9 @@ class Project:
         """Record that a person gives no label; the sample is not asked of them again.
 
         Raises:
-            DataError: a reason that is none of `REASONS`.
+            DataError: a reason that is none of `REASONS`, or an author who is called as an import.
         """
+        check_author(author)
         if reason not in REASONS:
             raise DataError(f"Expected one of {', '.join(REASONS)} but got {reason!r}.")
         before = self.state.answers.get(id_, {}).get(author)
@@ -202,36 +206,44 @@ class Project:
         self._log.record(_taken_back(newest[0]))
         return newest[0]
 
-    def take_in(self, labels: Mapping[str, str | Sequence[str]], source: str) -> tuple[int, int]:
+    def take_in(
+        self, labels: Mapping[str, str | Sequence[str] | Pass], source: str
+    ) -> tuple[int, int]:
         """Record labels that exist already; return how many were new, and how many corrected.
 
-        labels: id -> name of a class, or names of labels. source: where they come from, which is
-        recorded as their author.
+        labels: id -> name of a class, names of labels, or that somebody gave none. source: where
+        they come from, which is recorded as their author.
 
         Raises:
             DataError: names that are no classes; nothing is recorded.
         """
-        author = f"import: {source}"
-        new: dict[str, AnswerLabel] = {}
-        new_labels: dict[str, AnswerLabel] = {}
+        author = f"{IMPORT_AUTHOR}{source}"
+        events: list[Event] = []
+        by_kind: dict[str, dict[str, Any]] = {"labelled": {}, "corrected": {}, "passed": {}}
+        corrected_count = 0
         for id_, answer in labels.items():
-            label = self.label(answer)
+            value = answer if isinstance(answer, Pass) else self.label(answer)
             before = self.state.answers.get(id_, {}).get(author)
-            if before is None:
-                new[id_] = label
-            elif before.label != label:
-                new_labels[id_] = label
-        events = []
-        for kind, part in (("labelled", new), ("corrected", new_labels)):
+            if before is not None:
+                if value == (Pass(before.reason) if before.label is None else before.label):
+                    continue
+                corrected_count += 1
+                if isinstance(value, Pass) or before.label is None:
+                    events.append(_taken_back(before))
+                    before = None
+            if isinstance(value, Pass):
+                by_kind["passed"][id_] = value.reason
+            else:
+                by_kind["labelled" if before is None else "corrected"][id_] = value
+        for kind, part in by_kind.items():
             ids = list(part)
             for start in range(0, len(ids), _AT_ONCE):
                 some = {id_: part[id_] for id_ in ids[start : start + _AT_ONCE]}
-                events.append(
-                    Event(kind, 0, {"labels": some, "author": author, "slice": BY_IMPORT})
-                )
+                body = {"ids" if kind == "passed" else "labels": some, "author": author}
+                events.append(Event(kind, 0, {**body, "slice": BY_IMPORT}))
         if events:
             self._log.record(*events)
-        return len(new), len(new_labels)
+        return sum(map(len, by_kind.values())) - corrected_count, corrected_count
 
     def label(self, answer: str | Sequence[str]) -> AnswerLabel:
         """Return the label that names stand for. Raises DataError."""
@@ -328,6 +340,19 @@ def _write_token(folder: Path) -> str:
         path.write_text(token, encoding="ascii")
         sync_file(path)
     return token
+
+
+def check_author(author: str) -> None:
+    """Refuse a person's name by which answers would be taken for imported labels.
+
+    Raises:
+        DataError: it begins as the authors of imports do.
+    """
+    if author.startswith(IMPORT_AUTHOR):
+        raise DataError(
+            f"Expected a name that does not begin with {IMPORT_AUTHOR!r}, as imported labels are "
+            f"marked, but got {author!r}. Take another name."
+        )
 
 
 def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:

@@ -10,22 +10,33 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from upslope.datasets.argument_names import as_command_options, options_as_command_options
 from upslope.datasets.base import Dataset
 from upslope.datasets.class_labels import read_classes
+from upslope.datasets.image_form import white_level
 from upslope.datasets.layout import LeftOut, by_class, images_in
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
 from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
 from upslope.errors import DataError
-from upslope.images import HEIC_SUFFIXES, Form, Pixels, decode, reads_heic
-from upslope.reading import is_file
+from upslope.images import (
+    FULL,
+    HEIC_SUFFIXES,
+    Form,
+    Pixels,
+    decode,
+    read_header,
+    reads_heic,
+)
+from upslope.labelling.settings import AS_FILES_SAY, ProjectSettings, ReadingOptions
+from upslope.reading import is_file, limited_to
 
 Kind = Literal["image", "text", "row"]
 
@@ -55,7 +66,7 @@ class FolderImages:
     """Images of a folder; ids are paths relative to `root`.
 
     labels: id -> name of a class, of images in folders that are named so. notes: sentences about
-    what was left out.
+    what was left out. reading: how the files are read.
     """
 
     root: Path
@@ -63,27 +74,43 @@ class FolderImages:
     labels: Mapping[str, str]
     notes: tuple[str, ...]
     kind: Kind = "image"
+    reading: ReadingOptions = AS_FILES_SAY
 
     def picture(self, position: int) -> Picture:
-        """Return the file as it is, or converted where browsers do not show its kind."""
+        """Return the file as it is, or converted where browsers do not show its kind as it is."""
         path = self._path(position)
         media_type = SHOWN_BY_BROWSERS.get(path.suffix.lower())
-        if media_type is not None:
+        # Of levels up to 4095 in 16 bits, browsers would show near black.
+        has_other_white = path.suffix.lower() == ".png" and self.reading.white not in (None, FULL)
+        if media_type is not None and not (has_other_white and read_header(path, str(path)).deep):
             try:
                 return Picture(path.read_bytes(), media_type)
             except OSError as error:
                 raise DataError(
                     f"Expected to be able to read {path} but got: {error}. Restore the file."
                 ) from error
-        pixels = decode(path, str(path), Form("RGB", None)).transpose(1, 2, 0)
+        pixels = self._decode(path, None).transpose(1, 2, 0)
         if path.suffix.lower() in HEIC_SUFFIXES:  # photographs: as PNG they would be huge
             return Picture(_encode(pixels, "JPEG"), "image/jpeg")
         return Picture(_encode(pixels, "PNG"), "image/png")
 
     def pixels(self, position: int, size: int) -> Pixels:
         """Return the image, its centre cropped to a square, (3, size, size) uint8."""
-        path = self._path(position)
-        return decode(path, str(path), Form("RGB", (size, size)))
+        return self._decode(self._path(position), (size, size))
+
+    def _decode(self, path: Path, size: tuple[int, int] | None) -> Pixels:
+        with options_as_command_options(), limited_to(self.reading.read_limit):
+            return decode(path, str(path), Form("RGB", size, self.reading.white))
+
+    def white(self) -> int | None:
+        """Return the level of 16-bit images that is white, as data set `folder` decides it: the
+        full range where it is used. None where none of the images looked at holds 16 bits.
+
+        Raises:
+            DataError: levels that stay in the lower half of the range; the message names `--white`.
+        """
+        with options_as_command_options(), limited_to(self.reading.read_limit):
+            return white_level(lambda i: self.root / self.ids[i], self.ids, self.reading.white)
 
     def _path(self, position: int) -> Path:
         """The file of a sample; a link that leads out of the folder is refused."""
@@ -145,20 +172,40 @@ ImageSamples = FolderImages | DatasetImages
 Samples = ImageSamples | TableRows
 
 
-def open_samples(data: str, classes: Sequence[str], target: str | None = None) -> Samples:
+def samples_of(settings: ProjectSettings, data: str | None = None) -> Samples:
+    """Open the samples of a project.
+
+    data: where they lie, where that is elsewhere than its settings say.
+
+    Raises:
+        ConfigError, DataError: as `open_samples`.
+    """
+    place = settings.data if data is None else data
+    return open_samples(place, settings.classes, settings.target, settings.reading)
+
+
+def open_samples(
+    data: str,
+    classes: Sequence[str],
+    target: str | None = None,
+    reading: ReadingOptions = AS_FILES_SAY,
+) -> Samples:
     """Open what is to be labelled.
 
     data: a folder of images, a table or texts in one file, or a name of `BUILT_IN`. classes: their
-    names. target: the column of labels of a table; label, class or target where not given.
+    names. target: the column of labels of a table; label, class or target where not given. reading:
+    how the files are read.
 
     Raises:
+        ConfigError: options that do not fit the files.
         DataError: nothing of that name, no sample in it, or labels that are no classes.
     """
     path = Path(data).expanduser()
-    if path.is_dir():
-        return _folder(path.absolute(), classes)
-    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
-        return _table(path.absolute(), classes, target)
+    with options_as_command_options(), limited_to(reading.read_limit):
+        if path.is_dir():
+            return _folder(path.absolute(), classes, reading)
+        if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+            return _table(path.absolute(), classes, target, reading)
     if data in BUILT_IN:
         from upslope import datasets
 
@@ -170,31 +217,55 @@ def open_samples(data: str, classes: Sequence[str], target: str | None = None) -
     )
 
 
-def _folder(root: Path, classes: Sequence[str]) -> FolderImages:
+def open_images(folder: str, reading: ReadingOptions = AS_FILES_SAY) -> FolderImages:
+    """Open all images of a folder, at any depth, whatever its folders are called.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    root = Path(folder).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"Expected a folder of images but there is none at {folder!r}.")
+    left_out = LeftOut()
+    return _images(root, images_in(root, root, left_out), {}, left_out, reading)
+
+
+def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> FolderImages:
     left_out = LeftOut()
     if is_flat(root, classes):
         ids = images_in(root, root, left_out)
         labels: dict[str, str] = {}
     else:
-        entries = by_class(root, "auto", left_out)
+        entries = by_class(root, reading.layout, left_out)
         for id_, _, split in entries:
             if split not in ("", "train"):
                 left_out.add(f"images of the split {split}, which nobody is asked for", id_)
         pool_entries = [(id_, name) for id_, name, split in entries if split in ("", "train")]
         ids = [id_ for id_, _ in pool_entries]
         labels = {id_: name for id_, name in pool_entries if name}
+    _refuse_strangers(labels, classes, root)
+    return _images(root, ids, labels, left_out, reading)
+
+
+def _images(
+    root: Path,
+    ids: Sequence[str],
+    labels: Mapping[str, str],
+    left_out: LeftOut,
+    reading: ReadingOptions,
+) -> FolderImages:
+    """The images of a folder but for links to elsewhere, with notes on what was left out."""
     ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
     labels = {id_: labels[id_] for id_ in ids if id_ in labels}
     if not ids:
-        raise DataError(f"Expected images to label in {root} but there are none. Check the path.")
-    _refuse_strangers(labels, classes, root)
-    notes = left_out.notes()
+        raise DataError(f"Expected images in {root} but there are none. Check the path.")
+    notes = tuple(map(as_command_options, left_out.notes()))
     if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
         notes = (
             *notes,
             "HEIC pictures are read with pillow-heif: pip install '.[label]'",
         )
-    return FolderImages(root, tuple(ids), labels, notes)
+    return FolderImages(root, tuple(ids), labels, notes, reading=reading)
 
 
 def _leads_elsewhere(root: Path, id_: str, left_out: LeftOut) -> bool:
@@ -206,27 +277,31 @@ def _leads_elsewhere(root: Path, id_: str, left_out: LeftOut) -> bool:
     return True
 
 
-def _table(path: Path, classes: Sequence[str], target: str | None) -> TableRows:
-    rows = read_rows(path, None)
+def _table(
+    path: Path, classes: Sequence[str], target: str | None, reading: ReadingOptions
+) -> TableRows:
+    rows = read_rows(path, reading.id, encoding=reading.encoding, delimiter=reading.delimiter)
     columns = rows.table.column_names
     column = target or next((name for name in USUAL if name in columns), None)
     labels: dict[str, str] = {}
+    notes = rows.notes
     if column is not None:
-        names, values = read_classes(
+        names, values, label_notes = read_classes(
             rows.column(column, "target"), f"classes in the column `{column}` of {path}", None,
             class_list=list(classes),
-        )[:2]  # fmt: skip
+        )  # fmt: skip
+        notes = (*notes, *label_notes)
         labels = {
             id_: names[value] for id_, value in zip(rows.ids, values, strict=True) if value >= 0
         }
-    by_id = row_contents(path, {} if target is None else {"target": target})
+    by_id = row_contents(path, {**asdict(reading), "target": target})
     cells = tuple(by_id[id_] for id_ in rows.ids)
     if not cells or not cells[0]:
         raise DataError(
             f"Expected rows with something to see in {path} but there are none. Check the file."
         )
     kind: Kind = "text" if len(cells[0]) == 1 else "row"
-    return TableRows(rows.ids, cells, labels, rows.notes, kind)
+    return TableRows(rows.ids, cells, labels, tuple(map(as_command_options, notes)), kind)
 
 
 def _refuse_strangers(labels: Mapping[str, str], classes: Sequence[str], root: Path) -> None:

@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import from_json
+from upslope.labelling.project import check_author
 from upslope.labelling.samples import TableRows
 from upslope.labelling.session import Session
 from upslope.labelling.training_process import TrainingProcess
@@ -138,9 +139,14 @@ class Page:
         """With a token in the address: the cookies, and the address without it."""
         if "token" not in request.query_params or request.method != "GET":
             return None
+        name = request.query_params.get("name", "").strip()[:100]
+        try:
+            check_author(name)
+        except DataError as error:
+            return PlainTextResponse(str(error), 400)
         response = RedirectResponse("/", 303)
         response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
-        if name := request.query_params.get("name", "").strip()[:100]:
+        if name:
             response.set_cookie(
                 self._name_cookie, name.encode().hex(), httponly=True, samesite="strict"
             )

@@ -32,6 +32,15 @@ AnswerLabel = int | list[int] | str
 SKIP, CANNOT_TELL = "skip", "cannot tell"
 REASONS = (SKIP, CANNOT_TELL)
 CONTROL, BY_IMPORT = "control", "imported"
+IMPORT_AUTHOR = "import: "
+"""How the authors of imported labels begin, before the name of their source; people's may not."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """In place of a label: a person gave none. reason: one of `REASONS`."""
+
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from upslope.labelling.learner import Learner
 from upslope.labelling.project import read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Ranking
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import samples_of
+from upslope.memory import take_buffers
 
 _NICE = 10  # the page goes first
 _ADVISE_EVERY, _ADVISE_GROWTH = 25, 1.05
@@ -41,7 +42,7 @@ class Trainer:
         self._folder, self._change_event, self._out = folder, change_event, out
         self._settings, _ = read_project(folder)
         settings = self._settings
-        self._samples = open_samples(settings.data, settings.classes, settings.target)
+        self._samples = samples_of(settings)
         self._queue = Queue(self._samples.ids, settings)
         self._learner: Learner | None = None
         self._advice: dict[str, Any] | None = None
@@ -102,15 +103,18 @@ def main() -> None:
     change_event = threading.Event()
 
     def listen() -> None:
-        for _ in sys.stdin:
-            change_event.set()
-        os._exit(0)  # the parent has ended
+        try:
+            for _ in sys.stdin:
+                change_event.set()
+        finally:
+            os._exit(0)  # the parent has ended, or can be heard no more
 
     threading.Thread(target=listen, daemon=True, name="upslope-listen").start()
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     try:
+        take_buffers()
         Trainer(Path(sys.argv[1]), change_event, out).run()
     except BrokenPipeError:
         os._exit(0)  # the parent was killed: nobody reads rankings any more

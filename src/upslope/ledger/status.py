@@ -107,7 +107,9 @@ def unfitted_words(cycles: list[int]) -> str:
 def _next(run: RunResult) -> str:
     sheet = run.path / SHEET
     if run.pending and sheet.is_file():
-        return f"fill in the column `label` of {sheet}, then run the same command again"
+        # Masks are files in the data set; the column then holds skips alone.
+        what = "draw the masks of" if run.primary == "miou" else "fill in the column `label` of"
+        return f"{what} {sheet}, then run the same command again"
     if run.pending:
         return "run the same command again: it takes in labels, or says where to write them"
     if not run.finished:

@@ -12,7 +12,8 @@ and the batch s is to minimise, with F = sum_x I(x) over the candidates and L th
 2K samples are added one by one, each that which lowers it most; then K are taken away again, each
 that which raises it least.
 
-How the traces are followed is in `upslope.strategies.fisher`.
+How the traces are followed is in `upslope.strategies.fisher`; `fisher_bounds` tells which
+candidates may be the next, so that few need to be followed.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from upslope.errors import SelectionError
 from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.fisher import Fisher, information, whole
+from upslope.strategies.fisher import Fisher
+from upslope.strategies.fisher_bounds import TIE, LazyGains
+from upslope.strategies.information import information, whole
 from upslope.strategies.posteriors import posterior_need
 
 _DIGITS = 1e13
@@ -46,8 +50,8 @@ class Bait(QueryStrategy):
     reference: ClassVar[str] = "Ash et al., NeurIPS 2021"
     signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
     cost: ClassVar[str] = (
-        "(n + m) C^2 d^2 + C^3 d^3 + K (n C^2 d + C^3 d^2); "
-        "memory 5 (C d)^2 + 2 n C^2 + n d doubles, C d <= 6000"
+        "(n + m) C^2 d^2 + C^3 d^3 + n C d^2, and for candidates that bounds leave, n at most, "
+        "C^2 d^2 + K C^2 d each; memory 5 (C d)^2 + 3 n C^2 + 2 n d doubles, C d <= 6000"
     )
     best_for: ClassVar[str] = "small and medium budgets, few classes"
 
@@ -71,7 +75,7 @@ class Bait(QueryStrategy):
         check_size(p.shape[1], h.shape[1])
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
-        """Forward to 2K, back to K; scores are the first gains."""
+        """Add 2K candidates one by one, then take K away again."""
         p, h = (pool.signal(need).double() for need in self.needs)
         check_size(p.shape[1], h.shape[1])
         longest = float(h.abs().max())
@@ -82,21 +86,23 @@ class Bait(QueryStrategy):
                 "the ridge. Scale the features, or raise `ridge`."
             )
         p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
-        fisher = Fisher(whole(p), h, information(whole(p_l), h_l), self.ridge)
-        scores = fisher.gains()
-        positions: list[int] = []
-        for _ in range(min(2 * budget, len(pool))):
-            gains = fisher.gains()
-            gains[positions] = -torch.inf
-            positions.append(int(gains.argmax()))
-            fisher.add(positions[-1])
-        fisher.keep(positions)
-        remaining = list(range(len(positions)))
+        # As many threads as torch has: another number would give other bits.
+        with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+            return self._search(whole(p), h, information(whole(p_l), h_l), budget)
+
+    def _search(self, p: Tensor, h: Tensor, labelled: Tensor, budget: int) -> Choice:
+        fisher = Fisher(p, h, information(p, h), labelled, self.ridge)
+        search = LazyGains(fisher, p)
+        positions = [search.take() for _ in range(min(2 * budget, len(p)))]
+        remaining = list(positions)
         while len(remaining) > budget:
+            losses = fisher.losses(remaining)
             # Of equal ones the last chosen goes, so that ties stay with the smaller id.
-            place = len(remaining) - 1 - int(fisher.losses(remaining).flip(0).argmin())
-            fisher.remove(remaining.pop(place))
-        return Choice([positions[i] for i in remaining], scores, {"trace": fisher.trace()})
+            least = float(losses.min())
+            place = int((losses <= least + TIE * abs(least)).nonzero()[-1])
+            near = [remaining[k] for k in losses.argsort().tolist()]
+            fisher.remove(remaining.pop(place), near)
+        return Choice(remaining, notes={"trace": fisher.trace()})
 
 
 def check_size(classes: int, width: int) -> None:

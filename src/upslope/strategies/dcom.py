@@ -33,7 +33,7 @@ from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import distance_blocks, normalise, squared_distances
+from upslope.strategies.distances import BLOCK, distance_blocks, normalise
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import posterior_need
 
@@ -78,14 +78,19 @@ class DCoM(QueryStrategy):
         p = pool.signal(p_need).float()
         every = torch.cat([x, y])
         classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
-        radii = self.radii(every, y, classes, pool.labels)
-        is_covered = _find_covered(every, y, radii)
+        is_near = _find_covered(every, y, torch.full((len(y),), self.delta))
+        radii = self.radii(every, y, classes, pool.labels, is_near)
+        # No ball is larger than delta, so that what is beyond stays uncovered.
+        is_covered = is_near.index_put(
+            (is_near.nonzero().flatten(),), _find_covered(every[is_near], y, radii)
+        )
         share = float(is_covered.float().mean())
         weight = competence(share, self.slope, self.centre)
         unsure = _scale(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
         radius = float(radii.mean()) if len(radii) else self.delta
         density = _uncovered_neighbours(x, every, is_covered, radius)
 
+        squares = every.square().sum(dim=1)
         scores: Tensor | None = None
         positions: list[int] = []
         for _ in range(budget):
@@ -94,19 +99,30 @@ class DCoM(QueryStrategy):
             mixture[positions] = -torch.inf
             best = int(mixture.argmax())
             positions.append(best)
-            within = squared_distances(x[best : best + 1], every)[0] < radius**2
+            place = slice(best, best + 1)
+            near = _squares_to(every, squares, x[place], squares[place])[:, 0]
+            within = near < radius**2
             new = (within & ~is_covered).nonzero().flatten()
-            for rows, squares in distance_blocks(x, every[new]):
-                density[rows] -= (squares < radius**2).sum(dim=1)
+            for part in torch.split(new, max(1, BLOCK // len(x))) if len(new) else ():
+                near = _squares_to(x, squares[: len(x)], every[part], squares[part])
+                density -= (near < radius**2).sum(dim=1)
             is_covered[new] = True
         return Choice(
             positions, scores, {"coverage": share, "competence": weight, "radius": radius}
         )
 
-    def radii(self, every: Tensor, y: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor:
+    def radii(
+        self,
+        every: Tensor,
+        y: Tensor,
+        classes: Tensor,
+        labels: Tensor | None,
+        is_near: Tensor,
+    ) -> Tensor:
         """The radius of the ball of each labelled sample: (m,).
 
-        every: (n + m, d); y: (m, d), labelled; classes: (n + m,), predicted; labels: (m,).
+        every: (n + m, d); y: (m, d), labelled; classes: (n + m,), predicted; labels: (m,);
+        is_near: (n + m,), whether balls of radius delta cover it.
         """
         if not len(y):
             return torch.empty(0)
@@ -115,8 +131,7 @@ class DCoM(QueryStrategy):
                 f"Expected one class for each of the {len(y)} labelled samples, which decides how "
                 "far their balls reach, but the task's labels are of another kind. Take u-herding."
             )
-        widest = torch.full((len(y),), self.delta)
-        threshold = 0.2 * float(_find_covered(every, y, widest).float().mean()) + 0.4
+        threshold = 0.2 * float(is_near.float().mean()) + 0.4
         radii = torch.empty(len(y))
         for rows, squares in distance_blocks(y, every):
             distances = squares.sqrt()
@@ -154,6 +169,12 @@ def _uncovered_neighbours(x: Tensor, every: Tensor, is_covered: Tensor, radius: 
     for rows, squares in distance_blocks(x, every[~is_covered]):
         counts[rows] = (squares < radius**2).sum(dim=1).float()
     return counts
+
+
+def _squares_to(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor) -> Tensor:
+    """Squared distances between the rows of x and few of y: (n, k). of_x, of_y: squared lengths."""
+    # Few rows on the right take a product a third of the time that they take on the left.
+    return torch.addmm(of_y, x, y.T, alpha=-2).add_(of_x[:, None]).clamp_(min=0)
 
 
 def _scale(values: Tensor) -> Tensor:

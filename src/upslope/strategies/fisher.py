@@ -8,166 +8,263 @@ I(x) has low rank: I(x) = V V^T with V = A (x) h, ((C - 1) d, C - 1), and A A^T 
 Woodbury
 
     tr( (M +- V V^T)^-1 F ) = tr( M^-1 F ) -+ tr( (1 +- Q)^-1 R ),
-    Q = V^T M^-1 V,   R = V^T M^-1 F M^-1 V,
+    Q = V^T M^-1 V,   R = V^T X V,   X = M^-1 F M^-1,
 
-C - 1 squared each, and both are carried along for all candidates while M changes by rank C - 1:
+C - 1 squared each. A step changes M by +- U U^T, the information of the sample taken:
 
-    M +- U U^T has the inverse M^-1 -+ W W^T with W = M^-1 U (1 +- U^T M^-1 U)^-1/2, hence
+    M^-1' = M^-1 -+ W W^T,           W = M^-1 U (1 +- U^T M^-1 U)^-1/2,
+    X' = X - W H^T - H W^T,          H = +- X U (1 +- U^T M^-1 U)^-1/2 - W W^T F W / 2.
 
-    Q' = Q -+ G G^T,   G = V^T W,
-    R' = R - (G H^T + H G^T),   H = V^T (+- M^-1 F W - W W^T F W / 2)
+M^-1 and X are computed once. W and H of every step are held, and a candidate's Q and R are brought
+up to date when they are asked for:
+
+    Q' = Q -+ G G^T,   R' = R - G (V^T H)^T - (V^T H) G^T,   G = V^T W.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from upslope.strategies.information import roots, symmetric_product
+
 SINGULAR = 1e-10
-ROWS = 2048
-"""Candidates at a time, whose matrices and products stay in a processor's cache."""
 SIDE = 128
-"""Rows of a block of a symmetric product, of which only blocks up to the diagonal are computed."""
+"""Rows of a block of a symmetric form, of which only blocks up to the diagonal are computed."""
+ROWS = 2048
+"""Candidates at a time, whose products stay in a processor's cache."""
+TOGETHER = 64
+"""Samples whose products with M^-1 and X are computed together: each matrix is read once."""
+
+
+FEW = 4
+"""Steps that are few enough to copy."""
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step was made of, with M as it was before it.
+
+    root: (1 +- U^T M^-1 U)^-1/2, (c, c) with c = C - 1, so that W = M^-1 U root. overlaps: U^T W of
+    steps before, (c, steps c). spread: X U, (c, d, c).
+    """
+
+    root: Tensor
+    overlaps: Tensor
+    spread: Tensor
 
 
 class Fisher:
-    """tr(M^-1 F), and what it would be with a sample more or less. p: (n, C), h: (n, d)."""
+    """tr(M^-1 F), and what it would be with a sample more or less.
 
-    def __init__(self, p: Tensor, h: Tensor, labelled_rows: Tensor, ridge: float) -> None:
+    p: (n, C) posteriors and h: (n, d) features of the candidates; pool: F; labelled: that of the
+    labelled samples, which with the ridge is M at first.
+    """
+
+    def __init__(self, p: Tensor, h: Tensor, pool: Tensor, labelled: Tensor, ridge: float) -> None:
         self.h, self.a = h, roots(p)
-        size = len(labelled_rows)
-        self.pool = information(p, h)
-        matrix = labelled_rows + ridge * torch.eye(size, dtype=labelled_rows.dtype)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-        self.q = self.quadratic(self.inverse)
-        self.r = self.quadratic(symmetric_product(self.inverse @ self.pool, self.inverse))
-
-    def quadratic(self, matrix: Tensor) -> Tensor:
-        """V^T matrix V of every candidate, the matrix being symmetric: (n, C - 1, C - 1)."""
         n, c = self.a.shape[:2]
-        d = self.h.shape[1]
-        blocks = matrix.reshape(c, d, c, d)
-        inner = torch.empty(n, c, c, dtype=matrix.dtype)
-        for i in range(c):
-            for j in range(i + 1):
-                inner[:, i, j] = inner[:, j, i] = self._forms(blocks[i, :, j])
-        return self.a.mT @ inner @ self.a
+        self.inverse, self.spread = inverses(labelled, ridge, pool)
+        self.first_trace = float((self.inverse * pool).sum())
+        self.change_of_trace = 0.0
+        self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
+        self.epoch = torch.full((n,), -1)
+        """Steps that Q and R of each candidate know of; -1 where they were never computed."""
+        self.steps = 0
+        self._w = self._h = torch.empty(c, 0, h.shape[1], dtype=h.dtype)  # (c, steps c, d)
+        self._signs: list[float] = []
+        self._products: dict[int, tuple[int, Tensor]] = {}
 
-    def _forms(self, block: Tensor) -> Tensor:
-        """h^T block h of every candidate: (n,). block: (d, d)."""
-        forms = torch.zeros(len(self.h), dtype=block.dtype)
-        symmetric = block + block.T
-        for side in range(0, len(block), SIDE):
-            # What lies before the diagonal block counts twice, so what lies after it is left out.
-            end = min(side + SIDE, len(block))
-            half = symmetric[:end, side:end].clone()
-            half[side:] /= 2
-            for part, h in zip(torch.split(forms, ROWS), torch.split(self.h, ROWS), strict=True):
-                part += (h[:, :end] @ half).mul_(h[:, side:end]).sum(dim=1)
-        return forms
+    @property
+    def most_steps(self) -> int:
+        """Steps whose W and H take as much memory as M^-1 and X; `fold` them then."""
+        return max(TOGETHER, self.h.shape[1])
 
-    def gains(self) -> Tensor:
-        """By how much each candidate would lower the trace: (n,)."""
-        parts = zip(torch.split(self.q, ROWS), torch.split(self.r, ROWS), strict=True)
-        return torch.cat([_traces(torch.linalg.solve(_one(q) + q, r)) for q, r in parts])
+    def settle(self, rows: Tensor) -> None:
+        """Bring Q and R of candidates up to date. rows: (k,) distinct positions."""
+        new = rows[self.epoch[rows] < 0]
+        for part in torch.split(new, ROWS) if len(new) else ():
+            self.q[part] = self._quadratic(self.inverse, part)
+            self.r[part] = self._quadratic(self.spread, part)
+            self.epoch[part] = 0
+        rows = rows[self.epoch[rows] < self.steps]
+        for epoch in sorted(set(self.epoch[rows].tolist())):
+            columns = self.a.shape[1] ** 2 * (self.steps - epoch)
+            size = max(16, 2**20 // columns)
+            for part in torch.split(rows[self.epoch[rows] == epoch], size):
+                self._catch_up(part, epoch)
+        self.epoch[rows] = self.steps
+
+    def gains(self, rows: Tensor | None = None) -> Tensor:
+        """By how much each candidate, or each of `rows`, would lower the trace: (k,)."""
+        rows = torch.arange(len(self.h)) if rows is None else rows
+        self.settle(rows)
+        parts = torch.split(rows, ROWS)
+        return torch.cat([_traces(torch.linalg.solve(_one(self.q[p]) + self.q[p], self.r[p]))
+                          for p in parts])  # fmt: skip
 
     def losses(self, rows: list[int]) -> Tensor:
         """By how much the trace would rise without each of these, which are in M: (len,)."""
+        self.settle(torch.tensor(rows))
         q, r = self.q[rows], self.r[rows]
         return _traces(torch.linalg.solve(_one(q) - q, r))
 
-    def add(self, i: int) -> None:
-        """M + V V^T: the inverse less W W^T, with W = M^-1 V (1 + Q)^-1/2."""
-        self._change(i, 1.0)
+    def add(self, i: int, near: list[int] | None = None) -> Step:
+        """M + V V^T. near: candidates likely to be next, for which some work is shared."""
+        return self._change(i, 1.0, near or [])
 
-    def remove(self, i: int) -> None:
-        """M - V V^T: the inverse and W W^T, with W = M^-1 V (1 - Q)^-1/2."""
-        self._change(i, -1.0)
-
-    def keep(self, rows: list[int]) -> None:
-        """Forget all other candidates: from here on, row i is rows[i]. F stays that of all."""
-        self.h, self.a, self.q, self.r = (t[rows] for t in (self.h, self.a, self.q, self.r))
+    def remove(self, i: int, near: list[int] | None = None) -> None:
+        """M - V V^T. near: as for `add`."""
+        self._change(i, -1.0, near or [])
 
     def trace(self) -> float:
         """Return tr(M^-1 F), the objective."""
-        return float((self.inverse * self.pool).sum())
+        return self.first_trace + self.change_of_trace
 
-    def _change(self, i: int, sign: float) -> None:
+    def fold(self) -> None:
+        """Count all steps into M^-1 and X; Q and R that do not know of them are forgotten."""
         c, d = self.a.shape[1], self.h.shape[1]
-        v = torch.einsum("ck,d->cdk", self.a[i], self.h[i]).flatten(0, 1)  # (C d, C)
+        w, h = (t[:, : self.steps * c].movedim(1, 2).reshape(c * d, -1) for t in (self._w, self._h))
+        signs = torch.tensor(self._signs, dtype=w.dtype).repeat_interleave(c)
+        self.inverse.sub_(torch.from_numpy((w * signs).numpy() @ w.T.numpy()))
+        cross = torch.from_numpy(w.numpy() @ h.T.numpy())
+        self.spread.sub_(cross).sub_(cross.T)
+        self.epoch = torch.where(self.epoch == self.steps, 0, -1)
+        self.steps = 0
+        self._signs.clear()
+        self._products.clear()
+
+    def _change(self, i: int, sign: float, near: list[int]) -> Step:
+        if self.steps == self.most_steps:
+            self.fold()
+        before, _ = self._overlaps(torch.tensor([i]), 0)
+        c, d = self.a.shape[1], self.h.shape[1]
+        self.settle(torch.tensor([i]))
         # Where rounding left 1 - Q singular, features are so long that a label says everything.
         values, axes = torch.linalg.eigh(_one(self.q[i]) + sign * self.q[i])
-        w = self.inverse @ v @ (axes / values.clamp(min=SINGULAR).sqrt())
-        pool_w = self.pool @ w
-        half = sign * (self.inverse @ pool_w) - w @ (w.T @ pool_w) / 2
-        both = torch.cat([w, half], dim=1).reshape(c, d, -1).movedim(0, 1).flatten(start_dim=1)
-        views = (torch.split(t, ROWS) for t in (self.h, self.a, self.q, self.r))
-        for h, a, q, r in zip(*views, strict=True):
-            products = a.mT @ (h @ both).reshape(len(h), c, -1)
-            g, half_seen = products[:, :, :c], products[:, :, c:]
-            q.baddbmm_(g, g.mT, alpha=-sign)
-            cross = g @ half_seen.mT
-            r.sub_(cross).sub_(cross.mT)
-        self.inverse.addmm_(w, w.T, alpha=-sign)
+        root = axes / values.clamp(min=SINGULAR).sqrt()
+        inner = root.T @ self.r[i] @ root  # W^T F W
+        self.change_of_trace -= sign * float(inner.diagonal().sum())
+        inverse_v, spread_v = self._product(i, near)  # (c, d, c) each
+        w = inverse_v @ root
+        half = sign * (spread_v @ root) - w @ inner / 2
+        if self._w.shape[1] == self.steps * c:  # twice as many as before
+            room = min(self.most_steps, max(TOGETHER, 2 * self.steps)) * c
+            self._w, self._h = (
+                torch.cat([t, t.new_empty(c, room - t.shape[1], d)], dim=1)
+                for t in (self._w, self._h)
+            )
+        place = slice(self.steps * c, (self.steps + 1) * c)
+        self._w[:, place], self._h[:, place] = w.mT, half.mT
+        self._signs.append(sign)
+        self.steps += 1
+        return Step(root, before[0], spread_v)
+
+    def _product(self, i: int, near: list[int]) -> Tensor:
+        """M^-1 V and X V of a candidate now: (2, c, d, c)."""
+        if i not in self._products:
+            rows = [i, *(k for k in near if k != i)][:TOGETHER]
+            products = self._first_products(rows)
+            self._step_products(rows, products, 0)
+            self._products = {k: (self.steps, x) for k, x in zip(rows, products, strict=True)}
+        epoch, product = self._products.pop(i)
+        self._step_products([i], product[None], epoch)
+        return product
+
+    def _step_products(self, rows: list[int], products: Tensor, epoch: int) -> None:
+        """Count the steps from `epoch` on into M^-1 V and X V: (k, 2, c, d, c), in place."""
+        if epoch == self.steps:
+            return
+        c, d = self.a.shape[1], self.h.shape[1]
+        g, overlaps = self._overlaps(torch.tensor(rows), epoch)
+        with_signs = g * torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(c)
+        both = torch.cat([with_signs, overlaps], dim=1).flatten(0, 1).T.numpy()  # (steps c, k 2 c)
+        of_steps = slice(epoch * c, self.steps * c)
+        right = g.flatten(0, 1).T.numpy()
+        for k, (w, h) in enumerate(zip(self._w[:, of_steps], self._h[:, of_steps], strict=True)):
+            of_w = torch.from_numpy(w.T.numpy() @ both).view(d, len(rows), 2, c)
+            products[:, :, k] -= of_w.permute(1, 2, 0, 3)
+            of_h = torch.from_numpy(h.T.numpy() @ right).view(d, len(rows), c)
+            products[:, 1, k] -= of_h.transpose(0, 1)
+
+    def _first_products(self, rows: list[int]) -> Tensor:
+        """M^-1 V and X V of candidates before any step: (k, 2, c, d, c)."""
+        c, d = self.a.shape[1], self.h.shape[1]
+        h, a = self.h[rows].T.numpy(), self.a[rows]
+        result = self.h.new_empty(len(rows), 2, c, d, c)
+        for k, matrix in enumerate((self.inverse, self.spread)):
+            blocks = matrix.view(c * d, c, d).numpy()
+            of_h = torch.stack([torch.from_numpy(blocks[:, j] @ h) for j in range(c)])
+            result[:, k] = torch.einsum("jmb,bjk->bmk", of_h, a).view(-1, c, d, c)
+        return result
+
+    def _overlaps(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """V^T W and V^T H of the steps from `epoch` on: (k, c, steps c) each."""
+        h, a = self.h[rows].numpy(), self.a[rows].mT
+        place = slice(epoch * a.shape[1], self.steps * a.shape[1])
+        return a @ _by_class(h, self._w[:, place]), a @ _by_class(h, self._h[:, place])
+
+    def _catch_up(self, rows: Tensor, epoch: int) -> None:
+        g, overlaps = self._overlaps(rows, epoch)
+        signs = torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(g.shape[1])
+        self.q[rows] -= (g * signs) @ g.mT
+        cross = g @ overlaps.mT
+        self.r[rows] -= cross + cross.mT
+
+    def _quadratic(self, matrix: Tensor, rows: Tensor) -> Tensor:
+        """V^T matrix V of candidates, the matrix being symmetric: (k, c, c)."""
+        c, d = self.a.shape[1], self.h.shape[1]
+        blocks, h = matrix.view(c, d, c, d), self.h[rows]
+        inner = torch.empty(len(rows), c, c, dtype=matrix.dtype)
+        for i in range(c):
+            for j in range(i + 1):
+                inner[:, i, j] = inner[:, j, i] = forms(blocks[i, :, j], h)
+        return self.a[rows].mT @ inner @ self.a[rows]
 
 
-def whole(p: Tensor) -> Tensor:
-    """Posteriors that sum to 1 in double precision too: where they miss it by single precision,
-    diag(p) - p p^T has an eigenvalue below 0, and over many samples more than the ridge makes up.
-    """
-    return p / p.sum(dim=1, keepdim=True)
+def _by_class(h: Matrix, steps: Tensor) -> Tensor:
+    """What each row of h sees of W or H, by classes: (k, c, steps c). steps: (c, steps c, d)."""
+    c, columns, d = steps.shape
+    if columns <= FEW * c:  # one product of a copy is faster than a thin one for each class
+        products = h @ steps.reshape(c * columns, d).numpy().T
+        return torch.from_numpy(products).view(len(h), c, columns)
+    return torch.stack([torch.from_numpy(h @ of_class.numpy().T) for of_class in steps], dim=1)
 
 
-def roots(p: Tensor) -> Tensor:
-    """Square A with A A^T = B^T (diag(p) - p p^T) B. p: (n, C), returns (n, C - 1, C - 1).
-
-    diag(p) - p p^T = diag(s) (1 - s s^T) diag(s) with s = sqrt(p), of length 1. A Householder
-    reflection takes s to the last axis, so that its other columns Z have Z Z^T = 1 - s s^T.
-    """
-    if p.shape[1] == 1:
-        return torch.zeros(len(p), 1, 1, dtype=p.dtype)
-    s = p.sqrt()
-    v = s.clone()
-    v[:, -1] += 1
-    z = torch.eye(p.shape[1], dtype=p.dtype)[:, :-1] - v[:, :, None] * (s / v[:, -1:])[:, None, :-1]
-    return basis(p.shape[1]).T @ (s[:, :, None] * z)
-
-
-def information(p: Tensor, h: Tensor) -> Tensor:
-    """sum_x B^T (diag(p) - p p^T)(x) B (x) h h^T. p: (n, C), h: (n, d), returns the square matrix
-    of (C - 1) d rows."""
-    a = roots(p)
-    c, d = a.shape[1], h.shape[1]
-    total = p.new_zeros(c, d, c, d)
-    for i in range(c):
-        for j in range(i + 1):
-            weight = (a[:, i] * a[:, j]).sum(dim=1)
-            gram = p.new_zeros(d, d)
-            for part, of_part in zip(torch.split(h, ROWS), torch.split(weight, ROWS), strict=True):
-                gram += symmetric_product((part * of_part[:, None]).T, part)
-            total[i, :, j] = total[j, :, i] = gram
-    return total.reshape(c * d, c * d)
-
-
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right where that is known to be symmetric: half of the multiplications."""
-    size = len(left)
-    result = left.new_empty(size, size)
-    side = max(SIDE, size // 8)
-    for start in range(0, size, side):
-        end = min(start + side, size)
-        torch.mm(left[start:end], right[:, :end], out=result[start:end, :end])
-        result[:start, start:end] = result[start:end, :start].T
+def forms(block: Tensor, h: Tensor) -> Tensor:
+    """Return h^T block h of every row: (n,). block: (d, d); h: (n, d)."""
+    result = torch.zeros(len(h), dtype=block.dtype)
+    symmetric = block + block.T
+    for side in range(0, len(block), SIDE):
+        # What lies before the diagonal block counts twice, so what lies after it is left out.
+        end = min(side + SIDE, len(block))
+        half = symmetric[:end, side:end].clone()
+        half[side:] /= 2
+        for part, of_part in zip(torch.split(result, ROWS), torch.split(h, ROWS), strict=True):
+            products = of_part[:, :end].numpy() @ half.numpy()
+            part += (torch.from_numpy(products) * of_part[:, side:end]).sum(dim=1)
     return result
 
 
-def basis(classes: int) -> Tensor:
-    """B: orthonormal columns that sum to 0, (C, C - 1); of one class, which has none, (1, 1)."""
-    if classes == 1:
-        return torch.ones(1, 1, dtype=torch.float64)
-    centring = torch.eye(classes, dtype=torch.float64) - 1 / classes
-    columns: Tensor = torch.linalg.qr(centring[:, :-1]).Q
-    return columns
+def inverses(labelled: Tensor, ridge: float, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Return M^-1 and M^-1 F M^-1, for M = labelled + ridge and F = pool, all symmetric."""
+    from scipy.linalg import lapack  # takes a while to import, and most commands need it not
+
+    matrix = labelled + ridge * torch.eye(len(labelled), dtype=labelled.dtype)
+    # Column by column is row by row of a symmetric matrix, upper its lower triangle.
+    factor, info = lapack.dpotrf(matrix.T.numpy(), overwrite_a=1)
+    if info:
+        reason = f"no Cholesky factor of the information: dpotrf says {info}"
+        raise torch.linalg.LinAlgError(reason)  # type: ignore[attr-defined]
+    inverse = torch.from_numpy(lapack.dpotri(factor, overwrite_c=1)[0]).T.contiguous()
+    lower = inverse.tril_()
+    lower += lower.tril(-1).T
+    return lower, symmetric_product(torch.from_numpy(lower.numpy() @ pool.numpy()), lower)
 
 
 def _traces(matrices: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ class Holder:
         """Expect other values from now on. instead: what stands for each that it held."""
         self._values_to_be = [instead(value) for value in self._values]
 
+    def is_as_before(self) -> bool:
+        """Whether it holds, by identity, what it held at first."""
+        keys, values = self._entries()
+        return _are(values, self._values) and _are(keys, self._keys)
+
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
         keys, values = self._entries()
@@ -58,14 +63,14 @@ class HolderOfDicts(Holder):
         self._sizes = list(map(len, dicts))
         super().__init__(dicts)
 
+    def is_as_before(self) -> bool:
+        """Whether each dict holds, by identity, what it held at first."""
+        return self._holds(self._values)
+
     def put_back(self) -> None:
         """Let each dict hold what is expected, if a pass has changed it."""
-        if self._sizes == list(map(len, self.held)):
-            keys, values = chain.from_iterable(self.held), self._values_of(self.held)
-            if all(map(operator.is_, values, self._values_to_be)) and all(
-                map(operator.is_, keys, self._keys)
-            ):
-                return
+        if self._holds(self._values_to_be):
+            return
         start = 0
         for dictionary, size in zip(self.held, self._sizes, strict=True):
             part = slice(start, start + size)
@@ -79,6 +84,14 @@ class HolderOfDicts(Holder):
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return list(chain.from_iterable(self.held)), list(self._values_of(self.held))
+
+    def _holds(self, values_to_be: Sequence[Any]) -> bool:
+        # Asked of every entry of a model in every pass: without a loop of Python's.
+        return (
+            self._sizes == list(map(len, self.held))
+            and all(map(operator.is_, self._values_of(self.held), values_to_be))
+            and all(map(operator.is_, chain.from_iterable(self.held), self._keys))
+        )
 
     @staticmethod
     def _values_of(dicts: list[dict[Any, Any]]) -> Iterator[Any]:
@@ -119,6 +132,10 @@ class HolderOfSet(Holder):
     def __init__(self, tensors: set[Any]):
         super().__init__(tensors)
         self._copy = set(tensors)
+
+    def is_as_before(self) -> bool:
+        """Whether it holds what it held at first."""
+        return bool(self.held == self._copy)
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -161,6 +178,14 @@ class HolderOfHooks(Holder):
         self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
         self._modules, self._classes = modules, list(map(type, modules))
 
+    def is_as_before(self) -> bool:
+        """Whether modules have the hooks and the classes that they had at first."""
+        return (
+            list(map(len, self.held)) == self._sizes
+            and list(map(type, self._modules)) == self._classes
+            and all(_is_filled(self.held[i], copy) for i, copy in self._copies.items())
+        )
+
     def put_back(self) -> None:
         """Let modules have the hooks and the classes that they had."""
         now = list(map(len, self.held))
@@ -189,6 +214,12 @@ class HolderOfTensorHooks(Holder):
             if any(_hooks_of(tensor))
         }
 
+    def is_as_before(self) -> bool:
+        """Whether no tensor has hooks, nor had any."""
+        return not self._copies and not any(
+            t._backward_hooks or t._post_accumulate_grad_hooks for t in self.held
+        )
+
     def put_back(self) -> None:
         """Let tensors have the hooks that they had."""
         for tensor in self.held:
@@ -211,6 +242,11 @@ def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | N
 
 def _fill(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> None:
     """Let a dict hold what it held before, in that order."""
-    if list(dictionary.items()) != list(before.items()):
+    if not _is_filled(dictionary, before):
         dictionary.clear()
         dictionary.update(before)
+
+
+def _is_filled(dictionary: dict[Any, Any], before: Mapping[Any, Any]) -> bool:
+    """Whether a dict holds what it held before, in that order."""
+    return list(dictionary.items()) == list(before.items())

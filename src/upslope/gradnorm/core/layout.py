@@ -204,9 +204,18 @@ class Samples:
         Raises:
             SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
-        if self.layout.last >= tensor.dim() - keep:
+        layout = self.layout
+        if layout.last >= tensor.dim() - keep:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
+        if self._is_usual(tensor):  # in one step: asked of each use
+            return tensor.reshape(self.n, -1, *tensor.shape[tensor.dim() - keep :])
         return self.front(tensor).flatten(1, -1 - keep)
+
+    def _is_usual(self, tensor: Tensor) -> bool:
+        """Whether the entries of each sample lie together in dimension 0, and there are some."""
+        layout = self.layout
+        usual = type(layout) is Layout and layout.dim == 0 and layout.b is None
+        return usual and tensor.dim() > 0 and len(tensor) % self.n == 0 and tensor.numel() > 0
 
     def sum_to_shape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
@@ -218,6 +227,11 @@ class Samples:
         # All of it is the one sample's, also where it has no dimension for it.
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
+        # The usual place, and one row of the weight for all positions, in one step.
+        ahead = tensor.dim() - len(shape)
+        if ahead > 0 and self._is_usual(tensor) and tensor.shape[ahead:] == tuple(shape):
+            rows = tensor.reshape(self.n, -1, *shape)
+            return rows.sum(dim=1) if rows.shape[1] > 1 else rows[:, 0]
         if isinstance(self.layout, IndexedLayout):
             return self.layout.sum_by_sample(tensor, full).reshape(self.n, *shape)
         if full[self.layout.dim] != 1:

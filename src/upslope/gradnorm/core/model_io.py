@@ -288,13 +288,14 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
     The engine walks through them a dozen times per batch. PyTorch's own walk makes the name of each
     module on its way, which is ten times as slow: a hundredth of the time of a small batch.
     """
-    modules: list[nn.Module] = []
-    module_ids: set[int] = set()
-    stack: list[nn.Module | None] = [model]
-    while stack:
-        module = stack.pop()
-        if module is not None and id(module) not in module_ids:
-            module_ids.add(id(module))
-            modules.append(module)
-            stack.extend(list(module._modules.values())[::-1])
-    return modules
+    modules = {id(model): model}
+    _add_modules(model, modules)
+    return list(modules.values())
+
+
+def _add_modules(module: nn.Module, modules: dict[int, nn.Module]) -> None:
+    for child in module._modules.values():
+        if child is not None and id(child) not in modules:
+            modules[id(child)] = child
+            if child._modules:
+                _add_modules(child, modules)

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.containers import Walk
+from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
 from upslope.gradnorm.core.state_memory import (
     FewNumbers,
+    Looks,
     OddTensor,
     Stretch,
     copy_bytes,
@@ -49,27 +50,34 @@ class ModelState:
     that are no part of it, with their tensors.
     """
 
+    _refusals: ClassVar[int] = 0
+    """How many states were refused, of all models."""
+
     def __init__(self, model: nn.Module, *others: nn.Module, apart_from: Iterable[nn.Module] = ()):
-        walk = Walk(model, *others, apart_from=apart_from)
-        self._holders = walk.holders
-        self._modules = walk.modules
-        plain = [t for t in walk.tensors.values() if has_memory(t)]
-        ids = {id(t) for t in plain}
-        # Sparse tensors and their like have no memory that could be compared.
-        self._odd = [
-            OddTensor(t)
-            for t in walk.tensors.values()
-            if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
-        ]
-        stretches = stretches_of(plain)
-        self._requires = {id(p): p.requires_grad for s in stretches for p in s.parameters}
-        key = torch.is_grad_enabled(), _flags(walk.modules)
+        self._is_whole_model = not others and not apart_from
+        walk = (
+            borrow_walk(model)
+            if self._is_whole_model
+            else Walk(model, *others, apart_from=apart_from)
+        )
+        self._walk, self._holders, self._modules = walk, walk.holders, walk.modules
+        self._open_tensors(walk)
+        if "flags" not in walk.notes:
+            walk.notes["flags"] = _flags(walk.modules)
+        key = torch.is_grad_enabled(), walk.notes["flags"]
         learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
         self._learns = key not in learnt_ids
         self._ids_of_writes = learnt_ids.setdefault(key, set())
-        self._stretches_to_copy = [s for s in stretches if not s.parameters or self._is_copied(s)]
-        self._watch_only([s for s in stretches if s.parameters and not self._is_copied(s)])
+        self._stretches_to_copy: list[Stretch] = []
+        stretches_to_watch: list[Stretch] = []
+        for stretch in self._stretches:
+            is_copied = self._is_copied(stretch)
+            (self._stretches_to_copy if is_copied else stretches_to_watch).append(stretch)
+        self._watch_only(stretches_to_watch)
         copy_bytes(self._stretches_to_copy)
+        self._renewed_at: int | None = ModelState._refusals
+        """How many states were refused when all was as it is to be before a pass; None once a pass
+        has begun. A state within this one that is refused may leave tensors changed."""
         self._has_replaced = False
         self.passes = 0
         """How many passes have begun."""
@@ -84,8 +92,34 @@ class ModelState:
         self._hidden: set[int] = set()
         """Tensors that were read though others stood for them."""
 
+    def _open_tensors(self, walk: Walk) -> None:
+        """Take in the tensors that the walk found, and the memory that they look at."""
+        looks: Looks | None = walk.notes.get("looks")
+        if looks is not None and looks.are_where_they_were():
+            looks.start_anew()
+            self._looks, self._odd, self._stretches = looks, [], walk.notes["stretches"]
+        else:
+            walk.notes = {}
+            plain = [t for t in walk.tensors.values() if has_memory(t)]
+            ids = {id(t) for t in plain}
+            # Sparse tensors and their like have no memory that could be compared.
+            self._odd = [
+                OddTensor(t)
+                for t in walk.tensors.values()
+                if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
+            ]
+            self._stretches = stretches_of(plain)
+            self._looks = Looks(self._stretches)
+        self._parameters = [p for s in self._stretches for p in s.parameters]
+        self._requires = [p.requires_grad for p in self._parameters]
+
     def _is_copied(self, stretch: Stretch) -> bool:
-        return self._learns or any(id(p) in self._ids_of_writes for p in stretch.parameters)
+        parameters, written_ids = stretch.parameters, self._ids_of_writes
+        return (
+            not parameters
+            or self._learns
+            or (bool(written_ids) and any(id(p) in written_ids for p in parameters))
+        )
 
     @contextlib.contextmanager
     def one_pass(self, size: int) -> Iterator[None]:
@@ -93,7 +127,7 @@ class ModelState:
 
         size: the number of its samples.
         """
-        self.renew()
+        self.begin_pass()
         self.passes, self.last_size = self.passes + 1, size
         old = {
             s.address: s for s in self._stretches_to_copy if s.now is not s.own and s.is_exchanged
@@ -107,6 +141,11 @@ class ModelState:
             yield
         self.end_pass()
 
+    def begin_pass(self) -> None:
+        """Before a pass: put everything into the state from which passes start."""
+        self.renew()
+        self._renewed_at = None
+
     def end_pass(self) -> None:
         """After a pass: see what it has written."""
         self._learn()
@@ -119,26 +158,33 @@ class ModelState:
 
         Not the tensor itself, which the graph of an earlier pass may hold.
         """
+        if self._renewed_at == ModelState._refusals:
+            return  # nothing has run since
         with torch.inference_mode(False):
             instead: dict[int, Tensor] = {}
-            for stretch in find_changed(self._stretches_to_copy):
+            may_have_moved = self._may_have_moved()
+            for stretch in find_changed(self._stretches_to_copy, may_have_moved=may_have_moved):
                 instead |= stretch.replace()
             for odd in self._odd:
                 instead |= odd.replace()
             if instead:
                 self._has_replaced = True
                 self._expect(instead)
-            self._watch()
+            self._watch(may_have_moved=may_have_moved)
             self._put_back_flags()
             for holder in self._holders:
                 holder.put_back()
+        self._renewed_at = ModelState._refusals
+
+    def _may_have_moved(self) -> bool:
+        """Whether some tensor may look at other memory, or was written to in a way that counts."""
+        return self._has_replaced or self._looks.have_moved()
 
     def _put_back_flags(self) -> None:
         """A model may freeze a layer while it runs: it begins and ends as it was."""
-        for stretch in (*self._stretches_to_copy, *self._stretches_to_watch):
-            for p in stretch.parameters:
-                if p.requires_grad != self._requires[id(p)]:
-                    p.requires_grad_(not p.requires_grad)
+        for p, requires_grad in zip(self._parameters, self._requires, strict=True):
+            if p.requires_grad != requires_grad:
+                p.requires_grad_(requires_grad)
 
     def _expect(self, instead: dict[int, Tensor]) -> None:
         # Of what has not changed just now, the last copy stands.
@@ -162,11 +208,12 @@ class ModelState:
             self._learn()
             elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
             in_place = [s for s in self._stretches_to_copy if s.now is s.own]
-            for stretch in (*elsewhere, *find_changed(in_place)):
+            may_have_moved = self._may_have_moved()
+            for stretch in (*elsewhere, *find_changed(in_place, may_have_moved=may_have_moved)):
                 stretch.restore()
             for odd in self._odd:
                 odd.restore()
-            self._watch(by_values=True)
+            self._watch(may_have_moved=may_have_moved, by_values=True)
             if self._has_replaced:
                 for holder in self._holders:
                     holder.expect(lambda value: value)
@@ -174,10 +221,29 @@ class ModelState:
                 holder.put_back()
             self._has_replaced = False
             self._put_back_flags()
+        if self._refusal_ids or self._hidden:
+            ModelState._refusals += 1
         if self._refusal_ids:
             raise self._refusal()
         if self._hidden:
             raise self._hidden_refusal()
+        if self._is_whole_model and self._may_return_walk():
+            self._return_walk()
+
+    def _may_return_walk(self) -> bool:
+        walk = self._walk
+        return walk.notes.get("looks") is self._looks or (
+            walk.may_be_kept() and self._looks.are_of(walk.tensors.values())
+        )
+
+    def _return_walk(self) -> None:
+        """Let the next call begin with what this one found, where it finds the same."""
+        for stretch in self._stretches:
+            stretch.copy = None
+        self._walk.notes |= {
+            "looks": self._looks, "stretches": self._stretches, "few": self._few,
+        }  # fmt: skip
+        return_walk(self._walk)
 
     @torch.no_grad()
     def _learn(self) -> None:
@@ -189,7 +255,7 @@ class ModelState:
         to_copy, to_watch = [], []
         for stretch in self._stretches_to_copy:
             if stretch.parameters and not (stretch.has_moved() or stretch.has_other_values()):
-                stretch.before = None
+                stretch.copy = None
                 to_watch.append(stretch)
             else:
                 self._ids_of_writes.update(id(p) for p in stretch.parameters)
@@ -210,9 +276,11 @@ class ModelState:
                     if not same:
                         self._refusal_ids.add(id(p))
 
-    def _watch(self, *, by_values: bool = False) -> None:
+    def _watch(self, *, may_have_moved: bool, by_values: bool = False) -> None:
         """Take note of parameters that are written for the first time, without a copy."""
-        changed_stretches = [stretch for stretch in self._stretches_to_watch if stretch.has_moved()]
+        changed_stretches = []
+        if may_have_moved:
+            changed_stretches = [s for s in self._stretches_to_watch if s.has_moved()]
         if by_values:
             ids = {id(stretch) for stretch in changed_stretches}
             changed_stretches += [s for s in self._few.find_changed() if id(s) not in ids]
@@ -228,10 +296,15 @@ class ModelState:
             stretch.restore()
         copy_bytes(changed_stretches)
         self._stretches_to_copy += changed_stretches
-        self._watch_only([s for s in self._stretches_to_watch if s.before is None])
+        self._watch_only([s for s in self._stretches_to_watch if s.copy is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        self._stretches_to_watch, self._few = stretches, FewNumbers(stretches)
+        few: FewNumbers | None = self._walk.notes.pop("few", None)
+        if few is not None and few.stretches == stretches:
+            few.copy_again()
+        else:
+            few = FewNumbers(stretches)
+        self._stretches_to_watch, self._few = stretches, few
 
     def _names_of(self, ids: Iterable[int]) -> list[str]:
         modules = self._modules[::-1]

@@ -43,7 +43,7 @@ def squared_norms(values: Tensor) -> Tensor:
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     # Squares of half precision overflow at 256, and sums of them lose every small one.
     dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    flat = values.reshape(len(values), -1)
+    flat = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
     norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
     return norms.square()
 
@@ -129,6 +129,13 @@ class PerSampleGradient(ABC):
 
         None where they are none, or where a sample has more than `most` of them. scratch: bytes
         that a piece may take.
+        """
+        return None
+
+    def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:  # noqa: ARG002
+        """Yield the gradients themselves (m, *shape), a few samples at a time, in order.
+
+        None where `materialize` is as good as any other way. scratch: bytes that a piece may take.
         """
         return None
 
@@ -242,7 +249,7 @@ class OuterProducts(PerSampleGradient):
                     scratch
                 )
             out.append(total)
-        return torch.cat(out)
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     def direct(self, scratch: int) -> Tensor:
         """(n,): squared norms of the products themselves, a block of rows of each at a time.

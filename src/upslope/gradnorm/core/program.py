@@ -111,7 +111,7 @@ class Program:
         if name not in _OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
             if isinstance(out, Tensor) and out.dim() == 0:
                 self.steering.follow(func, name, args, kwargs, out)
-            self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
+            self._add((name, *map(outline_of, args), *map(outline_of, kwargs.values())))
             return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
@@ -133,7 +133,14 @@ class Program:
             if name not in POINTING:
                 self.steering.leave(None, None)
         else:
-            self._add((name, *map(_outline, args), *map(_outline, kwargs.values())))
+            self._add((name, *map(outline_of, args), *map(outline_of, kwargs.values())))
+
+    def note_outline(self, outline: tuple[Any, ...]) -> None:
+        """Take in an operator of which no more than its outline is noted (`is_noted_in_outline`).
+
+        outline: its name, and `outline_of` each argument.
+        """
+        self._identity = hash((self._identity, outline))
 
     def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
@@ -167,6 +174,15 @@ class Program:
         return self._identity
 
 
+def is_noted_in_outline(name: str) -> bool:
+    """Whether `Program.note` takes in nothing of an operator on dense tensors but its outline.
+
+    Or, of an operator that moves entries, if it takes one tensor and numbers of Python's alone.
+    """
+    plain = name not in _OF_INTEREST and name not in DRAWING_OPERATORS
+    return plain or (name in MOVING and name not in BY_INDEX)
+
+
 def switches_of(model: nn.Module) -> tuple[str, ...]:
     """Return the buffers and parameters of a single number, as text: flags, schedules, gates.
 
@@ -198,20 +214,26 @@ def _is_indexed_by_samples(values: Any) -> bool:
     )
 
 
-def _outline(value: Any) -> Any:
+def outline_of(value: Any) -> Any:
     """What is known of an argument of an operator that moves nothing: its shape, or its value.
 
     A number with a fraction may change with every batch, and decides on no place. Zero and one may
     switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
     """
+    kind = type(value)
+    if kind in _AS_IT_IS:  # asked of every argument of every operator
+        return value
     if isinstance(value, Tensor):
         return value.shape
     if isinstance(value, (tuple, list)):
-        return tuple(map(_outline, value))
+        return tuple(map(outline_of, value))
     switches = isinstance(value, (float, complex)) and (
         value in (0, 1) or not cmath.isfinite(value)
     )
-    return value if switches or isinstance(value, (int, str, torch.dtype)) else type(value)
+    return value if switches or isinstance(value, (int, str, torch.dtype)) else kind
+
+
+_AS_IT_IS = frozenset({bool, int, str, torch.dtype})
 
 
 def _descriptor(value: Any) -> Any:

@@ -83,8 +83,9 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
     tensors = (p for module in modules_of(model) for p in module._parameters.values())
     parameters = {id(p): p for p in tensors if p is not None}
     gradients = [(p, p.grad) for p in parameters.values()]
-    for p, _ in gradients:
-        p.grad = None  # a reentrant checkpoint adds to it
+    for p, gradient in gradients:
+        if gradient is not None:
+            p.grad = None  # a reentrant checkpoint adds to it
     try:
         # The caller scores without gradients, as a rule; here they are what is asked for.
         with (
@@ -96,7 +97,8 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
             yield state
     finally:
         for p, gradient in gradients:
-            p.grad = gradient
+            if p.grad is not gradient:
+                p.grad = gradient
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +83,15 @@ class Stretch:
         storage = self.looking[0].original.untyped_storage()
         size = max(end for _, end in spans) - self.start
         self.own = self.now = _bytes(storage, self.start, size, self.looking[0].original.device)
-        self.before: Tensor | None = None
-        """The bytes that it held, if they were copied."""
+        self.copy: Tensor | None = None
+        """A copy of the bytes that it held, and of other stretches' beside them."""
+        self.copy_start = 0
         self.parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
+
+    @property
+    def before(self) -> Tensor | None:
+        """The bytes that it held, if they were copied."""
+        return None if self.copy is None else self.copy.narrow(0, self.copy_start, len(self.own))
 
     @property
     def address(self) -> int:
@@ -107,7 +113,8 @@ class Stretch:
 
     def has_other_values(self) -> bool:
         """Whether the bytes are others than those that were copied."""
-        return self.before is not None and not equal_bytes(self.now, self.before)
+        before = self.before
+        return before is not None and not equal_bytes(self.now, before)
 
     def replace(self) -> dict[int, Tensor]:
         """Let new tensors, with a memory of their own, stand for those of the model.
@@ -117,8 +124,9 @@ class Stretch:
 
         Returns the id of each tensor of the model, and what stands for it.
         """
-        assert self.before is not None
-        self.now = self.before.clone()
+        before = self.before
+        assert before is not None
+        self.now = before.clone()
         return {id(looking.original): self._look_at_now(looking) for looking in self.looking}
 
     def _look_at_now(self, looking: _Looking) -> Tensor:
@@ -138,8 +146,9 @@ class Stretch:
 
     def restore(self) -> None:
         """Let the tensors of the model look at their own memory, which holds what it held."""
-        if self.before is not None and not equal_bytes(self.own, self.before):
-            self.own.copy_(self.before)
+        before = self.before
+        if before is not None and not equal_bytes(self.own, before):
+            self.own.copy_(before)
         self.now = self.own
         for looking in self.looking:
             original = looking.original
@@ -179,6 +188,51 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
     )
 
 
+class Looks:
+    """The tensors that look at many stretches of memory, none of which was exchanged.
+
+    A network has hundreds, and each pass asks all of them: with no loop but over lists.
+    """
+
+    def __init__(self, stretches: Iterable[Stretch]):
+        self._looking = [at for stretch in stretches for at in stretch.looking]
+        self._tensors = [at.original for at in self._looking]
+        self._places = self._places_now()
+        self._versions = list(map(_version, self._tensors))
+
+    def are_of(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether these are the same tensors, and the questions below say all of them.
+
+        Of complex ones they do not: a tensor may look at the same numbers, but for their signs.
+        """
+        ids = {id(t) for t in self._tensors}
+        return all(id(t) in ids and not t.is_complex() for t in tensors)
+
+    def are_where_they_were(self) -> bool:
+        """Whether all tensors look at the memory at which they looked, as they did."""
+        return self._places_now() == self._places
+
+    def start_anew(self) -> None:
+        """Count the writes to these tensors from now on."""
+        self._versions = list(map(_version, self._tensors))
+        for at, version in zip(self._looking, self._versions, strict=True):
+            at.first_version = at.version = version
+
+    def have_moved(self) -> bool:
+        """Whether PyTorch has counted a write, or some tensor looks elsewhere."""
+        versions = list(map(_version, self._tensors))
+        return versions != self._versions or not self.are_where_they_were()
+
+    def _places_now(self) -> tuple[list[Any], ...]:
+        tensors = self._tensors
+        return (
+            [t.data_ptr() for t in tensors],
+            [t.shape for t in tensors],
+            [t.stride() for t in tensors],
+            [t.dtype for t in tensors],
+        )
+
+
 class FewNumbers:
     """A few numbers of each of many stretches of memory, copied: do they hold them still?
 
@@ -186,10 +240,15 @@ class FewNumbers:
     """
 
     def __init__(self, stretches: Sequence[Stretch]):
+        self.stretches = stretches
         self._groups: dict[tuple[torch.device, torch.dtype], list[tuple[Stretch, Tensor]]] = {}
         for stretch in stretches:
             few = _few_of(stretch.own)
             self._groups.setdefault((few.device, few.dtype), []).append((stretch, few))
+        self.copy_again()
+
+    def copy_again(self) -> None:
+        """Copy the numbers as they are now."""
         self._before = {key: _join(group) for key, group in self._groups.items()}
 
     def find_changed(self) -> list[Stretch]:
@@ -244,27 +303,43 @@ def copy_bytes(stretches: Iterable[Stretch]) -> None:
     """Copy what stretches of memory hold."""
     for small, large in _by_device(stretches):
         for stretch in large:
-            stretch.before = stretch.own.clone()
+            stretch.copy, stretch.copy_start = stretch.own.clone(), 0
         if small:
-            all_bytes = torch.cat([stretch.own for stretch in small])
-            parts = torch.split(all_bytes, [len(stretch.own) for stretch in small])
-            for stretch, part in zip(small, parts, strict=True):
-                stretch.before = part
+            all_bytes, start = torch.cat([stretch.own for stretch in small]), 0
+            for stretch in small:
+                stretch.copy, stretch.copy_start = all_bytes, start
+                start += len(stretch.own)
 
 
-def find_changed(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Return the stretches of memory that were written to."""
-    stretches_written = [stretch for stretch in stretches if stretch.has_moved()]
+def find_changed(stretches: Sequence[Stretch], *, may_have_moved: bool = True) -> list[Stretch]:
+    """Return the stretches of memory that were written to.
+
+    may_have_moved: whether tensors may have been written to in a way that PyTorch counts.
+    """
+    stretches_written = [s for s in stretches if s.has_moved()] if may_have_moved else []
     ids = {id(stretch) for stretch in stretches_written}
     for small, large in _by_device(s for s in stretches if id(s) not in ids):
         stretches_written += [stretch for stretch in large if stretch.has_other_values()]
         if small:
             now = torch.cat([stretch.now for stretch in small])
-            before = torch.cat([stretch.before for stretch in small if stretch.before is not None])
+            before = _join_copies(small)
             # One question for all: on a GPU each costs a round trip.
             if not torch.equal(now, before):
                 stretches_written += [stretch for stretch in small if stretch.has_other_values()]
     return stretches_written
+
+
+def _join_copies(stretches: Sequence[Stretch]) -> Tensor:
+    """Return the bytes that stretches held: as they were copied, if none is left out."""
+    joint, end = stretches[0].copy, 0
+    for stretch in stretches:
+        if stretch.copy is not joint or stretch.copy_start != end:
+            break
+        end += len(stretch.own)
+    else:
+        if joint is not None and end == len(joint):
+            return joint
+    return torch.cat([stretch.before for stretch in stretches if stretch.before is not None])
 
 
 def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:

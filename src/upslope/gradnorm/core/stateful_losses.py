@@ -37,7 +37,7 @@ class StatefulLoss:
     def __call__(self, outputs: Any) -> Tensor:
         """Return the losses of outputs, (n,)."""
         with torch._C.DisableTorchFunction():  # what is watched are the operators of the loss alone
-            self._state.renew()
+            self._state.begin_pass()
         losses = self.loss(outputs)
         with torch._C.DisableTorchFunction():
             self._state.end_pass()
@@ -51,8 +51,10 @@ def keeping_loss(loss: Loss, model: nn.Module) -> Iterator[Loss]:
     loss: the caller's. model: the network, whose own modules are left to what restores it: a loss
     may read what the last pass has left in them.
     """
-    model_ids = {id(module) for module in modules_of(model)}
-    modules = [module for module in modules_in(loss) if id(module) not in model_ids]
+    modules = modules_in(loss)
+    if modules:
+        model_ids = {id(module) for module in modules_of(model)}
+        modules = [module for module in modules if id(module) not in model_ids]
     if not modules:
         yield loss
         return

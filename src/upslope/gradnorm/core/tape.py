@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -126,9 +126,12 @@ class Tape:
         for weight in kernel.weights:
             for name in self.weights.sources(weight):
                 self.uses_of[name] += 1
-        output: Tensor = _Record.apply(  # type: ignore[no-untyped-call]
-            self, len(self.kernels) - 1, self.anchors[-1], *inputs
-        )
+        # Under `vmap` and its like PyTorch has more to ask; of each use, that takes as long as a
+        # small product.
+        apply: Callable[..., Tensor] = _apply_record
+        if torch._C._are_functorch_transforms_active():
+            apply = _Record.apply
+        output: Tensor = apply(self, len(self.kernels) - 1, self.anchors[-1], *inputs)
         self.types.add(output.dtype)
         # Autocast computes in half precision and may put out float32: what is proven must know.
         if torch.is_autocast_enabled(output.device.type):
@@ -148,17 +151,28 @@ class _Record(torch.autograd.Function):
         return _writable(output, (*inputs, *kernel.weights)) if output._is_view() else output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        tape, kernel = ctx.tape, ctx.tape.kernels[ctx.index]
-        inputs = kernel.arrange(*ctx.saved_tensors)
-        if tape.listener is not None:
-            tape.listener.on_gradient(ctx.index, g, inputs)
-        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
-        # The first layer's input needs none, and that gradient is the dearest of all.
-        if any(ctx.needs_input_grad[3:]):
-            gradients = kernel.input_gradients(g, *inputs)
-        return (None, None, None, *gradients)
+        # Where a backward pass is differentiated, it refuses; to ask in others takes too long.
+        return (_pull_once if torch.is_grad_enabled() else _pull)(ctx, g)
+
+
+_apply_record: Callable[..., Tensor] = super(torch.autograd.Function, _Record).apply
+
+
+def _pull(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    """Tell the listener of the gradient of a use, and return those of its inputs."""
+    tape, kernel = ctx.tape, ctx.tape.kernels[ctx.index]
+    inputs = kernel.arrange(*ctx.saved_tensors)
+    if tape.listener is not None:
+        tape.listener.on_gradient(ctx.index, g, inputs)
+    gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+    # The first layer's input needs none, and that gradient is the dearest of all.
+    if any(ctx.needs_input_grad[3:]):
+        gradients = kernel.input_gradients(g, *inputs)
+    return (None, None, None, *gradients)
+
+
+_pull_once = torch.autograd.function.once_differentiable(_pull)
 
 
 def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:

@@ -57,12 +57,12 @@ def _no_marks() -> Marks:
     return empty
 
 
-_NO_MARKS = _no_marks()
+NO_MARKS = _no_marks()
 
 
 def marks_of(tensor: Tensor) -> Marks:
     """Return the marks of a tensor, to be read. Called for every operator: it must be fast."""
-    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, _NO_MARKS)
+    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, NO_MARKS)
     return marks
 
 

@@ -38,9 +38,9 @@ class Weights:
 
     def is_weight(self, tensor: object) -> bool:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
-        if not isinstance(tensor, Tensor):
-            return False
-        return self.tracks(tensor) or marks_of(tensor).made_of is self
+        if id(tensor) in self._names:
+            return True
+        return isinstance(tensor, Tensor) and marks_of(tensor).made_of is self
 
     def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""

@@ -76,7 +76,7 @@ class Linear(Kernel):
                 outer = OuterProducts(samples.rows(inputs[0]).conj(), rows)
                 yield weight, TransposedGradient(outer) if self.is_transposed else outer
             else:
-                yield weight, Dense(rows.sum(dim=1))
+                yield weight, Dense(rows[:, 0] if rows.shape[1] == 1 else rows.sum(dim=1))
 
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

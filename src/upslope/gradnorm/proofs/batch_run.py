@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Batch, call, clone_rows
+from upslope.gradnorm.core.model_io import Batch, call, clone_rows, modules_of
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.restoring import RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -165,3 +166,39 @@ class BatchRun:
 
         with self.forward_pass(batch), exact_batch_norm(), watch or contextlib.nullcontext():
             return call(self.model, batch.map(take))
+
+
+@contextlib.contextmanager
+def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Iterator[None]:
+    """Run the model on the whole batch at the end of a call, if forward hooks have seen another.
+
+    Hooks keep what they see where the engine cannot put it back: in a closure, a list, a file. Its
+    passes of half of a batch, and of NaN, must not be what they saw last.
+
+    model, batch: of the call. state: what each pass starts from, and how many there were.
+    """
+    if not _has_hooks(model):
+        yield
+        return
+    numbers = RandomState(model)
+    yield
+    # A program that is known takes one pass, which is the one that the caller asked for.
+    if batch.n == 0 or (state.passes == 1 and state.last_size == batch.n):
+        return
+    with state.one_pass(batch.n), numbers.replaying(), torch.no_grad():
+        batch.call(model)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    """Whether somebody else sees what modules are given or put out."""
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return True
+    hooks_of_node = (
+        hook
+        for module in modules_of(model)
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    # PyTorch's own normalise weights or prune, and keep nothing.
+    return any(
+        not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks_of_node
+    )

@@ -48,8 +48,9 @@ from upslope.gradnorm.trace.batch_expansion import (
     row_of_sample,
 )
 from upslope.gradnorm.trace.operators import (
-    ASKING,
+    CALLED_BY,
     CHOOSING,
+    DIRECT,
     EXPANDING,
     JOINING,
     LIKE_ANOTHER,
@@ -60,6 +61,7 @@ from upslope.gradnorm.trace.operators import (
     is_written_in_python,
     refuse_write_through_copy,
     tensors_of,
+    traits_of,
     view_samples,
     without_torch_function_dispatch,
     writes,
@@ -73,6 +75,10 @@ from upslope.gradnorm.trace.refusals import (
 )
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
+
+_SAMPLES_AND_WEIGHTS = frozenset(["sample", "weight"])
+_MEETING = _SAMPLES_AND_WEIGHTS | {"constant"}
+"""Kinds of tensors that meet in most operators with weights."""
 
 _NO_WEIGHTS = frozenset(["sample", "constant"])
 """Kinds of tensors (`tensor_kinds`) that meet in an operator without weights."""
@@ -131,10 +137,23 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        call = CALLED_BY[func](*args, **kwargs) if func in CALLED_BY else None
+        if call is not None:
+            (func, args), kwargs = call, {}
+        traits = traits_of(func)
         # Nothing is computed, and these are asked for hundreds of times per pass.
-        if func in ASKING:
+        if traits.asks:
             self.program.steering.ask_size(args[0])
             return func(*args, **kwargs)
+        if traits.is_short and not self._orders.met:
+            outline = self._kinds.outline(traits.name, args, kwargs, moves=traits.moves)
+            if outline is not None:
+                out = traits.run(*args, **kwargs)
+                if isinstance(out, Tensor) and not out.shape:
+                    self.program.steering.follow(func, traits.name, args, kwargs, out)
+                self.program.note_outline(outline)
+                self._mark_samples(out)
+                return out
         # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:
             raise GradientsHooked(
@@ -166,6 +185,12 @@ class Interceptor(TorchFunctionMode):
 
         func, name, args, kwargs: the operator and what it got. tensors, kinds: those among it.
         """
+        meets = name in DIRECT and kinds <= _MEETING and kinds >= _SAMPLES_AND_WEIGHTS
+        if meets and not self._orders.met:
+            out = self._meet(func, args, kwargs)
+            self.program.note(func, args, kwargs, out, True)
+            self._mark_samples(out)
+            return out
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
         if name == "embedding" and looks_up_for_each(args, self.n):
@@ -270,7 +295,8 @@ class Interceptor(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in LIKE_ANOTHER:
             return func(*args, **kwargs)
-        if any(tensor.is_nested for tensor in tensors_of((*args, *kwargs.values()))):
+        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        if any(tensor.is_nested for tensor in tensors):
             raise SamplesNotSeparable(f"`{name}` takes a nested tensor, whose sizes are no numbers")
         into_weight = writes(name) and any(self.tape.weights.is_weight(first) for first in args[:1])
         # What was written would be read as a weight, whose samples nobody could tell apart.

@@ -34,10 +34,10 @@ from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free, losses_by_rows
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
+from upslope.gradnorm.proofs.batch_run import showing_batch_last
 from upslope.gradnorm.proofs.independence import loss_may_mix_samples
 from upslope.gradnorm.proofs.mixing import shared_tensors
 from upslope.gradnorm.trace.forward import upcast_output
-from upslope.gradnorm.trace.last_pass import showing_batch_last
 from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch

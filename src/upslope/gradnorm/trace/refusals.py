@@ -23,6 +23,9 @@ BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
 
 
+_LAZY = (UninitializedBuffer, UninitializedParameter)
+
+
 def refuse_batch_statistics(
     model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
@@ -105,8 +108,12 @@ def refuse_lazy_modules(model: nn.Module) -> None:
     Raises:
         GradientNormError: naming the parameter.
     """
+    modules = modules_of(model)
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    if not any(isinstance(tensor, _LAZY) for tensor in tensors):
+        return  # without a name made for each: this is asked for every batch
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+        if isinstance(tensor, _LAZY):
             raise GradientNormError(
                 f"Expected parameters that have a shape but `{name}` belongs to a lazy module that "
                 "no batch has reached. Run the model once, `model(inputs)`, before you ask."

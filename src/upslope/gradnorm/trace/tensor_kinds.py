@@ -7,16 +7,41 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program import Program
+from upslope.gradnorm.core.program import Program, outline_of
 from upslope.gradnorm.core.tape import Tape
-from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.tensor_marks import NO_MARKS, mark, marks_of
 from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.trace.operators import JOINING
 from upslope.gradnorm.trace.sequence_order import SequenceOrders
 
 _session = itertools.count()
+
+_PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
+"""Types of arguments that hold no tensor."""
+
+_PLACES = frozenset({bool, int, type(None), type(...)})
+"""Types of what an index without tensors is made of."""
+
+_SEQUENCES = frozenset({tuple, list, torch.Size})
+
+
+def _is_plain_index(index: Any) -> bool:
+    """Whether an index is made of numbers of Python's alone."""
+    items = index if isinstance(index, tuple) else (index,)
+    return all(
+        type(part) in _PLACES
+        for item in items
+        for part in ((item.start, item.stop, item.step) if isinstance(item, slice) else (item,))
+    )
+
+
+def _is_under_vmap() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class TensorKinds:
@@ -37,6 +62,59 @@ class TensorKinds:
         mark(alias).samples_in = self.session
         return alias
 
+    def outline(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, moves: bool
+    ) -> tuple[Any, ...] | None:
+        """Return the outline of an operator on samples (`program`), if it goes the short way.
+
+        None if it takes no sample, or anything but dense samples, constants and plain numbers.
+        Asked of every operator: it must be fast.
+
+        name, args, kwargs: the operator and what it got. moves: whether it moves entries, and may
+        take one tensor alone, or samples in a list that it joins.
+        """
+        joins = moves and name in JOINING
+        outline: list[Any] = [name]
+        session, weights, count = self.session, self.tape.weights, 0
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            kind = type(value)
+            if kind is Tensor:
+                marks = marks_of(value)
+                if marks.samples_in == session:
+                    count += 1
+                    if marks.made_of is weights or marks.placeholder_of is not None:
+                        return None
+                elif moves or marks is not NO_MARKS or value.grad_fn is not None:
+                    return None
+                if value.layout is not torch.strided:
+                    return None
+                outline.append(value.shape)
+            elif kind in _PLAIN:
+                outline.append(outline_of(value))
+            elif joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
+                count += 1
+                outline.append(tuple(map(outline_of, value)))
+            elif kind in _SEQUENCES and all(type(item) is int for item in value):
+                outline.append(tuple(value))
+            elif moves and _is_plain_index(value):
+                outline.append(repr(value))
+            else:
+                return None
+        if not count or (moves and (count > 1 or _is_under_vmap())):
+            return None
+        return tuple(outline)
+
+    def _is_plain_sample(self, value: Any) -> bool:
+        """Whether something is dense samples with dimensions, as they come to be joined."""
+        if type(value) is not Tensor or value.layout is not torch.strided or not value.shape:
+            return False
+        marks = marks_of(value)
+        return (
+            marks.samples_in == self.session
+            and marks.made_of is not self.tape.weights
+            and marks.placeholder_of is None
+        )
+
     def is_sample(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the samples."""
         return self.of(tensor) == "sample"
@@ -47,7 +125,10 @@ class TensorKinds:
         for tensor in tensors:
             marks = marks_of(tensor)
             is_sample = marks.samples_in == session and marks.made_of is not weights
-            kinds.add("sample" if is_sample and not weights.tracks(tensor) else self.of(tensor))
+            if weights.tracks(tensor):
+                kinds.add("weight")
+            else:
+                kinds.add("sample" if is_sample else self.of(tensor))
         return kinds
 
     def of(self, tensor: Tensor) -> str:

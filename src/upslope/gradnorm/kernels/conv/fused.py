@@ -135,6 +135,18 @@ class FusedWeightGradient(PerSampleGradient):
             return gradients.pointwise(self.plain, scratch)
         return gradients.GRADIENTS[cost_model.best(self.plain)](self.plain, scratch)
 
+    def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
+        """Yield the gradients themselves; see `PerSampleGradient`. <W, D> is taken on the way."""
+        return self._scaled_pieces(scratch)
+
+    def _scaled_pieces(self, scratch: int) -> Iterator[Tensor]:
+        along = []
+        for gradient in self._gradients(scratch):
+            rows, weight = _rows(gradient, self.weight)
+            along.append((rows * weight).sum(dim=2))
+            yield gradient.mul_(_along_rows(self.scale, self.weight))  # nobody else has it
+        self._along[:] = [torch.cat(along)]
+
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""
         return self.plain.materialize(rows) * _along_rows(self.scale, self.weight)

@@ -156,6 +156,13 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         """See `PerSampleGradient`. By one grouped convolution."""
         return gradients.group_gradients(self, rows)
 
+    def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
+        """See `PerSampleGradient`. By the method that the norm is taken by, if it forms them."""
+        if self.is_pointwise:
+            return gradients.pointwise(self, scratch)
+        generator = gradients.GRADIENTS.get(cost_model.best(self))
+        return None if generator is None else generator(self, scratch)
+
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
         """See `PerSampleGradient`. From unfolded patches."""
         if self.is_pointwise:
