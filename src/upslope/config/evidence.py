@@ -78,16 +78,16 @@ class MeanGain:
         )
 
 
-IMBALANCED = "; ahead where one class is twenty times as common as another"
+RARE_CLASSES = "; ahead where one class is twenty times as common as another"
 EVIDENCE = {
     "u-herding": MeanGain(3.5, 4.1, 3, "; the first of all measured in each"),
     "binary-bait": MeanGain(2.9, 3.7, 3, "; a quarter of u-herding's time"),
     "max-herding": MeanGain(2.0, 2.9, 3),
     "badge": MeanGain(0.6, 2.2, 2),
     "margin": MeanGain(0.5, 3.2, 2, "; one forward per candidate"),
-    "entropy-gradnorm": MeanGain(-3.9, -0.5, 1, IMBALANCED),
-    "expected-gradnorm": MeanGain(-3.9, -0.5, 1, IMBALANCED),
-    "egl": MeanGain(-3.7, -0.3, 2, IMBALANCED),
+    "entropy-gradnorm": MeanGain(-3.9, -0.5, 1, RARE_CLASSES),
+    "expected-gradnorm": MeanGain(-3.9, -0.5, 1, RARE_CLASSES),
+    "egl": MeanGain(-3.7, -0.3, 2, RARE_CLASSES),
 }
 """What `upslope list NAME` says a strategy is best for; of others it tells what was published."""
 
