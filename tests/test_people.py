@@ -260,11 +260,12 @@ def test_a_skip_in_such_a_first_set_learns_no_features_again(
 def test_a_table_without_labels(tmp_path: Path) -> None:
     """Ids that a spreadsheet would take for formulas, and classes named by numbers."""
     ids = ["=1+1", "'=1+1", "+2", "-3", "@x", "a b", "7", "é"] + [f"r{i}" for i in range(30)]
-    lines = [f'"{i}",{n % 2},{n}' for n, i in enumerate(ids)]
+    lines = [f'"{i}","-{n % 2},5",{n}' for n, i in enumerate(ids)]
     (tmp_path / "t.csv").write_text("id,x,y\n" + "\n".join(lines), encoding="utf-8")
     command = [
         *("run", "-s", f"data.root={tmp_path / 't.csv'}", "-s", "data.name=table", *QUICK),
         *("-s", 'data.classes=["1","2"]', "-s", "model={name: mlp, hidden: 8}"),
+        *("-s", "data.decimal=comma"),
         *("--out", tmp_path / "run", "-s", "experiment={initial: 36, budget: 1, cycles: 2}"),
     ]
     code, _, err = call(*command)
@@ -274,6 +275,7 @@ def test_a_table_without_labels(tmp_path: Path) -> None:
     assert list(rows[0]) == ["id", "label", "why", "x", "y"]  # the row itself is shown
     assert all(row["y"] == str(ids.index(unsafe(row["id"]))) for row in rows)
     assert not [row["id"] for row in rows if row["id"][0] in "=+-@"]
+    assert {row["x"] for row in rows} == {"-0,5", "-1,5"}  # numbers are shown as they are
     for row in rows:
         row["label"] = "1"
     save(sheet, rows)

@@ -21,7 +21,7 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.errors import DataError
 from upslope.experiment.sheet_text import decode_mixed_up, read_rows
-from upslope.files import FORMULA, csv_line, write_text
+from upslope.files import FORMULA, csv_line, safe_cell, write_text
 
 SKIP = "skip"
 TAKE_BACK = "take back"
@@ -68,7 +68,8 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     """Write the sheet, whole or not at all; the column `path` only where some sample has one.
 
     The columns of the data set, where it has some, come last. A cell that a spreadsheet would take
-    for a formula gets an apostrophe in front, which reading takes off again.
+    for a formula gets an apostrophe in front, which reading takes off again; of the data set's own
+    columns, which are shown and not read, numbers stay as they are.
 
     Raises:
         RunError: the disk is full or cannot be written.
@@ -80,8 +81,9 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     lines = [csv_line([*columns, *(_safe(name) for name in column_names)])]
     for q in questions:
         cells = {"id": q.id, "path": q.path, "label": "", "why": q.why}
-        row = [cells[name] for name in columns] + [q.content.get(name, "") for name in content]
-        lines.append(csv_line(_safe(cell) for cell in row))
+        row = [_safe(cells[name]) for name in columns]
+        row += [safe_cell(q.content.get(name, "")) for name in content]
+        lines.append(csv_line(row))
     text = "".join(lines)
     # Excel takes a file without the mark for one in the encoding of the machine.
     write_text(path, text if text.isascii() else f"{_MARK}{text}")
@@ -261,6 +263,7 @@ def _id_before_excel(cell: str, ids: Collection[str]) -> str:
 
 
 def _safe(cell: str) -> str:
+    """The cell as text to a spreadsheet, numbers as well: of the id +2 one would make 2."""
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
