@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from upslope.errors import RunError
 from upslope.images import Form, Pixels, decode
@@ -38,19 +39,15 @@ def decode_in_processes(
     size = max(1, min(_AT_ONCE, -(-len(images) // processes)))
     pieces = [images[i : i + size] for i in range(0, len(images), size)]
     try:
-        pool, managers = _pool(processes)
-        before = threading.enumerate()
+        pool = _pool(processes)
         with blocking_signals():  # the first submission starts the processes
             waiting = [pool.submit(_decode, piece, form) for piece in pieces]
-        # It also starts the thread that hands out the pieces and takes back the images.
-        managers += [
-            thread
-            for thread in threading.enumerate()
-            if thread not in before and type(thread).__name__ == "_ExecutorManagerThread"
-        ]
+        # It also starts the thread that hands out the pieces and takes back the images. Python has
+        # no public name for it; a look at the living threads would miss one that has ended already.
+        manager = cast(threading.Thread, pool._executor_manager_thread)
         try:
             for future in waiting:
-                yield from wait_for(future, managers)
+                yield from wait_for(future, [manager])
         finally:
             for future in waiting:
                 future.cancel()
@@ -67,11 +64,10 @@ def decode_in_processes(
 
 
 @lru_cache(maxsize=1)
-def _pool(processes: int) -> tuple[ProcessPoolExecutor, list[threading.Thread]]:
-    """A pool, and room for the threads that it will start."""
+def _pool(processes: int) -> ProcessPoolExecutor:
     # Spawned, not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(processes, context, initializer=follow_parent), []
+    return ProcessPoolExecutor(processes, context, initializer=follow_parent)
 
 
 def _decode(images: Sequence[EncodedImage], form: Form) -> list[Pixels]:

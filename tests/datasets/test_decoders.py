@@ -58,8 +58,12 @@ def test_a_killed_process_is_told_and_the_next_call_starts_anew(root):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ends_does_not_keep_who_waits(root, monkeypatch):
-    """The thread of the pool that hands out images, as where memory is short."""
+@pytest.mark.parametrize("at_once", [False, True], ids=["soon", "at-once"])
+def test_a_thread_that_ends_does_not_keep_who_waits(root, monkeypatch, at_once):
+    """The thread of the pool that hands out images, as where memory is short.
+
+    It may end before the first look at it.
+    """
     work = [(root / "train/a/00.jpg", "00.jpg")] * 40
     decoders._pool.cache_clear()
 
@@ -68,6 +72,14 @@ def test_a_thread_that_ends_does_not_keep_who_waits(root, monkeypatch):
 
     monkeypatch.setattr(threads, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(pools._ExecutorManagerThread, "wait_result_broken_or_wakeup", fail)
+    if at_once:
+        start = pools._ExecutorManagerThread.start
+
+        def start_and_see_it_end(manager):
+            start(manager)
+            manager.join()
+
+        monkeypatch.setattr(pools._ExecutorManagerThread, "start", start_and_see_it_end)
     before = psutil.Process().children()
     with pytest.raises(MemoryError, match="ended before its work was done"):
         list(decode_in_processes(work, Form("RGB", (32, 32)), 2))
