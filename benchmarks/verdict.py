@@ -10,6 +10,8 @@ by cell, in each cell strategy by strategy. What was done before is not done aga
 command goes on after a stop, and grows with `--seeds`, `--cells` and `--strategies`. One process
 and thread; run it under `nice`.
 `summarise` writes a JSON file per cell with every curve; `verdict_tables.py` makes the tables.
+Curves in the files of `--out` count as done, so that the study goes on where its runs are not at
+hand.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ def run(options: argparse.Namespace) -> None:
             for label in options.strategies:
                 if time.monotonic() > end:
                     return
+                if str(seed) in _known(name, options.out).get(label, {}).get("curves", {}):
+                    continue
                 posed = problem(CELLS[name], options.features)
                 if isinstance(posed, str):
                     print(f"{name}: {posed}", flush=True)
@@ -93,26 +97,23 @@ def _run(name: str, posed: Problem, label: str, seed: int, runs: Path) -> None:
 
 
 def summarise(options: argparse.Namespace) -> None:
-    """Write <out>/<cell>.json: every finished run's curve, and seconds of selection."""
+    """Bring <out>/<cell>.json up to date: every finished run's curve, and seconds of selection."""
     options.out.mkdir(parents=True, exist_ok=True)
     for name, cell in CELLS.items():
         folder = options.runs / name
         if not any(folder.glob("*/seed-*/ledger.sqlite")):
             continue
-        rows: dict[str, Any] = {}
+        rows = _known(name, options.out)
         budgets: list[int] = []
         for label, results in read_comparison(folder).runs.items():
             finished = [run for run in results if run.finished]
             if finished:
                 budgets = list(finished[0].curve()[0])
-                rows[label] = {
-                    "options": STRATEGIES.get(label, {}),
-                    "curves": {run.seed: [round(a, 5) for a in run.curve()[1]] for run in finished},
-                    "selecting_seconds_per_cycle": round(_seconds(finished), 4),
-                }
+                rows[label] = _add(rows.get(label, {"curves": {}}), finished, label)
+        if not budgets:
+            continue
         record = {
-            "cell": asdict(cell),
-            "training": training_of(cell),
+            **_settings(name),
             "network": cell.whole or "linear head on frozen features",
             "commit": _commit(),
             "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
@@ -121,6 +122,39 @@ def summarise(options: argparse.Namespace) -> None:
         }
         text = json.dumps(record, indent=1, sort_keys=True)
         (options.out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What the runs of a cell have to share, as JSON gives it back."""
+    settings = {"cell": asdict(CELLS[name]), "training": training_of(CELLS[name])}
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _known(name: str, out: Path) -> dict[str, Any]:
+    """The strategies of a cell's file in `out`; none without one."""
+    file = out / f"{name}.json"
+    if not file.is_file():
+        return {}
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if any(record[key] != value for key, value in _settings(name).items()):
+        raise SystemExit(f"{file} holds runs of other settings. Move it away first.")
+    rows: dict[str, Any] = record["strategies"]
+    return rows
+
+
+def _add(row: Mapping[str, Any], finished: list[Any], label: str) -> dict[str, Any]:
+    """A strategy's row with the curves of its finished runs; of a seed that has one, the run's."""
+    curves = {str(run.seed): [round(a, 5) for a in run.curve()[1]] for run in finished}
+    kept = {seed: curve for seed, curve in row["curves"].items() if seed not in curves}
+    seconds = _seconds(finished)
+    if kept:
+        seconds = len(curves) * seconds + len(kept) * row["selecting_seconds_per_cycle"]
+        seconds /= len(curves) + len(kept)
+    return {
+        "options": STRATEGIES.get(label, {}),
+        "curves": dict(sorted({**kept, **curves}.items(), key=lambda item: int(item[0]))),
+        "selecting_seconds_per_cycle": round(seconds, 4),
+    }
 
 
 def _seconds(runs: list[Any]) -> float:
@@ -159,7 +193,7 @@ def main() -> None:
     summary = commands.add_parser("summarise", help="write a JSON file per cell")
     for command in (running, summary):
         command.add_argument("--runs", type=Path, default=Path("runs/verdict"))
-    summary.add_argument("--out", type=Path, default=Path("results/verdict"))
+        command.add_argument("--out", type=Path, default=Path("results/verdict"))
     options = parser.parse_args()
     {"run": run, "summarise": summarise}[options.command](options)
 

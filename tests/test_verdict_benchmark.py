@@ -59,13 +59,40 @@ def test_a_cell_from_features_to_tables(
     assert [*curves] == ["0", "1"]
     assert curves["0"][0] == record["strategies"]["random"]["curves"]["0"][0]
 
+    # The same study where its runs are not at hand: what the files hold is neither run nor lost.
+    capsys.readouterr()
+    elsewhere = ("--runs", study / "elsewhere", "--out", study / "out")
+    call(monkeypatch, verdict, *running, 3, *elsewhere)
+    assert capsys.readouterr().out.count("seed 2") == 3
+    assert not (study / "elsewhere" / "blobs-low" / "margin" / "seed-0").exists()
+    call(monkeypatch, verdict, "summarise", *elsewhere)
+    record = json.loads((study / "out" / "blobs-low.json").read_text())
+    assert [*record["strategies"]["margin"]["curves"]] == ["0", "1", "2"]
+    assert record["strategies"]["margin"]["curves"]["1"] == curves["1"]
+    curves = record["strategies"]["margin"]["curves"]
+
     call(monkeypatch, verdict_tables, "--results", study / "out")
     text = (study / "out" / "README.md").read_text()
-    assert "2 seeds, 6 to 14 labels" in text
-    gain = np.mean([np.trapezoid(curves[s], [6, 10, 14]) / 8 for s in "01"])
+    assert "3 seeds, 6 to 14 labels" in text
+    gain = np.mean([np.trapezoid(curves[s], [6, 10, 14]) / 8 for s in "012"])
     other = record["strategies"]["random"]["curves"]
-    gain -= np.mean([np.trapezoid(other[s], [6, 10, 14]) / 8 for s in "01"])
+    gain -= np.mean([np.trapezoid(other[s], [6, 10, 14]) / 8 for s in "012"])
     assert f"| margin | {100 * gain:+.2f} (" in text
+
+
+def test_results_of_other_settings_are_not_mixed(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = (
+        "run", "--features", study, "--runs", study / "runs", "--cells", "blobs-low",
+        "--strategies", "random", "--seeds", 1, "--out", study / "out",
+    )  # fmt: skip
+    call(monkeypatch, verdict, *running)
+    call(monkeypatch, verdict, "summarise", "--runs", study / "runs", "--out", study / "out")
+    other = verdict_cells.Cell("blobs", 6, 4, 2, "all")
+    monkeypatch.setattr(verdict, "CELLS", {"blobs-low": other})
+    with pytest.raises(SystemExit, match=r"blobs-low\.json holds runs of other settings"):
+        call(monkeypatch, verdict, *running)
 
 
 def test_a_cell_without_features_is_told(
