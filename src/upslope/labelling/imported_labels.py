@@ -6,13 +6,12 @@ none; boxes and masks are JSON, as an export writes them.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from upslope.errors import DataError
 from upslope.files import plain_cell
+from upslope.labelling.csv_rows import read_csv_text, rows_below_header, split_rows
 from upslope.labelling.exports import NO_LABEL
 from upslope.labelling.settings import OUTLINES, AnswerKind
 from upslope.labelling.state import REASONS, Pass
@@ -30,15 +29,10 @@ def read_label_table(path: Path) -> list[tuple[str, str]]:
     Raises:
         DataError: no CSV in UTF-8, no columns `id` and `label`, or lines of differing lengths.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it again as CSV UTF-8."
-        ) from error
+    text = read_csv_text(path)
     first = text.partition("\n")[0]
     for delimiter in ",;\t":
-        header = next(iter(_cells(first, delimiter, path)), [])
+        header = next(iter(split_rows(first, delimiter, path)), [])
         names = [name.strip().lower() for name in header]
         if {"id", "label"} <= set(names):
             break
@@ -53,16 +47,7 @@ def read_label_table(path: Path) -> list[tuple[str, str]]:
             "those that are not meant; nothing was recorded."
         )
     rows = []
-    for number, cells in enumerate(
-        _cells(text, delimiter, path)[1:], 2
-    ):  # as spreadsheets number them
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(names):
-            raise DataError(
-                f"Expected {len(names)} cells in row {number} of {path} but got {len(cells)}. "
-                "Quote cells that hold the delimiter; nothing was recorded."
-            )
+    for cells in rows_below_header(split_rows(text, delimiter, path), path):
         row = dict(zip(names, cells, strict=True))
         label = plain_cell(row["label"].strip())
         if not label and (reason := row.get("reason", "").strip()) in REASONS:
@@ -84,17 +69,3 @@ def label_in_cell(text: str, kind: AnswerKind, classes: Sequence[str]) -> Import
     if kind in ("class", *OUTLINES):
         return text
     return [] if text == NO_LABEL else [name.strip() for name in text.split(";")]
-
-
-def _cells(text: str, delimiter: str, path: Path) -> list[list[str]]:
-    """Return the cells of each row.
-
-    Raises:
-        DataError: it is no CSV, with a cell beyond the limit of the reader for instance.
-    """
-    try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise DataError(
-            f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
-        ) from error

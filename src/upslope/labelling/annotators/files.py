@@ -13,8 +13,6 @@ the data that is called as one of the sheet's own is called `data: NAME` there.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +29,7 @@ from upslope.files import (
     write_text,
 )
 from upslope.labelling.annotators.base import AnnotationTask, PulledAnswer, PushCount
+from upslope.labelling.csv_rows import read_csv_text, rows_below_header, split_rows
 from upslope.labelling.settings import AnswerKind
 from upslope.labelling.state import REASONS
 
@@ -136,20 +135,9 @@ class FilesAnnotator:
         path = self.folder / SHEET
         if not path.is_file():
             return list(COLUMNS), []
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"Expected {path} to be a CSV file in UTF-8 but: {error}. Save it as CSV UTF-8."
-            ) from error
+        text = read_csv_text(path)
         first = text.partition("\n")[0]
-        delimiter = max(",;\t", key=first.count)
-        try:
-            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        except csv.Error as error:
-            raise DataError(
-                f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."
-            ) from error
+        lines = split_rows(text, max(",;\t", key=first.count), path)
         columns = [plain_cell(name.strip()) for name in (lines[0] if lines else ())]
         if twice := [name for name in COLUMNS if columns.count(name) > 1]:
             raise DataError(
@@ -161,19 +149,10 @@ class FilesAnnotator:
                 f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "
                 "is missing. Put the first line back; nothing was recorded."
             )
-        rows = []
-        for number, cells in enumerate(lines[1:], 2):
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(columns):
-                raise DataError(
-                    f"Expected {len(columns)} cells in row {number} of {path} but got "
-                    f"{len(cells)}. Quote cells that hold the delimiter; nothing was recorded."
-                )
-            row = dict.fromkeys(COLUMNS, "") | dict(
-                zip(columns, map(plain_cell, cells), strict=True)
-            )
-            rows.append(row)
+        rows = [
+            dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(plain_cell, cells), strict=True))
+            for cells in rows_below_header(lines, path)
+        ]
         return columns, rows
 
     def _sorted_images(self) -> dict[str, str]:
