@@ -1,8 +1,9 @@
 """The cells of the study: a data set, a range of labels, and how a network learns from them.
 
-Three regimes: a linear head on frozen features (`benchmarks/frozen_features.py` writes them, but
+Four regimes: a linear head on frozen features (`benchmarks/frozen_features.py` writes them, but
 for the tables of scikit-learn, whose standardised columns are the features); a small network from
-scratch by the recipe `fast`; a bag of words on texts. Cells called confirm-... are on data on
+scratch by the recipe `fast`; the last blocks of a network that was trained on ImageNet; a bag of
+words on texts. Cells called confirm-... are on data on
 which no setting and no rule was chosen. Read by `benchmarks/verdict.py`.
 """
 
@@ -58,6 +59,7 @@ CELLS = {
     "fashion-mnist-high": Cell("fashion-mnist", 100, 100, 10, 2500),
     "text-sst2": Cell("sst2", 100, 100, 6, 2500, whole="text"),
     "scratch-fashion-mnist": Cell("fashion-mnist", 100, 100, 5, 5000, whole="scratch"),
+    "fine-tuned-sign-digits": Cell("sign-digits", 50, 50, 4, "all", whole="fine-tuned"),
     "confirm-digits": Cell("sklearn-digits", 20, 20, 10, "all"),
     "confirm-breast-cancer": Cell("sklearn-breast_cancer", 4, 4, 10, "all"),
     "confirm-wine": Cell("sklearn-wine", 6, 3, 10, "all"),
@@ -72,17 +74,27 @@ HEAD = TrainingSettings(epochs=100, batch_size=1024, optimizer="adam", lr=0.03, 
 
 WHOLE: dict[str, dict[str, Any]] = {
     "text": {
+        "data": {"name": "text", "text": "text", "target": "class"},
         "model": "bag-of-words",
         "training": {
             "epochs": 15, "batch_size": 32, "optimizer": "adam", "lr": 0.005, "weight_decay": 0,
         },
     },
     "scratch": {
+        "data": {"name": "fashion-mnist", "test_limit": 2000},
         "model": "cnn-fast",
         "task": {
             "name": "classification", "augmentation": "flip-crop", "pad": 2, "views": "flip",
         },
         "training": {"recipe": "fast", "autocast": "bf16", "sample_passes": 15_000},
+    },
+    "fine-tuned": {
+        "data": {"name": "folder", "size": 64, "test_share": 0.25},
+        "model": {"name": "pretrained", "blocks": 3},
+        "task": {"name": "classification", "augmentation": "photographs"},
+        "training": {
+            "epochs": 15, "batch_size": 32, "optimizer": "adam", "lr": 0.003, "backbone_rate": 0.1,
+        },
     },
 }  # fmt: skip
 TEXTS = {"train.tsv": "train", "dev.tsv": "test"}
@@ -132,15 +144,15 @@ def _whole(cell: Cell) -> Problem | str:
     folder = Path(os.environ.get("UPSLOPE_DATA", "data")) / cell.data
     with tempfile.TemporaryDirectory() as made:
         if cell.whole == "text":
-            data = {"name": "text", "text": "text", "target": "class"}
             missing = [part for part in TEXTS if not (folder / part).is_file()]
             if missing:
                 return f"no {' and no '.join(missing)} in {folder}"
             root = _one_table(folder, Path(made))
         else:
-            data, root = {"name": cell.data, "test_limit": 2000}, folder
+            root = folder
+        whole = WHOLE[cell.whole]
         try:
-            settings = config.load({**WHOLE[cell.whole], "data": {**data, "root": str(root)}})
+            settings = config.load({**whole, "data": {**whole["data"], "root": str(root)}})
             setup = config.assemble(settings)
         except UpslopeError as error:
             return str(error)
