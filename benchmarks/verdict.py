@@ -51,6 +51,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "egl": {"name": "egl"},
     "gradnorm-diverse": {"name": "gradnorm-diverse"},
     "dropquery": {"name": "dropquery"},
+    "dcom": {"name": "dcom"},
+    "power-entropy": {"name": "power"},
+    "refine": {"name": "refine"},
+    "oracle": {"name": "oracle"},
 }
 
 
