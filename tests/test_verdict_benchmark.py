@@ -95,6 +95,21 @@ def test_results_of_other_settings_are_not_mixed(
         call(monkeypatch, verdict, *running)
 
 
+def test_runs_on_other_features_are_not_mixed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = study / "out"
+    runs = ("--features", study, "--runs", study / "runs", "--out", out, "--cells", "blobs-low")
+    call(monkeypatch, verdict, "run", *runs, "--strategies", "random", "--seeds", 1)
+    call(monkeypatch, verdict, "summarise", "--runs", study / "runs", "--out", out)
+    record = json.loads((out / "blobs-low.json").read_text())
+    record["strategies"]["egl"] = record["strategies"]["random"]
+    record["strategies"]["egl"]["curves"]["0"][0] -= 0.1
+    text = json.dumps(record)
+    (out / "blobs-low.json").write_text(text)
+    with pytest.raises(SystemExit, match="seed 0 begin with accuracies"):
+        call(monkeypatch, verdict, "summarise", "--runs", study / "runs", "--out", out)
+    assert (out / "blobs-low.json").read_text() == text
+
+
 def test_a_cell_without_features_is_told(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
