@@ -255,8 +255,8 @@ def test_a_compressed_archive_is_refused_with_what_to_do(tmp_path):
     [
         (b"{", "Expected JSON"),
         (b"[" * 100_000, "Expected JSON"),
-        (b"[1]", "no fields"),
-        (b'{"name": 1}', "it has name"),
+        (b"[1]", "an object with the field"),
+        (b'{"name": 1}', "fields there are name"),
         (b'{"label": 1.5}', "got 1.5"),
         (b'{"label": [0, 1]}', r"got \[0, 1\]"),
         (json.dumps({"label": 10**30}).encode(), "got 1000"),

@@ -22,7 +22,7 @@ from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
-from upslope.datasets.layout import Entry, name_some
+from upslope.datasets.layout import Entry, LeftOut, images_in, name_some
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.paths import needed_root
@@ -78,7 +78,7 @@ def load(
     files = _files(folder, annotations, test_annotations)
     parts = [(path, *_open(folder, path, images)) for path in files]
     _same_categories(parts)
-    notes = _crowd_notes(parts)
+    notes = (*_crowd_notes(parts), *_notes_on_unlisted(folder, parts))
     if target == "classes":
         entries, more = _entries(folder, parts, several)
         return open_entries(
@@ -162,7 +162,13 @@ def _open(folder: Path, path: Path, images: str | None) -> tuple[Path, Instances
     split_name = path.stem.removeprefix("instances_")
     places = (split_name, f"images/{split_name}", "images", "") if images is None else (images,)
     first = instances.images[0].file
-    home = next((folder / p for p in places if (folder / p / first).is_file()), folder / places[0])
+    home = next((folder / p for p in places if (folder / p / first).is_file()), None)
+    if home is None:  # the first may be missing alone
+        counts = {
+            p: sum((folder / p / image.file).is_file() for image in instances.images)
+            for p in places
+        }
+        home = folder / max(counts, key=lambda p: counts[p])
     missing = [image.file for image in instances.images if not (home / image.file).is_file()]
     if missing:
         raise DataError(
@@ -183,6 +189,20 @@ def _same_categories(parts: Sequence[Part]) -> None:
             f"but they differ{f' in {name_some(differing)}' if differing else ' in their order'}. "
             "Write both from one list."
         )
+
+
+def _notes_on_unlisted(folder: Path, parts: Sequence[Part]) -> tuple[str, ...]:
+    """A sentence on the images beside those that the annotations list."""
+    files = {(home / image.file).resolve() for _, home, part in parts for image in part.images}
+    there = {
+        path: (folder / path).resolve()
+        for home in {home for _, home, _ in parts}
+        for path in images_in(folder, home, LeftOut())
+    }
+    left_out = LeftOut()
+    for path in sorted(path for path, file in there.items() if file not in files):
+        left_out.add("image", path, " that no annotations list")
+    return left_out.notes()
 
 
 def _crowd_notes(parts: Sequence[Part]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:
         elif hasattr(frame, "iloc") and hasattr(frame, "columns"):
             table, notes = _of_pandas(frame)
         elif hasattr(frame, "__arrow_c_stream__"):
-            table = pa.table(frame)
+            table = _with_plain_text(pa.table(frame))
         elif isinstance(frame, Mapping) and not hasattr(frame, "map"):
             table = pa.table(dict(frame))
         else:
@@ -115,6 +115,19 @@ def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:
             "twice. Rename one."
         )
     return table, notes
+
+
+def _with_plain_text(table: pa.Table) -> pa.Table:
+    """The table with the texts of polars, categories too, as plain ones: Arrow computes little on
+    others."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        of_words = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_string_view(of_words):
+            texts = [pa.array(chunk.to_pylist(), pa.string()) for chunk in table[place].chunks]
+            table = table.set_column(place, field.name, pa.chunked_array(texts, pa.string()))
+    return table
 
 
 def _of_pandas(frame: Any) -> tuple[pa.Table, tuple[str, ...]]:

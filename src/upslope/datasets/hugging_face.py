@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from upslope.datasets.arrays import Labels, build_dataset, check_labels, number_ids
+from upslope.counts import format_count
+from upslope.datasets.arrays import UNKNOWN, Labels, build_dataset, check_labels, number_ids
 from upslope.datasets.arrow import check_ipc
 from upslope.datasets.base import Dataset, Splits
 from upslope.datasets.duplicates import array_duplicate_notes
@@ -107,14 +109,16 @@ def from_splits(
             f"among {', '.join(splits)}. Name them with `data.train` and `data.test`."
         )
     features = splits[train].features
-    columns = _image_column(features, image, name), _label_column(features, label, name)
+    columns = _image_column(features, image, name), label_column(features, label, name)
     names, labels, notes = read_split_labels(
-        {split: _column(splits[split], columns[1]) for split in (train, test)},
+        {split: column_of(splits[split], columns[1]) for split in (train, test)},
         {split: _names(splits[split].features[columns[1]]) for split in (train, test)},
         columns[1],
         name,
         missing_labels,
     )
+    refuse_unlabelled_test(labels[test] == UNKNOWN, f"{name}/{test}", "data.test")
+    notes = (*notes, *notes_on_other_splits(splits, (train, test)))
     if type(features[columns[0]]).__name__ != "Image":
         form_options = {"mode": mode, "size": size}
         if any(form_options.values()):
@@ -148,6 +152,31 @@ def from_splits(
 
     datasets = open_split(train), open_split(test)
     return Splits(*datasets, notes=(*notes, *array_duplicate_notes(*datasets)))
+
+
+def notes_on_other_splits(splits: Mapping[str, Any], names: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence on the splits that are not read; none where all are."""
+    others = [
+        f"{split} ({len(rows):,} rows)" for split, rows in splits.items() if split not in names
+    ]
+    return (
+        (f"Left out {format_count(len(others), 'split')}: {', '.join(others)}.",) if others else ()
+    )
+
+
+def refuse_unlabelled_test(unknown: NDArray[np.bool_], where: str, option: str) -> None:
+    """Refuse a test set in which labels are missing: nothing can be measured on it.
+
+    unknown: (n,) of its samples. where, option: what messages call it, and what chooses it.
+
+    Raises:
+        DataError: some are unknown.
+    """
+    if count := int(unknown.sum()):
+        raise DataError(
+            f"Expected a label for each sample of {where} but {count:,} of {len(unknown):,} have "
+            f"none. Leave these out, or choose another split with `{option}`."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +247,14 @@ def _image_column(features: Any, option: str | None, name: str) -> str:
     return _choose_column("image", option, fitting, kinds, name)
 
 
-def _label_column(features: Any, column: str | None, name: str) -> str:
+def label_column(features: Any, column: str | None, name: str) -> str:
+    """Return the column of the classes of images: the one given, or the one that is likely.
+
+    features: of a data set of Hugging Face. name: what messages call it.
+
+    Raises:
+        ConfigError: no such column, or none that is likely.
+    """
     kinds = {c: getattr(f, "dtype", type(f).__name__) for c, f in features.items()}
     nested_columns = [
         c for c, f in features.items() if type(f).__name__ not in ("Value", "ClassLabel")
@@ -252,8 +288,8 @@ def _without_decoding(rows: Any, image: str) -> Any:
     return rows.cast_column(image, _library().Image(decode=False)).select_columns([image])
 
 
-def _column(rows: Any, label: str) -> pa.ChunkedArray:
-    """The label column in the order of `rows`."""
+def column_of(rows: Any, label: str) -> pa.ChunkedArray:
+    """Return the label column in the order of `rows`."""
     if rows._indices is not None:  # a selection of rows that are not in this order on the disk
         rows = rows.flatten_indices()
     column: pa.ChunkedArray = rows.data.column(label)

@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
+from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Splits
 from upslope.datasets.frames import from_table
-from upslope.datasets.hugging_face import TESTS, from_splits
+from upslope.datasets.hugging_face import (
+    TESTS,
+    column_of,
+    from_splits,
+    label_column,
+    notes_on_other_splits,
+    refuse_unlabelled_test,
+)
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
@@ -44,7 +52,7 @@ def from_hugging_face(
 ) -> Splits:
     """Make the splits of a data set of Hugging Face; see `Splits.from_hugging_face`."""
     with options_as_arguments():
-        splits = _splits(data, train, test_share)
+        splits = _splits(data, train, test_share, label, text)
         if text is None:
             splits_read = from_splits(
                 splits, "the data set", train, test, image, label, None, mode, size, "raise",
@@ -56,7 +64,9 @@ def from_hugging_face(
     return Splits(splits_read.pool, splits_read.test, splits_read.validation, notes)
 
 
-def _splits(data: Any, train: str, test_share: float | None) -> dict[str, Any]:
+def _splits(
+    data: Any, train: str, test_share: float | None, label: str | None, text: str | None
+) -> dict[str, Any]:
     """Splits by name, one of them set apart where there is no test set and a share is asked."""
     splits = dict(data) if isinstance(data, Mapping) else {train: data}
     for name, rows in splits.items():
@@ -76,14 +86,22 @@ def _splits(data: Any, train: str, test_share: float | None) -> dict[str, Any]:
                 f"{', '.join(name for name in TESTS if name in splits)}."
             )
         # By position, evenly: the draw must not depend on a seed.
-        count = len(splits[train])
+        rows = splits[train]
+        column = (
+            label_column(rows.features, label, train)
+            if text is None
+            else text_label(rows, text, label)
+        )
+        cells = column_of(rows, column).to_pylist()
+        labelled = np.flatnonzero([cell is not None and cell != UNKNOWN for cell in cells])
+        count = len(labelled)
         places = np.linspace(0, count - 1, round(test_share * count)).astype(int)
-        test_rows = np.unique(places).tolist()
-        rest = np.setdiff1d(np.arange(count), test_rows).tolist()
+        test_rows = labelled[np.unique(places)].tolist() if count else []
+        rest = np.setdiff1d(np.arange(len(rows)), test_rows).tolist()
         if not test_rows or not rest:
             raise DataError(
                 f"Expected samples to learn from and to test on but a test_share of {test_share} "
-                f"of {count} leaves {len(rest)} and {len(test_rows)}."
+                f"of {count} labelled samples leaves {len(rest)} and {len(test_rows)}."
             )
         splits |= {"test": splits[train].select(test_rows), train: splits[train].select(rest)}
     return splits
@@ -105,9 +123,13 @@ def _texts(
             f"Expected the splits {train} and {test} in the data set but it has "
             f"{', '.join(splits)}. Name them with `train` and `test`."
         )
+    if test is not None:
+        of_test = column_of(splits[test], text_label(splits[test], text, label)).to_pylist()
+        unknown = np.array([cell in (None, UNKNOWN) for cell in of_test])
+        refuse_unlabelled_test(unknown, f"the data set/{test}", "data.test")
     tables = {name: _arrow(splits[name], text, label) for name in (train, test) if name}
     target = next(iter(tables.values()))[1]
-    return from_table(
+    read = from_table(
         tables[train][0],
         tables[test][0] if test else None,
         text=text,
@@ -117,12 +139,18 @@ def _texts(
         length=length,
         test_share=test_share or 0.2,
     )
+    notes = (*read.notes, *notes_on_other_splits(splits, tables))
+    return Splits(read.pool, read.test, read.validation, notes)
 
 
-def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequence[str] | None]:
-    """(text and label as a table of Arrow, the label's column, names of the classes)."""
-    import pyarrow as pa
+def text_label(rows: Any, text: str, label: str | None) -> str:
+    """Return the column of labels of texts: the one given, or the one that is likely.
 
+    rows: a data set of Hugging Face. text: the column of the texts.
+
+    Raises:
+        ConfigError: a column is not there, or none is likely to hold labels.
+    """
     features = rows.features
     classes = [c for c, f in features.items() if type(f).__name__ == "ClassLabel"]
     usual = [c for c in ("label", "labels", "target") if c in features]
@@ -133,11 +161,22 @@ def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequ
             f"Expected `text` and `label` to name columns of the data set but got {text!r} and "
             f"{label!r}; it has {kinds}."
         )
+    return column
+
+
+def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequence[str] | None]:
+    """(text and label as a table of Arrow, the label's column, names of the classes)."""
+    import pyarrow as pa
+
+    features, column = rows.features, text_label(rows, text, label)
     table = rows.select_columns([text, column]).with_format("arrow")[:]
     names = getattr(features[column], "names", None)
-    if names is not None:
+    if names is not None or pa.types.is_integer(table.schema.field(column).type):
         cells = table.column(column).to_pylist()
-        label_cells = [names[i] if i is not None and i >= 0 else None for i in cells]
+        label_cells = [
+            None if cell in (None, UNKNOWN) else str(cell) if names is None else names[cell]
+            for cell in cells
+        ]
         place = table.column_names.index(column)
         table = table.set_column(place, column, pa.array(label_cells, pa.string()))
     return table, column, None if names is None else [str(name) for name in names]

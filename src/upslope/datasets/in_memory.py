@@ -186,10 +186,11 @@ def assemble_splits(
         if name != "pool":
             _check_has_labels(part, name, where)
     if test_share is not None:
-        if test is not None or not 0 < test_share < 1:
+        is_share = isinstance(test_share, int | float) and 0 < test_share < 1
+        if test is not None or not is_share:
             raise ConfigError(
                 "Expected `test_share` to be above 0 and below 1, where no test set is given, but "
-                f"got {test_share}{' beside a test set' if test is not None else ''}."
+                f"got {test_share!r}{' beside a test set' if test is not None else ''}."
             )
         labels = labels_of(pool)
         with_label = np.flatnonzero(labels != UNKNOWN)

@@ -19,6 +19,7 @@ from upslope.files import from_json
 
 _NUMBER = re.compile(r"-1|0|[1-9]\d{0,17}", re.ASCII)
 _FIELDS = ("label", "cls", "class")
+_MOST_FIELDS = 10  # named in a message
 
 
 def choose_label(samples: TarSamples, extension: str | None, field: str | None) -> str | None:
@@ -66,8 +67,14 @@ def read_labels(
     import pyarrow as pa
 
     stated_names = None if class_list is None else tuple(class_names((), class_list, folder))
-    values = [_value(samples, i, label, field) for i in range(len(samples.ids))]
+    field_names: set[str] = set()
+    values = [_value(samples, i, label, field, field_names) for i in range(len(samples.ids))]
     values_read = [value for value in values if value is not None]
+    if field_names and not field_names & {field or "", *(() if field else _FIELDS)}:
+        raise DataError(
+            f"Expected the field `{field or _FIELDS[0]}` in .json of {folder} but the fields there "
+            f"are {', '.join(sorted(field_names)[:_MOST_FIELDS])}. Name one with `data.field`."
+        )
     if not values_read and stated_names is None:
         raise DataError(
             f"Expected labels in .cls, .json or .txt of {folder} but no sample has one. Name the "
@@ -107,8 +114,13 @@ def read_labels(
     return names, labels["the shards"], notes
 
 
-def _value(samples: TarSamples, position: int, label: str | None, field: str | None) -> Any:
-    """The label of a sample as it is written; None where it has none."""
+def _value(
+    samples: TarSamples, position: int, label: str | None, field: str | None, field_names: set[str]
+) -> Any:
+    """The label of a sample as it is written; None where it has none.
+
+    field_names: takes in the fields that its JSON has.
+    """
     member = samples.members[position].get(label or "")
     if member is None:
         return None
@@ -120,13 +132,13 @@ def _value(samples: TarSamples, position: int, label: str | None, field: str | N
         record = from_json(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"Expected JSON in {name} but: {error}.") from error
-    keys = record.keys() if isinstance(record, dict) else ()
-    key = field or next((k for k in _FIELDS if k in keys), None)
-    if not isinstance(record, dict) or key is None:
+    if not isinstance(record, dict):
         raise DataError(
-            f"Expected the field `label` in {name} but it has "
-            f"{', '.join(map(str, keys)) or 'no fields'}. Name the field with `data.field`."
+            f"Expected an object with the field `{field or _FIELDS[0]}` in {name} but got "
+            f"{str(record)[:80]}."
         )
+    field_names.update(record)
+    key = field or next((k for k in _FIELDS if k in record), None)
     value = record.get(key)
     if value is not None and not (
         isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)

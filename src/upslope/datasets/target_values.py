@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from upslope.datasets.arrays import UNKNOWN, Array
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
-from upslope.datasets.unlabelled import class_names
+from upslope.datasets.unlabelled import class_names, refuse_one_text
 from upslope.errors import ConfigError, DataError
 
 TargetKind = Literal["class", "labels", "numbers", "masks"]
+_MOST_COUNTED = 1000
+"""Classes that may be counted where there are fewer samples: beyond, numbers are likely ids."""
 KINDS: tuple[str, ...] = ("class", "labels", "numbers", "masks")
 
 
@@ -42,6 +44,14 @@ def as_array(values: Any, what: str) -> Array:
     Raises:
         DataError: rows of different lengths, or objects of other kinds.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        count = int(np.ma.getmaskarray(values).sum())
+        if count:
+            raise DataError(
+                f"Expected {what} without a mask but {count:,} entries are masked. Fill them, "
+                "values.filled(...), or leave their samples out."
+            )
+        values = values.data
     if hasattr(values, "detach"):  # a tensor of torch
         values = values.detach().cpu()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
@@ -83,6 +93,7 @@ def read_target_values(
         ConfigError: an unknown kind, or names that are not distinct.
         DataError: another number of targets than of samples; values that are not of the kind.
     """
+    refuse_one_text(classes)
     if kind not in KINDS:
         raise ConfigError(f"Expected `kind` to be one of {', '.join(KINDS)} but got {kind!r}.")
     arrays = {
@@ -131,13 +142,20 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
                 "classes that came as floats become whole numbers by astype(int), with -1 for "
                 "those that nobody knows."
             )
-    highest = max((int(array.max(initial=UNKNOWN)) for array in columns.values()), default=UNKNOWN)
+    highest = max((int(array.max()) for array in columns.values() if len(array)), default=UNKNOWN)
     if classes is None:
+        count = sum(map(len, columns.values()))
+        if highest >= max(_MOST_COUNTED, count):
+            raise DataError(
+                f"Expected classes counted from 0 in {where} but the largest of {count:,} targets "
+                f"is {highest:,}. Name all classes with `classes`, give names as text where the "
+                "numbers are names, or set kind='numbers' where they are measured."
+            )
         names = [str(i) for i in range(max(2, highest + 1))]
     else:
         names = class_names((), classes, where)
-        refuse_ambiguous_numbers(names, where)
-    values: dict[str, NDArray[Any]] = {n: array.astype(np.int64) for n, array in columns.items()}
+        if columns:
+            refuse_ambiguous_numbers(names, where)
     for name, array in columns.items():
         numbers = array.astype(np.float64)  # of unsigned types too, in which -1 has no place
         wrong = np.flatnonzero((numbers < UNKNOWN) | (numbers >= len(names)))
@@ -147,6 +165,7 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
                 f"where nobody knows, in {where}/{name} but got {int(array[wrong[0]])} at position "
                 f"{wrong[0]} ({len(wrong)} such). Name all classes, or repair the targets."
             )
+    values: dict[str, NDArray[Any]] = {n: array.astype(np.int64) for n, array in columns.items()}
     return tuple(names), values, _number_notes(values, names, classes is None)
 
 
@@ -256,7 +275,17 @@ def _read_label_sets(
             )
         values[name] = array.astype(np.int64)
     names = _names_of_columns(values, classes, where, "label")
-    return names, values, _missing_notes({n: (v == UNKNOWN).any(axis=1) for n, v in values.items()})
+    unknown = {name: value == UNKNOWN for name, value in values.items()}
+    notes = _missing_notes({name: entries.any(axis=1) for name, entries in unknown.items()})
+    in_part = sum(
+        int((entries.any(axis=1) & ~entries.all(axis=1)).sum()) for entries in unknown.values()
+    )
+    if in_part:
+        notes += (
+            f"{in_part:,} of these have labels that are known beside some that are not, -1: a "
+            "sample is labelled as a whole or not at all.",
+        )
+    return names, values, notes
 
 
 def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:

@@ -8,7 +8,7 @@ items looked at, or else in one pass through all items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, Progress, no_progress
 
+_MOST_NAMES = 5  # of classes, in a message
 _ITEMS_TO_COMPARE = 20  # items whose targets are compared with the data set's own list
 
 
@@ -100,6 +101,7 @@ def from_torch(
         }
         unlabelled = {name for name, part in parts.items() if part.keys.target is None}
         streamed_masks = kind == "masks" and not fits
+        _check_class_order(parts)
         names = classes if classes is not None else getattr(pool, "classes", None)
         targets = read_target_values(
             {
@@ -135,6 +137,26 @@ def from_torch(
                 )
             )
         return assemble_splits(datasets, "the data set", test_share, targets.notes)
+
+
+def _check_class_order(parts: Mapping[str, _Part]) -> None:
+    """Targets are positions among the classes: all parts count these alike.
+
+    Raises:
+        DataError: a part names other classes than the pool, or in another order.
+    """
+    of_pool = getattr(parts["pool"].items, "classes", None)
+    for name, part in parts.items():
+        classes = getattr(part.items, "classes", None)
+        if of_pool is None or classes is None or part.keys.target is None:
+            continue
+        if list(classes) != list(of_pool):
+            names, others = list(of_pool)[:_MOST_NAMES], list(classes)[:_MOST_NAMES]
+            raise DataError(
+                f"Expected the {name} to have the classes of the pool in its order, {names}, but "
+                f"its `classes` are {others}. Bring its targets to that order, and its "
+                "`classes` too."
+            )
 
 
 def _open(

@@ -48,6 +48,19 @@ class NoTestSet(Subset):
         super().__init__(pool, ())
 
 
+def refuse_one_text(class_list: object) -> None:
+    """Refuse a text in place of a list of names, which would be taken letter by letter.
+
+    Raises:
+        ConfigError: `class_list` is a text.
+    """
+    if isinstance(class_list, str):
+        names = [name.strip() for name in class_list.split(",")]
+        raise ConfigError(
+            f"Expected `data.classes` to be a list of names but got {class_list!r}. Write {names}."
+        )
+
+
 def class_names(
     labels: Iterable[str], class_list: Sequence[object] | None, where: object
 ) -> list[str]:
@@ -60,6 +73,7 @@ def class_names(
         DataError: labels that are not among the names given.
     """
     label_names = set(labels)
+    refuse_one_text(class_list)
     if class_list is None:
         return sorted(label_names)
     if others := [name for name in class_list if not isinstance(name, str)]:

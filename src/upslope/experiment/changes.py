@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from upslope.datasets.base import Dataset
 from upslope.errors import RunError, SelectionError
+from upslope.experiment.sample_probe import other_samples
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.files import json_digest
 from upslope.frozen import FeatureDataset, same_summary
@@ -57,6 +58,7 @@ class Opening:
         """
         self._check_data(info)
         self._check_test(info)
+        self._check_samples(info)
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         before = differences.get("samples.pool", (len(self.pool), None))[0]
@@ -143,6 +145,27 @@ class Opening:
                 "change it. Take those out again, or begin a run whose test samples are set apart: "
                 "in a folder, or by a column `split`."
             )
+
+    def _check_samples(self, info: Mapping[str, Any]) -> None:
+        """A few samples looked at are what they were: counted ids fit any data.
+
+        Where the pool has changed, its inputs may have: tables are standardised by all rows.
+        """
+        probe = info.get("probe")
+        if probe is None or probe["pool_ids_sha256"] != json_digest(list(self.pool.ids)):
+            return
+        other_ids = {
+            "the pool": other_samples(probe["pool"], self.pool),
+            "the test set": other_samples(probe["test"], self.test, with_targets=True),
+        }
+        for part, ids in other_ids.items():
+            if ids:
+                raise RunError(
+                    f"Expected the samples with which the run in {self.folder} began but {part} "
+                    f"now has others under the same ids, as under {ids[0]!r} ({len(ids)} of those "
+                    "looked at). Give the data of the run in its order, or begin a run in another "
+                    "folder."
+                )
 
     def _check_backbone(self, info: Mapping[str, Any], differences: Differences) -> None:
         """Features come from a network that computes what it computed when the run began."""

@@ -11,6 +11,7 @@ from upslope.datasets.base import Splits
 from upslope.experiment.changes import backbone_of, probe_of, source_shape_of
 from upslope.experiment.checks import describe_strategy
 from upslope.experiment.own_training import Trainer, name_of
+from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
 from upslope.files import json_digest
 from upslope.pool import Strategy
@@ -79,5 +80,10 @@ class RunRecord:
             "pool": len(pool),
             "test": len(self.splits.test),
             "test_ids_sha256": json_digest(list(self.splits.test.ids)),
+            "probe": {
+                "pool_ids_sha256": json_digest(list(pool.ids)),
+                "pool": probe_samples(pool),
+                "test": probe_samples(self.splits.test, with_targets=True),
+            },
             "root": self.root,
         }
