@@ -25,6 +25,7 @@ from upslope.strategies.distances import (
     symmetric_tiles,
 )
 from upslope.strategies.greedy import LazyGreedy
+from upslope.strategies.near_pairs import list_places
 
 PAIRS = 2**24
 """Most pairs held: 12 bytes each, and some 40 while they are put in order, 0.7 GB in all."""
@@ -141,9 +142,7 @@ class SparseCover:
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),), in double precision."""
         counts = self.counts[rows]
-        owner = torch.arange(len(rows)).repeat_interleave(counts)
-        before = counts.cumsum(dim=0) - counts
-        places = torch.arange(len(owner)) + (self.starts[rows] - before)[owner]
+        owner, places = list_places(self.starts[rows], counts)
         samples = self.samples[places]
         new_gains = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
         gains = torch.zeros(len(rows), dtype=torch.float64)
