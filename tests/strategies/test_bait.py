@@ -160,6 +160,25 @@ def test_bounds_leave_the_best_candidate(
         free.remove(best)
 
 
+@pytest.mark.parametrize("width", [2, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_eigenvalue_exceeds_the_ratio(seed: int, width: int) -> None:
+    """At first, and after more samples than the steps that are held."""
+    signals = posteriors_and_features(300, 4, width, 3.0, seed).signals
+    p, h = (signals[need] for need in Bait().needs)
+    known, pool = information(p[200:], h[200:]), information(p[:200], h[:200])
+    fisher = Fisher(p[:200], h[:200], pool, known, 0.01)
+    done = 0
+    for taken in (0, 10, 90):
+        for i in range(done, taken):
+            fisher.add(i)
+        done = taken
+        matrix = known + information(p[:taken], h[:taken])
+        matrix = matrix + 0.01 * torch.eye(len(known), dtype=p.dtype)
+        largest = float(torch.linalg.eigvals(torch.linalg.solve(matrix, pool)).real.max())
+        assert largest <= fisher.ratio() <= 1.5 * largest
+
+
 def test_bounds_leave_few_candidates_to_compute() -> None:
     pool = posteriors_and_features(4000, 3, 4, 4.0, 0)
     p, h = (pool.signals[need] for need in Bait().needs)
@@ -168,6 +187,12 @@ def test_bounds_leave_few_candidates_to_compute() -> None:
     for _ in range(5):
         search.take()
     assert 0 < int((search.degree == 3).sum()) < 400
+
+
+def test_nothing_is_left_to_learn_where_the_network_is_sure() -> None:
+    p, h = torch.eye(3, dtype=torch.float64).repeat(4, 1), torch.ones(12, 5, dtype=torch.float64)
+    pool = PoolView([f"{i:03d}" for i in range(12)], dict(zip(Bait().needs, (p, h), strict=True)))
+    assert len(set(Bait().select(pool, 12, generator()).ids)) == 12
 
 
 def test_steps_counted_into_the_matrices_change_nothing() -> None:

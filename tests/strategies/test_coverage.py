@@ -11,7 +11,7 @@ from pools import generator, make_pool
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
-from upslope.strategies import build, cover, distances, greedy
+from upslope.strategies import build, cover, cover_matrix, distances, greedy
 
 KERNELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "prob-cover": lambda d, _: (d <= 0.75).double(),
@@ -64,11 +64,14 @@ def test_takes_the_largest_gain_of_the_formula(name: str, labelled: int, seed: i
 
 
 @pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("most", [0, 60])
 def test_blocks_and_laziness_do_not_change_the_choice(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(build(name).needs, 60, 5)
     whole = build(name).select(pool, 20, generator()).notes["coverage"]
+    monkeypatch.setattr(cover, "WHOLE", most)
+    monkeypatch.setattr(cover_matrix, "BLOCK", 128)
     monkeypatch.setattr(distances, "BLOCK", 128)
     monkeypatch.setattr(cover, "BLOCK", 128)
     monkeypatch.setattr(greedy, "FIRST", 1)
@@ -84,6 +87,7 @@ def test_takes_the_largest_gain_whenever_pairs_are_first_held(
     name: str, labelled: int, pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From no pair at all, hence never, over some picks later, to all at once."""
+    monkeypatch.setattr(cover, "WHOLE", 0)
     monkeypatch.setattr(cover, "PAIRS", pairs)
     monkeypatch.setattr(distances, "BLOCK", 200)
     pool = make_pool(build(name).needs, 60, labelled)
@@ -92,10 +96,11 @@ def test_takes_the_largest_gain_whenever_pairs_are_first_held(
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("pairs", [0, 2**24])
+@pytest.mark.parametrize(("pairs", "most"), [(0, 0), (2**24, 0), (0, 120)])
 def test_of_equal_candidates_the_smaller_id_is_taken(
-    name: str, pairs: int, monkeypatch: pytest.MonkeyPatch
+    name: str, pairs: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cover, "WHOLE", most)
     monkeypatch.setattr(cover, "PAIRS", pairs)
     monkeypatch.setattr(distances, "BLOCK", 400)
     strategy = build(name)
@@ -151,3 +156,18 @@ def test_u_herding_over_labelled_and_candidates_is_u_herding_over_candidates(see
 def test_u_herding_asks_for_a_fitted_temperature_as_published() -> None:
     assert build("u-herding").needs[1] == Need.of("probabilities", temperature="fitted")
     assert build("u-herding", temperature=1).needs[1] == Need.of("probabilities")
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("labelled", [0, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_whole_pool_of_duplicates_by_all_pairs(
+    name: str, labelled: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cover, "PAIRS", 0)  # so that these are too many to hold apart
+    pool = make_pool(build(name).needs, 30, labelled, 3)
+    twice = {need: values[torch.arange(30) % 13].to(dtype) for need, values in pool.signals.items()}
+    pool = replace(pool, signals=twice)
+    ids = build(name).select(pool, 30, generator()).ids
+    assert len(set(ids)) == 30
+    assert shortfall(name, pool, ids) < 1e-5

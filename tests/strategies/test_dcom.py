@@ -10,8 +10,8 @@ import torch
 from pools import generator, make_pool
 
 from upslope.errors import SelectionError
-from upslope.pool import PoolView
-from upslope.strategies import build
+from upslope.pool import Need, PoolView
+from upslope.strategies import balls, build, near_pairs
 from upslope.strategies.dcom import RESOLUTION, DCoM, competence
 
 
@@ -47,7 +47,7 @@ def written_out(pool: PoolView, strategy: DCoM, budget: int) -> list[str]:
     a, k = strategy.centre, strategy.slope
     weight = (1 + math.exp(-k * (1 - a))) / (1 + math.exp(-k * (len(covered) / total - a)))
     p = pool.signal(posteriors).double().sort(dim=1, descending=True).values
-    unsure = scaled((1 - p[:, 0] + p[:, 1]).tolist())
+    unsure = scaled((1 - p[:, 0] + p[:, 1]).tolist()) if p.shape[1] > 1 else [0.0] * n
     chosen: list[int] = []
     for _ in range(budget):
         open_ = [i for i in range(total) if i not in covered]
@@ -64,6 +64,61 @@ def test_is_the_definition_written_out(seed: int, labelled: int) -> None:
     strategy = DCoM(delta=1.1, centre=0.4, slope=6.0)
     pool = make_pool(strategy.needs, 30, labelled, seed)
     assert list(strategy.select(pool, 7, generator()).ids) == written_out(pool, strategy, 7)
+
+
+def doubled(pool: PoolView, share: float, one_class: bool, dtype: torch.dtype) -> PoolView:
+    """The pool with so many of its samples equal to its first ones, and in another precision."""
+
+    def repeat(values: torch.Tensor) -> torch.Tensor:
+        distinct = max(1, round(len(values) * (1 - share)))
+        return values[torch.arange(len(values)) % distinct].to(dtype)
+
+    def form(need: Need, values: torch.Tensor) -> torch.Tensor:
+        return repeat(values[:, :1] * 0 + 1 if one_class and values.shape[1] == 4 else values)
+
+    assert pool.labels is not None
+    return dataclasses.replace(
+        pool,
+        signals={need: form(need, values) for need, values in pool.signals.items()},
+        labelled_signals={need: form(need, v) for need, v in pool.labelled_signals.items()},
+        labels=pool.labels * 0 if one_class else pool.labels,
+    )
+
+
+@pytest.mark.parametrize("most_pairs", [2**24, 60, 0])
+@pytest.mark.parametrize(
+    ("labelled", "share", "one_class", "dtype"),
+    [
+        (9, 0.0, False, torch.float32),
+        (9, 0.5, False, torch.float64),
+        (9, 0.9, False, torch.float32),
+        (9, 0.3, True, torch.float32),
+        (0, 0.4, False, torch.float32),
+        (1, 0.0, True, torch.float64),
+    ],
+)
+def test_few_pairs_and_many_ties_and_all_of_the_pool(
+    labelled: int,
+    share: float,
+    one_class: bool,
+    dtype: torch.dtype,
+    most_pairs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(balls, "PAIRS", most_pairs)
+    monkeypatch.setattr(balls, "LABELS_AT_ONCE", 4)
+    monkeypatch.setattr(balls, "BLOCK", 64)
+    monkeypatch.setattr(near_pairs, "BLOCK", 50)  # tiles of 7 x 7
+    strategy = DCoM(delta=0.9, centre=0.4, slope=6.0)
+    pool = doubled(make_pool(strategy.needs, 33, labelled, 5), share, one_class, dtype)
+    assert list(strategy.select(pool, 33, generator()).ids) == written_out(pool, strategy, 33)
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.1, 2.0])
+def test_balls_of_every_size(delta: float) -> None:
+    strategy = DCoM(delta=delta, centre=0.4, slope=6.0)
+    pool = make_pool(strategy.needs, 25, 6, 2)
+    assert list(strategy.select(pool, 6, generator()).ids) == written_out(pool, strategy, 6)
 
 
 def test_competence_is_one_where_all_is_covered_and_half_at_the_centre() -> None:

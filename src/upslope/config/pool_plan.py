@@ -62,7 +62,7 @@ def count_operations(name: str, n: float, k: float, d: float, classes: float) ->
     c = min(float(CELL), n)
     cells = n * min(n / c, 256) * d if n > c else 0.0
     search = k * PROBES * c * d
-    bait = n / c * (classes * d) ** 3 + k * (c * classes**2 * d + classes**3 * d**2)
+    bait = n / c * 2 * (classes * d) ** 3 + (n * d + 12 * k * c) * classes**2 * d
     within = {
         "core-set": 2 * search,
         "lcmd": 2 * search + 8 * k * n,

@@ -7,7 +7,8 @@ A candidate x adds to the coverage of sample i only if it lies nearer to i than 
 With m labels that is about one candidate in m, so that soon few pairs (x, i) are left. While they
 are too many, `DenseCover` computes all similarities of a candidate anew, n d for each gain; as soon
 as they are few, and at most `PAIRS` in any pool, `SparseCover` holds their similarities, and no
-distance is computed any more.
+distance is computed any more. Of pools of at most `WHOLE` samples with more pairs than that, those
+of all are held (`cover_matrix`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from upslope.strategies.cover_matrix import MatrixCover
 from upslope.strategies.distances import (
     BLOCK,
     nearest_squared,
@@ -25,6 +27,7 @@ from upslope.strategies.distances import (
     symmetric_tiles,
 )
 from upslope.strategies.greedy import LazyGreedy
+from upslope.strategies.near_pairs import list_places
 
 PAIRS = 2**24
 """Most pairs held: 12 bytes each, and some 40 while they are put in order, 0.7 GB in all."""
@@ -32,6 +35,8 @@ FEW = 2**20
 """Pairs that take less time to put in order than a few gains computed anew."""
 SHARE = 1 / 32
 """Most of all n^2 pairs that are held, beyond `FEW`: with more, computing gains anew is faster."""
+WHOLE = 5792
+"""Most candidates of which all pairs are held, in 128 MB: as most cells of `two_stage` have."""
 PROBES = 256
 """Samples whose pairs are counted to estimate the number of all."""
 ROUNDING = 1e-5
@@ -141,9 +146,7 @@ class SparseCover:
     def gains_of(self, rows: Tensor) -> Tensor:
         """Return the gains of some candidates now: (len(rows),), in double precision."""
         counts = self.counts[rows]
-        owner = torch.arange(len(rows)).repeat_interleave(counts)
-        before = counts.cumsum(dim=0) - counts
-        places = torch.arange(len(owner)) + (self.starts[rows] - before)[owner]
+        owner, places = list_places(self.starts[rows], counts)
         samples = self.samples[places]
         new_gains = (self.similarities[places] - self.covered[samples]).clamp_(min=0)
         gains = torch.zeros(len(rows), dtype=torch.float64)
@@ -180,7 +183,9 @@ def cover(
     positions: list[int] = []
     gains_taken: list[float] = []
     scores: Tensor | None = None
-    sparse = SparseCover.of(dense)
+    sparse: SparseCover | MatrixCover | None = SparseCover.of(dense)
+    if sparse is None and len(x) <= WHOLE:
+        sparse = MatrixCover(x, dense.covered, w, similarity)
     if sparse is None:
         scores = dense.bounds()
         search = LazyGreedy(scores * (1 + ROUNDING), dense.gains_of, dense.take, most, exact=False)

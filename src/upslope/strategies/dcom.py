@@ -32,8 +32,9 @@ from upslope.errors import SelectionError
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.posterior import margin
+from upslope.strategies.balls import Surroundings, UncoveredDensity
 from upslope.strategies.base import Choice, QueryStrategy
-from upslope.strategies.distances import BLOCK, distance_blocks, normalise
+from upslope.strategies.distances import normalise
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import posterior_need
 
@@ -48,7 +49,10 @@ class DCoM(QueryStrategy):
     name: ClassVar[str] = "dcom"
     reference: ClassVar[str] = "Mishal and Weinshall 2024 (arXiv 2407.01804)"
     signal_cost: ClassVar[str] = "one forward per candidate and per labelled sample"
-    cost: ClassVar[str] = "(n + m) n d, again for each sample chosen n d; memory n d"
+    cost: ClassVar[str] = (
+        "m (n + m / 2) d, and u (n - u / 2) d for u candidates that no ball covers, where pairs "
+        "within delta are few; memory (n + m) d + 0.7 GB"
+    )
     best_for: ClassVar[str] = "from few labels to many, on features good without labels"
     reads_labels: ClassVar[bool] = True
 
@@ -76,105 +80,58 @@ class DCoM(QueryStrategy):
         h_need, p_need = self.needs
         x, y = normalise(pool.signal(h_need)), normalise(pool.labelled_signal(h_need))
         p = pool.signal(p_need).float()
-        every = torch.cat([x, y])
         classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
-        is_near = _find_covered(every, y, torch.full((len(y),), self.delta))
-        radii = self.radii(every, y, classes, pool.labels, is_near)
-        # No ball is larger than delta, so that what is beyond stays uncovered.
-        is_covered = is_near.index_put(
-            (is_near.nonzero().flatten(),), _find_covered(every[is_near], y, radii)
-        )
-        share = float(is_covered.float().mean())
+        radii, is_covered = self.balls(x, y, classes, pool.labels)
+        share = _share(is_covered, len(y))
         weight = competence(share, self.slope, self.centre)
         unsure = _scale(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
         radius = float(radii.mean()) if len(radii) else self.delta
-        density = _uncovered_neighbours(x, every, is_covered, radius)
-
-        squares = every.square().sum(dim=1)
+        density = UncoveredDensity(x, is_covered, radius)
+        is_free = torch.ones(len(x), dtype=torch.bool)
         scores: Tensor | None = None
         positions: list[int] = []
         for _ in range(budget):
-            mixture = weight * unsure + (1 - weight) * _scale(density)
+            mixture = weight * unsure + (1 - weight) * _scale(density.counts)
             scores = mixture.clone() if scores is None else scores
-            mixture[positions] = -torch.inf
-            best = int(mixture.argmax())
+            best = int(mixture.masked_fill_(~is_free, -torch.inf).argmax())
             positions.append(best)
-            place = slice(best, best + 1)
-            near = _squares_to(every, squares, x[place], squares[place])[:, 0]
-            within = near < radius**2
-            new = (within & ~is_covered).nonzero().flatten()
-            for part in torch.split(new, max(1, BLOCK // len(x))) if len(new) else ():
-                near = _squares_to(x, squares[: len(x)], every[part], squares[part])
-                density -= (near < radius**2).sum(dim=1)
-            is_covered[new] = True
+            is_free[best] = False
+            density.take(best)
         return Choice(
             positions, scores, {"coverage": share, "competence": weight, "radius": radius}
         )
 
-    def radii(
-        self,
-        every: Tensor,
-        y: Tensor,
-        classes: Tensor,
-        labels: Tensor | None,
-        is_near: Tensor,
-    ) -> Tensor:
-        """The radius of the ball of each labelled sample: (m,).
+    def balls(
+        self, x: Tensor, y: Tensor, classes: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The radius of each labelled sample's ball, (m,), and which candidates lie in one, (n,).
 
-        every: (n + m, d); y: (m, d), labelled; classes: (n + m,), predicted; labels: (m,);
-        is_near: (n + m,), whether balls of radius delta cover it.
+        x: (n, d) candidates; y: (m, d), labelled; classes: (n + m,), those predicted;
+        labels: (m,).
         """
         if not len(y):
-            return torch.empty(0)
+            return torch.empty(0), torch.zeros(len(x), dtype=torch.bool)
         if labels is None or len(labels) != len(y):
             raise SelectionError(
                 f"Expected one class for each of the {len(y)} labelled samples, which decides how "
                 "far their balls reach, but the task's labels are of another kind. Take u-herding."
             )
-        threshold = 0.2 * float(is_near.float().mean()) + 0.4
-        radii = torch.empty(len(y))
-        for rows, squares in distance_blocks(y, every):
-            distances = squares.sqrt()
-            same = classes == labels[rows, None]
-            low, high = (
-                torch.zeros(len(squares)),
-                torch.full((len(squares),), self.delta),
-            )
-            for _ in range(math.ceil(math.log2(self.delta / RESOLUTION))):
-                middle = (low + high) / 2
-                within = distances < middle[:, None]
-                pure = (within & same).sum(dim=1) >= threshold * within.sum(dim=1)
-                low, high = torch.where(pure, middle, low), torch.where(pure, high, middle)
-            radii[rows] = (low + high) / 2
-        return radii
+        near = Surroundings(
+            x, y, classes[: len(x)], classes[len(x) :], labels, self.delta, RESOLUTION
+        )
+        radii = near.radii(0.2 * _share(near.is_near, len(y)) + 0.4)
+        return radii, near.covered(radii)
+
+
+def _share(is_covered: Tensor, labelled: int) -> float:
+    """The share of candidates and labelled samples that is covered: the latter by their balls."""
+    return float(torch.cat([is_covered, is_covered.new_ones(labelled)]).float().mean())
 
 
 def competence(coverage: float, slope: float, centre: float) -> float:
     """Return the weight of the margin: a logistic function that is 1 where all is covered."""
     whole = 1 + math.exp(-slope * (1 - centre))
     return whole / (1 + math.exp(-slope * (coverage - centre)))
-
-
-def _find_covered(every: Tensor, y: Tensor, radii: Tensor) -> Tensor:
-    """Which rows of `every` lie within the ball of a row of y: (len(every),) booleans."""
-    is_covered = torch.zeros(len(every), dtype=torch.bool)
-    for rows, squares in distance_blocks(y, every):
-        is_covered |= (squares < radii[rows, None].square()).any(dim=0)
-    return is_covered
-
-
-def _uncovered_neighbours(x: Tensor, every: Tensor, is_covered: Tensor, radius: float) -> Tensor:
-    """How many uncovered rows of `every` lie within `radius` of each row of x: (len(x),)."""
-    counts = torch.zeros(len(x))
-    for rows, squares in distance_blocks(x, every[~is_covered]):
-        counts[rows] = (squares < radius**2).sum(dim=1).float()
-    return counts
-
-
-def _squares_to(x: Tensor, of_x: Tensor, y: Tensor, of_y: Tensor) -> Tensor:
-    """Squared distances between the rows of x and few of y: (n, k). of_x, of_y: squared lengths."""
-    # Few rows on the right take a product a third of the time that they take on the left.
-    return torch.addmm(of_y, x, y.T, alpha=-2).add_(of_x[:, None]).clamp_(min=0)
 
 
 def _scale(values: Tensor) -> Tensor:

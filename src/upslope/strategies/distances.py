@@ -36,8 +36,8 @@ def nearest_squared(x: Tensor, y: Tensor) -> Tensor:
     squares = y.square().sum(dim=1)
     # Wide tiles, because matrix products with few rows run at two thirds of the speed.
     height = max(1, math.isqrt(BLOCK) // 2)
-    for columns in _slices(len(y), max(1, BLOCK // height)):
-        for rows in _slices(len(x), height):
+    for columns in slices(len(y), max(1, BLOCK // height)):
+        for rows in slices(len(x), height):
             products = torch.addmm(squares[columns], x[rows], y[columns].T, alpha=-2)
             nearest[rows] = torch.minimum(nearest[rows], products.amin(dim=1))
     # Adding ||x_i||^2 and cutting at 0 keep the order, so that once after the minimum is enough.
@@ -57,7 +57,7 @@ def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     slack = (x.shape[1] + 8) * torch.finfo(torch.float32).eps
     narrow_squares = (squares * (1 - slack)).float()
     size = max(1, BLOCK // len(y))
-    for rows in _slices(len(x), size):
+    for rows in slices(len(x), size):
         part, lengths = x[rows], x[rows].square().sum(dim=1)
         products = torch.addmm(narrow_squares, part.float(), narrow.T, alpha=-2)
         least, place = products.min(dim=1)
@@ -67,7 +67,7 @@ def nearest_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             nearest[rows], indices[rows] = squared_distances(part, y, squares).min(dim=1)
             continue
         of_pairs = torch.cat(
-            [(part[i[p]] * y[j[p]]).sum(dim=1) for p in _slices(len(i), BLOCK // x.shape[1])]
+            [(part[i[p]] * y[j[p]]).sum(dim=1) for p in slices(len(i), BLOCK // x.shape[1])]
         )
         of_pairs = (lengths[i] + squares[j] - 2 * of_pairs).clamp_(min=0)
         best = torch.full_like(lengths, torch.inf).scatter_reduce_(0, i, of_pairs, "amin")
@@ -89,8 +89,8 @@ def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
     side = max(1, math.isqrt(BLOCK))
     # One buffer: small tensors that callers keep would hold the memory of every tile apart.
     buffer = x.new_empty(min(side, len(x)) ** 2)
-    for rows in _slices(len(x), side):
-        for columns in _slices(len(x), side, rows.start):
+    for rows in slices(len(x), side):
+        for columns in slices(len(x), side, rows.start):
             # In this order of additions both triangles would be equal to the last bit.
             left, right = squares[rows, None], squares[columns]
             squared_distances = buffer[: len(left) * len(right)].view(len(left), len(right))
@@ -98,7 +98,8 @@ def symmetric_tiles(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
             yield rows, columns, squared_distances.clamp_(min=0)
 
 
-def _slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
+def slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
+    """Yield the slices of `size` positions, the last one shorter, from `start` to `length`."""
     for begin in range(start, length, size):
         yield slice(begin, min(begin + size, length))
 

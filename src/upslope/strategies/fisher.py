@@ -30,13 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from upslope.strategies.information import roots, symmetric_product
+from upslope.strategies.fisher_ratio import largest_ratio
+from upslope.strategies.information import roots
+from upslope.strategies.symmetric import ROWS, forms, inverses, times
 
 SINGULAR = 1e-10
-SIDE = 128
-"""Rows of a block of a symmetric form, of which only blocks up to the diagonal are computed."""
-ROWS = 2048
-"""Candidates at a time, whose products stay in a processor's cache."""
 TOGETHER = 64
 """Samples whose products with M^-1 and X are computed together: each matrix is read once."""
 
@@ -69,7 +67,10 @@ class Fisher:
     def __init__(self, p: Tensor, h: Tensor, pool: Tensor, labelled: Tensor, ridge: float) -> None:
         self.h, self.a = h, roots(p)
         n, c = self.a.shape[:2]
-        self.inverse, self.spread = inverses(labelled, ridge, pool)
+        self.pool = pool
+        self._rng = torch.Generator().manual_seed(0)
+        noise = torch.randn(len(pool), generator=self._rng, dtype=h.dtype)
+        self.inverse, self.spread, self._draw = inverses(labelled, ridge, pool, noise)
         self.first_trace = float((self.inverse * pool).sum())
         self.change_of_trace = 0.0
         self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
@@ -102,11 +103,19 @@ class Fisher:
 
     def gains(self, rows: Tensor | None = None) -> Tensor:
         """By how much each candidate, or each of `rows`, would lower the trace: (k,)."""
-        rows = torch.arange(len(self.h)) if rows is None else rows
+        return self.gains_and_shares(torch.arange(len(self.h)) if rows is None else rows)[0]
+
+    def gains_and_shares(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tr( (1 + Q)^-1 R ) and tr( (1 + Q)^-1 Q ) of candidates now: (k,) each."""
         self.settle(rows)
-        parts = torch.split(rows, ROWS)
-        return torch.cat([_traces(torch.linalg.solve(_one(self.q[p]) + self.q[p], self.r[p]))
-                          for p in parts])  # fmt: skip
+        c = self.a.shape[1]
+        gains, shares = [], []
+        for part in torch.split(rows, ROWS):
+            q, r = self.q[part], self.r[part]
+            both = torch.linalg.solve(_one(q) + q, torch.cat([r, q], dim=2))
+            gains.append(_traces(both[:, :, :c]))
+            shares.append(_traces(both[:, :, c:]))
+        return torch.cat(gains), torch.cat(shares)
 
     def losses(self, rows: list[int]) -> Tensor:
         """By how much the trace would rise without each of these, which are in M: (len,)."""
@@ -121,6 +130,22 @@ class Fisher:
     def remove(self, i: int, near: list[int] | None = None) -> None:
         """M - V V^T. near: as for `add`."""
         self._change(i, -1.0, near or [])
+
+    def ratio(self) -> float:
+        """Return a number that no eigenvalue of M^-1 F exceeds (see `fisher_ratio`).
+
+        For M to which samples were added, and from which none was removed.
+        """
+        c, d = self.a.shape[1], self.h.shape[1]
+        steps = self._w[:, : self.steps * c]
+
+        def solve(vector: Tensor) -> Tensor:
+            by_class = vector.view(c, d, 1)
+            sums = (steps @ by_class).sum(dim=0)
+            taken_off = (steps.mT @ sums).flatten()
+            return times(self.inverse, vector).sub_(taken_off)
+
+        return largest_ratio(solve, lambda vector: times(self.pool, vector), self._draw)
 
     def trace(self) -> float:
         """Return tr(M^-1 F), the objective."""
@@ -163,6 +188,8 @@ class Fisher:
         self._w[:, place], self._h[:, place] = w.mT, half.mT
         self._signs.append(sign)
         self.steps += 1
+        noise = torch.randn(c, generator=self._rng, dtype=w.dtype)
+        self._draw += torch.outer(self.a[i] @ noise, self.h[i]).flatten()
         return Step(root, before[0], spread_v)
 
     def _product(self, i: int, near: list[int]) -> Tensor:
@@ -234,37 +261,6 @@ def _by_class(h: Matrix, steps: Tensor) -> Tensor:
         products = h @ steps.reshape(c * columns, d).numpy().T
         return torch.from_numpy(products).view(len(h), c, columns)
     return torch.stack([torch.from_numpy(h @ of_class.numpy().T) for of_class in steps], dim=1)
-
-
-def forms(block: Tensor, h: Tensor) -> Tensor:
-    """Return h^T block h of every row: (n,). block: (d, d); h: (n, d)."""
-    result = torch.zeros(len(h), dtype=block.dtype)
-    symmetric = block + block.T
-    for side in range(0, len(block), SIDE):
-        # What lies before the diagonal block counts twice, so what lies after it is left out.
-        end = min(side + SIDE, len(block))
-        half = symmetric[:end, side:end].clone()
-        half[side:] /= 2
-        for part, of_part in zip(torch.split(result, ROWS), torch.split(h, ROWS), strict=True):
-            products = of_part[:, :end].numpy() @ half.numpy()
-            part += (torch.from_numpy(products) * of_part[:, side:end]).sum(dim=1)
-    return result
-
-
-def inverses(labelled: Tensor, ridge: float, pool: Tensor) -> tuple[Tensor, Tensor]:
-    """Return M^-1 and M^-1 F M^-1, for M = labelled + ridge and F = pool, all symmetric."""
-    from scipy.linalg import lapack  # takes a while to import, and most commands need it not
-
-    matrix = labelled + ridge * torch.eye(len(labelled), dtype=labelled.dtype)
-    # Column by column is row by row of a symmetric matrix, upper its lower triangle.
-    factor, info = lapack.dpotrf(matrix.T.numpy(), overwrite_a=1)
-    if info:
-        reason = f"no Cholesky factor of the information: dpotrf says {info}"
-        raise torch.linalg.LinAlgError(reason)  # type: ignore[attr-defined]
-    inverse = torch.from_numpy(lapack.dpotri(factor, overwrite_c=1)[0]).T.contiguous()
-    lower = inverse.tril_()
-    lower += lower.tril(-1).T
-    return lower, symmetric_product(torch.from_numpy(lower.numpy() @ pool.numpy()), lower)
 
 
 def _traces(matrices: Tensor) -> Tensor:

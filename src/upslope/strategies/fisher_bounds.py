@@ -1,19 +1,20 @@
 """Bounds on how much a candidate lowers BAIT's trace, so that few gains need to be computed.
 
-With the symbols of `fisher`, and X and M^-1 as they were when the bounds were computed, the gain of
-a candidate after more steps W_1, ..., W_t is at most
+With the symbols of `fisher`, and Q and R as they were when they were computed, the gain of a
+candidate after more steps W_1, ..., W_t is at most
 
-    tr( R ) = |F^1/2 M^-1 V|^2 <= ( sqrt(tr(V^T X V)) + s sqrt(tr(V^T M^-1 V)) )^2,
+    mu tr( (1 + Q)^-1 Q ),    mu the largest eigenvalue of M^-1 F now (`fisher_ratio`),
+    ( sqrt(tr R) + s sqrt(tr Q) )^2,    s^2 the largest eigenvalue of all blocks W_i^T F W_j:
 
-where s^2 is the largest eigenvalue of the matrix of all blocks W_i^T F W_j: for the steps take
-W (W^T V) off M^-1 V, and |W^T V|^2 <= tr(V^T M^-1 V). The two traces come in three degrees,
+tr(R) is |F^1/2 M^-1 V|^2, the steps take W (W^T V) off M^-1 V, and |W^T V|^2 <= tr Q. Before Q is
+computed, tr( (1 + Q)^-1 Q ) <= t / (1 + t / (C - 1)) with t >= tr Q, in two degrees,
 
-    first    (1 - sum_i p_i^2) h^T (sum_i X_ii) h                              one form a candidate
-    second   sum_(i < j) p_i p_j (a_i + a_j)^2,   a_i^2 = h^T X_ii h           C forms
-    third    as they are, from Q and R                                         C^2 forms
+    first    t = (1 - sum_i p_i^2) h^T (sum_i Y_ii) h                          one form a candidate
+    second   t = sum_(i < j) p_i p_j (a_i + a_j)^2,   a_i^2 = h^T Y_ii h       C forms
+    third    Q and R themselves                                                C^2 forms each
 
-with the blocks X_ii of the classes. A candidate goes on to the next degree where its bound is not
-below the best gain. That a gain can rise as others are taken is why the bounds need s.
+with the blocks Y_ii = (M^-1)_ii of the classes. A candidate goes on to the next degree where its
+bound is not below the best gain. That a gain can rise as others are taken is why bounds are needed.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upslope.strategies.fisher import TOGETHER, Fisher, Step, forms
+from upslope.strategies.fisher import TOGETHER, Fisher, Step
 from upslope.strategies.information import basis
+from upslope.strategies.symmetric import forms
 
 ROUNDING = 1e-6
 """Relative room for rounding in bounds."""
 TIE = 1e-9
 """Gains that differ by less, relative to them, differ by rounding: the smaller position is taken.
 Of samples that are alike, gains are computed at different times."""
+EARLIEST = 4
+"""Choices after which the largest eigenvalue is looked for again, then after twice as many."""
 AHEAD = 0.85
 """Where a candidate must go on a degree, all go along whose bound is above this times the gain."""
 
@@ -40,10 +44,13 @@ class LazyGains:
         self.fisher, self.p = fisher, p
         n, c = fisher.a.shape[:2]
         unsure = 1 - p.square().sum(dim=1)
-        self.spreads, self.shares = (
-            (unsure * _forms_of_trace(matrix, c, fisher.h)).clamp(min=0)
-            for matrix in (fisher.spread, fisher.inverse)
-        )  # bounds on tr(V^T X V) and tr(V^T M^-1 V), (n,) each
+        self.shares = (unsure * _forms_of_trace(fisher.inverse, c, fisher.h)).clamp(min=0)
+        """Bounds on tr Q, (n,)."""
+        self.reach = self._reach(self.shares)
+        """Bounds on tr( (1 + Q)^-1 Q ), (n,)."""
+        self.spreads = torch.full((n,), torch.inf, dtype=p.dtype)
+        """tr R of the third degree, (n,)."""
+        self.ratio, self.count = torch.inf, 0
         self.degree = torch.ones(n, dtype=torch.int64)
         self.since = torch.zeros(n, dtype=torch.int64)
         """Steps that the bound of each candidate knows of."""
@@ -57,6 +64,10 @@ class LazyGains:
 
     def take(self) -> int:
         """Take the free candidate of largest gain: M has its information from here on."""
+        # Both fall ever more slowly: half of the time from one to the next.
+        if self.count == 0 or (self.count >= EARLIEST and self.count & (self.count - 1) == 0):
+            self.ratio = min(self.ratio, self.fisher.ratio())
+        self.count += 1
         best = self._best()
         self.free[best] = False
         self.gains[best] = -torch.inf
@@ -71,7 +82,7 @@ class LazyGains:
         while True:
             is_now = (self.degree == 3) & (self.since == self.fisher.steps)
             bounds = self.spreads.sqrt() + (self.drifts[self.since] * self.shares).sqrt()
-            bounds = bounds.square() * (1 + ROUNDING)
+            bounds = torch.minimum(bounds.square(), self.ratio * self.reach) * (1 + ROUNDING)
             bounds = torch.where(is_now, self.gains, bounds).masked_fill(~self.free, -torch.inf)
             gains = self.gains.masked_fill(~(is_now & self.free), -torch.inf)
             best_gain = float(gains.max())
@@ -100,23 +111,26 @@ class LazyGains:
         self.fisher.settle(rows)
         self.spreads[rows] = self.fisher.r[rows].diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0)
         self.shares[rows] = self.fisher.q[rows].diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0)
-        self.gains[rows] = self.fisher.gains(rows)
+        self.gains[rows], self.reach[rows] = self.fisher.gains_and_shares(rows)
         self.degree[rows] = 3
         self.since[rows] = self.fisher.steps
 
     def _second(self, rows: Tensor) -> None:
         p, h = self.p[rows], self.fisher.h[rows]
         if self._blocks is None:
-            matrices = (self.fisher.spread, self.fisher.inverse)
-            self._blocks = torch.stack([_class_blocks(m, p.shape[1]) for m in matrices])
-        for bounds, blocks in zip((self.spreads, self.shares), self._blocks, strict=True):
-            lengths = torch.stack([forms(block, h) for block in blocks], dim=1).clamp(min=0).sqrt()
-            # The sum over pairs, by sums over classes.
-            first, second = p * lengths.square(), p * lengths
-            pairs = first.sum(dim=1) - (p * first).sum(dim=1)
-            pairs += second.sum(dim=1).square() - second.square().sum(dim=1)
-            bounds[rows] = torch.minimum(bounds[rows], pairs.clamp(min=0))
+            self._blocks = _class_blocks(self.fisher.inverse, p.shape[1])
+        lengths = torch.stack([forms(block, h) for block in self._blocks], dim=1)
+        lengths = lengths.clamp(min=0).sqrt()
+        # The sum over pairs, by sums over classes.
+        first, second = p * lengths.square(), p * lengths
+        pairs = first.sum(dim=1) - (p * first).sum(dim=1)
+        pairs += second.sum(dim=1).square() - second.square().sum(dim=1)
+        self.shares[rows] = torch.minimum(self.shares[rows], pairs.clamp(min=0))
+        self.reach[rows] = self._reach(self.shares[rows])
         self.degree[rows] = 2
+
+    def _reach(self, shares: Tensor) -> Tensor:
+        return shares / (1 + shares / self.fisher.a.shape[1])
 
     def _drift(self, step: Step) -> None:
         """Take a step into s^2. With U_i the samples taken, in the order of the steps,

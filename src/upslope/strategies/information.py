@@ -14,8 +14,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SIDE = 128
-"""Rows of a block of a symmetric product, of which only blocks up to the diagonal are computed."""
 ROWS = 1024
 """Samples at a time, which stay in a processor's cache."""
 NARROW = 1e-9
@@ -85,18 +83,6 @@ def roots(p: Tensor) -> Tensor:
     v[:, -1] += 1
     z = torch.eye(p.shape[1], dtype=p.dtype)[:, :-1] - v[:, :, None] * (s / v[:, -1:])[:, None, :-1]
     return basis(p.shape[1]).T @ (s[:, :, None] * z)
-
-
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right where that is known to be symmetric: half of the multiplications."""
-    size = len(left)
-    result = left.new_empty(size, size)
-    side = max(SIDE, size // 16)
-    for start in range(0, size, side):
-        end = min(start + side, size)
-        result[start:end, :end] = torch.from_numpy(left[start:end].numpy() @ right[:, :end].numpy())
-        result[:start, start:end] = result[start:end, :start].T
-    return result
 
 
 def basis(classes: int) -> Tensor:
