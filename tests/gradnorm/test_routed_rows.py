@@ -89,7 +89,25 @@ def with_chunks(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     return out
 
 
+def with_shares_gathered(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.topk(2, dim=-1).indices
+    top = shares.gather(-1, which)
+    rest = torch.scatter(shares, -1, which, 0.0).sum(dim=-1, keepdim=True)
+    for i, expert in enumerate(experts):
+        row, rank = torch.where(which == i)
+        out.index_add_(0, row, expert(rows[row]) * top[row, rank, None])
+    return out * (1 + rest)
+
+
+def gathered_alone(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    moved = torch.stack([expert(rows) for expert in experts], dim=1)
+    which = shares.argmax(dim=-1)[:, None, None].expand(-1, 1, 4)
+    return torch.gather(moved, 1, which)[:, 0] * torch.take_along_dim(shares, which[:, 0], dim=1)
+
+
 EXACT = [
+    with_shares_gathered,
+    gathered_alone,
     chosen_in_a_loop_over_those_hit,
     by_masks,
     by_a_table_of_places,
@@ -234,7 +252,30 @@ def rows_that_are_written(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     return out + rows
 
 
+def gathered_from_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    moved, size = experts[0](rows), len(rows)
+    return moved.gather(0, (shares.argmax(dim=-1) * 9 % size)[:, None].expand(-1, 4))
+
+
+def gathered_by_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    return experts[0](rows) * shares.gather(1, shares.argmax(dim=-1, keepdim=True).roll(9, 0))
+
+
+def hit_after_a_write(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    mask = F.one_hot(shares.argmax(dim=-1, keepdim=True), num_classes=3).permute(2, 1, 0)
+    mask = mask.clone().mul_(torch.arange(len(rows)) % 5 > 1)
+    out, share = torch.zeros_like(rows), 1.0
+    for number in mask.sum(dim=(-1, -2)).nonzero():
+        _, row = torch.where(mask[number[0]])
+        out.index_add_(0, row, experts[number](rows[row]) * share)
+        share *= 0.5
+    return out
+
+
 MIXING = [
+    hit_after_a_write,
+    gathered_from_another,
+    gathered_by_another,
     capacity_by_size,
     capacity_by_slices,
     capacity_of_rows,

@@ -26,13 +26,23 @@ _MOST_NUMBERS = 1 << 18
 class Decision(NamedTuple):
     """How whole numbers were made of a tensor: by an operator that takes nothing else but numbers.
 
-    place: which of its outputs they are, if there are several.
+    place: which of its outputs they are, if there are several. version, version_before: of them,
+    and of the tensor that they are made of, by which it is told that either was written since.
     """
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     place: int | None
+    version: int
+    version_before: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing was written into what it was made of."""
+        before: Decision | None = marks_of(self.args[0]).decision
+        unwritten: bool = self.args[0]._version == self.version_before
+        return unwritten and (before is None or before.is_current)
 
     @property
     def router(self) -> Tensor:
@@ -64,14 +74,21 @@ def note_decision(
         # Along its rows alone, of a tensor of rows: those of a sample alone choose the same.
         if first.dim() != 2 or not first.is_floating_point() or not _goes_along_rows(args, kwargs):
             return
-    elif marks_of(first).decision is None:
+    elif decision_of(first) is None:
         return
     if any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
         return
     place = 1 if name == "topk" else None
     numbers = out if place is None else out[place]
     if isinstance(numbers, Tensor) and numbers is not first:
-        mark(numbers).decision = Decision(func, args, dict(kwargs), place)
+        versions = numbers._version, first._version
+        mark(numbers).decision = Decision(func, args, dict(kwargs), place, *versions)
+
+
+def decision_of(tensor: Tensor) -> Decision | None:
+    """Return how whole numbers were made of a router's; None where it is not known."""
+    decision: Decision | None = marks_of(tensor).decision
+    return decision if decision is not None and decision.version == tensor._version else None
 
 
 def _goes_along_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

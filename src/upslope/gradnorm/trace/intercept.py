@@ -74,6 +74,7 @@ from upslope.gradnorm.trace.refusals import (
     refuse_batch_statistics,
     refuse_mixing_embeddings,
 )
+from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
@@ -172,7 +173,8 @@ class Interceptor(TorchFunctionMode):
             )
         tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
         name = getattr(func, "__name__", "")
-        if self.routes.concern(name, args, tensors):
+        routes = self.routes
+        if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
             return self._follow_rows(func, name, args, kwargs, tensors)
         return self._run(func, name, args, kwargs, tensors)
 

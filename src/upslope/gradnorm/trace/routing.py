@@ -19,153 +19,34 @@ that is not known here, a batch is like no other (`Tape.route`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import IndexedLayout, Layout
-from upslope.gradnorm.core.program import descriptor_of
-from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.tensor_marks import mark
 from upslope.gradnorm.trace.decisions import Decision, decided_alone
-from upslope.gradnorm.trace.row_operators import keeps_rows
+from upslope.gradnorm.trace.route_reader import Choice, Places, Reading, RouteReader, RowGroup
 
 
-@dataclass(eq=False, slots=True)
-class Choice:
-    """One call that tells where a mask is true. number: its place among those of the pass."""
-
-    number: int
-    count: int
-    """How many places it has told."""
-    decision: Decision | None
-    """How the mask was made, where that is known."""
-
-
-@dataclass(eq=False, slots=True)
-class RowGroup:
-    """Rows that one index takes out of dimension 0 of tensors, and puts back."""
-
-    number: int
-    key: Tensor
-    """The index, or the mask, as the model holds it."""
-    version: int
-    """The version of the key when it was first used: it may be written later."""
-    index: Tensor
-    """(rows,): where the rows are in the tensors that they are taken from."""
-    places: list[int] = field(default_factory=list)
-    """The tensors that rows are taken from or put into, by their number."""
-
-
-@dataclass(eq=False, slots=True)
-class Route:
-    """The mark of a tensor whose dimension 0 is as long as the data have it.
-
-    Either rows of a group, or places: an index of one dimension, or a table (count, dimensions).
-    """
-
-    rows: RowGroup | None = None
-    places: Choice | None = None
-
-
-@dataclass(slots=True)
-class Reading:
-    """What an operator does with routed rows.
-
-    outline: what the program notes of it (`program`). route: of what it makes. group: of the rows
-    that it works on. place: the tensor that rows are taken from or put into; `makes_place` where
-    that is what it makes. loop: the places that a loop goes through.
-    """
-
-    outline: tuple[Any, ...]
-    route: Route | None = None
-    group: RowGroup | None = None
-    place: Tensor | None = None
-    makes_place: bool = False
-    loop: Choice | None = None
-
-
-_PLACES = frozenset({"where", "nonzero", "argwhere"})
-"""Operators that tell where a mask is true; `where` with one argument."""
-
-_TAKING = frozenset({"__getitem__", "index_select"})
-_PUTTING = frozenset({"__setitem__", "index_add", "index_add_"})
-
-
-class Routes:
+class Routes(RouteReader):
     """What is routed in one forward pass. n: the number of samples."""
 
     def __init__(self, n: int):
-        self._n = n
-        self.groups: list[RowGroup] = []
-        self.places: list[Tensor] = []
-        """The tensors that rows are taken from or put into, whose samples are to be found."""
-        self._shapes: list[torch.Size] = []
-        self._versions: list[int] = []
-        """Those of `places` when rows were last taken or put: written since, they may be others."""
+        super().__init__(n)
         self.uses: dict[int, RowGroup] = {}
         """The uses of weights that take routed rows."""
+        self._moves: list[tuple[int, int]] = []
+        """Tensors by their number, and the dimension along which entries were moved by the data."""
         self._loops: list[tuple[int, int, Decision]] = []
         """Note (`steering`), number of the router's numbers among `places`, and how the table of
         what the loop goes through was made of them."""
-        self.is_met = False
-        """Whether some tensor has as many entries as the data say."""
-        self.is_lost = False
-        """Whether an operator was met that is not known here."""
-        self.is_closed = False
-        """Whether the pass of the model is over: a loss takes no rows."""
-        self._groups_by_key: dict[int, RowGroup] = {}
-        self._numbers_of_places: dict[int, int] = {}
-        self._choices = 0
 
     @property
     def are_read(self) -> bool:
         """Whether rows were routed, and each is known to be back in its place."""
         return self.is_met and not self.is_lost
-
-    def concern(self, name: str, args: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
-        """Whether an operator takes routed rows, or is one that may make some."""
-        if self.is_met and any(marks_of(t).route is not None for t in tensors):
-            return True
-        if self.is_closed or self.is_lost or self._n < 2:
-            return False
-        if name in _PLACES:
-            return len(tensors) == 1 and len(args) == 1
-        return name in _TAKING | _PUTTING and len(tensors) > 1
-
-    def read(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
-    ) -> Reading | None:
-        """Return what an operator does with routed rows; None where that is not known.
-
-        name, args, kwargs: the operator and what it gets. kinds: `id` -> the kind of each tensor
-        among them (`tensor_kinds`).
-        """
-        if self.is_closed or self.is_lost:
-            return None
-        samples = {key for key, kind in kinds.items() if kind == "sample"}
-        # Rows meet rows, weights and constants; they are taken from, and put into, other samples.
-        if not set(kinds.values()) <= {"sample", "weight", "constant"}:
-            return None
-        routes = [marks_of(t).route for t in args if isinstance(t, Tensor)]
-        # The first that is true of a tensor decides: what it is to the operator, by its mark.
-        if name in _PLACES:
-            return self._read_places(name, args, kwargs, samples)
-        if name in _TAKING and args and isinstance(args[0], Tensor):
-            first = routes[0]
-            if first is None:
-                taking = kinds[id(args[0])] != "weight"
-                return self._read_taking(name, args, kwargs, samples) if taking else None
-            if first.places is not None:
-                return self._read_columns(name, args, kwargs, first.places)
-        if name in _PUTTING:
-            putting = "weight" not in kinds.values()
-            return self._read_putting(name, args, kwargs) if putting else None
-        if len(routes) == 1 and routes[0] is not None and routes[0].places is not None:
-            return self._read_columns(name, args, kwargs, routes[0].places)
-        return self._read_rows(name, args, kwargs, samples)
 
     def take(
         self, reading: Reading, out: Any, tensors: Iterable[Tensor], uses: Iterable[int]
@@ -175,8 +56,8 @@ class Routes:
         out: what it has made. tensors: those among it. uses: of weights, in the operator.
         """
         route = reading.route
+        self.is_met = True
         if route is not None:
-            self.is_met = True
             count = route.places.count if route.places is not None else None
             if route.rows is not None:
                 count = len(route.rows.index)
@@ -187,19 +68,18 @@ class Routes:
             for tensor in results:
                 mark(tensor).route = route
         place = out if reading.makes_place else reading.place
+        if reading.along is not None and place is not None:
+            self._moves.append((self.places.add(place), reading.along))
         if reading.group is not None:
             if place is not None:
-                number = self._number_of(place)
-                self._versions[number] = place._version
-                reading.group.places.append(number)
+                reading.group.places.append(self.places.add(place))
             self.uses |= dict.fromkeys(uses, reading.group)
         return True
 
     def add_loop(self, note: int, loop: Choice) -> None:
         """Take in a loop over what the samples have chosen. note: its place among what steers."""
         if loop.decision is not None:
-            number = self._number_of(loop.decision.router)
-            self._loops.append((note, number, loop.decision))
+            self._loops.append((note, self.places.add(loop.decision.router), loop.decision))
 
     def own_loops(self, layouts: Mapping[int, Layout]) -> Iterator[tuple[int, list[str]]]:
         """Yield the note of each loop, and what it would go through for each sample alone.
@@ -207,8 +87,9 @@ class Routes:
         layouts: as of `layouts`. Loops of which it is not known are left out.
         """
         for note, number, decision in self._loops:
-            layout, router = layouts.get(key_of_place(number)), self.places[number]
-            if type(layout) is not Layout or layout.dim != 0 or not self._is_as_before(router):
+            layout, router = layouts.get(key_of_place(number)), self.places.tensors[number]
+            # What was written since is not what was decided on.
+            if type(layout) is not Layout or layout.dim != 0 or not decision.is_current:
                 continue
             rows = layout.samples(router.detach(), self._n)
             own_numbers = decided_alone(decision, rows)
@@ -218,12 +99,14 @@ class Routes:
     @property
     def keys_needed(self) -> set[int]:
         """The keys of the tensors that the samples of routed rows are read off."""
-        return {key_of_place(place) for group in self.groups for place in group.places}
+        numbers = {number for number, _ in self._moves}
+        return {key_of_place(place) for place in numbers.union(*(g.places for g in self.groups))}
 
     def lose(self) -> None:
         """Give up: samples cannot be read off the indices."""
         self.is_lost = True
-        self.groups, self.places, self.uses, self._loops = [], [], {}, []
+        self.groups, self.places, self.uses = [], Places(), {}
+        self._loops, self._moves = [], []
 
     def layouts(self, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
         """Return use -> layout of all uses, those of routed rows among them; None if not known.
@@ -232,13 +115,18 @@ class Routes:
         have numbers below zero (`key_of_place`).
         """
         every = {use: layout for use, layout in layouts.items() if use >= 0}
+        # Along a dimension that tells samples apart, an entry may have become another sample's.
+        for number, dim in self._moves:
+            layout_of_moved = layouts.get(key_of_place(number))
+            if type(layout_of_moved) is not Layout or layout_of_moved.dim == dim:
+                return None
         of_group: dict[int, Layout] = {}
         for group in self.groups:
-            if len(group.index) == 0:
+            if len(group.index) == 0:  # no gradient reaches what takes no rows
                 continue
             keys = [key_of_place(place) for place in group.places]
             layouts_of_places = {layouts[key] for key in keys if key in layouts}
-            sizes = {self._shapes[place][0] for place in group.places}
+            sizes = {self.places.shapes[place][0] for place in group.places}
             # Rows of one index, taken from tensors that have their samples in different places,
             # belong to two samples at once.
             if len(layouts_of_places) != 1 or len(sizes) != 1:
@@ -258,185 +146,10 @@ class Routes:
 
         Empty where something was written into one since.
         """
-        if not all(map(self._is_as_before, self.places)):
+        if not all(map(self.places.is_as_before, self.places.tensors)):
             return {}
-        pairs = enumerate(self.places)
+        pairs = enumerate(self.places.tensors)
         return {key_of_place(number): t for number, t in pairs if t.requires_grad}
-
-    def _number_of(self, place: Tensor) -> int:
-        number = self._numbers_of_places.get(id(place))
-        if number is None:
-            number = self._numbers_of_places[id(place)] = len(self.places)
-            self.places.append(place)
-            self._shapes.append(place.shape)
-            self._versions.append(place._version)
-        return number
-
-    def _is_as_before(self, place: Tensor) -> bool:
-        """Whether nothing was written into a tensor since rows were last taken from it, or put."""
-        number = self._numbers_of_places.get(id(place))
-        if number is None:
-            return True
-        return self._versions[number] == place._version and self._shapes[number] == place.shape
-
-    def _read_places(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
-    ) -> Reading | None:
-        """Read `where(mask)` and `nonzero`."""
-        (mask,) = args
-        if id(mask) not in samples or marks_of(mask).route is not None or mask.dim() == 0:
-            return None
-        if mask.is_floating_point() or set(kwargs) - {"as_tuple"}:
-            return None
-        choice = Choice(self._choices, int(torch.count_nonzero(mask)), marks_of(mask).decision)
-        self._choices += 1
-        outline = (name, mask.shape, repr(dict(kwargs)), choice.count == 0)
-        return Reading(outline, Route(places=choice))
-
-    def _read_columns(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], choice: Choice
-    ) -> Reading | None:
-        """Read what makes indices of a table of places, (count, dimensions)."""
-        table, rest = args[0], tuple(args[1:])
-        if kwargs or not isinstance(table, Tensor) or table.dim() != 2:
-            return None
-        if name == "unbind" and rest in ((), (0,)):  # a loop over the experts that were chosen
-            return Reading((name, choice.number, choice.count), loop=choice)
-        column = name == "__getitem__" and rest and isinstance(rest[0], tuple) and len(rest[0]) == 2
-        if column and rest[0][0] == slice(None) and type(rest[0][1]) is int:
-            return Reading((name, choice.number, repr(rest)), Route(places=choice))
-        single = table.shape[1] == 1
-        flat = (name == "flatten" and not rest) or (
-            name in {"view", "reshape"} and rest in ((-1,), ((-1,),))
-        )
-        if single and (flat or (name == "squeeze" and rest in ((-1,), (1,)))):
-            return Reading((name, choice.number, repr(rest)), Route(places=choice))
-        return None
-
-    def _group_of(self, key: Tensor, *, is_mask: bool = False) -> RowGroup:
-        """Return the group of the rows that an index takes, or a mask."""
-        group = self._groups_by_key.get(id(key))
-        # An index that the model has written into since takes other rows.
-        if group is None or group.version != key._version:
-            index = key.nonzero()[:, 0] if is_mask else key.detach().clone()
-            group = RowGroup(len(self.groups), key, key._version, index)
-            self.groups.append(group)
-            self._groups_by_key[id(key)] = group
-        return group
-
-    def _index(
-        self, tensor: Tensor, index: Any, samples: Collection[int]
-    ) -> tuple[RowGroup, int] | None:
-        """Return the group that an index takes rows of, and the dimensions of what it takes."""
-        items = index if isinstance(index, tuple) else (index,)
-        first, count = items[0], 0
-        if not isinstance(first, Tensor):
-            return None
-        route = marks_of(first).route
-        if route is None:
-            # A mask of single rows; others tell where they are true by `where`.
-            mask = first.dtype == torch.bool and first.dim() == 1 and len(items) == 1
-            if not mask or id(first) not in samples or len(first) != len(tensor):
-                return None
-            return self._group_of(first, is_mask=True), tensor.dim()
-        for item in items:
-            if not isinstance(item, Tensor):
-                break
-            other = marks_of(item).route
-            if other is None or other.places is not route.places or item.dim() != 1:
-                return None
-            count += 1
-        rest = items[count:]
-        if route.places is None or not all(x is None or x == slice(None) for x in rest):
-            return None
-        return self._group_of(first), tensor.dim() - count + 1 + sum(x is None for x in rest)
-
-    def _read_taking(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
-    ) -> Reading | None:
-        """Read `x[index]`, `x[mask]` and `index_select(x, 0, index)`."""
-        source, index = args[0], args[-1]
-        if kwargs or (name == "index_select" and (len(args) != 3 or args[1] != 0)):
-            return None
-        # A plane of a mask, taken by one number: no entry with a gradient goes anywhere.
-        whole = not source.is_floating_point() and not source.is_complex()
-        if whole and isinstance(index, Tensor) and index.dim() == 0 and id(index) in samples:
-            if index.dtype == torch.bool or marks_of(index).route is not None:
-                return None
-            return Reading((name, descriptor_of(source), "one"))
-        # A parameter, whose rows are those of no sample, is no place of samples.
-        if whole or source.dim() == 0 or (source.grad_fn is None and source.requires_grad):
-            return None
-        group_and_rank = self._index(source, index, samples)
-        if group_and_rank is None or not self._is_as_before(source):
-            return None
-        group, _ = group_and_rank
-        outline = (name, source.shape, self._outline(index), group.number, self._is_empty(group))
-        return Reading(outline, Route(rows=group), group, source)
-
-    def _read_putting(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Reading | None:
-        """Read `out[index] = rows` and `out.index_add_(0, index, rows)`."""
-        if kwargs or len(args) != (3 if name == "__setitem__" else 4):
-            return None
-        target, index, rows = args[0], args[-2], args[-1]
-        if not (isinstance(target, Tensor) and isinstance(rows, Tensor)) or not target.dim():
-            return None
-        of_rows, of_target = marks_of(rows).route, marks_of(target).route
-        if of_rows is None or of_rows.rows is None or of_target is not None:
-            return None
-        is_leaf = target.grad_fn is None and target.requires_grad
-        if not target.is_floating_point() or is_leaf or not self._is_as_before(target):
-            return None
-        group = of_rows.rows
-        if name == "__setitem__":
-            # Rows of fewer dimensions than their places would be spread along others.
-            if self._index(target, index, {id(group.key)}) != (group, rows.dim()):
-                return None
-        else:
-            same = isinstance(index, Tensor) and self._groups_by_key.get(id(index)) is group
-            if not same or index._version != group.version or index.dtype == torch.bool:
-                return None
-            if args[1] != 0 or rows.dim() != target.dim():
-                return None
-        outline = (name, target.shape, self._outline(index), group.number, rows.shape[1:])
-        return Reading(outline, None, group, target, makes_place=name == "index_add")
-
-    def _read_rows(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
-    ) -> Reading | None:
-        """Read an operator that works row by row."""
-        values = [*args, *kwargs.values()]
-        values = [x for v in values for x in (v if isinstance(v, (tuple, list)) else (v,))]
-        routes = [(t, marks_of(t).route) for t in values if isinstance(t, Tensor)]
-        groups = {route.rows for _, route in routes if route is not None}  # None: of places
-        if len(groups) != 1 or any(id(t) in samples for t, route in routes if route is None):
-            return None
-        (group,) = groups
-        if group is None or not keeps_rows(name, args, kwargs, self._is_routed):
-            return None
-        outline = (name, *map(self._outline, args), *map(self._outline, kwargs.items()))
-        return Reading((outline, group.number), Route(rows=group), group)
-
-    @staticmethod
-    def _is_routed(tensor: Tensor) -> bool:
-        return marks_of(tensor).route is not None
-
-    @staticmethod
-    def _is_empty(group: RowGroup) -> bool:
-        """Whether there are no rows: what is done with some of them no such batch has shown."""
-        return len(group.index) == 0
-
-    def _outline(self, value: Any) -> Any:
-        """What is noted of an argument: the same for any number of routed rows."""
-        if isinstance(value, (tuple, list)):
-            return tuple(map(self._outline, value))
-        if isinstance(value, Tensor):
-            route = marks_of(value).route
-            if route is not None:
-                return ("routed", value.shape[1:])
-        return descriptor_of(value)
 
 
 def key_of_place(number: int) -> int:
