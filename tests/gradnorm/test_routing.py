@@ -99,21 +99,27 @@ def test_stacks_of_experts_by_products_in_groups(n):
     assert seen.path == "kernels"
 
 
-class ExpertsLate(nn.Module):
-    """Layers before, and a residual around, what is routed."""
+class Dispatched(nn.Module):
+    """Rows sorted by their expert, which the engine does not read off."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.experts = nn.Linear(4, 4), Experts()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.first(x.transpose(0, 1))).transpose(0, 1)
-        return self.experts(x) + x.mean(dim=1)[:, :3]
+        rows = torch.tanh(self.first(x)).flatten(0, 1)
+        second = rows[:, 0] > 0
+        order = torch.cat([(~second).nonzero()[:, 0], second.nonzero()[:, 0]])
+        parts = rows[order].tensor_split([int((~second).sum())])
+        moved = torch.cat([f(part) for f, part in zip(self.experts, parts, strict=True)])
+        out = torch.zeros_like(rows).index_copy(0, order, moved)
+        return self.last(out.unflatten(0, x.shape[:2]).mean(dim=1))
 
 
-def test_every_batch_that_is_routed_is_probed():
+def test_every_batch_that_is_routed_in_an_unknown_way_is_probed():
     torch.manual_seed(0)
-    model, probed = ExpertsLate().double().eval(), []
+    model, probed = Dispatched().double().eval(), []
     on_gradient = LayoutProbe.on_gradient
 
     def watched_hear(self: LayoutProbe, index: int, *heard: Any) -> None:

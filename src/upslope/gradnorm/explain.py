@@ -8,7 +8,7 @@ then not known, and neither are the shapes that decide about methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -140,7 +140,7 @@ class _CostListener:
     """Builds the parts of every use, and counts instead of computing."""
 
     record: Recording
-    layouts: dict[int, Layout]
+    layouts: Mapping[int, Layout]
     methods_of: dict[int, tuple[list[str], float]]
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
@@ -161,7 +161,7 @@ def _from_recording(record: Recording) -> Explanation:
     forward = record.forward
     losses = forward.losses(lambda outputs: _any_loss(outputs, record.n))
     layouts = {} if record.n == 1 else forward.probe(losses).layouts()
-    listener = _CostListener(record, layouts, {})
+    listener = _CostListener(record, forward.layouts_with_routes(layouts), {})
     forward.backward(losses, torch.ones_like(losses), listener)
     uses, weights = [], forward.tape.weights
     total = sum(work for _, work in listener.methods_of.values())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -280,6 +280,8 @@ class LayoutProbe:
     """The uses that some pass reached with more than zeros."""
     silent: set[int] = field(default_factory=set)
     """The uses that some pass reached with nothing but zeros, which proves nothing."""
+    unheard: Container[int] = ()
+    """The uses that are not asked: the samples of their rows are told otherwise."""
     u: Tensor | None = None
     """(n,): a power of two for each sample, by which its loss was multiplied (`separation`)."""
     sums: dict[int, dict[Layout, Tensor]] = field(default_factory=dict)
@@ -293,7 +295,12 @@ class LayoutProbe:
     """The uses whose samples codes have told, entry by entry, with no number missing."""
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        """Take in the gradient that reached one use; see `Listener`."""
+        """Take in the gradient that reached one use; see `Listener`.
+
+        Numbers below zero stand for tensors beside the uses (`trace/routing`).
+        """
+        if index in self.unheard:
+            return
         (self.heard if bool(g.any()) else self.silent).add(index)
         if index not in self.fitting:
             self.fitting[index] = list(self._candidates(index, g))
@@ -339,12 +346,12 @@ class LayoutProbe:
         return all(len(self.fitting[i]) == 1 or i in self.indexed for i in self.heard)
 
     def _candidates(self, index: int, g: Tensor) -> Iterator[Layout]:
-        use = self.uses[index]
-        if use.layout is not None:
+        use = self.uses[index] if index >= 0 else None
+        if use is not None and use.layout is not None:
             yield use.layout
             return
         for layout in candidates(g, len(self.kept)):
-            if use.dim in (None, layout.dim):
+            if use is None or use.dim in (None, layout.dim):
                 yield layout
 
     def _layout(self, index: int) -> Layout:
@@ -355,7 +362,8 @@ class LayoutProbe:
         for place, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
             pair = place > 1 and place == len(passes[0][1]) - 1  # the first two as one
             dim = 0 if pair else place
-            if self.uses[index].dim not in (None, dim) or (pair and self.uses[index].dim == 0):
+            known_dim = self.uses[index].dim if index >= 0 else None
+            if known_dim not in (None, dim) or (pair and known_dim == 0):
                 continue
             owner = _owners(codes, torch.stack(codes_along))
             if owner is not None:

@@ -20,7 +20,8 @@ to be the same, and each is proven by itself.
 from __future__ import annotations
 
 import cmath
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -121,7 +122,9 @@ class Program:
         if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
             self.repeats = False
         elif name in MOVING:
-            self._add((name, *(_descriptor(a) for a in args), *map(_descriptor, kwargs.values())))
+            self._add(
+                (name, *(descriptor_of(a) for a in args), *map(descriptor_of, kwargs.values()))
+            )
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
@@ -141,6 +144,16 @@ class Program:
         outline: its name, and `outline_of` each argument.
         """
         self._identity = hash((self._identity, outline))
+
+    @contextlib.contextmanager
+    def noting(self, outline: Any) -> Iterator[None]:
+        """Note an outline for the operator that runs, in place of all that decides on places.
+
+        For those of which it is known otherwise where each sample's entries go (`routing`).
+        """
+        identity, repeats = self._identity, self.repeats
+        yield
+        self._identity, self.repeats = hash((identity, outline)), repeats
 
     def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
@@ -236,14 +249,14 @@ def outline_of(value: Any) -> Any:
 _AS_IT_IS = frozenset({bool, int, str, torch.dtype})
 
 
-def _descriptor(value: Any) -> Any:
+def descriptor_of(value: Any) -> Any:
     """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
     if isinstance(value, Tensor):
         if value.is_floating_point() or marks_of(value).samples_in is not None:
             return tuple(value.shape)
         return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
     if isinstance(value, (tuple, list)):
-        return tuple(map(_descriptor, value))
+        return tuple(map(descriptor_of, value))
     if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:
         return value
     return repr(value)

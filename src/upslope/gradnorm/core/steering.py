@@ -55,6 +55,9 @@ class Steering:
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
             return
+        if marks_of(first).is_told:
+            mark(out).is_told = True
+            return
         own_numbers = marks_of(first).own_numbers
         if own_numbers is not None and name in _BY_ENTRY:
             mark(out).own_numbers = func(own_numbers, *args[1:], **kwargs)
@@ -70,12 +73,28 @@ class Steering:
         """Take in a number that leaves, or a list of them. tensor: what it was. value: what is."""
         own_numbers: list[str] | None = None
         if isinstance(tensor, Tensor):
+            if marks_of(tensor).is_told:
+                return
             numbers = marks_of(tensor).own_numbers
             if numbers is not None:
                 own_numbers = [repr(number) for number in numbers.tolist()]
             elif isinstance(value, list) and self._is_in_front(tensor):
                 own_numbers = [repr(row) for row in value]
         self.numbers.append((repr(value), own_numbers))
+
+    def leave_one_by_one(self, tensor: Tensor, parts: Sequence[Tensor]) -> int:
+        """Take in the rows of a tensor, which a loop goes through; return the place of their note.
+
+        tensor: of numbers that the data decide on. parts: its rows, of which each is told by that.
+        """
+        for part in parts:
+            mark(part).is_told = True
+        self.numbers.append((repr(tensor.tolist()), None))
+        return len(self.numbers) - 1
+
+    def add_own_numbers(self, place: int, own_numbers: list[str]) -> None:
+        """Say what a number that has left would have been for each sample alone."""
+        self.numbers[place] = self.numbers[place][0], own_numbers
 
     def leave_whether_contained(self, tensor: Any, element: Any, value: bool) -> None:
         """Take in what `element in tensor` says: what none of all has, no sample alone has."""
@@ -89,7 +108,10 @@ class Steering:
 
     def ask_size(self, tensor: Any) -> None:
         """Take in that the model asks for the size of a tensor: a number that leaves, or none."""
-        if isinstance(tensor, Tensor) and marks_of(tensor).is_sized_by_data:
+        if not isinstance(tensor, Tensor):
+            return
+        marks = marks_of(tensor)
+        if marks.is_sized_by_data or marks.route is not None:
             self.numbers.append((str(tuple(tensor.shape)), None))
 
     def mark_sizes(self, name: str, args: Any, out: Any) -> None:

@@ -38,6 +38,12 @@ class Marks:
     statistic: tuple[object, str, Tensor | None] | None = None
     """The watch that has seen it, whether it holds samples or a statistic of them, and the sample
     of each entry where that is known (`proofs/statistics`, `proofs/owners`)."""
+    route: Any = None
+    """What is known of rows that the data have sent here (`trace/routing`)."""
+    decision: Any = None
+    """Of whole numbers that are made of a router's numbers, how (`trace/decisions`)."""
+    is_told: bool = False
+    """Whether it is one of several numbers that have been noted together (`core/steering`)."""
     whole_numbers_of: object = None
     """The watch that has seen that it is made of the whole numbers of a batch
     (`proofs/independence`)."""

@@ -89,6 +89,9 @@ def keeps_apart(
     if name in _OF_LAST and out.shape == first.shape and len(args) > 1:
         last = range(first.dim() - len(tuple(args[1])), first.dim())
         return None if counting & set(last) else owners[0]
+    if name == "pad" and len(args) > 1 and out.dim() == first.dim():
+        ends = range(first.dim() - len(tuple(args[1])) // 2, first.dim())
+        return None if counting & set(ends) else owners[0]
     if name == "embedding" and first.dim() + 1 == out.dim() and not first.is_floating_point():
         return owners[0][..., None]
     return None

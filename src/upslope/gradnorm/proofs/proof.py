@@ -22,7 +22,9 @@ A batch that fails is done again sample by sample, and said so.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,22 +121,15 @@ def check_gradients(
         run, loss, kernel_gradients, w, groups, int(samples_checked[one])
     )
     near, floor = tolerance(run)
-    sizes = {
-        name: float(torch.linalg.vector_norm(g.abs())) for name, g in plain.items() if g is not None
-    }
-    largest = max(sizes.values(), default=0.0)
-    for name, parameter in run.weights.parameters.items():
-        product, g = kernel_gradients.products.get(name), plain[name]
+    largest = max((gradient.size for gradient in plain.values()), default=0.0)
+    for name in run.weights.parameters:
+        product, gradient = kernel_gradients.products.get(name), plain[name]
         ours = 0.0
         if product is not None:
             # In double: sums of float32 over thousands of samples would lose the digits compared
             # here.
             ours = float((product.double() * w.to(product).double()).sum())
-        theirs = 0.0
-        if g is not None:
-            direction = Direction.of(name, parameter)
-            theirs = float(direction.product(g.detach()[None], parameter.dim()).double())
-        if not abs(ours - theirs) <= near * sizes.get(name, 0.0) + floor * largest:
+        if not abs(ours - gradient.product) <= near * gradient.size + floor * largest:
             raise ProofFailed(
                 f"autograd finds another gradient for {_uses(run, kernel_gradients, name)}"
             )
@@ -174,6 +169,24 @@ def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     return [order[: max(_ALL // 2, n // 8)].sort(descending=True).values]
 
 
+class SummedGradient(NamedTuple):
+    """What is compared of the gradient of one parameter, summed over groups of samples.
+
+    size: the root of the sum of squares of the groups' norms, the norm of their sum but for what
+    they have in common. product: with the direction of the parameter (`kernel_results`).
+    """
+
+    size: float = 0.0
+    product: float = 0.0
+
+    def add(self, name: str, parameter: Tensor, gradient: Tensor) -> SummedGradient:
+        """Return the same with the gradient of another group."""
+        dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
+        product = Direction.of(name, parameter).product(dense[None], parameter.dim())
+        size = math.hypot(self.size, float(torch.linalg.vector_norm(dense)))
+        return SummedGradient(size, self.product + float(product.double()))
+
+
 Gradients = tuple[Tensor | None, ...]
 """One gradient per parameter, in order; None where none is reached."""
 
@@ -185,7 +198,7 @@ def _comparable_gradients(
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
-) -> tuple[dict[str, Tensor | None], Gradients]:
+) -> tuple[dict[str, SummedGradient], Gradients]:
     """As `_plain_gradients`, by passes that meet the random numbers of the batch."""
     while True:
         try:
@@ -201,10 +214,13 @@ def _plain_gradients(
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
-) -> tuple[dict[str, Tensor | None], Gradients]:
-    """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one."""
+) -> tuple[dict[str, SummedGradient], Gradients]:
+    """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one.
+
+    No more than one gradient of all parameters is there at a time: of a model with few activations,
+    these are most of its memory.
+    """
     parameters = list(run.weights.parameters.values())
-    total: list[Tensor | None] = [None] * len(parameters)
     shares = gradients_at_own_outputs(run, loss, parameters)
     if run.draws_follow_data:
         shares = None  # no pass but that of the batch as it is meets the same random numbers
@@ -219,12 +235,12 @@ def _plain_gradients(
         parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
     else:
         parts = iter([_whole_gradients(run, parameters, loss, w, kernel_gradients.losses)])
+    sums_of_groups = {name: SummedGradient() for name in run.weights.parameters}
     for part in parts:
-        for i, g in enumerate(part):
+        for (name, parameter), g in zip(run.weights.parameters.items(), part, strict=True):
             if g is not None:
-                g = g.to_dense() if g.is_sparse else g
-                before = total[i]
-                total[i] = g if before is None else before + g
+                sums_of_groups[name] = sums_of_groups[name].add(name, parameter, g)
+        del part, g
     of_one: Gradients = ()
     if run.n > 1 and shares is not None:
         # Alone, and not from its group: a model may do something else for few samples.
@@ -232,7 +248,7 @@ def _plain_gradients(
         of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
     elif run.n > 1:
         of_one = _gradients_of_one(run, loss, one)
-    return dict(zip(run.weights.parameters, total, strict=True)), of_one
+    return sums_of_groups, of_one
 
 
 def _refuse_company_of_random(

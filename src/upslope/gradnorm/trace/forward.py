@@ -25,7 +25,7 @@ from upslope.gradnorm.core.model_io import (
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.reductions import ReducingListener, Reduction
+from upslope.gradnorm.core.reductions import LayoutUnknown, ReducingListener, Reduction
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.steering import Steering
@@ -89,6 +89,7 @@ class Forward:
                 refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
                 self._end = self._interceptor.program.point
+                self._interceptor.routes.is_closed = True
                 self._is_recorded = True
                 return
             except FusionMismatch as mismatch:
@@ -136,8 +137,39 @@ class Forward:
 
     @property
     def repeats(self) -> bool:
-        """Whether the next batch of the same program has its samples in the same places."""
+        """Whether the next batch of the same program has its samples in the same places.
+
+        But for rows that are routed, of which each batch tells the samples (`is_routed`).
+        """
         return self._interceptor.program.repeats and self.tape.routed_from is None
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether rows were sent to some weights by the data, and are read off (`routing`)."""
+        return self._interceptor.routes.are_read
+
+    def note_own_loops(self, layouts: Mapping[int, Layout]) -> None:
+        """Note what loops over chosen experts would be for each sample alone.
+
+        layouts: as of `layouts_with_routes`.
+        """
+        for note, own_numbers in self._interceptor.routes.own_loops(layouts):
+            self.steering.add_own_numbers(note, own_numbers)
+
+    def layouts_with_routes(self, layouts: Mapping[int, Layout]) -> Mapping[int, Layout]:
+        """Return use -> layout of all uses of this batch, routed ones among them.
+
+        layouts: of what has its samples in the same places in each batch of the program.
+
+        Raises:
+            LayoutUnknown: the samples of the routed rows are not told by them.
+        """
+        if not self.is_routed or self._run.n == 1:
+            return layouts
+        every = self._interceptor.routes.layouts(layouts)
+        if every is None:
+            raise LayoutUnknown("the samples of routed rows are not known")
+        return every
 
     @property
     def steering(self) -> Steering:
@@ -179,12 +211,19 @@ class Forward:
         return losses
 
     def backward(
-        self, losses: Tensor, share: Tensor, listener: Listener, *, last: bool = False
+        self,
+        losses: Tensor,
+        share: Tensor,
+        listener: Listener,
+        *,
+        last: bool = False,
+        places: Mapping[int, Tensor] | None = None,
     ) -> None:
         """Run one backward pass through all uses of weights.
 
         losses: (n,). share: (n,), what each is multiplied by. listener: is told of every use.
-        last: whether no other pass follows, so that activations can go.
+        last: whether no other pass follows, so that activations can go. places: number -> tensors
+        whose gradients the listener is told of as well.
 
         Raises:
             SamplesNotSeparable: some gradient reached a parameter past every kernel.
@@ -193,17 +232,22 @@ class Forward:
             return
         self.tape.listener = listener
         anchors, parameters = self.tape.anchors, self._run.weights.parameters
+        places = places or {}
         try:
             parameter_gradients = torch.autograd.grad(
                 (losses * share).sum(),  # one number: for more, torch imports half a second of code
-                [*anchors, *parameters.values(), *self.placeholders],
+                [*anchors, *parameters.values(), *self.placeholders, *places.values()],
                 retain_graph=not last,
                 allow_unused=True,
             )
         finally:
             self.tape.listener = None
         names = [*parameters, *("a convolution's output" for _ in self.placeholders)]
-        for name, gradient in zip(names, parameter_gradients[len(anchors) :], strict=True):
+        of_places = parameter_gradients[len(parameter_gradients) - len(places) :]
+        for number, gradient in zip(places, of_places, strict=True):
+            if gradient is not None:
+                listener.on_gradient(number, gradient, ())
+        for name, gradient in zip(names, parameter_gradients[len(anchors) :], strict=False):
             if gradient is not None:
                 raise SamplesNotSeparable(f"`{name}` is used where no operator can be seen")
 
@@ -213,8 +257,22 @@ class Forward:
         losses: (n,). Two passes, and more where two do not settle it.
         """
         n = self._run.n
-        u = scales(n, losses, precision=self._run.options.dtype)
-        probe = LayoutProbe(torch.ones(n, dtype=torch.bool), self.tape.kernels, u=u)
+        routes = self._interceptor.routes
+        if routes.are_read and self.repeats:
+            probe = self._new_probe(losses)
+            probe.unheard = routes.uses
+            self._probe(probe, losses, halves(n), routes.places_with_gradient())
+            keys = routes.keys_needed
+            # What a loop would be for a sample alone need not be known.
+            doubtful = {i for i in probe.heard if i < 0 and len(probe.fitting[i]) != 1}
+            probe.heard -= doubtful - keys
+            is_told = probe.is_settled and probe.silent.isdisjoint(keys)
+            if is_told and routes.layouts(probe.layouts()) is not None:
+                return probe
+        if routes.are_read:
+            routes.lose()
+            self.tape.route()
+        probe = self._new_probe(losses)
         if self.repeats:
             self._probe(probe, losses, halves(n))
         if not (self.repeats and probe.is_settled):
@@ -222,11 +280,23 @@ class Forward:
             self._probe(probe, losses, codes(n))
         return probe
 
-    def _probe(self, probe: LayoutProbe, losses: Tensor, masks: Iterator[Tensor]) -> None:
+    def _new_probe(self, losses: Tensor) -> LayoutProbe:
+        n = self._run.n
+        u = scales(n, losses, precision=self._run.options.dtype)
+        return LayoutProbe(torch.ones(n, dtype=torch.bool), self.tape.kernels, u=u)
+
+    def _probe(
+        self,
+        probe: LayoutProbe,
+        losses: Tensor,
+        masks: Iterator[Tensor],
+        places: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        """Run a backward pass for each mask. places: as of `backward`."""
         for mask in masks:
             probe.kept = mask.to(losses.device)
             weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
-            self.backward(losses, weight, probe)
+            self.backward(losses, weight, probe, places=places)
 
 
 def upcast_output(tensor: Tensor) -> Tensor:
@@ -299,7 +369,11 @@ def reduce_proven(
         scaled_sums = {index: scaled_sums[index] for index in scaled_sums if index in once.sums}
         check_separation(run, once, scaled_sums, u)
     gradients = KernelGradients(
-        rows, noting.products, losses.detach(), forward.tape.kernels, forward.repeats
+        rows,
+        noting.products,
+        losses.detach(),
+        forward.tape.kernels,
+        forward.repeats and not forward.is_routed,
     )
     try:
         check_gradients(run, loss, gradients, reduction)

@@ -47,6 +47,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     repeats,
     row_of_sample,
 )
+from upslope.gradnorm.trace.decisions import note_decision
 from upslope.gradnorm.trace.operators import (
     CALLED_BY,
     CHOOSING,
@@ -73,6 +74,8 @@ from upslope.gradnorm.trace.refusals import (
     refuse_batch_statistics,
     refuse_mixing_embeddings,
 )
+from upslope.gradnorm.trace.route_reader import MAY_ROUTE
+from upslope.gradnorm.trace.routing import Routes
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
 
@@ -94,6 +97,9 @@ class Interceptor(TorchFunctionMode):
         self.copied = False
         """Whether weights were held to be copied to every sample (`batch_expansion`)."""
         self._orders = SequenceOrders(n)
+        self.routes = Routes(n)
+        self._reads_rows = False
+        """Whether the operator that runs is one whose rows are followed by `routes`."""
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
@@ -143,9 +149,13 @@ class Interceptor(TorchFunctionMode):
         traits = traits_of(func)
         # Nothing is computed, and these are asked for hundreds of times per pass.
         if traits.asks:
-            self.program.steering.ask_size(args[0])
+            # A loop over routed rows asks for their dimensions, and is noted when it takes them.
+            is_routed = isinstance(args[0], Tensor) and marks_of(args[0]).route is not None
+            if traits.asks_size and not (func is Tensor.dim and is_routed):
+                self.program.steering.ask_size(args[0])
             return func(*args, **kwargs)
-        if traits.is_short and not self._orders.met:
+        tells_places = traits.name == "where" and len(args) == 1
+        if traits.is_short and not self._orders.met and not tells_places:
             outline = self._kinds.outline(traits.name, args, kwargs, moves=traits.moves)
             if outline is not None:
                 out = traits.run(*args, **kwargs)
@@ -153,6 +163,8 @@ class Interceptor(TorchFunctionMode):
                     self.program.steering.follow(func, traits.name, args, kwargs, out)
                 self.program.note_outline(outline)
                 self._mark_samples(out)
+                if traits.decides:
+                    note_decision(func, traits.name, args, kwargs, out)
                 return out
         # The engine could not tell such a hook which sample a gradient belongs to.
         if func is Tensor.register_hook:
@@ -160,8 +172,62 @@ class Interceptor(TorchFunctionMode):
                 "the model registers a hook on a tensor, which may change gradients"
             )
         tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
-        kinds = self._kinds.of_all(tensors)
         name = getattr(func, "__name__", "")
+        routes = self.routes
+        if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
+            return self._follow_rows(func, name, args, kwargs, tensors)
+        return self._run(func, name, args, kwargs, tensors)
+
+    def _follow_rows(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+    ) -> Any:
+        """Run an operator on rows that the data have sent somewhere (`routing`).
+
+        func, name, args, kwargs: the operator and what it got. tensors: those among it.
+        """
+        routes, first = self.routes, len(self.tape.kernels)
+        reading = None
+        if not self._orders.met:
+            reading = routes.read(name, args, kwargs, {id(t): self._kind(t) for t in tensors})
+        if reading is None:
+            if any(marks_of(t).route is not None for t in tensors):
+                if name == "unbind":
+                    self.program.steering.leave(None, len(args[0]))
+                self._lose_rows()
+            return self._run(func, name, args, kwargs, tensors)
+        self._reads_rows = True
+        try:
+            with self.program.noting(reading.outline):
+                out = self._run(func, name, args, kwargs, tensors)
+        finally:
+            self._reads_rows = False
+        if not routes.take(reading, out, tensors_of(out), range(first, len(self.tape.kernels))):
+            self._lose_rows()
+        if reading.loop is not None:
+            note = self.program.steering.leave_one_by_one(args[0], out)
+            routes.add_loop(note, reading.loop)
+        return out
+
+    def _lose_rows(self) -> None:
+        """Give up to read where the samples are: from here on, no batch is like another."""
+        self.routes.lose()
+        self.tape.route()
+
+    def _run(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+    ) -> Any:
+        """Run an operator; arguments as of `_follow_rows`."""
+        kinds = self._kinds.of_all(tensors)
         # Most operators of a network: no weight, and nothing to be asked but where entries go.
         ordinary = is_ordinary(name, of_one_sample_tensor=len(tensors) == 1 and "sample" in kinds)
         if ordinary and kinds <= _NO_WEIGHTS and not self._orders.met:
@@ -275,7 +341,7 @@ class Interceptor(TorchFunctionMode):
         self, func: Callable[..., Any], args: Any, tensors: list[Tensor]
     ) -> Tensor | None:
         """In which order an operator leaves the samples, if it is not theirs (`sequence_order`)."""
-        chooses = func in CHOOSING and self._chooses(args)
+        chooses = func in CHOOSING and not self._reads_rows and self._chooses(args)
         if not (chooses or self._orders.met):
             return None
         try:

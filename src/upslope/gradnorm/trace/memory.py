@@ -21,6 +21,9 @@ from upslope.gradnorm.core.layout import Layout
 PROOF_SHARE = 1 / 512
 """The share of the batches of a proven program that are proven again, at random."""
 
+ROUTED_PROOFS = 4
+"""The first batches of a program whose rows are routed that are proven: each has other rows."""
+
 _PROGRAMS = 512
 """Programs remembered for each model; texts of many lengths have one for each."""
 
@@ -35,6 +38,8 @@ class ProvenProgram:
     """Whether samples may depend on others (`independence`), so that every batch is proven."""
     ways: set[tuple[str, ...]] = field(default_factory=set)
     """Numbers of single samples that make no difference beside those of the batch (`company`)."""
+    batches_proven: int = 1
+    """Batches of the program that were proven."""
 
 
 class Memory:

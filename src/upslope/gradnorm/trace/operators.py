@@ -49,6 +49,11 @@ ASKING = frozenset(
 )  # fmt: skip
 """What tells of a tensor and computes nothing."""
 
+_ASKING_FOR_SIZE = frozenset(
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.shape.__get__}  # type: ignore[attr-defined]
+)
+"""Those of them that may say how long a tensor is; a loop over one asks for `dim` first."""
+
 APPLYING = frozenset(
     ["linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"]
     + [f"conv{'_transpose' if transposes else ''}{d}d" for d in (1, 2, 3) for transposes in (0, 1)]
@@ -73,6 +78,13 @@ DIRECT = frozenset(
 
 _LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
 """Operators of which it matters which of their tensors depends on the samples."""
+
+DECIDING = frozenset(
+    {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
+     "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "to", "int", "long",
+     "bool"}
+)  # fmt: skip
+"""Operators from a router's numbers to the experts that they choose (`decisions`)."""
 
 _ASKED_ABOUT = frozenset(
     {func.__name__ for func in CHOOSING}
@@ -99,12 +111,16 @@ class Traits(NamedTuple):
     name: str
     asks: bool
     """Whether it is one of `ASKING`."""
+    asks_size: bool
+    """Whether the answer may say how long a tensor is."""
     is_short: bool
     """Whether it is only run and noted by its outline, if no weight is among its tensors."""
     moves: bool
     """Whether it then takes one tensor, and numbers of Python's."""
     run: Callable[..., Any]
     """What runs it."""
+    decides: bool
+    """Whether it may be a step from a router's numbers to what they decide (`decisions`)."""
 
 
 @functools.lru_cache(4096)  # asked of every operator
@@ -119,7 +135,15 @@ def traits_of(func: Callable[..., Any]) -> Traits:
         and is_noted_in_outline(name)
         and (is_ordinary(name, of_one_sample_tensor=moves) or func is Tensor.view)
     )
-    return Traits(name, asks, is_short, moves, view_samples if func is Tensor.view else func)
+    return Traits(
+        name,
+        asks,
+        func in _ASKING_FOR_SIZE,
+        is_short,
+        moves,
+        view_samples if func is Tensor.view else func,
+        name in DECIDING,
+    )
 
 
 @functools.cache  # asked of every operator

@@ -31,6 +31,7 @@ from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
+    ROUTED_PROOFS,
     ProvenProgram,
     closed_outputs,
     cut_off,
@@ -187,18 +188,21 @@ class Recording:
             layouts = {}
         # These operators had all samples in front for batches of other shapes: likely here too,
         # and the proof below tells.
-        elif may_remember and self._memory.is_front(operators):
+        elif may_remember and not forward.is_routed and self._memory.is_front(operators):
             layouts = defaultdict(Layout)
         self._used_memory = layouts is not None and self.n > 1
         probe = None if layouts is not None else forward.probe(losses)
         scaled_sums = None
         if probe is not None:
             layouts = probe.layouts()
-            scaled_sums = probe.checksums(layouts)
+            # Of routed rows no pass of the probe has told anything.
+            scaled_sums = None if forward.is_routed else probe.checksums(layouts)
         assert layouts is not None
+        program_layouts, layouts = layouts, forward.layouts_with_routes(layouts)
+        forward.note_own_loops(program_layouts)
         if record is None:
             run.may_mix_samples = model_may_mix_samples(run)
-        if record is None or record.may_mix_samples or self._memory.draw_proof():
+        if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
                 last=last, holds_in_double=self._holds_in_double,
@@ -208,11 +212,21 @@ class Recording:
         ways = self._check_steered(loss, set() if record is None else record.ways)
         if record is None and forward.repeats and (probe is None or probe.is_settled):
             silent = set() if probe is None else probe.silent
-            known_layouts = {i: at for i, at in layouts.items() if i not in silent}
+            known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
             self._keep(program, loss, known_layouts, ways)
-            if probe is not None and all(layout == Layout() for layout in layouts.values()):
+            in_front = all(layout == Layout() for layout in layouts.values())
+            if probe is not None and not forward.is_routed and in_front:
                 self._memory.keep_front(operators)
         return results
+
+    def _is_to_be_proven(self, record: ProvenProgram | None) -> bool:
+        """Whether a batch is held against autograd. record: of its program, if it is known."""
+        if record is None or record.may_mix_samples or self._memory.draw_proof():
+            return True
+        if self.forward.is_routed and record.batches_proven < ROUTED_PROOFS:
+            record.batches_proven += 1
+            return True
+        return False
 
     def _check_steered(self, loss: Loss, settled_ways: Ways) -> Ways:
         """Hold samples that others' numbers may have steered to what they are without those."""

@@ -84,6 +84,8 @@ class TensorKinds:
                     count += 1
                     if marks.made_of is weights or marks.placeholder_of is not None:
                         return None
+                    if marks.route is not None:
+                        return None
                 elif moves or marks is not NO_MARKS or value.grad_fn is not None:
                     return None
                 if value.layout is not torch.strided:
@@ -113,6 +115,7 @@ class TensorKinds:
             marks.samples_in == self.session
             and marks.made_of is not self.tape.weights
             and marks.placeholder_of is None
+            and marks.route is None
         )
 
     def is_sample(self, tensor: Tensor) -> bool:

@@ -1,0 +1,362 @@
+"""Readings of operators on rows that the data have sent somewhere.
+
+Asked by `routing`, which keeps the results. Each form of an operator that is not written down here
+is not known, and costs time, not the right numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.program import descriptor_of
+from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.trace.decisions import Decision, decision_of
+from upslope.gradnorm.trace.row_operators import keeps_rows
+
+
+@dataclass(eq=False, slots=True)
+class Choice:
+    """One call that tells where a mask is true. number: its place among those of the pass."""
+
+    number: int
+    count: int
+    """How many places it has told."""
+    decision: Decision | None
+    """How the mask was made, where that is known."""
+
+
+@dataclass(eq=False, slots=True)
+class RowGroup:
+    """Rows that one index takes out of dimension 0 of tensors, and puts back."""
+
+    number: int
+    key: Tensor
+    """The index, or the mask, as the model holds it."""
+    version: int
+    """The version of the key when it was first used: it may be written later."""
+    index: Tensor
+    """(rows,): where the rows are in the tensors that they are taken from."""
+    places: list[int] = field(default_factory=list)
+    """The tensors that rows are taken from or put into, by their number."""
+
+
+@dataclass(eq=False, slots=True)
+class Route:
+    """The mark of a tensor whose dimension 0 is as long as the data have it.
+
+    Either rows of a group, or places: an index of one dimension, or a table (count, dimensions).
+    """
+
+    rows: RowGroup | None = None
+    places: Choice | None = None
+
+
+@dataclass(slots=True)
+class Reading:
+    """What an operator does with routed rows.
+
+    outline: what the program notes of it (`program`). route: of what it makes. group: of the rows
+    that it works on. place: the tensor that rows are taken from or put into; `makes_place` where
+    that is what it makes. along: the dimension along which its entries may have moved, in which no
+    samples may be told apart. loop: the places that a loop goes through.
+    """
+
+    outline: tuple[Any, ...]
+    route: Route | None = None
+    group: RowGroup | None = None
+    place: Tensor | None = None
+    makes_place: bool = False
+    along: int | None = None
+    loop: Choice | None = None
+
+
+_TELLING = frozenset({"where", "nonzero", "argwhere"})
+"""Operators that tell where a mask is true; `where` with one argument."""
+
+_TAKING = frozenset({"__getitem__", "index_select"})
+_PUTTING = frozenset({"__setitem__", "index_add", "index_add_"})
+_WITHIN = frozenset({"gather", "take_along_dim", "scatter"})
+"""Operators that move entries along one dimension, by an index for each of the others."""
+MAY_ROUTE = _TELLING | _TAKING | _PUTTING | _WITHIN
+"""Operators that may be the first to send entries where the data say."""
+
+
+class Places:
+    """Tensors of a pass that rows are taken from or put into, numbered in order."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.shapes: list[torch.Size] = []
+        self._versions: list[int] = []
+        self._numbers: dict[int, int] = {}
+
+    def add(self, tensor: Tensor) -> int:
+        """Return the number of a tensor, which is what it is now."""
+        number = self._numbers.get(id(tensor))
+        if number is None:
+            number = self._numbers[id(tensor)] = len(self.tensors)
+            self.tensors.append(tensor)
+            self.shapes.append(tensor.shape)
+            self._versions.append(tensor._version)
+        self._versions[number] = tensor._version
+        return number
+
+    def is_as_before(self, tensor: Tensor) -> bool:
+        """Whether nothing was written into a tensor since it was added; others may be added.
+
+        What was written may be rows in another order.
+        """
+        number = self._numbers.get(id(tensor))
+        if number is None:
+            return True
+        return self._versions[number] == tensor._version and self.shapes[number] == tensor.shape
+
+
+class RouteReader:
+    """Says of the operators of one pass what they do with routed rows. n: the samples."""
+
+    def __init__(self, n: int):
+        self._n = n
+        self.groups: list[RowGroup] = []
+        self.places = Places()
+        self.is_met = False
+        """Whether some entries went where the data say."""
+        self.is_lost = False
+        """Whether an operator was met that is not known here."""
+        self.is_closed = False
+        """Whether the pass of the model is over: a loss takes no rows."""
+        self._groups_by_key: dict[int, RowGroup] = {}
+        self._choices = 0
+
+    def concern(self, name: str, args: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
+        """Whether an operator takes routed rows, or is one that may make some."""
+        if self.is_met and any(marks_of(t).route is not None for t in tensors):
+            return True
+        if self.is_closed or self.is_lost or self._n < 2:
+            return False
+        if name in _TELLING:
+            return len(tensors) == 1 and len(args) == 1
+        return name in _TAKING | _PUTTING | _WITHIN and len(tensors) > 1
+
+    def read(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
+    ) -> Reading | None:
+        """Return what an operator does with routed rows; None where that is not known.
+
+        name, args, kwargs: the operator and what it gets. kinds: `id` -> the kind of each tensor
+        among them (`tensor_kinds`).
+        """
+        if self.is_closed or self.is_lost:
+            return None
+        samples = {key for key, kind in kinds.items() if kind == "sample"}
+        # Rows meet rows, weights and constants; they are taken from, and put into, other samples.
+        if not set(kinds.values()) <= {"sample", "weight", "constant"}:
+            return None
+        routes = [marks_of(t).route for t in args if isinstance(t, Tensor)]
+        # The first that is true of a tensor decides: what it is to the operator, by its mark.
+        if name in _TELLING:
+            return self._read_places(name, args, kwargs, samples)
+        if name in _TAKING and args and isinstance(args[0], Tensor):
+            first = routes[0]
+            if first is None:
+                taking = kinds[id(args[0])] != "weight"
+                return self._read_taking(name, args, kwargs, samples) if taking else None
+            if first.places is not None:
+                return self._read_columns(name, args, kwargs, first.places)
+        if name in _WITHIN:
+            return self._read_moving(name, args, kwargs, kinds)
+        if name in _PUTTING:
+            putting = "weight" not in kinds.values()
+            return self._read_putting(name, args, kwargs) if putting else None
+        if len(routes) == 1 and routes[0] is not None and routes[0].places is not None:
+            return self._read_columns(name, args, kwargs, routes[0].places)
+        return self._read_rows(name, args, kwargs, samples)
+
+    def _read_places(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
+    ) -> Reading | None:
+        """Read `where(mask)` and `nonzero`."""
+        (mask,) = args
+        if id(mask) not in samples or marks_of(mask).route is not None or mask.dim() == 0:
+            return None
+        if mask.is_floating_point() or set(kwargs) - {"as_tuple"}:
+            return None
+        choice = Choice(self._choices, int(torch.count_nonzero(mask)), decision_of(mask))
+        self._choices += 1
+        outline = (name, mask.shape, repr(dict(kwargs)), choice.count == 0)
+        return Reading(outline, Route(places=choice))
+
+    def _read_columns(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], choice: Choice
+    ) -> Reading | None:
+        """Read what makes indices of a table of places, (count, dimensions)."""
+        table, rest = args[0], tuple(args[1:])
+        if kwargs or not isinstance(table, Tensor) or table.dim() != 2:
+            return None
+        if name == "unbind" and rest in ((), (0,)):  # a loop over the experts that were chosen
+            return Reading((name, choice.number, choice.count), loop=choice)
+        column = name == "__getitem__" and rest and isinstance(rest[0], tuple) and len(rest[0]) == 2
+        if column and rest[0][0] == slice(None) and type(rest[0][1]) is int:
+            return Reading((name, choice.number, repr(rest)), Route(places=choice))
+        single = table.shape[1] == 1
+        flat = (name == "flatten" and not rest) or (
+            name in {"view", "reshape"} and rest in ((-1,), ((-1,),))
+        )
+        if single and (flat or (name == "squeeze" and rest in ((-1,), (1,)))):
+            return Reading((name, choice.number, repr(rest)), Route(places=choice))
+        return None
+
+    def _group_of(self, key: Tensor, *, is_mask: bool = False) -> RowGroup:
+        """Return the group of the rows that an index takes, or a mask."""
+        group = self._groups_by_key.get(id(key))
+        # An index that the model has written into since takes other rows.
+        if group is None or group.version != key._version:
+            index = key.nonzero()[:, 0] if is_mask else key.detach().clone()
+            group = RowGroup(len(self.groups), key, key._version, index)
+            self.groups.append(group)
+            self._groups_by_key[id(key)] = group
+        return group
+
+    def _index(
+        self, tensor: Tensor, index: Any, samples: Collection[int]
+    ) -> tuple[RowGroup, int] | None:
+        """Return the group that an index takes rows of, and the dimensions of what it takes."""
+        items = index if isinstance(index, tuple) else (index,)
+        first, count = items[0], 0
+        if not isinstance(first, Tensor):
+            return None
+        route = marks_of(first).route
+        if route is None:
+            # A mask of single rows; others tell where they are true by `where`.
+            mask = first.dtype == torch.bool and first.dim() == 1 and len(items) == 1
+            if not mask or id(first) not in samples or len(first) != len(tensor):
+                return None
+            return self._group_of(first, is_mask=True), tensor.dim()
+        for item in items:
+            if not isinstance(item, Tensor):
+                break
+            other = marks_of(item).route
+            if other is None or other.places is not route.places or item.dim() != 1:
+                return None
+            count += 1
+        rest = items[count:]
+        if route.places is None or not all(x is None or x == slice(None) for x in rest):
+            return None
+        return self._group_of(first), tensor.dim() - count + 1 + sum(x is None for x in rest)
+
+    def _read_taking(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
+    ) -> Reading | None:
+        """Read `x[index]`, `x[mask]` and `index_select(x, 0, index)`."""
+        source, index = args[0], args[-1]
+        if kwargs or (name == "index_select" and (len(args) != 3 or args[1] != 0)):
+            return None
+        # A plane of a mask, taken by one number: no entry with a gradient goes anywhere.
+        whole = not source.is_floating_point() and not source.is_complex()
+        if whole and isinstance(index, Tensor) and index.dim() == 0 and id(index) in samples:
+            if index.dtype == torch.bool or marks_of(index).route is not None:
+                return None
+            return Reading((name, descriptor_of(source), "one"))
+        # A parameter, whose rows are those of no sample, is no place of samples.
+        if whole or source.dim() == 0 or (source.grad_fn is None and source.requires_grad):
+            return None
+        group_and_rank = self._index(source, index, samples)
+        if group_and_rank is None or not self.places.is_as_before(source):
+            return None
+        group, _ = group_and_rank
+        outline = (name, source.shape, self._outline(index), group.number, self._is_empty(group))
+        return Reading(outline, Route(rows=group), group, source)
+
+    def _read_moving(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
+    ) -> Reading | None:
+        """Read `x.gather(dim, index)` and its like, which move entries along one dimension."""
+        order = ("input", "index", "dim") if name == "take_along_dim" else ("input", "dim", "index")
+        named_arguments = dict(zip((*order, "value"), args, strict=False)) | dict(kwargs)
+        if "indices" in named_arguments:
+            named_arguments["index"] = named_arguments.pop("indices")
+        x, index, dim = (named_arguments.get(key) for key in ("input", "index", "dim"))
+        if not (isinstance(x, Tensor) and isinstance(index, Tensor) and type(dim) is int):
+            return None
+        if set(kinds.values()) != {"sample"} or set(named_arguments) - {*order, "value"}:
+            return None
+        value = named_arguments.get("value", 0)
+        # What has no gradient has no samples that a backward pass could show.
+        has_place = (
+            x.grad_fn is not None and x.dim() == index.dim() > 1 and self.places.is_as_before(x)
+        )
+        is_routed = any(marks_of(t).route is not None for t in (x, index))
+        if not has_place or is_routed or type(value) not in {int, float}:
+            return None
+        outline = (name, x.shape, index.shape, dim, descriptor_of(value))
+        return Reading(outline, place=x, along=dim % x.dim())
+
+    def _read_putting(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Reading | None:
+        """Read `out[index] = rows` and `out.index_add_(0, index, rows)`."""
+        if kwargs or len(args) != (3 if name == "__setitem__" else 4):
+            return None
+        target, index, rows = args[0], args[-2], args[-1]
+        if not (isinstance(target, Tensor) and isinstance(rows, Tensor)) or not target.dim():
+            return None
+        of_rows, of_target = marks_of(rows).route, marks_of(target).route
+        if of_rows is None or of_rows.rows is None or of_target is not None:
+            return None
+        is_leaf = target.grad_fn is None and target.requires_grad
+        if not target.is_floating_point() or is_leaf or not self.places.is_as_before(target):
+            return None
+        group = of_rows.rows
+        if name == "__setitem__":
+            # Rows of fewer dimensions than their places would be spread along others.
+            if self._index(target, index, {id(group.key)}) != (group, rows.dim()):
+                return None
+        else:
+            same = isinstance(index, Tensor) and self._groups_by_key.get(id(index)) is group
+            if not same or index._version != group.version or index.dtype == torch.bool:
+                return None
+            if args[1] != 0 or rows.dim() != target.dim():
+                return None
+        outline = (name, target.shape, self._outline(index), group.number, rows.shape[1:])
+        return Reading(outline, None, group, target, makes_place=name == "index_add")
+
+    def _read_rows(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
+    ) -> Reading | None:
+        """Read an operator that works row by row."""
+        values = [*args, *kwargs.values()]
+        values = [x for v in values for x in (v if isinstance(v, (tuple, list)) else (v,))]
+        routes = [(t, marks_of(t).route) for t in values if isinstance(t, Tensor)]
+        groups = {route.rows for _, route in routes if route is not None}  # None: of places
+        if len(groups) != 1 or any(id(t) in samples for t, route in routes if route is None):
+            return None
+        (group,) = groups
+        if group is None or not keeps_rows(name, args, kwargs, self._is_routed):
+            return None
+        outline = (name, *map(self._outline, args), *map(self._outline, kwargs.items()))
+        return Reading((outline, group.number), Route(rows=group), group)
+
+    @staticmethod
+    def _is_routed(tensor: Tensor) -> bool:
+        return marks_of(tensor).route is not None
+
+    @staticmethod
+    def _is_empty(group: RowGroup) -> bool:
+        """Whether there are no rows: what is done with some of them no such batch has shown."""
+        return len(group.index) == 0
+
+    def _outline(self, value: Any) -> Any:
+        """What is noted of an argument: the same for any number of routed rows."""
+        if isinstance(value, (tuple, list)):
+            return tuple(map(self._outline, value))
+        if isinstance(value, Tensor):
+            route = marks_of(value).route
+            if route is not None:
+                number = route.places.number if route.rows is None else route.rows.number
+                return ("routed", route.rows is None, number, value.shape[1:])
+        return descriptor_of(value)

@@ -1,0 +1,157 @@
+"""Rows that the data send to one weight or another, and back: mixtures of experts.
+
+An expert takes the rows of a tensor that a router has chosen it for, works on each row by itself,
+and its results go back into the rows that were taken:
+
+    row, rank = torch.where(chosen == expert)
+    out.index_add_(0, row, layer(x[row]) * share[row, rank, None])
+
+How many rows there are, and of which samples, no program tells. The index does: row j of what was
+taken belongs to the sample of row `index[j]` of the tensor that it was taken from. Tensors that
+rows are taken from and put into keep their samples in the same places in all batches of a program;
+where these are, backward passes show once (`Forward.probe`), and the samples of the rows are read
+off the index of each batch (`Routes.layouts`).
+
+This holds as long as every operator between works row by row, and rows go back to where they came
+from. Each operator that takes such rows is therefore looked at (`Routes.read`); after the first
+that is not known here, a batch is like no other (`Tape.route`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from upslope.gradnorm.core.layout import IndexedLayout, Layout
+from upslope.gradnorm.core.tensor_marks import mark
+from upslope.gradnorm.trace.decisions import Decision, decided_alone
+from upslope.gradnorm.trace.route_reader import Choice, Places, Reading, RouteReader, RowGroup
+
+
+class Routes(RouteReader):
+    """What is routed in one forward pass. n: the number of samples."""
+
+    def __init__(self, n: int):
+        super().__init__(n)
+        self.uses: dict[int, RowGroup] = {}
+        """The uses of weights that take routed rows."""
+        self._moves: list[tuple[int, int]] = []
+        """Tensors by their number, and the dimension along which entries were moved by the data."""
+        self._loops: list[tuple[int, int, Decision]] = []
+        """Note (`steering`), number of the router's numbers among `places`, and how the table of
+        what the loop goes through was made of them."""
+
+    @property
+    def are_read(self) -> bool:
+        """Whether rows were routed, and each is known to be back in its place."""
+        return self.is_met and not self.is_lost
+
+    def take(
+        self, reading: Reading, out: Any, tensors: Iterable[Tensor], uses: Iterable[int]
+    ) -> bool:
+        """Note what an operator has made; return whether it is what was expected.
+
+        out: what it has made. tensors: those among it. uses: of weights, in the operator.
+        """
+        route = reading.route
+        self.is_met = True
+        if route is not None:
+            count = route.places.count if route.places is not None else None
+            if route.rows is not None:
+                count = len(route.rows.index)
+            results = list(tensors)
+            # An operator that was held to keep rows, and does not: its result would be misread.
+            if any(t.dim() == 0 or len(t) != count for t in results):
+                return False
+            for tensor in results:
+                mark(tensor).route = route
+        place = out if reading.makes_place else reading.place
+        if reading.along is not None and place is not None:
+            self._moves.append((self.places.add(place), reading.along))
+        if reading.group is not None:
+            if place is not None:
+                reading.group.places.append(self.places.add(place))
+            self.uses |= dict.fromkeys(uses, reading.group)
+        return True
+
+    def add_loop(self, note: int, loop: Choice) -> None:
+        """Take in a loop over what the samples have chosen. note: its place among what steers."""
+        if loop.decision is not None:
+            self._loops.append((note, self.places.add(loop.decision.router), loop.decision))
+
+    def own_loops(self, layouts: Mapping[int, Layout]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the note of each loop, and what it would go through for each sample alone.
+
+        layouts: as of `layouts`. Loops of which it is not known are left out.
+        """
+        for note, number, decision in self._loops:
+            layout, router = layouts.get(key_of_place(number)), self.places.tensors[number]
+            # What was written since is not what was decided on.
+            if type(layout) is not Layout or layout.dim != 0 or not decision.is_current:
+                continue
+            rows = layout.samples(router.detach(), self._n)
+            own_numbers = decided_alone(decision, rows)
+            if own_numbers is not None:
+                yield note, own_numbers
+
+    @property
+    def keys_needed(self) -> set[int]:
+        """The keys of the tensors that the samples of routed rows are read off."""
+        numbers = {number for number, _ in self._moves}
+        return {key_of_place(place) for place in numbers.union(*(g.places for g in self.groups))}
+
+    def lose(self) -> None:
+        """Give up: samples cannot be read off the indices."""
+        self.is_lost = True
+        self.groups, self.places, self.uses = [], Places(), {}
+        self._loops, self._moves = [], []
+
+    def layouts(self, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
+        """Return use -> layout of all uses, those of routed rows among them; None if not known.
+
+        layouts: of the other uses, and of the tensors that rows are taken from and put into, which
+        have numbers below zero (`key_of_place`).
+        """
+        every = {use: layout for use, layout in layouts.items() if use >= 0}
+        # Along a dimension that tells samples apart, an entry may have become another sample's.
+        for number, dim in self._moves:
+            layout_of_moved = layouts.get(key_of_place(number))
+            if type(layout_of_moved) is not Layout or layout_of_moved.dim == dim:
+                return None
+        of_group: dict[int, Layout] = {}
+        for group in self.groups:
+            if len(group.index) == 0:  # no gradient reaches what takes no rows
+                continue
+            keys = [key_of_place(place) for place in group.places]
+            layouts_of_places = {layouts[key] for key in keys if key in layouts}
+            sizes = {self.places.shapes[place][0] for place in group.places}
+            # Rows of one index, taken from tensors that have their samples in different places,
+            # belong to two samples at once.
+            if len(layouts_of_places) != 1 or len(sizes) != 1:
+                return None
+            (layout,), (size,) = layouts_of_places, sizes
+            if type(layout) is not Layout or layout.dim != 0 or size % self._n:
+                return None
+            owner = layout.owners(size, self._n)[group.index.cpu()]
+            of_group[group.number] = IndexedLayout(0, owner=owner, n=self._n)
+        for use, group in self.uses.items():
+            if group.number in of_group:
+                every[use] = of_group[group.number]
+        return every
+
+    def places_with_gradient(self) -> dict[int, Tensor]:
+        """Return key -> the tensors that rows are taken from or put into, if gradients reach them.
+
+        Empty where something was written into one since.
+        """
+        if not all(map(self.places.is_as_before, self.places.tensors)):
+            return {}
+        pairs = enumerate(self.places.tensors)
+        return {key_of_place(number): t for number, t in pairs if t.requires_grad}
+
+
+def key_of_place(number: int) -> int:
+    """Return the number below zero that stands for a tensor beside the uses of weights."""
+    return -1 - number
