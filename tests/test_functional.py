@@ -169,9 +169,12 @@ def test_what_reads_labels_is_refused_by_name() -> None:
         functional.dcom  # noqa: B018
 
 
-def test_the_block_of_the_page_runs() -> None:
+def test_the_blocks_of_the_page_run() -> None:
     page = Path(__file__).parent.parent / "docs" / "choosing.md"
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    assert len(blocks) == 2
     names: dict[str, object] = {}
-    exec(compile(code, "choosing.md", "exec"), names)
+    for code in blocks:
+        exec(compile(code, "choosing.md", "exec"), names)
+    assert len(set(names["chosen"].positions) - {0, 17}) == 50
     assert len(set(names["positions"])) == 5

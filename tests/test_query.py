@@ -92,6 +92,7 @@ def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_
         labels = {i: run.splits.pool.classes[label] for i, label in run.state.labels.items()}
         asked = run.ask()
         selected = run.state.cycles[-1]
+        pool = run.splits.pool
         # The network of the cycle that selected, which `ask` trained.
         chosen = query(
             run.model(),
@@ -103,6 +104,20 @@ def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_
             seed=3,
             candidates="5x",
         )
+        # Of an array, which has neither names of classes nor labels.
+        labelled_positions = {pool.ids.index(i): label for i, label in run.state.labels.items()}
+        of_array = query(
+            run.model(),
+            pool.inputs(range(len(pool))),
+            7,
+            strategy,
+            labelled=labelled_positions,
+            task=run.task,
+            seed=3,
+            candidates="5x",
+            layout="channels-first",
+        )
+    assert of_array.positions == chosen.positions
     assert chosen.ids == asked
     assert [run.splits.pool.ids[i] for i in chosen.positions] == list(asked)
     assert chosen.scores == (None if selected.scores is None else tuple(selected.scores))
