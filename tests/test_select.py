@@ -127,6 +127,20 @@ def test_the_command_of_the_page_runs(photographs, tmp_path):
     assert code == 0, err
 
 
+def test_the_names_of_the_classes_are_those_given(photographs, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\n03.png,cat\n07.png,eel\n")
+    (tmp_path / "numbers.csv").write_text("id,label\n03.png,0\n07.png,2\n")
+    named = [*COMMAND, "-s", "data.classes=[cat,dog,eel]", "--strategy", "isal"]
+    code, _, err = call(*named, "--labelled", "labels.csv")
+    assert code == 0, err
+    first = rows(tmp_path / "ask.csv")
+    assert call(*COMMAND, "--strategy", "isal", "--labelled", "numbers.csv")[0] == 0
+    assert rows(tmp_path / "ask.csv") == first
+    code, _, err = call(*COMMAND, "-s", "data.classes=[cat,dog]", "--labelled", "labels.csv")
+    assert code == 4
+    assert "number of classes" in " ".join(err.split())
+
+
 def test_the_file_it_writes_is_read_once_filled_in(photographs, tmp_path):
     assert call(*COMMAND, "--strategy", "{name: random}", "--seed", 3)[0] == 0
     first = rows(tmp_path / "ask.csv")
