@@ -88,7 +88,11 @@ def test_label_sets_and_numbers() -> None:
             label_set(wrong, names)
     assert numbers(3, ("price",)) == numbers([3.0], ("price",)) == [3.0]
     assert numbers(np.array([1.5, 2]), ("a", "b")) == [1.5, 2.0]
-    for wrong in ("3", float("nan"), float("inf"), True, [1.0, 2.0], [], None):
+    for one in (np.float32(3), np.float64(3), np.int64(3), torch.tensor(3.0), torch.tensor(3)):
+        for answer in (one, [one]):
+            (number,) = numbers(answer, ("price",))
+            assert (type(number), number) == (float, 3.0)
+    for wrong in ("3", np.float32("nan"), float("inf"), True, np.True_, [1.0, 2.0], [], None):
         with pytest.raises(DataError):
             numbers(wrong, ("price",))
 

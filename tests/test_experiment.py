@@ -133,6 +133,9 @@ def test_labels_that_cannot_be_are_refused_together(start: Any) -> None:
     for label in (1.5, True, "0", -1, "", b"left"):
         with pytest.raises(DataError):
             run.tell({second: label})
+    for answers, got in (([second], "a list"), (None, "nothing")):
+        with pytest.raises(DataError, match=f"mapping of ids to labels but got {got}.*id: label"):
+            run.tell(answers)
     assert third in run.ask()
 
 
@@ -264,6 +267,17 @@ def test_another_configuration_is_refused(start: Any) -> None:
 def test_a_model_that_does_not_fit_the_task(start: Any) -> None:
     with pytest.raises(ModelError, match=r"\(2, 3\)"):
         start(model=lambda: torch.nn.Linear(2, 5)).run()
+
+
+def test_what_makes_no_network_is_told(start: Any) -> None:
+    with pytest.raises(ConfigError, match=r"function that makes .* got a network, Linear.*lambda"):
+        start(model=torch.nn.Linear(2, 3))
+    with pytest.raises(ConfigError, match="function that makes a network but got None"):
+        start(model=None)
+    with pytest.raises(ModelError, match=r"it returned nothing\. End it with `return network`"):
+        start(model=lambda: None).run()
+    with pytest.raises(ModelError, match=r"float64.*model\.float\(\)"):
+        start("double", model=lambda: MODEL().double()).run()
 
 
 def test_a_full_disk_loses_nothing_recorded(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,9 @@ P, H = np.full((10, 4), 0.25), np.zeros((10, 3))
         (lambda f: f.badge(P * 4, H, 2), DataError, "Logits become posteriors"),
         (lambda f: f.badge(P, H[:9], 2), DataError, "probabilities 10, features 9"),
         (lambda f: f.badge(P, H[0], 2), DataError, r"`features` .* got shape \(3,\)"),
+        (lambda f: f.margin(P.astype(object), 2), DataError, "of numbers, .* object.*dtype=float"),
+        (lambda f: f.margin(torch.tensor(P + 0j), 2), DataError, "of numbers, .*complex128"),
+        (lambda f: f.margin([[0.5, 0.5], [1.0]], 2), DataError, "rows that make no array"),
         (lambda f: f.badge(P, H * np.nan, 2), SelectionError, "finite"),
         (lambda f: f.badge(P * np.nan, H, 2), DataError, "NaN"),
         (lambda f: f.badge(P, H), SelectionError, "between 1 and the 10 candidates .* got 50"),
@@ -169,9 +172,12 @@ def test_what_reads_labels_is_refused_by_name() -> None:
         functional.dcom  # noqa: B018
 
 
-def test_the_block_of_the_page_runs() -> None:
+def test_the_blocks_of_the_page_run() -> None:
     page = Path(__file__).parent.parent / "docs" / "choosing.md"
-    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    assert len(blocks) == 2
     names: dict[str, object] = {}
-    exec(compile(code, "choosing.md", "exec"), names)
+    for code in blocks:
+        exec(compile(code, "choosing.md", "exec"), names)
+    assert len(set(names["chosen"].positions) - {0, 17}) == 50
     assert len(set(names["positions"])) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy as copy
 from functools import partial
 
 import numpy as np
@@ -92,6 +93,7 @@ def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_
         labels = {i: run.splits.pool.classes[label] for i, label in run.state.labels.items()}
         asked = run.ask()
         selected = run.state.cycles[-1]
+        pool = run.splits.pool
         # The network of the cycle that selected, which `ask` trained.
         chosen = query(
             run.model(),
@@ -103,6 +105,20 @@ def test_it_chooses_what_an_experiment_does(name, digits, tmp_path_factory, tmp_
             seed=3,
             candidates="5x",
         )
+        # Of an array, which has neither names of classes nor labels.
+        labelled_positions = {pool.ids.index(i): label for i, label in run.state.labels.items()}
+        of_array = query(
+            run.model(),
+            pool.inputs(range(len(pool))),
+            7,
+            strategy,
+            labelled=labelled_positions,
+            task=run.task,
+            seed=3,
+            candidates="5x",
+            layout="channels-first",
+        )
+    assert of_array.positions == chosen.positions
     assert chosen.ids == asked
     assert [run.splits.pool.ids[i] for i in chosen.positions] == list(asked)
     assert chosen.scores == (None if selected.scores is None else tuple(selected.scores))
@@ -258,6 +274,8 @@ def test_options_of_strategies_and_candidates(trained):
     assert chosen.positions == answer(trained, X, strategy=built).positions
     few = answer(trained, X, strategy="random", candidates=9)
     assert len(few.candidates) == 9
+    whole = query(trained, X, np.int64(5), HERDING, cycle=np.int32(0))
+    assert whole == query(trained, X, 5, HERDING)
     assert set(few.positions) <= set(few.candidates)
 
 
@@ -294,6 +312,14 @@ def one_number():
         (lambda m: query(m, X, 5, "vaal"), SelectionError, "vaal, whose networks learn"),
         (lambda m: query(m, X, 5, "isal", labelled=[1, 2]), DataError, "Expected"),
         (lambda m: query(m, X, task="classify"), ConfigError, "Expected a task among"),
+        (lambda m: query(m, X, 2.5), ConfigError, "`budget` .* whole number but got 2.5.*=50"),
+        (lambda m: query(m, X, "4"), ConfigError, "`budget` .* whole number but got '4'"),
+        (lambda m: query(m, X, True), ConfigError, "`budget` .* whole number but got True"),
+        (lambda m: query(m, X, cycle=1.5), ConfigError, "`cycle` .* whole number but got 1.5"),
+        (lambda m: query(m, X, cycle=-5), ConfigError, "`cycle`, counted from 0, but got -5"),
+        (lambda m: query(m, X, task="segmentation"), ModelError, "Expected images, .* classific"),
+        (lambda m: query(copy(m).double(), X), ModelError, r"float64.*model\.float\(\)"),
+        (lambda m: query(copy(m).half(), X, task=TASK), ModelError, r"float16.*model\.float\(\)"),
         (lambda m: query(m, X, size=8), ConfigError, "`size` for images of Pillow"),
     ],
 )  # fmt: skip

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +111,34 @@ def test_photographs_and_a_network_of_ones_own(photographs, tmp_path):
     assert [float(row["score"]) for row in chosen] == list(expected.scores)
     assert {row["path"] for row in chosen} == {f"photos/{row['id']}" for row in chosen}
     assert not {"03.png", "07.png", "11.png"} & set(expected.ids)
+
+
+def test_the_command_of_the_page_runs(photographs, tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "choosing.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^```\nupslope (select.*?)^```", page, re.S | re.M)
+    (options,) = re.findall(r"`(--strategy '\{.*?\}')`", page)
+    (tmp_path / "labels.csv").write_text("id,label\n03.png,0\n07.png,2\n")
+    command = command.replace("nets:make", "nets_of_select:make").replace("=224", "=6")
+    words = shlex.split(command.replace("\\\n", ""))
+    code, text, err = call(*words, "--budget", 5)
+    assert code == 0, err
+    assert "5 of 22 samples chosen by u-herding, 2 labelled before: ask.csv" in text
+    code, _, err = call(*words, "--budget", 5, *shlex.split(options))
+    assert code == 0, err
+
+
+def test_the_names_of_the_classes_are_those_given(photographs, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\n03.png,cat\n07.png,eel\n")
+    (tmp_path / "numbers.csv").write_text("id,label\n03.png,0\n07.png,2\n")
+    named = [*COMMAND, "-s", "data.classes=[cat,dog,eel]", "--strategy", "isal"]
+    code, _, err = call(*named, "--labelled", "labels.csv")
+    assert code == 0, err
+    first = rows(tmp_path / "ask.csv")
+    assert call(*COMMAND, "--strategy", "isal", "--labelled", "numbers.csv")[0] == 0
+    assert rows(tmp_path / "ask.csv") == first
+    code, _, err = call(*COMMAND, "-s", "data.classes=[cat,dog]", "--labelled", "labels.csv")
+    assert code == 4
+    assert "number of classes" in " ".join(err.split())
 
 
 def test_the_file_it_writes_is_read_once_filled_in(photographs, tmp_path):

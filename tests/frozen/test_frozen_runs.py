@@ -217,6 +217,8 @@ def test_what_cannot_work_is_told_before_features_are_computed(tmp_path, photogr
         ({"strategies": ["bald"]}, "strategies.bald"),
         ({"task": {"name": "classification", "augmentation": "flip-crop"}}, "task.augmentation"),
         ({"model": {"name": "frozen_nets:untrained", "freeze": True}}, "begin at random"),
+        # Also where nothing states the statistics of the weights, which would be asked for next.
+        ({"model": {"name": "cnn-small", "freeze": True}}, "begin at random"),
         ({"model": {"name": "frozen_nets:without_form", "freeze": True}}, "model.freeze"),
         ({"model": {"name": "cnn-small", "freeze": True}}, "model.freeze"),
         ({"model": {"name": "frozen_nets:make", "freeze": "yes"}}, "true or false but got 'yes'"),

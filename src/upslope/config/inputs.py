@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from upslope.datasets.base import Dataset, HasStatistics
 from upslope.datasets.readable import first_readable
 from upslope.datasets.subset import origin
 from upslope.errors import ConfigError
+from upslope.frozen.backbone import build_trained
 
 
 def with_size(config: Config) -> Config:
@@ -37,7 +39,7 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
 
     Raises:
         ConfigError: `data.mean` or `data.std` say otherwise than the weights want; `model.freeze`
-            where nothing states what they want.
+            with random weights, or where nothing states what trained ones want.
         DataError: no sample can be read.
     """
     form = models.image_form(config.model.name, config.model.options)
@@ -46,6 +48,15 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
     if form is None:
         source = origin(pool, 0)[0]
         if config.freeze and not (isinstance(source, HasStatistics) and source.mean):
+            build_trained(  # told first: no statistics make random weights trained ones
+                partial(
+                    models.build,
+                    config.model.name,
+                    num_classes=len(pool.classes) or 2,
+                    input_shape=tuple(pool.input_shape),
+                    **config.model.options,
+                )
+            )
             raise ConfigError(
                 "model.freeze: expected the statistics by which images were normalised when the "
                 f"weights of the model {config.model.name!r} were trained, as those of the pool "

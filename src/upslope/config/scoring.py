@@ -84,7 +84,8 @@ def load_trained_model(
         if source.run and not source.elsewhere
         else pool,
     )
-    class_list = source.classes or pool.classes
+    # Images of a folder do not tell the classes that a network knows: then the names given count.
+    class_list = source.classes or pool.classes or tuple(config.data.options.get("classes") or ())
     if config.freeze:
         return _trained_head(source, pool, class_list, (mean, std), weights, progress)
 

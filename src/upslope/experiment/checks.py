@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import DataError, SelectionError
+from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
 from upslope.options import LATER
 from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
@@ -32,6 +33,39 @@ def positions(ids: Sequence[str]) -> dict[str, int]:
         twice = next(id_ for i, id_ in enumerate(ids) if position[id_] != i)
         raise DataError(f"Expected the ids of the pool to be distinct but {twice!r} comes twice.")
     return position
+
+
+def whole_number(name: str, value: Any, example: str) -> int:
+    """Return a whole number of Python, NumPy or torch as an int.
+
+    name: of the argument. example: a call that would do, for the message.
+
+    Raises:
+        ConfigError: a fraction, text, a truth value, or anything else.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(
+            f"Expected `{name}` to be a whole number but got {value!r}. Give it as {example}."
+        ) from None
+
+
+def check_factory(model: Any) -> None:
+    """Raise ConfigError unless `model` is a function that makes a network."""
+    if isinstance(model, nn.Module):
+        raise ConfigError(
+            "Expected `model` to be a function that makes a network, as every training begins with "
+            f"a fresh one, but got a network, {type(model).__name__}. Give a function that makes "
+            "it, such as `lambda: MyNetwork(10)`."
+        )
+    if not callable(model):
+        raise ConfigError(
+            "Expected `model` to be a function that makes a network but got "
+            f"{model!r}. Give one, such as `lambda: MyNetwork(10)`."
+        )
 
 
 def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:

@@ -24,7 +24,7 @@ from upslope.datasets.pools import as_pool
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
-from upslope.experiment.checks import check_fit, positions
+from upslope.experiment.checks import check_fit, positions, whole_number
 from upslope.experiment.query_labels import place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
@@ -115,8 +115,8 @@ def query(
     the model is, if not given. observer, progress: as for `Experiment`.
 
     Raises:
-        ConfigError: arguments that do not go together; a strategy that trains along with the
-            network, as ll4al does.
+        ConfigError: arguments of another kind, or that do not go together; a strategy that trains
+            along with the network, as ll4al does.
         ModelError: a network that this strategy cannot score with, or that returns no logits.
         DataError: samples that cannot be read; answers that are no labels.
         SelectionError: a budget above the unlabelled samples; scores that are not finite.
@@ -125,6 +125,13 @@ def query(
         raise ConfigError(
             f"Expected `model` to be a torch.nn.Module but got {type(model).__name__}. With "
             "posteriors and features in arrays, take the functions of upslope.functional."
+        )
+    budget = whole_number("budget", budget, "budget=50")
+    cycle = whole_number("cycle", cycle, "cycle=0")
+    if cycle < 0:
+        raise ConfigError(
+            f"Expected `cycle`, counted from 0, but got {cycle}. Give that of the selection, or "
+            "leave it out."
         )
     selector = _strategy(strategy)
     where = _device_of(model) if device is None else resolve_device(device)

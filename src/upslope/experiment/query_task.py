@@ -13,6 +13,7 @@ from upslope.autodiff import evaluating
 from upslope.errors import ConfigError, ModelError
 from upslope.memory import raise_memory_error
 from upslope.tasks.base import Task
+from upslope.tasks.common import precision_remedy
 
 
 def task_for(
@@ -65,6 +66,7 @@ def _outputs(model: nn.Module, task: Task, sample: Tensor) -> int:
         raise ModelError(
             f"Expected {type(model).__name__} to take a batch of shape {tuple(inputs.shape)} "
             f"{inputs.dtype} but it raised {type(error).__name__}: {error}"
+            + precision_remedy(model, inputs)
         ) from error
     logits = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if not isinstance(logits, Tensor):

@@ -28,7 +28,7 @@ from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
-from upslope.experiment.checks import check_total, positions
+from upslope.experiment.checks import check_factory, check_total, positions
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.earlier_labels import EarlierLabels
@@ -77,7 +77,7 @@ class Experiment:
     Raises:
         RunError: the directory is in use, of another configuration, damaged, or the disk is full.
         SelectionError: the budgets do not fit the pool.
-        ConfigError: `splits` of another kind.
+        ConfigError: `splits` of another kind; a network in place of a function that makes one.
         DataError: an empty pool, or ids that are not distinct.
 
     Example:
@@ -123,6 +123,7 @@ class Experiment:
         stop: Stop | None = None,
     ) -> None:
         check_splits(splits)
+        check_factory(model)
         self.path = Path(path)
         self.splits, self.task, self.strategy = splits, task, strategy
         self.settings = settings or ExperimentSettings()
@@ -379,6 +380,12 @@ class Experiment:
         withdrawn: Sequence[str] = (),
     ) -> AnswerCounts:
         steps = self._steps
+        if not hasattr(labels, "items"):  # a mapping, or a Series of pandas
+            got = "nothing" if labels is None else f"a {type(labels).__name__}"
+            raise DataError(
+                f"Expected the answers as a mapping of ids to labels but got {got}. Give them with "
+                "the ids that `ask` returned: {id: label}."
+            )
         events = events_of(
             self.splits.pool, self.task, steps.run.position, self.state, labels, passed, withdrawn
         )

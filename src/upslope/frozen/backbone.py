@@ -92,20 +92,10 @@ def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.de
             another network in every run and nothing learnt in any of them.
         ModelError: a network without a linear layer for a head.
     """
-    one, other = (_build(factory, seed) for seed in (0, 1))
+    one, other = build_trained(factory)
     layer = head(one)
-    name = next(n for n, module in one.named_modules() if module is layer)
-    inside = {f"{name}.{key}" if name else key for key in layer.state_dict()}
+    name, inside = _head_keys(one)
     first, second = one.state_dict(), other.state_dict()
-    random = [k for k in first if k not in inside and not torch.equal(first[k], second[k])]
-    if random:
-        more = f" and {len(random) - _MOST_NAMES} more" if len(random) > _MOST_NAMES else ""
-        raise ConfigError(
-            f"Expected a network with trained weights below its head {name!r} for model.freeze "
-            f"but {', '.join(random[:_MOST_NAMES])}{more} of {type(one).__name__} begin at random. "
-            "Give "
-            "the network its weights, or leave model.freeze out."
-        )
     repeats = all(torch.equal(first[key], second[key]) for key in inside)
     below = {key: value for key, value in first.items() if key not in inside}
     both = (task.mean, task.std) if isinstance(task, Normalises) else ((), ())
@@ -118,6 +108,35 @@ def take_backbone(factory: Callable[[], nn.Module], task: Task, device: torch.de
         bias=layer.bias is not None,
         initial={k: v.detach().clone() for k, v in layer.state_dict().items()} if repeats else None,
     )
+
+
+def build_trained(factory: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Return a network built under two seeds, seen to have the same weights below its head.
+
+    Raises:
+        ConfigError: weights below the head that come from a random generator.
+        ModelError: a network without a linear layer for a head.
+    """
+    one, other = (_build(factory, seed) for seed in (0, 1))
+    name, inside = _head_keys(one)
+    first, second = one.state_dict(), other.state_dict()
+    random = [k for k in first if k not in inside and not torch.equal(first[k], second[k])]
+    if random:
+        more = f" and {len(random) - _MOST_NAMES} more" if len(random) > _MOST_NAMES else ""
+        raise ConfigError(
+            f"Expected a network with trained weights below its head {name!r} for model.freeze "
+            f"but {', '.join(random[:_MOST_NAMES])}{more} of {type(one).__name__} begin at random. "
+            "Give "
+            "the network its weights, or leave model.freeze out."
+        )
+    return one, other
+
+
+def _head_keys(network: nn.Module) -> tuple[str, set[str]]:
+    """Return the name of the head and the keys of its weights among those of the network."""
+    layer = head(network)
+    name = next(n for n, module in network.named_modules() if module is layer)
+    return name, {f"{name}.{key}" if name else key for key in layer.state_dict()}
 
 
 def _build(factory: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -103,9 +103,23 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
     """Return an array as a tensor on the CPU, floats of 32 or 64 bits.
 
     Raises:
-        DataError: another number of dimensions, or rows that are no posteriors.
+        DataError: values that are no numbers, another number of dimensions, or rows that are no
+            posteriors.
     """
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if not isinstance(values, Tensor):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:
+            raise DataError(
+                f"Expected `{name}` to be {argument.help} but got rows that make no array: {error}."
+            ) from error
+    is_real = not values.is_complex() if isinstance(values, Tensor) else values.dtype.kind in "biuf"
+    if not is_real:
+        raise DataError(
+            f"Expected `{name}` to be {argument.help}, of numbers, but got values of the type "
+            f"{values.dtype}. Convert it, as by np.asarray(values, dtype=float)."
+        )
+    tensor = torch.as_tensor(values)
     tensor = tensor.detach().cpu()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()

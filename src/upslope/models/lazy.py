@@ -81,4 +81,10 @@ def without_lazy_layers(
 
 def _initialise(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> nn.Module:
     model = factory()
+    if not isinstance(model, nn.Module):
+        got = "nothing" if model is None else type(model).__name__
+        raise ModelError(
+            f"Expected the function `model` to return a network, a torch.nn.Module, but it "
+            f"returned {got}. End it with `return network`."
+        )
     return initialise(model, sample()) if lazy_layers(model) else model

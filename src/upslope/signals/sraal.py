@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.datasets.readable import first_readable
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
@@ -129,9 +130,13 @@ class Sraal(Options):
     def networks(self, context: FitContext) -> tuple[VAE, nn.Linear, Discriminator]:
         """All three, with weights from the context's generator."""
         half = self.latent // 2
+        # Not of the data set, which may have no names for its classes.
+        with torch.no_grad():
+            sample = context.task.prepare(first_readable(context.dataset).to(context.device))
+            classes = context.task.logits(context.model(sample)).shape[1]
         with seeding(context):
             vae = VAE(context.dataset.input_shape, self.latent, self.width, code_size=half)
-            classifier = nn.Linear(self.latent - half, len(context.dataset.classes))
+            classifier = nn.Linear(self.latent - half, classes)
             discriminator = Discriminator(self.latent, layers=4)
         device = context.device
         return vae.to(device), classifier.to(device), discriminator.to(device)

@@ -89,6 +89,8 @@ def numbers(answer: Any, names: Sequence[str]) -> list[float]:
     """
     values = _sequence(answer)
     values = [answer] if values is None else values
+    # Scalars of NumPy and torch are numbers too.
+    values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     good = len(values) == len(names) and all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
     )

@@ -126,7 +126,7 @@ class CommonTask:
             raise_memory_error(error)
             raise ModelError(
                 f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "
-                f"but it raised {type(error).__name__}: {error}"
+                f"but it raised {type(error).__name__}: {error}{precision_remedy(model, sample)}"
             ) from error
         values = self.read_outputs(outputs)
         shape = (len(sample), self.num_classes, *positions)
@@ -141,6 +141,23 @@ class CommonTask:
                 f"Expected finite {what} from {type(model).__name__} but got NaN or infinity. "
                 "Look at its weights: a diverged or uninitialised checkpoint gives such outputs."
             )
+
+
+def precision_remedy(model: nn.Module, inputs: Tensor) -> str:
+    """Return what to do about weights of another precision than the inputs; empty for others.
+
+    For the message of an error that `model(inputs)` raised: a model may cast its inputs itself.
+    """
+    other = next(
+        (p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != inputs.dtype),
+        None,
+    )
+    if other is None or inputs.dtype != torch.float32:
+        return ""
+    return (
+        f". Its weights are {other}, its inputs {inputs.dtype}: convert it to single precision, "
+        "model.float()."
+    )
 
 
 @lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.errors import ConfigError
+from upslope.errors import ConfigError, ModelError
 from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.mask_answers import PREFIX, mask_of
@@ -163,8 +163,14 @@ class Segmentation(SoftmaxTask):
         The mode of every module is as before afterwards.
 
         Raises:
-            ModelError: the model fails on it, or its output is not finite logits
-                (n, num_classes, h, w).
+            ModelError: samples that are no images, the model fails on them, or its output is not
+                finite logits (n, num_classes, h, w).
         """
+        if sample.ndim < 3:
+            raise ModelError(
+                "Expected images, (n, channels, height, width), for the task segmentation, whose "
+                f"labels are masks, but got samples of shape {tuple(sample.shape[1:])}. Take "
+                "another task, such as classification, for one label per sample."
+            )
         where = "one row per sample, one plane per class, at the size of the image"
         self.check_outputs(model, sample, tuple(sample.shape[2:]), "logits", where)
