@@ -80,7 +80,7 @@ def without_lazy_layers(
 
 
 def _initialise(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> nn.Module:
-    model = factory()
+    model: object = factory()  # of the user's, which may return anything
     if not isinstance(model, nn.Module):
         got = "nothing" if model is None else type(model).__name__
         raise ModelError(
