@@ -60,7 +60,7 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
         state = experiment.state
         vanished_ids = tuple(i for i in state.pending if i not in answers.ids)
         mask_labels = experiment.own_labels(i for i in answers.empty if i in state.passed)
-        emptied_ids = tuple(i for i in _emptied(answers, state) if i not in mask_labels)
+        emptied_ids = tuple(i for i in _rows_without_answer(answers, state) if i not in mask_labels)
         answers = replace(answers, labels={**answers.labels, **mask_labels})
     counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
     own_count = 0
@@ -91,12 +91,12 @@ def tell_sheet(experiment: Experiment, path: Path) -> tuple[AnswerCounts, tuple[
         DataError: a file with answers that cannot be taken, or for samples that were not asked.
     """
     answers = _read(experiment, path)
-    emptied_ids = _emptied(answers, experiment.state)
+    emptied_ids = _rows_without_answer(answers, experiment.state)
     counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
     return counts, emptied_ids
 
 
-def _emptied(answers: Answers, state: State) -> tuple[str, ...]:
+def _rows_without_answer(answers: Answers, state: State) -> tuple[str, ...]:
     """Return the ids whose rows have no answer though one, or a pass, is recorded."""
     return tuple(i for i in answers.empty if state.labels.get(i) is not None or i in state.passed)
 
@@ -126,8 +126,8 @@ def _read(experiment: Experiment, sheet: Path, remedy: str = "") -> Answers:
     ids = {*state.pending, *state.labels, *state.passed, *withdrawn_ids}
     read = answer_reader(experiment.task, pool.classes)
     answers = read_sheet(sheet, ids, pool.classes, read, remedy)
-    done = withdrawn_ids - state.labels.keys() - state.passed.keys()
-    return replace(answers, withdrawn=tuple(i for i in answers.withdrawn if i not in done))
+    waiting_again = withdrawn_ids - state.labels.keys() - state.passed.keys()
+    return replace(answers, withdrawn=tuple(i for i in answers.withdrawn if i not in waiting_again))
 
 
 def answer_reader(task: Task, classes: Sequence[str]) -> Callable[[str], object]:
