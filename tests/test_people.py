@@ -20,7 +20,7 @@ from upslope import compare, datasets, models, strategies, tasks
 from upslope.cli import app
 from upslope.cli.label import WAITING
 from upslope.errors import ConfigError, DataError
-from upslope.experiment.sheet import Question, read_sheet, write_sheet
+from upslope.experiment.sheet import ANEW, Question, read_sheet, write_sheet
 from upslope.ledger import read_run
 from upslope.signals import contrastive
 from upslope.tasks.answers import class_answer, class_label, label_set_answer, numbers_answer
@@ -453,7 +453,7 @@ def test_sheets_are_read_as_spreadsheets_save_them(tmp_path: Path) -> None:
     for broken in ("", "id,why\n1,2\n", "id;label\n".encode("utf-16").decode("latin-1")):
         sheet.write_text(broken, encoding="utf-8")
         with pytest.raises(DataError, match="remove the file"):
-            read_sheet(sheet, ["a"], classes, read)
+            read_sheet(sheet, ["a"], classes, read, ANEW)
     sheet.write_bytes(b"id,label\na,caf\xe9\n")
     with pytest.raises(DataError, match=r'byte 0xe9 at offset 14, line 2.*"CSV UTF-8"'):
         read_sheet(sheet, ["a"], classes, read)
@@ -556,7 +556,7 @@ def test_sheets_that_cannot_be_read_are_refused_by_one_error(tmp_path: Path) -> 
     ):
         sheet.write_bytes(data)
         with pytest.raises(DataError) as caught:
-            read_sheet(sheet, ["a", "b", "größe"], ("cat", "dog"), str)
+            read_sheet(sheet, ["a", "b", "größe"], ("cat", "dog"), str, ANEW)
         assert words in str(caught.value)
         assert "data.encoding" not in str(caught.value)
         assert "remove the file" in str(caught.value)

@@ -128,6 +128,34 @@ def test_a_file_is_told_and_told_again(waiting, tmp_path):
     assert read_run(run).labels[asked[0]] == 1
 
 
+def test_what_is_taken_back_and_what_is_not(waiting, tmp_path):
+    run, asked = waiting
+    file = tmp_path / "labels.csv"
+    file.write_text(f"id,label\n{asked[0]},a\n{asked[1]},skip\n")
+    assert call("tell", run, file)[0] == 0
+    file.write_text(f"id,label\n{asked[0]},\n{asked[1]},\n{asked[2]},\n")
+    code, out, err = call("tell", run, file)
+    assert code == 0, err
+    words = " ".join(out.split())
+    assert f"2 rows of labels.csv had no answer, first '{asked[0]}'" in words
+    assert "the recorded one stands. To withdraw it, write `take back`" in words
+    assert dict(read_run(run).labels) == {asked[0]: 0}
+    file.write_text(f"id,label\n{asked[0]},take back\n{asked[1]},take back\n")
+    assert "recorded: 2 taken back" in call("tell", run, file)[1]
+    code, out, err = call("tell", run, file)  # the same file may be given again
+    assert code == 0, err
+    assert "nothing new" in out
+    file.write_text(f"id,label\n{asked[2]},take back\n")
+    code, _, err = call("tell", run, file)
+    assert code == 3
+    assert "to have an answer to take back but it has none" in err
+    for text in ("", "id,label,label\n", f"id,label\n{asked[0]},a,b\n", 'id,label\n"x\n'):
+        file.write_text(text)
+        code, _, err = call("tell", run, file)
+        assert code == 3
+        assert "writes it anew" not in err
+
+
 def test_what_was_never_asked_is_refused_and_nothing_recorded(waiting, tmp_path):
     run, asked = waiting
     never = next(i for i in map(str, range(30)) if i not in asked)

@@ -230,12 +230,17 @@ def _change_words(sitting: Sitting) -> list[str]:
             "whether answers were lost when the file was saved."
         )
     if sitting.emptied:
-        lines.append(
-            f"{format_count(len(sitting.emptied), 'row')} of {sitting.sheet.name} had no answer, "
-            f"first {sitting.emptied[0]!r}, where one was recorded before: the recorded one "
-            "stands. To withdraw it, write `take back` into the column `label`."
-        )
+        lines.append(emptied_words(sitting.sheet.name, sitting.emptied))
     return lines
+
+
+def emptied_words(name: str, ids: Sequence[str]) -> str:
+    """Return a sentence on rows of a file that have no answer, where one is recorded."""
+    return (
+        f"{format_count(len(ids), 'row')} of {name} had no answer, first {ids[0]!r}, where one was "
+        "recorded before: the recorded one stands. To withdraw it, write `take back` into the "
+        "column `label`."
+    )
 
 
 def show_status(run: RunResult) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from upslope.experiment.answers import AnswerCounts
 from upslope.experiment.run import Experiment
-from upslope.experiment.sheet import Answers, Question, read_sheet, write_sheet
+from upslope.experiment.sheet import ANEW, Answers, Question, read_sheet, write_sheet
+from upslope.ledger import State
 from upslope.ledger.status import SHEET
 from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.base import TakesAnswers, Task
@@ -55,15 +56,11 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     vanished_ids: tuple[str, ...] = ()
     emptied_ids: tuple[str, ...] = ()
     if sheet.is_file():
-        answers = _read(experiment, sheet)
+        answers = _read(experiment, sheet, ANEW)
         state = experiment.state
         vanished_ids = tuple(i for i in state.pending if i not in answers.ids)
         mask_labels = experiment.own_labels(i for i in answers.empty if i in state.passed)
-        emptied_ids = tuple(
-            i
-            for i in answers.empty
-            if state.labels.get(i) is not None or (i in state.passed and i not in mask_labels)
-        )
+        emptied_ids = tuple(i for i in _rows_without_answer(answers, state) if i not in mask_labels)
         answers = replace(answers, labels={**answers.labels, **mask_labels})
     counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
     own_count = 0
@@ -82,16 +79,26 @@ def sit(experiment: Experiment, question: Callable[[str, str], Question]) -> Sit
     return Sitting(counts, own_count, waiting, sheet, vanished_ids, emptied_ids)
 
 
-def tell_sheet(experiment: Experiment, path: Path) -> AnswerCounts:
+def tell_sheet(experiment: Experiment, path: Path) -> tuple[AnswerCounts, tuple[str, ...]]:
     """Record the answers of a CSV file with the columns id and label, all or none; train nothing.
 
     Answers that are recorded already change nothing.
+
+    Returns: what was recorded, and the ids whose rows have no answer though one is recorded, which
+    stands.
 
     Raises:
         DataError: a file with answers that cannot be taken, or for samples that were not asked.
     """
     answers = _read(experiment, path)
-    return experiment.answer(answers.labels, answers.passed, answers.withdrawn)
+    emptied_ids = _rows_without_answer(answers, experiment.state)
+    counts = experiment.answer(answers.labels, answers.passed, answers.withdrawn)
+    return counts, emptied_ids
+
+
+def _rows_without_answer(answers: Answers, state: State) -> tuple[str, ...]:
+    """Return the ids whose rows have no answer though one, or a pass, is recorded."""
+    return tuple(i for i in answers.empty if state.labels.get(i) is not None or i in state.passed)
 
 
 def reasons(experiment: Experiment) -> dict[str, str]:
@@ -112,11 +119,15 @@ def reasons(experiment: Experiment) -> dict[str, str]:
     return {id_: reason_of.get(id_, "its answer was taken back") for id_ in state.pending}
 
 
-def _read(experiment: Experiment, sheet: Path) -> Answers:
+def _read(experiment: Experiment, sheet: Path, remedy: str = "") -> Answers:
+    """Return the answers of a sheet; what was taken back already is not taken back again."""
     pool, state = experiment.splits.pool, experiment.state
-    ids = {*state.pending, *state.labels, *state.passed}
+    withdrawn_ids = experiment.ids_withdrawn()
+    ids = {*state.pending, *state.labels, *state.passed, *withdrawn_ids}
     read = answer_reader(experiment.task, pool.classes)
-    return read_sheet(sheet, ids, pool.classes, read)
+    answers = read_sheet(sheet, ids, pool.classes, read, remedy)
+    waiting_again = withdrawn_ids - state.labels.keys() - state.passed.keys()
+    return replace(answers, withdrawn=tuple(i for i in answers.withdrawn if i not in waiting_again))
 
 
 def answer_reader(task: Task, classes: Sequence[str]) -> Callable[[str], object]:

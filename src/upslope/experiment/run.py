@@ -299,6 +299,10 @@ class Experiment:
         """
         return self._record(labels, passed, withdrawn)
 
+    def ids_withdrawn(self) -> frozenset[str]:
+        """Return the ids whose answers were taken back at some time, answered since or not."""
+        return self._steps.run.ledger.ids_withdrawn()
+
     def begin_with(self, earlier: EarlierLabels) -> None:
         """Begin with the labels of an earlier run instead of an initial set; nothing is asked.
 

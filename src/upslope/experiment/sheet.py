@@ -30,7 +30,8 @@ _FORMULA = (*FORMULA, "'")
 _MARK = "\ufeff"
 _DELIMITERS = ",;\t|"
 _MOST_NAMES = 10
-_OR = "Or remove the file, and the same command writes it anew, without the answers."
+ANEW = "Or remove the file, and the same command writes it anew, without the answers."
+"""What else to do about a sheet that cannot be read, where it is one that Upslope writes."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,12 @@ def read_sheet(
     ids: Collection[str],
     classes: Sequence[str],
     read: Callable[[str], Any],
+    remedy: str = "",
 ) -> Answers:
     """Return the answers in a sheet.
 
     ids: those that an answer can be for. read: makes an answer of a cell, or raises DataError.
+    remedy: what else to do about a file that cannot be read, such as `ANEW`.
 
     Raises:
         DataError: no sheet, or rows that cannot be taken: all are named by their number, and
@@ -118,7 +121,7 @@ def read_sheet(
             return False
         return True
 
-    rows = read_rows(path, lambda text: _rows(path, text), is_known, _OR)
+    rows = read_rows(path, lambda text: _rows(path, text, remedy), is_known, remedy)
     labels: dict[str, Any] = {}
     passes: dict[str, str] = {}
     withdrawals: list[str] = []
@@ -182,14 +185,14 @@ def ids_meant(path: Path) -> set[str]:
         DataError: no sheet.
     """
     cells: set[str] = set()
-    for _, row in read_rows(path, lambda text: _rows(path, text), None, _OR):
+    for _, row in read_rows(path, lambda text: _rows(path, text, ""), None, ""):
         cell = row.get("id") or ""
         for one in (cell, cell.strip()):
             cells |= {one, _plain(one), decode_mixed_up(one) or one}
     return cells
 
 
-def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
+def _rows(path: Path, text: str, remedy: str) -> list[tuple[int, Mapping[str, str]]]:
     """Return (number, cells by column) of each row that is not empty.
 
     Raises:
@@ -205,7 +208,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
     if delimiter is None:
         raise DataError(
             f"Expected the columns id and label in the first line of {path} but got "
-            f"{first.strip()!r}. Restore it. {_OR}"
+            f"{first.strip()!r}. Restore it. {remedy}".rstrip()
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -214,7 +217,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
             if names.count(name) > 1:
                 raise DataError(
                     f"Expected one column {name} in {path} but got {names.count(name)}. Remove or "
-                    f"rename the others. {_OR}"
+                    f"rename the others. {remedy}".rstrip()
                 )
         for cells in reader:
             number += 1
@@ -222,14 +225,14 @@ def _rows(path: Path, text: str) -> list[tuple[int, Mapping[str, str]]]:
                 raise DataError(
                     f"Expected at most {len(names)} cells in each row of {path}, as in the first "
                     f"line, but row {number} has {len(cells)}. A cell that holds {delimiter!r} "
-                    f"needs double quotes around it. {_OR}"
+                    f"needs double quotes around it. {remedy}".rstrip()
                 )
             if any(cell.strip() for cell in cells):
                 rows.append((number, dict(zip(names, cells, strict=False))))
     except csv.Error as error:
         raise DataError(
             f"Expected a CSV file in {path} but reading it failed after row {number}: {error}. A "
-            f"double quote inside a quoted cell is written twice. {_OR}"
+            f"double quote inside a quoted cell is written twice. {remedy}".rstrip()
         ) from error
     return rows
 

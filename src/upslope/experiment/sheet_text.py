@@ -58,8 +58,8 @@ def read_rows(
         raise DataError(
             f"Expected {path} in UTF-8, or in UTF-16 with a byte order mark, but {error.reason}"
             + (", and its ids and labels do not tell the encoding" if b"\0" not in data else "")
-            + '. Save it again as "CSV UTF-8": in another encoding, letters may be other ones. '
-            + remedy
+            + '. Save it again as "CSV UTF-8": in another encoding, letters may be other ones.'
+            + f" {remedy}".rstrip()
         ) from error
 
 

@@ -92,6 +92,13 @@ class Ledger(EventLog[State]):
                 state = fold([Event(kind, of, json.loads(body))], state)
         return state.labels
 
+    def ids_withdrawn(self) -> frozenset[str]:
+        """Return the ids whose answers or passes were taken back at some time."""
+        with sqlite_errors(self.path):
+            rows = self._db.execute("SELECT body FROM events WHERE kind = 'taken_back'").fetchall()
+        bodies = [json.loads(body) for (body,) in rows]
+        return frozenset(i for body in bodies for i in (*body["labels"], *body["passed"]))
+
 
 def chain_start(file: Path) -> tuple[int | None, int]:
     """Return the number of the first event with a chain, None without one, and the events' count.

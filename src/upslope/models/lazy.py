@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +80,11 @@ def without_lazy_layers(
 
 
 def _initialise(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> nn.Module:
-    model: Any = factory()  # whatever a function of the user returns
+    model: object = factory()  # of the user's, which may return anything
     if not isinstance(model, nn.Module):
         got = "nothing" if model is None else type(model).__name__
         raise ModelError(
             f"Expected the function `model` to return a network, a torch.nn.Module, but it "
             f"returned {got}. End it with `return network`."
         )
-    network: nn.Module = model
-    return initialise(network, sample()) if lazy_layers(network) else network
+    return initialise(model, sample()) if lazy_layers(model) else model
