@@ -89,6 +89,17 @@ def test_categories_of_polars_are_names(kind):
     assert splits.pool.targets(range(4)).tolist() == [0, 1, 0, 1]
 
 
+def test_an_index_that_cannot_be_ids_is_told():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0, 4.0], "k": ["x", "y", "x", "y"]})
+    assert not any("index" in note for note in Splits.from_table(frame, frame, target="k").notes)
+    levels = frame.set_index([["m", "m", "n", "n"], [0, 1, 0, 1]])
+    with_ids = frame.assign(id=list("pqrs")).set_axis([7, 8, 9, 10])
+    for other in (levels, with_ids):
+        notes = Splits.from_table(other, target="k", test_share=0.5).notes
+        assert any("index of the table is left out" in note for note in notes)
+
+
 def hugging_face(images, labels):
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     features = datasets.Features(

@@ -140,9 +140,9 @@ def _of_pandas(frame: Any) -> tuple[pa.Table, tuple[str, ...]]:
         )
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     index = frame.index
-    if INDEX_ID in table.column_names or getattr(index, "nlevels", 1) > 1:
-        return table, ()
     if list(index) == list(range(len(frame))):
         return table, ()
+    if INDEX_ID in table.column_names or getattr(index, "nlevels", 1) > 1:
+        return table, ("The index of the table is left out; reset_index() makes columns of it.",)
     ids = pa.array([str(value) for value in index])
     return table.append_column(INDEX_ID, ids), ("The index of the table is taken as ids.",)
