@@ -58,9 +58,9 @@ class Opening:
         """
         self._check_data(info)
         self._check_test(info)
-        self._check_samples(info)
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
+        self._check_samples(info)  # last: other features are told by the network that made them
         before = differences.get("samples.pool", (len(self.pool), None))[0]
         size = first_size(state.changes, before)
         cycle = state.cycle + 1 if state.started else 0

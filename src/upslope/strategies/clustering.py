@@ -89,7 +89,10 @@ def central_rows(x: Tensor, k: int, rng: torch.Generator) -> list[int]:
         members = (of == cluster).nonzero().flatten()
         if len(members):
             centroid = x[members].mean(dim=0)
-            rows.append(int(members[(x[members] - centroid).square().sum(dim=1).argmin()]))
+            distances = (x[members] - centroid).square().sum(dim=1)
+            # Both rows of a cluster of two are as near: the first, and not what rounding says.
+            nearest = distances <= distances.min() * (1 + _SUM)
+            rows.append(int(members[nearest.nonzero()[0, 0]]))
     rows_taken = set(rows)
     others = [i for i in torch.randperm(len(x), generator=rng).tolist() if i not in rows_taken]
     return rows + others[: k - len(rows)]
