@@ -13,6 +13,7 @@ from oracle import TOLERANCE, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from short_forms import mark_rest_long
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.trace.forward import Forward
@@ -122,7 +123,7 @@ def batches(count: int, n: int, t: int, seed: int = 0) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("time_first", [False, True])
-@pytest.mark.parametrize("route", EXACT)
+@pytest.mark.parametrize("route", mark_rest_long(EXACT, 2))
 def test_rows_are_read_off_their_index(route, time_first):
     torch.manual_seed(0)
     model = Mixture(route, time_first=time_first).double().eval()
@@ -149,7 +150,7 @@ def test_rows_are_read_off_their_index(route, time_first):
     assert sum(proven) < len(proven)
 
 
-@pytest.mark.parametrize("route", EXACT)
+@pytest.mark.parametrize("route", mark_rest_long(EXACT, 2))
 @pytest.mark.parametrize(("n", "t"), [(2, 1), (3, 2), (8, 1), (4, 4), (1, 5)])
 def test_few_rows_leave_experts_without_any(route, n, t):
     torch.manual_seed(1)
@@ -290,7 +291,7 @@ MIXING = [
 ]
 
 
-@pytest.mark.parametrize("route", MIXING)
+@pytest.mark.parametrize("route", mark_rest_long(MIXING, 3))
 def test_routing_that_mixes_samples_is_refused_whenever_it_does(route):
     torch.manual_seed(0)
     model = Mixture(route).double().eval()
@@ -307,7 +308,7 @@ def test_routing_that_mixes_samples_is_refused_whenever_it_does(route):
     assert refused
 
 
-@pytest.mark.parametrize("route", MIXING)
+@pytest.mark.parametrize("route", mark_rest_long(MIXING, 3))
 def test_routing_that_begins_to_mix_after_harmless_batches_is_refused(route):
     torch.manual_seed(0)
     model = Mixture(route).double().eval()
