@@ -64,6 +64,19 @@ def test_rounding_is_passed_over_and_samples_that_are_gone():
     assert len(other_samples(probe, splits(255 - X[:40]).pool)) == 16
 
 
+def test_numbers_that_a_ledger_cannot_hold_are_passed_over():
+    class Gaps:
+        ids, classes, input_shape = ("a", "b"), ("x", "y"), (2,)
+
+        def __len__(self):
+            return 2
+
+        def inputs(self, indices):
+            return torch.tensor([[1.0, float("nan")], [1.0, 2.0]])[list(indices)]
+
+    assert list(probe_samples(Gaps())) == ["b"]
+
+
 def test_targets_of_any_shape_are_told():
     masks = np.random.default_rng(2).integers(0, 3, (40, 5, 5))
     data = Splits.from_arrays(X[:40], masks, X[40:], masks[:20], kind="masks")

@@ -27,7 +27,8 @@ Probe = Mapping[str, Sequence[float]]
 def probe_samples(dataset: Dataset, *, with_targets: bool = False) -> dict[str, list[float]]:
     """Return id -> numbers that tell a few samples from others.
 
-    with_targets: whether their targets are among what must stay, as those of a test set.
+    dataset: the pool or the test set; 16 samples are read at most. with_targets: whether their
+    targets are among what must stay, as those of a test set.
     """
     count = min(_COUNT, len(dataset))
     places = {i * (len(dataset) - 1) // max(count - 1, 1) for i in range(count)}
@@ -39,6 +40,8 @@ def other_samples(
     before: Probe, dataset: Dataset, *, with_targets: bool = False
 ) -> tuple[str, ...]:
     """Return the ids under which a data set now has other samples than `before` tells of.
+
+    before: as `probe_samples` returned it. dataset, with_targets: as there.
 
     Those that are not there any more, or cannot be read, are passed over.
     """
@@ -55,9 +58,10 @@ def _probe_at(dataset: Dataset, position: int, with_targets: bool) -> list[float
     """Deviation, mean and two weighted means of an input, and of a target; None if unreadable."""
     try:
         numbers = _summary(dataset.inputs([position]))
-        return numbers + (_summary(dataset.targets([position])) if with_targets else [])
+        numbers += _summary(dataset.targets([position])) if with_targets else []
     except DataError:  # a damaged image, or a label that nobody knows: told where it is needed
         return None
+    return numbers if all(map(math.isfinite, numbers)) else None  # a ledger holds no others
 
 
 def _summary(values: Tensor) -> list[float]:
