@@ -21,8 +21,8 @@ _AVAILABLE: bool = torch.backends.mkldnn.is_available() and all(  # type: ignore
 
 def _is_mkl_on_intel() -> bool:
     """Whether BLAS is MKL on a processor that it was made for."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version of torch
-    name = str(capabilities.get("cpu_name", ""))
+    tell = getattr(torch.cpu, "get_capabilities", None)  # not in every version of torch
+    name = "" if tell is None else str(tell().get("cpu_name", ""))
     return name.startswith("Intel") and bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
 
 
