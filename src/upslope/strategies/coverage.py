@@ -30,8 +30,9 @@ from upslope.pool import Need, PoolView
 from upslope.posterior import margin
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.cover import Similarity, cover
-from upslope.strategies.distances import normalise, smallest_distance
+from upslope.strategies.distances import normalise
 from upslope.strategies.features import Features, Steps, features_need
+from upslope.strategies.kernel_width import smallest_distance
 from upslope.strategies.posteriors import posterior_need
 
 UNDERFLOW = 104.0

@@ -114,13 +114,3 @@ def subtract_mean(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def normalise(x: Tensor) -> Tensor:
     """Rows of unit length; a row of zeros stays. x: (n, ...), returns (n, d)."""
     return torch.nn.functional.normalize(x.flatten(start_dim=1).float(), dim=1)
-
-
-def smallest_distance(x: Tensor) -> float:
-    """The smallest distance above zero between two rows; 1 where no two differ. x: (n, d)."""
-    smallest = torch.inf
-    for _, _, squared_distances in symmetric_tiles(x):
-        # Below this, what is left of a difference of unit vectors is rounding.
-        squared_distances.masked_fill_(squared_distances < 1e-6, torch.inf)
-        smallest = min(smallest, float(squared_distances.min()))
-    return smallest**0.5 if smallest < torch.inf else 1.0
