@@ -81,3 +81,14 @@ def test_tcm_is_typiclust_then_margin() -> None:
     assert early == build("typiclust").select(pool, 4, generator()).ids
     late = build("tcm", switch=5).select(pool, 4, generator()).ids
     assert late == tuple(reversed(pool.candidates[-4:]))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_that_are_each_others_nearest_are_as_typical(n: int) -> None:
+    rng = torch.Generator().manual_seed(n)
+    for _ in range(50):
+        x = distances.normalise(torch.randn(n, 300, generator=rng))
+        found = typicality(x).sort(descending=True)
+        assert found.values[0] == found.values[1]
+        pairs = torch.pdist(x.double())
+        assert float(found.values[0]) == pytest.approx(1 / (float(pairs.min()) + 1e-5), rel=1e-6)
