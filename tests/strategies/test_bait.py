@@ -19,6 +19,7 @@ from upslope.strategies.bait import Bait
 from upslope.strategies.fisher import Fisher
 from upslope.strategies.fisher_bounds import LazyGains
 from upslope.strategies.information import basis, information
+from upslope.strategies.symmetric import forms
 
 
 def explicit(p: Tensor, h: Tensor) -> list[Tensor]:
@@ -187,6 +188,15 @@ def test_bounds_leave_few_candidates_to_compute() -> None:
     for _ in range(5):
         search.take()
     assert 0 < int((search.degree == 3).sum()) < 400
+
+
+@pytest.mark.parametrize("rows", [1, 99, 300])
+def test_forms_of_few_and_of_many_rows(rows: int) -> None:
+    rng = generator()
+    block = torch.randn(150, 150, generator=rng, dtype=torch.float64)
+    h = torch.randn(rows, 150, generator=rng, dtype=torch.float64)
+    expected = torch.einsum("ni,ij,nj->n", h, block, h)
+    assert torch.allclose(forms(block, h), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_nothing_is_left_to_learn_where_the_network_is_sure() -> None:

@@ -9,25 +9,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.strategies.mini_batches import mini_batch_clusters
+
+FEW = 50
+"""Clusters up to which k-means goes over all rows each time."""
 _SUM = 1e-5  # by how much, relative to it, a sum of distances in single precision may be wrong
 
 
 def clusters(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
     """A cluster for every row, by k-means; mini-batches beyond 50 clusters. Returns (n,)."""
-    # Importing scikit-learn takes a second that most commands need not wait for.
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seed = int(torch.randint(2**31 - 1, (), generator=rng))
-    if k <= 50:
-        means = KMeans(k, n_init=10, random_state=seed)
-    else:
-        means = MiniBatchKMeans(k, init=seeds, batch_size=5000, n_init=3, random_state=seed)
     # One thread, because sums in the order in which threads finish differ from run to run.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct samples than clusters
-        return torch.from_numpy(means.fit_predict(x.numpy())).long()
+    with threadpool_limits(limits=1):
+        if k > FEW:
+            return torch.from_numpy(mini_batch_clusters(x.numpy(), k, seeds, seed)).long()
+        # Importing scikit-learn takes seconds that others need not wait for.
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
+        with warnings.catch_warnings():
+            # Where there are fewer distinct samples than clusters.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            means = KMeans(k, n_init=10, random_state=seed)
+            return torch.from_numpy(means.fit_predict(x.numpy())).long()
 
 
 def seeds(x: np.ndarray, n_clusters: int, random_state: Any) -> np.ndarray:

@@ -24,6 +24,7 @@ up to date when they are asked for:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,7 +41,9 @@ TOGETHER = 64
 
 
 FEW = 4
-"""Steps that are few enough to copy."""
+"""Samples, at the least, whose products are computed together."""
+WORTH = 2
+"""How many more are computed together for each of the last ones that was taken."""
 Matrix = NDArray[np.float64]
 
 
@@ -70,6 +73,8 @@ class Fisher:
         self.pool = pool
         self._rng = torch.Generator().manual_seed(0)
         noise = torch.randn(len(pool), generator=self._rng, dtype=h.dtype)
+        self._ridge = None if bool(labelled.any()) else ridge
+        """Where M is the ridge alone, so that M^-1 need not be multiplied."""
         self.inverse, self.spread, self._draw = inverses(labelled, ridge, pool, noise)
         self.first_trace = float((self.inverse * pool).sum())
         self.change_of_trace = 0.0
@@ -77,9 +82,11 @@ class Fisher:
         self.epoch = torch.full((n,), -1)
         """Steps that Q and R of each candidate know of; -1 where they were never computed."""
         self.steps = 0
-        self._w = self._h = torch.empty(c, 0, h.shape[1], dtype=h.dtype)  # (c, steps c, d)
+        self._w = self._h = torch.empty(0, c, h.shape[1], dtype=h.dtype)  # (steps c, c, d)
         self._signs: list[float] = []
-        self._products: dict[int, tuple[int, Tensor]] = {}
+        self._products: dict[int, tuple[int, Tensor, Tensor]] = {}
+        self._ahead = 0
+        """How many `_products` were computed together."""
 
     @property
     def most_steps(self) -> int:
@@ -90,15 +97,17 @@ class Fisher:
         """Bring Q and R of candidates up to date. rows: (k,) distinct positions."""
         new = rows[self.epoch[rows] < 0]
         for part in torch.split(new, ROWS) if len(new) else ():
-            self.q[part] = self._quadratic(self.inverse, part)
+            self.q[part] = self._inverse_forms(part)
             self.r[part] = self._quadratic(self.spread, part)
             self.epoch[part] = 0
         rows = rows[self.epoch[rows] < self.steps]
-        for epoch in sorted(set(self.epoch[rows].tolist())):
-            columns = self.a.shape[1] ** 2 * (self.steps - epoch)
+        epochs = self.epoch[rows]
+        # Each step is read once, for all candidates that do not know of it.
+        for start, end in pairwise([*sorted(set(epochs.tolist())), self.steps]):
+            columns = self.a.shape[1] ** 2 * (end - start)
             size = max(16, 2**20 // columns)
-            for part in torch.split(rows[self.epoch[rows] == epoch], size):
-                self._catch_up(part, epoch)
+            for part in torch.split(rows[epochs <= start], size):
+                self._catch_up(part, start, end)
         self.epoch[rows] = self.steps
 
     def gains(self, rows: Tensor | None = None) -> Tensor:
@@ -136,14 +145,10 @@ class Fisher:
 
         For M to which samples were added, and from which none was removed.
         """
-        c, d = self.a.shape[1], self.h.shape[1]
-        steps = self._w[:, : self.steps * c]
+        steps = self._w[: self.steps * self.a.shape[1]].flatten(start_dim=1)
 
         def solve(vector: Tensor) -> Tensor:
-            by_class = vector.view(c, d, 1)
-            sums = (steps @ by_class).sum(dim=0)
-            taken_off = (steps.mT @ sums).flatten()
-            return times(self.inverse, vector).sub_(taken_off)
+            return times(self.inverse, vector).sub_(steps.T @ (steps @ vector))
 
         return largest_ratio(solve, lambda vector: times(self.pool, vector), self._draw)
 
@@ -153,12 +158,13 @@ class Fisher:
 
     def fold(self) -> None:
         """Count all steps into M^-1 and X; Q and R that do not know of them are forgotten."""
-        c, d = self.a.shape[1], self.h.shape[1]
-        w, h = (t[:, : self.steps * c].movedim(1, 2).reshape(c * d, -1) for t in (self._w, self._h))
+        c = self.a.shape[1]
+        w, h = (t[: self.steps * c].flatten(start_dim=1).T for t in (self._w, self._h))
         signs = torch.tensor(self._signs, dtype=w.dtype).repeat_interleave(c)
         self.inverse.sub_(torch.from_numpy((w * signs).numpy() @ w.T.numpy()))
         cross = torch.from_numpy(w.numpy() @ h.T.numpy())
         self.spread.sub_(cross).sub_(cross.T)
+        self._ridge = None
         self.epoch = torch.where(self.epoch == self.steps, 0, -1)
         self.steps = 0
         self._signs.clear()
@@ -167,7 +173,6 @@ class Fisher:
     def _change(self, i: int, sign: float, near: list[int]) -> Step:
         if self.steps == self.most_steps:
             self.fold()
-        before, _ = self._overlaps(torch.tensor([i]), 0)
         c, d = self.a.shape[1], self.h.shape[1]
         self.settle(torch.tensor([i]))
         # Where rounding left 1 - Q singular, features are so long that a label says everything.
@@ -175,73 +180,93 @@ class Fisher:
         root = axes / values.clamp(min=SINGULAR).sqrt()
         inner = root.T @ self.r[i] @ root  # W^T F W
         self.change_of_trace -= sign * float(inner.diagonal().sum())
-        inverse_v, spread_v = self._product(i, near)  # (c, d, c) each
+        (inverse_v, spread_v), before = self._product(i, near)  # (c, d, c) each
         w = inverse_v @ root
         half = sign * (spread_v @ root) - w @ inner / 2
-        if self._w.shape[1] == self.steps * c:  # twice as many as before
+        if len(self._w) == self.steps * c:  # twice as many as before
             room = min(self.most_steps, max(TOGETHER, 2 * self.steps)) * c
             self._w, self._h = (
-                torch.cat([t, t.new_empty(c, room - t.shape[1], d)], dim=1)
-                for t in (self._w, self._h)
+                torch.cat([t, t.new_empty(room - len(t), c, d)]) for t in (self._w, self._h)
             )
         place = slice(self.steps * c, (self.steps + 1) * c)
-        self._w[:, place], self._h[:, place] = w.mT, half.mT
+        self._w[place], self._h[place] = w.movedim(2, 0), half.movedim(2, 0)
         self._signs.append(sign)
         self.steps += 1
         noise = torch.randn(c, generator=self._rng, dtype=w.dtype)
         self._draw += torch.outer(self.a[i] @ noise, self.h[i]).flatten()
-        return Step(root, before[0], spread_v)
+        return Step(root, before, spread_v)
 
-    def _product(self, i: int, near: list[int]) -> Tensor:
-        """M^-1 V and X V of a candidate now: (2, c, d, c)."""
+    def _product(self, i: int, near: list[int]) -> tuple[Tensor, Tensor]:
+        """M^-1 V and X V of a candidate now, (2, c, d, c), and V^T W of all steps, (c, steps c)."""
         if i not in self._products:
-            rows = [i, *(k for k in near if k != i)][:TOGETHER]
+            # More where most of the last ones were taken.
+            uses = self._ahead - len(self._products)
+            self._ahead = min(TOGETHER, FEW + WORTH * uses)
+            rows = [i, *(k for k in near if k != i)][: self._ahead]
+            self._ahead = len(rows)
             products = self._first_products(rows)
-            self._step_products(rows, products, 0)
-            self._products = {k: (self.steps, x) for k, x in zip(rows, products, strict=True)}
-        epoch, product = self._products.pop(i)
-        self._step_products([i], product[None], epoch)
-        return product
+            overlaps = self._step_products(rows, products, 0)
+            both = zip(products, overlaps, strict=True)
+            self._products = {k: (self.steps, *of_k) for k, of_k in zip(rows, both, strict=True)}
+        epoch, product, before = self._products.pop(i)
+        since = self._step_products([i], product[None], epoch)
+        return product, torch.cat([before, since[0]], dim=1)
 
-    def _step_products(self, rows: list[int], products: Tensor, epoch: int) -> None:
-        """Count the steps from `epoch` on into M^-1 V and X V: (k, 2, c, d, c), in place."""
-        if epoch == self.steps:
-            return
+    def _step_products(self, rows: list[int], products: Tensor, epoch: int) -> Tensor:
+        """Count the steps from `epoch` on into M^-1 V and X V, (k, 2, c, d, c), in place.
+
+        Returns V^T W of these steps, (k, c, steps c).
+        """
         c, d = self.a.shape[1], self.h.shape[1]
-        g, overlaps = self._overlaps(torch.tensor(rows), epoch)
+        if epoch == self.steps:
+            return self.h.new_empty(len(rows), c, 0)
+        places = torch.tensor(rows)
+        g = self._overlaps(self._w, places, epoch, self.steps)
+        overlaps = self._overlaps(self._h, places, epoch, self.steps)
         with_signs = g * torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(c)
         both = torch.cat([with_signs, overlaps], dim=1).flatten(0, 1).T.numpy()  # (steps c, k 2 c)
         of_steps = slice(epoch * c, self.steps * c)
-        right = g.flatten(0, 1).T.numpy()
-        for k, (w, h) in enumerate(zip(self._w[:, of_steps], self._h[:, of_steps], strict=True)):
-            of_w = torch.from_numpy(w.T.numpy() @ both).view(d, len(rows), 2, c)
-            products[:, :, k] -= of_w.permute(1, 2, 0, 3)
-            of_h = torch.from_numpy(h.T.numpy() @ right).view(d, len(rows), c)
-            products[:, 1, k] -= of_h.transpose(0, 1)
+        w, h = (t[of_steps].flatten(start_dim=1).T.numpy() for t in (self._w, self._h))
+        products -= torch.from_numpy(w @ both).view(c, d, len(rows), 2, c).permute(2, 3, 0, 1, 4)
+        of_h = torch.from_numpy(h @ g.flatten(0, 1).T.numpy()).view(c, d, len(rows), c)
+        products[:, 1] -= of_h.permute(2, 0, 1, 3)
+        return g
 
     def _first_products(self, rows: list[int]) -> Tensor:
         """M^-1 V and X V of candidates before any step: (k, 2, c, d, c)."""
         c, d = self.a.shape[1], self.h.shape[1]
         h, a = self.h[rows].T.numpy(), self.a[rows]
         result = self.h.new_empty(len(rows), 2, c, d, c)
+        if self._ridge is not None:
+            result[:, 0] = torch.einsum("bd,bjk->bjdk", self.h[rows] / self._ridge, a)
         for k, matrix in enumerate((self.inverse, self.spread)):
+            if k == 0 and self._ridge is not None:
+                continue
             blocks = matrix.view(c * d, c, d).numpy()
             of_h = torch.stack([torch.from_numpy(blocks[:, j] @ h) for j in range(c)])
             result[:, k] = torch.einsum("jmb,bjk->bmk", of_h, a).view(-1, c, d, c)
         return result
 
-    def _overlaps(self, rows: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """V^T W and V^T H of the steps from `epoch` on: (k, c, steps c) each."""
-        h, a = self.h[rows].numpy(), self.a[rows].mT
-        place = slice(epoch * a.shape[1], self.steps * a.shape[1])
-        return a @ _by_class(h, self._w[:, place]), a @ _by_class(h, self._h[:, place])
+    def _overlaps(self, steps: Tensor, rows: Tensor, start: int, end: int) -> Tensor:
+        """V^T W, or V^T H, of the steps from `start` to before `end`: (k, c, steps c)."""
+        c, d = self.a.shape[1], self.h.shape[1]
+        columns = steps[start * c : end * c].view(-1, d).numpy().T
+        of_h = torch.from_numpy(self.h[rows].numpy() @ columns).view(len(rows), -1, c)
+        return self.a[rows].mT @ of_h.mT
 
-    def _catch_up(self, rows: Tensor, epoch: int) -> None:
-        g, overlaps = self._overlaps(rows, epoch)
-        signs = torch.tensor(self._signs[epoch:], dtype=g.dtype).repeat_interleave(g.shape[1])
+    def _catch_up(self, rows: Tensor, start: int, end: int) -> None:
+        g, overlaps = (self._overlaps(t, rows, start, end) for t in (self._w, self._h))
+        signs = torch.tensor(self._signs[start:end], dtype=g.dtype).repeat_interleave(g.shape[1])
         self.q[rows] -= (g * signs) @ g.mT
         cross = g @ overlaps.mT
         self.r[rows] -= cross + cross.mT
+
+    def _inverse_forms(self, rows: Tensor) -> Tensor:
+        """V^T M^-1 V of candidates before any step: (k, c, c)."""
+        if self._ridge is None:
+            return self._quadratic(self.inverse, rows)
+        a, lengths = self.a[rows], self.h[rows].square().sum(dim=1) / self._ridge
+        return a.mT @ a * lengths[:, None, None]
 
     def _quadratic(self, matrix: Tensor, rows: Tensor) -> Tensor:
         """V^T matrix V of candidates, the matrix being symmetric: (k, c, c)."""
@@ -252,15 +277,6 @@ class Fisher:
             for j in range(i + 1):
                 inner[:, i, j] = inner[:, j, i] = forms(blocks[i, :, j], h)
         return self.a[rows].mT @ inner @ self.a[rows]
-
-
-def _by_class(h: Matrix, steps: Tensor) -> Tensor:
-    """What each row of h sees of W or H, by classes: (k, c, steps c). steps: (c, steps c, d)."""
-    c, columns, d = steps.shape
-    if columns <= FEW * c:  # one product of a copy is faster than a thin one for each class
-        products = h @ steps.reshape(c * columns, d).numpy().T
-        return torch.from_numpy(products).view(len(h), c, columns)
-    return torch.stack([torch.from_numpy(h @ of_class.numpy().T) for of_class in steps], dim=1)
 
 
 def _traces(matrices: Tensor) -> Tensor:
