@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
-from upslope.gradnorm.kernels.conv.gradients import Geometry
+from upslope.gradnorm.kernels.conv.geometry import Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.torch_faults import is_unfolded, twice
 

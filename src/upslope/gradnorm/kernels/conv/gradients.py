@@ -1,4 +1,4 @@
-"""The operands of a convolution's weight gradient, and ways to form it for each sample.
+"""Ways to form a convolution's weight gradient for each sample.
 
 - direct: the samples become the groups of one grouped convolution, which runs at nearly the speed
   of the ordinary weight gradient of a batch.
@@ -21,14 +21,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, chunks
+from upslope.gradnorm.kernels.conv.geometry import ConvOperands, windows
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
@@ -36,69 +34,22 @@ _CACHE_BYTES = 3 << 20
 _MAX_SAMPLES = 64
 """Samples per grouped convolution at most: its fixed cost is well shared then."""
 
-_MAX_GROUPS = 256
-"""Groups per call that a layer with groups of its own may have: each group has a cost."""
+_MAX_GROUPS = 8192
+"""Groups per call that a layer with groups of its own may have. Set by hand: with up to so many,
+one call for all samples was the fastest."""
+
+_PLAIN_WEIGHTS = 0.25
+"""Entries of the weight gradient per entry of image and output gradient from which grouped layers
+are laid out with positions last: the library then writes the gradients twice as fast, which
+outweighs slower copies. Set by hand."""
+
+_STACKED_BYTES = 1 << 20
+"""Bytes of gradients of single samples that are handed on together: a call for all is cheaper than
+one for each, as long as they stay in the cache."""
 
 FEW_CHANNELS = 4
 """Input channels up to which images are unfolded channel by channel: rows of so few channels are
 too short to be copied as a whole."""
-
-
-class Geometry(NamedTuple):
-    """Stride, zero padding and dilation in each dimension; groups."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-@dataclass(frozen=True)
-class ConvOperands:
-    """What the weight gradients of n samples are computed from.
-
-    x: (n, k, c, *space), k images per sample. A layer that is used k times has k.
-    g: (n, k, o, *positions), the gradients of the outputs.
-    shape: the weight's, (o, c / groups, *kernel).
-    """
-
-    x: Tensor
-    g: Tensor
-    geometry: Geometry
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        """Return n, the number of samples."""
-        return len(self.g)
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether the convolution is a product with a matrix, so that `pointwise` applies."""
-        return math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1
-
-    def pointwise(self) -> OuterProducts:
-        """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
-        x = self.pad(self.x[:, 0])
-        strides_index = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
-        x = x.movedim(1, -1)[strides_index].flatten(1, -2)  # (n, t, c)
-        return OuterProducts(x, self.g[:, 0].flatten(2).mT)
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Return images (n, c, *space) with the convolution's border of zeros."""
-        sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
-        return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
-
-
-def windows(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
-    """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
-
-    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
-    """
-    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
-    return x
 
 
 def samples_per_call(operands: ConvOperands) -> int:
@@ -139,8 +90,9 @@ def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
     n = len(x)
     s, p, d, groups = operands.geometry
     stencil = x.new_empty(()).expand(n * operands.shape[0], *operands.shape[1:])
+    as_groups = _as_plain_groups if _prefers_plain(operands) else _as_groups
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        _as_groups(g), _as_groups(x), stencil, None, s, p, d,
+        as_groups(g), as_groups(x), stencil, None, s, p, d,
         False, [0] * len(s), n * groups, (False, True, False),
     )  # fmt: skip
     out: Tensor = gradient.unflatten(0, (n, -1))
@@ -152,22 +104,48 @@ def _as_groups(x: Tensor) -> Tensor:
 
     Channels that lie last in memory stay there: whole rows of them are copied.
     """
-    n, k, c = x.shape[:3]
     if x.dim() >= 5 and x.stride(2) == 1:
         last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
         return last.movedim(-1, 1)
+    return _as_plain_groups(x)
+
+
+def _as_plain_groups(x: Tensor) -> Tensor:
+    """Return the same as `_as_groups`, with the positions last in memory."""
+    n, k, c = x.shape[:3]
     return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])
 
 
-def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+def _prefers_plain(operands: ConvOperands) -> bool:
+    """Whether the samples of a grouped layer are laid out by `_as_plain_groups`."""
+    if operands.geometry.groups == 1 or operands.shape[1] == 1 or len(operands.shape) != 4:
+        return False
+    entries = operands.x[0].numel() + operands.g[0].numel()
+    return math.prod(operands.shape) >= _PLAIN_WEIGHTS * entries
+
+
+def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by one call of the library for each sample."""
     s, p, d, groups = operands.geometry
     stencil = operands.x.new_empty(()).expand(operands.shape)
-    for g, x in zip(_images(operands.g), _images(operands.x), strict=True):
-        _, gradient, _ = torch.ops.aten.convolution_backward.default(
-            g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
-        )
-        yield gradient[None]
+    images = zip(_images(operands.g), _images(operands.x), strict=True)
+    bytes_each = operands.x.element_size() * math.prod(operands.shape)
+    for rows in chunks(len(operands), bytes_each, min(scratch // 2, _STACKED_BYTES)):
+        gradients = [
+            torch.ops.aten.convolution_backward.default(
+                g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
+            )[1]
+            for g, x in itertools.islice(images, rows.stop - rows.start)
+        ]
+        # In the order of their memory: `stack` would copy to another one.
+        yield _join(gradients) if len(gradients) > 1 else gradients[0][None]
+
+
+def _join(gradients: Sequence[Tensor]) -> Tensor:
+    """Return gradients (o, c, *kernel) as one tensor (m, o, c, *kernel), in memory's order."""
+    if gradients[0].stride(1) == 1:  # channels last
+        return torch.stack([gradient.movedim(1, -1) for gradient in gradients]).movedim(-1, 2)
+    return torch.stack(gradients)
 
 
 def _images(x: Tensor) -> Sequence[Tensor]:
@@ -175,6 +153,14 @@ def _images(x: Tensor) -> Sequence[Tensor]:
     # Indexing a single image loses the strides that mark its channels as last; splitting keeps
     # them, and with them the library's faster path.
     return torch.split(x[:, 0], 1) if x.shape[1] == 1 else x.unbind()
+
+
+def in_memory_order(gradient: Tensor) -> Tensor:
+    """Return gradients (m, o, c, *kernel) with dimensions as they lie in memory: c last, it may be.
+
+    Of others no reshape is a view, and each pass over them a slow one.
+    """
+    return gradient.movedim(2, -1) if gradient.stride(2) == 1 else gradient
 
 
 def per_depth_slice(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
