@@ -27,8 +27,12 @@ from torch.utils.benchmark import Timer
 from upslope.gradnorm.core import matrix_products
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
 from upslope.gradnorm.kernels.conv import cost_model
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
-from upslope.gradnorm.kernels.conv.gradients import group_gradients, samples_per_call
+from upslope.gradnorm.kernels.conv.gradients import (
+    ConvOperands,
+    Geometry,
+    group_gradients,
+    samples_per_call,
+)
 from upslope.gradnorm.kernels.conv.methods import METHODS
 
 SAMPLES = 8

@@ -174,7 +174,7 @@ def test_the_method_follows_the_shape():
 
 
 def _geometry(stride: int):
-    from upslope.gradnorm.kernels.conv.geometry import Geometry
+    from upslope.gradnorm.kernels.conv.gradients import Geometry
 
     return Geometry((stride,) * 2, (1, 1), (1, 1), 1)
 

@@ -19,13 +19,9 @@ from torch.nn import functional as F
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
-from upslope.gradnorm.kernels.conv.geometry import Geometry
+from upslope.gradnorm.kernels.conv.gradients import ORDERS, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.torch_faults import is_unfolded, twice
-
-ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
-
 
 _FEW_IMAGES = 16
 """Images from which PyTorch gives convolutions of single pixels to oneDNN in any case."""

@@ -19,8 +19,7 @@ from collections.abc import Mapping
 import torch
 
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands, Geometry
-from upslope.gradnorm.kernels.conv.gradients import samples_per_call
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands, Geometry, samples_per_call
 
 CALL = 3.5e6
 """Cost of one call of a grouped convolution, times the number of threads: it stays, and theirs work

@@ -28,7 +28,7 @@ from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 _WORTH = 2

@@ -1,4 +1,4 @@
-"""Ways to form a convolution's weight gradient for each sample.
+"""The operands of a convolution's weight gradient, and ways to form it for each sample.
 
 - direct: the samples become the groups of one grouped convolution, which runs at nearly the speed
   of the ordinary weight gradient of a batch.
@@ -21,12 +21,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, chunks
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands, windows
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
@@ -50,6 +52,67 @@ one for each, as long as they stay in the cache."""
 FEW_CHANNELS = 4
 """Input channels up to which images are unfolded channel by channel: rows of so few channels are
 too short to be copied as a whole."""
+
+
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
+
+
+class Geometry(NamedTuple):
+    """Stride, zero padding and dilation in each dimension; groups."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class ConvOperands:
+    """What the weight gradients of n samples are computed from.
+
+    x: (n, k, c, *space), k images per sample. A layer that is used k times has k.
+    g: (n, k, o, *positions), the gradients of the outputs.
+    shape: the weight's, (o, c / groups, *kernel).
+    """
+
+    x: Tensor
+    g: Tensor
+    geometry: Geometry
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return n, the number of samples."""
+        return len(self.g)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether the convolution is a product with a matrix, so that `pointwise` applies."""
+        return math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1
+
+    def pointwise(self) -> OuterProducts:
+        """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
+        x = self.pad(self.x[:, 0])
+        strides_index = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
+        x = x.movedim(1, -1)[strides_index].flatten(1, -2)  # (n, t, c)
+        return OuterProducts(x, self.g[:, 0].flatten(2).mT)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return images (n, c, *space) with the convolution's border of zeros."""
+        sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
+        return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
+
+
+def windows(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
+
+    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
+    """
+    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
+    return x
 
 
 def samples_per_call(operands: ConvOperands) -> int:
@@ -89,14 +152,26 @@ def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
     x, g = operands.x[rows], operands.g[rows]
     n = len(x)
     s, p, d, groups = operands.geometry
-    stencil = x.new_empty(()).expand(n * operands.shape[0], *operands.shape[1:])
     as_groups = _as_plain_groups if _prefers_plain(operands) else _as_groups
+    x = as_groups(x)
+    stencil = _stencil(x, (n * operands.shape[0], *operands.shape[1:]))
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        as_groups(g), as_groups(x), stencil, None, s, p, d,
+        as_groups(g), x, stencil, None, s, p, d,
         False, [0] * len(s), n * groups, (False, True, False),
     )  # fmt: skip
     out: Tensor = gradient.unflatten(0, (n, -1))
     return out
+
+
+def _stencil(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return what stands for a weight of which only sizes, type and order of memory are asked.
+
+    It has memory, and that of the images' order, because the library would else copy it.
+    """
+    order = ORDERS.get(x.dim())
+    if order is None or x.is_contiguous() or not x.is_contiguous(memory_format=order):
+        return x.new_empty(shape)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
 
 
 def _as_groups(x: Tensor) -> Tensor:
@@ -127,7 +202,7 @@ def _prefers_plain(operands: ConvOperands) -> bool:
 def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by one call of the library for each sample."""
     s, p, d, groups = operands.geometry
-    stencil = operands.x.new_empty(()).expand(operands.shape)
+    stencil = _stencil(operands.x[:, 0], operands.shape)
     images = zip(_images(operands.g), _images(operands.x), strict=True)
     bytes_each = operands.x.element_size() * math.prod(operands.shape)
     for rows in chunks(len(operands), bytes_each, min(scratch // 2, _STACKED_BYTES)):
@@ -141,7 +216,7 @@ def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
         yield _join(gradients) if len(gradients) > 1 else gradients[0][None]
 
 
-def _join(gradients: Sequence[Tensor]) -> Tensor:
+def _join(gradients: list[Tensor]) -> Tensor:
     """Return gradients (o, c, *kernel) as one tensor (m, o, c, *kernel), in memory's order."""
     if gradients[0].stride(1) == 1:  # channels last
         return torch.stack([gradient.movedim(1, -1) for gradient in gradients]).movedim(-1, 2)
@@ -168,8 +243,8 @@ def per_depth_slice(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  
     (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = operands.geometry
     o, c, depth, *kernel = operands.shape
     extent, positions = operands.x.shape[3], operands.g.shape[3]
-    stencil = operands.x.new_empty(()).expand(o, c, *kernel)
     volumes = operands.x[:, 0].transpose(1, 2), operands.g[:, 0].transpose(1, 2)
+    stencil = _stencil(volumes[0][0], (o, c, *kernel))
     for x, g in zip(*volumes, strict=True):
         depths = []  # x: (slices, c, h, w), g: (positions, o, h, w)
         for offset in (k * d - p for k in range(depth)):

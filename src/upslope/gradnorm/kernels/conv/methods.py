@@ -38,8 +38,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     upcast,
 )
 from upslope.gradnorm.kernels.conv import cost_model, gradients
-from upslope.gradnorm.kernels.conv.geometry import ConvOperands
-from upslope.gradnorm.kernels.conv.gradients import in_memory_order
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands, in_memory_order
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
