@@ -322,11 +322,13 @@ def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
     spaces, few = len(s), operands.shape[1] <= FEW_CHANNELS
     if few:
         x = x.contiguous()
+    # Rows of positions, where these lie last in memory; otherwise rows of channels.
+    by_positions = few or (x.is_contiguous() and not _taps_first(operands))
     x = operands.pad(x)
     x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
     # The copy keeps together what lies together in memory.
     positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
-    if few:
+    if by_positions:
         return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
     order = (*taps, 1) if _taps_first(operands) else (1, *taps)
     return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
