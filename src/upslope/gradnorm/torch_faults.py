@@ -42,8 +42,8 @@ NAMES = _RECURRENT | {func.__name__ for func in FAULTY | _VOLUMES}
 class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a function)
     """Make the gradients of batch and instance normalisation exact while this is entered.
 
-    Outputs stay as they are, but for rounding. It is entered around the forward pass; the backward pass may come
-    later.
+    Outputs stay as they are, but for rounding. It is entered around the forward pass; the backward
+    pass may come later.
     """
 
     def __torch_function__(
