@@ -126,7 +126,6 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
     ]  # fmt: skip
     group_gradients = ((32, 32, 3), (64, 16, 3), (96, 28, 3), (64, 16, 5), (32, 32, 7))
     depthwise = [Layer(c, c, side, k, groups=c) for c, side, k in group_gradients]
-    strided = [Layer(3, o, side, k, stride=2) for o, side, k in ((64, 64, 7), (32, 64, 3))]
     volumes = [Layer(c, c, side, 3, 3) for c, side in ((16, 16), (16, 32), (32, 16), (8, 32))]
     deep = [Layer(c, c, side) for c, side in ((128, 8), (256, 8), (64, 16), (512, 4))]
     wide = [layer for layer in layers if layer.c >= 64]
@@ -142,9 +141,9 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         (("SAMPLE_CALL",), [by_method("per_sample", layer) for layer in wide]),
         (("SINGLE_VOLUME",), [by_method("direct", layer, 1) for layer in volumes]),
         (("DEPTHWISE",), [by_method("depthwise", layer) for layer in depthwise]),
+        (("WIDE_DEPTHWISE",), [by_method("per_sample", layer) for layer in depthwise[-2:]]),
         (("SLICE", "SLICE_CALL"), [by_method("per_depth_slice", layer) for layer in volumes]),
         (("UNFOLD",), [by_method("im2col", layer) for layer in wide]),
-        (("UNFOLD_STRIDED",), [by_method("im2col", layer) for layer in strided]),
         (("GRAM_ENTRY",), [by_method("shifted_ghost", layer) for layer in deep]),
     ]
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.layout import Samples
 from upslope.gradnorm.core.tape import ComputeOptions, Tape
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import BatchNormEval, Normalisation
@@ -185,6 +184,6 @@ def test_large_samples_are_summed_rightly_in_every_order():
     )
     for i in range(n):
         scale, shift = kernel._one_by_one(g[i : i + 1], x[i : i + 1])
-        right = kernel._at_once(g[i : i + 1], x[i : i + 1], Samples(1))
+        right = kernel._at_once(g[i : i + 1], x[i : i + 1])
         assert torch.allclose(scale, right[0])
         assert torch.allclose(shift, right[1])

@@ -19,6 +19,7 @@ for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +42,8 @@ NAMES = _RECURRENT | {func.__name__ for func in FAULTY | _VOLUMES}
 class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a function)
     """Make the gradients of batch and instance normalisation exact while this is entered.
 
-    Outputs stay as they are. It is entered around the forward pass; the backward pass may come
-    later.
+    Outputs stay as they are, but for rounding. It is entered around the forward pass; the backward
+    pass may come later.
     """
 
     def __torch_function__(
@@ -67,6 +68,9 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
             return func(twice(args[0]), *args[1:], **kwargs)[:1]
         return func(*args, **kwargs)
     order = in_order if func in _BATCH else _plain
+    as_groups = _as_group_norm.get(func)
+    if as_groups is not None:
+        func, args, kwargs = as_groups(*args, **kwargs) or (func, args, kwargs)
     if args:
         args = (order(args[0]), *args[1:])
     else:
@@ -75,6 +79,52 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     if output.requires_grad:
         output.register_hook(order)
     return output
+
+
+_Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def _function_as_group_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> _Call | None:
+    """Return `F.instance_norm` as a group normalisation; see `_operator_as_group_norm`."""
+    statistics = (running_mean, running_var, use_input_stats, momentum, eps, False)
+    return _operator_as_group_norm(input, weight, bias, *statistics)
+
+
+def _operator_as_group_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,  # noqa: ARG001
+    eps: float,
+    cudnn_enabled: bool,  # noqa: ARG001
+) -> _Call | None:
+    """Return `torch.instance_norm` as a group normalisation with a group for each channel.
+
+    It is the same function, two to three times as fast on CPUs. None where running statistics take
+    part, or where the instance normalisation would refuse.
+    """
+    has_statistics = running_mean is not None or running_var is not None or not use_input_stats
+    if has_statistics or input.dim() < 3 or input.is_cuda or math.prod(input.shape[2:]) < 2:
+        return None
+    return torch.group_norm, (input, input.shape[1], weight, bias, eps), {}
+
+
+_as_group_norm: dict[Callable[..., Any], Callable[..., _Call | None]] = {
+    F.instance_norm: _function_as_group_norm,
+    torch.instance_norm: _operator_as_group_norm,
+}
 
 
 def _is_on_gpu(args: tuple[Any, ...]) -> bool:

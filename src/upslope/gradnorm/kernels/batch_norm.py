@@ -8,6 +8,7 @@ the batch, no sample has a gradient of its own, and the layer is refused by name
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -48,6 +49,10 @@ class BatchNormEval(Kernel):
         self.weight, self.bias, self.mean, self.var, self.eps = norm
         self.weights = tape.weights.select_weights(norm.weight, norm.bias)
 
+    @functools.cached_property
+    def _rate(self) -> Tensor:
+        return (self.var + self.eps).rsqrt()
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (n, c, ...)."""
         return torch.nn.functional.batch_norm(
@@ -56,10 +61,7 @@ class BatchNormEval(Kernel):
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        scale = (self.var + self.eps).rsqrt()
-        if self.weight is not None:
-            scale = scale * self.weight.detach()
-        # Statistics stay float32 where activations are in half precision.
+        scale = self._rate if self.weight is None else self._rate * self.weight.detach()
         # The statistics may be float32 under a network in half precision.
         return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
 
@@ -67,20 +69,30 @@ class BatchNormEval(Kernel):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        large = g[0].numel() >= _LARGE * torch.get_num_threads()
-        if samples.layout == Layout() and len(g) == samples.n and large:
-            scale, shift = self._one_by_one(g, inputs[0])
+        x, n = inputs[0], samples.n
+        if samples.layout != Layout() or len(g) != n:
+            scale, shift = self._of_any_layout(g, x, samples)
+        elif g.numel() >= n * _LARGE * torch.get_num_threads():
+            scale, shift = self._one_by_one(g, x)
         else:
-            scale, shift = self._at_once(g, inputs[0], samples)
+            scale, shift = self._at_once(g, x)
         for weight in self.weights:
             yield weight, Dense(scale if weight is self.weight else shift)
 
-    def _at_once(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    def _of_any_layout(self, g: Tensor, x: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         """Return the gradients of scale and shift of all samples, (n, c) each."""
         channels = (g.shape[1], *(1,) * (g.dim() - 2))
         shift = samples.sum_to_shape(g, channels).flatten(1)  # (n, c)
         product = samples.sum_to_shape(g * x, channels).flatten(1)
-        return (product - self.mean * shift) * (self.var + self.eps).rsqrt(), shift
+        return (product - self.mean * shift) * self._rate, shift
+
+    def _at_once(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same where dimension 0 has a row for each sample, in a third of the calls."""
+        if g.dim() == 2:
+            return g * (x - self.mean) * self._rate, g
+        space = list(range(2, g.dim()))
+        shift = g.sum(dim=space)
+        return ((g * x).sum(dim=space) - self.mean * shift) * self._rate, shift
 
     def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same by torch's own backward pass of each sample, which reads g and x once."""

@@ -1,10 +1,9 @@
 """Kernels of convolutions. Each file imports only those above it:
 
-- `geometry`: the operands of a convolution's weight gradient;
-- `gradients`: ways to form the weight gradient of each sample;
+- `gradients`: the operands of a convolution's weight gradient, and ways to form it for each sample;
 - `cost_model`: an estimate of what each method costs, from shapes alone;
-- `methods`: ways to compute the norm of each sample's weight gradient;
-- `part`: the weight gradients as a `PerSampleGradient`, by the cheapest method;
+- `methods`: ways to compute the norm of each sample's weight gradient, and a `PerSampleGradient`
+  that takes the cheapest of them;
 - `convolution`: the kernel itself, and the rules of torch's convolutions;
 - `fused`: the kernel of a convolution with the batch normalisation of its output.
 """

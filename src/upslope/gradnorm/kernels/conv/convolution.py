@@ -9,6 +9,7 @@ that of the convolution with input and output gradient in each other's place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,13 +20,13 @@ from torch.nn import functional as F
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
-from upslope.gradnorm.kernels.conv.gradients import Geometry
+from upslope.gradnorm.kernels.conv.gradients import ORDERS, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.torch_faults import is_unfolded, twice
 
-ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
-
+_FEW_CHANNELS = 4
+"""Channels up to which an image is always brought into the order with channels last: the copy is
+small, and what follows stays in that order."""
 
 _FEW_IMAGES = 16
 """Images from which PyTorch gives convolutions of single pixels to oneDNN in any case."""
@@ -50,23 +51,46 @@ class Convolution(Kernel):
         self.is_transposed = output_padding is not None
         self.dtype = tape.options.dtype
         self._all_weights = tape.weights
+        self._is_first = not tape.kernels
         self.weights = tape.weights.select_weights(weight, bias)
         self.name = f"conv{'_transpose' if self.is_transposed else ''}{weight.dim() - 2}d"
 
     def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the input with its channels last; see `Kernel`."""
+        """Return the input with its channels last, unless it stays plain; see `Kernel`."""
         x = inputs[0]
         order = ORDERS.get(x.dim())
-        if order is None:
+        if order is None or self._stays_plain(x):
             return inputs
         # With one channel both orders have the same strides; only a copy marks it as last.
         if x.shape[1] == 1:
             return (x.clone(memory_format=order),)
         return (x.contiguous(memory_format=order),)
 
+    def _stays_plain(self, x: Tensor) -> bool:
+        """Whether images with positions last in memory are left as they are.
+
+        Within a network some operator has made them so: an instance normalisation, or gates each of
+        which is a part of the channels. It would make them so again, or be slow with channels last.
+        """
+        return (
+            x.dim() == 4
+            and x.shape[1] > _FEW_CHANNELS
+            and not self._is_first
+            and math.prod(self.weight.shape[2:]) > 1
+            and x.is_contiguous()
+            and not x.is_contiguous(memory_format=torch.channels_last)
+        )
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        """Return the weight in the order of memory of the images."""
+        if self._stays_plain(x):
+            weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
+            return self._all_weights.in_memory_format(weight, torch.contiguous_format)
+        return self.channels_last_weight()
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
-        x, weight = inputs[0], self.channels_last_weight()
+        x, weight = inputs[0], self._weight_for(inputs[0])
         # `torch.convolution` wants a bias of the weight's type.
         bias = None if self.bias is None else self.bias.to(weight.dtype)
         if self._is_product(x, weight):
@@ -113,7 +137,7 @@ class Convolution(Kernel):
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        x, weight = inputs[0], self.channels_last_weight()
+        x, weight = inputs[0], self._weight_for(inputs[0])
         if self._is_product(x, weight):
             return (_rows_times(g, weight.detach().view(weight.shape[:2]).mT, None),)
         s, p, d, groups = self.geometry

@@ -4,9 +4,10 @@ A cost is a number of multiply-adds: the work that the processor would do in the
 large matrix product of float32. It depends on shapes and on the number of threads, never on a
 timing, so that a resumed run takes the same methods, and rounds, as the one that was interrupted.
 
-All constants are in multiply-adds, and rounded. They are those of two threads on the machine of
-benchmarks/RESULTS.md, where 1e7 multiply-adds take about 0.1 ms; `benchmarks/cost_model.py`
-measures them again.
+All constants are in multiply-adds of one thread, and rounded; 1e7 take 0.1 to 0.2 ms. The two
+processors of benchmarks/RESULTS.md, one of AMD and one of Intel, differ in them by factors of two
+to seven. The constants here are near to both: those with which the choices for the layers of known
+networks lose the least time on the latter. `benchmarks/cost_model.py` measures them again.
 """
 
 from __future__ import annotations
@@ -18,47 +19,43 @@ from collections.abc import Mapping
 import torch
 
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.gradients import (
-    FEW_CHANNELS,
-    ConvOperands,
-    Geometry,
-    samples_per_call,
-)
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands, Geometry, samples_per_call
 
-CALL = 1e7
-"""Cost of one call of a grouped convolution."""
-GROUP = 4e5
+CALL = 3.5e6
+"""Cost of one call of a grouped convolution, times the number of threads: it stays, and theirs work
+together."""
+GROUP = 1e5
 """Cost of one more group in such a call."""
-COPY = 20.0
+COPY = 18.0
 """Cost of moving one entry of an image to where a grouped convolution expects it. In three
 dimensions it counts twice: volumes come from beyond the cache."""
-WRITE = 100.0
+WRITE = 270.0
 """Cost of one entry of the weight gradient, which the library writes in an order of its own and
 then copies to the usual one."""
-SINGLE_VOLUME = 15
+SINGLE_VOLUME = 5
 """Factor for a grouped convolution of a single volume, for which the library has no fast form."""
-SAMPLE_CALL = 1.2
+SAMPLE_CALL = 0.75
 """Cost of the call of an ordinary weight gradient for one sample, in units of `CALL`."""
-DEPTHWISE = 60
-"""Cost of one multiply-add of a depthwise convolution, times the width of its kernel: the library
-vectorises along that width."""
-SLICE = 1.05
+DEPTHWISE = 300
+"""Cost of one multiply-add of a depthwise convolution, times the square of the width of its kernel:
+the library vectorises along that width."""
+WIDE_DEPTHWISE = 10
+"""Factor for depthwise weight gradients of kernels that are wider than 3."""
+SLICE = 1.5
 """Cost of one multiply-add of a weight gradient of slices of a volume."""
-SLICE_CALL = 1.8e7
-"""Cost of the calls for the slices of one sample."""
-UNFOLD = 22.0
+SLICE_CALL = 2.1
+"""Cost of the calls for the slices of one sample, in units of `CALL`."""
+UNFOLD = 33.0
 """Cost of copying one entry of a patch."""
-UNFOLD_STRIDED = 2.5
-"""Factor of `UNFOLD` for few channels and a stride: single entries are copied, not rows."""
-GRAM_ENTRY = 30.0
+GRAM_ENTRY = 40.0
 """Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
-BLAS = 2.0
+BLAS = 1.2
 """Cost of one multiply-add of a matrix product by BLAS (`products`)."""
-ONEDNN = 1.05
+ONEDNN = 1.2
 """Cost of one multiply-add of a matrix product by oneDNN."""
-ONEDNN_CALL = 2e6
+ONEDNN_CALL = 1e6
 """Cost of one call of such a product."""
-SHORT_SIDE = 16
+SHORT_SIDE = 5.5
 """Length of a side of a product's result at which the product costs twice as much per
 multiply-add as with long sides."""
 
@@ -77,42 +74,47 @@ def costs(operands: ConvOperands) -> Mapping[str, float]:
         operands.shape,
         operands.geometry,
         samples_per_call(operands),
+        torch.get_num_threads(),
     )
 
 
 @functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
 def _costs(
-    x: torch.Size, g: torch.Size, shape: tuple[int, ...], geometry: Geometry, together: int
+    x: torch.Size,
+    g: torch.Size,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    together: int,
+    threads: int,
 ) -> Mapping[str, float]:
     """Return the costs for images and gradients of these shapes, `together` samples per call."""
     t, taps = math.prod(g[3:]), math.prod(shape[2:])
     o, c, *kernel = shape
     n, images = g[:2]
     volumes = len(kernel) == 3
-    stride, groups = geometry.stride, geometry.groups
+    stride, groups, call = geometry.stride, geometry.groups, threads * CALL
     work, weights = images * t * taps * o * c, math.prod(shape)
     entries_moved = math.prod(x[1:]) + math.prod(g[1:])
     # The library computes blocks of so many output and input channels, whole ones.
     rows, columns = (8, 8) if volumes else (16, 4)
     entries_of_tiles = images * t * taps * max(o, rows) * max(c, columns)
     entries_copied = (2 if volumes else 1) * COPY * entries_moved
-    direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + CALL / together
+    direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + call / together
     estimates = {"direct": direct * (SINGLE_VOLUME if volumes and n == 1 else 1)}
     if not volumes:
         blocks = images * t * taps * max(o, 4) * max(c, 4)
-        estimates["per_sample"] = blocks + WRITE * weights + SAMPLE_CALL * CALL
+        estimates["per_sample"] = blocks + WRITE * weights + SAMPLE_CALL * call
     if images == 1 and c == 1 and groups > 1:
-        # Grouped convolutions are made for kernels of width 3; wider ones cost as their area.
-        estimates["direct"] *= (max(kernel) / 3) ** 2
-        estimates["depthwise"] = DEPTHWISE / kernel[-1] * work + COPY * entries_moved
+        if max(kernel) > 3:  # for which the library has no fast form
+            estimates = {name: WIDE_DEPTHWISE * cost for name, cost in estimates.items()}
+        estimates["depthwise"] = DEPTHWISE / kernel[-1] ** 2 * work + COPY * entries_moved
     if images > 1 or groups > 1:
         return estimates
     if volumes:
-        estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL
+        estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL * call
     if stride == (1,):
         estimates["per_tap"] = taps * product(work // taps, o, c)
-    is_strided = c <= FEW_CHANNELS and stride[-1] > 1
-    unfolding = (UNFOLD_STRIDED if is_strided else 1) * UNFOLD * t * taps * c
+    unfolding = UNFOLD * t * taps * c
     estimates["im2col"] = product(work, o, taps * c) + unfolding
     estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
     if all(s == 1 for s in stride):

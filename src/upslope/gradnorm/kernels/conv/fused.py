@@ -111,17 +111,19 @@ class FusedWeightGradient(PerSampleGradient):
 
     def squared_norms(self, scratch: int) -> Tensor:
         """Return the squared norms; see `PerSampleGradient`."""
-        squares, along = [], []
+        squares, along = list[Tensor](), list[Tensor]()
+        rates = self.scale.square()
         for gradient in self._gradients(scratch):
             rows, weight = _rows(gradient, self.weight)
             if rows.stride(2) == 1:
-                norms = torch.linalg.vector_norm(rows, dim=2).square()
+                norms = torch.linalg.vector_norm(rows, dim=2).square_()
             else:  # `vector_norm` is slow where a row's entries are not neighbours in memory
                 norms = rows.square().sum(dim=2)
-            squares.append((norms * self.scale.square()).sum(dim=1))
+            squares.append(norms @ rates)
             along.append((rows * weight).sum(dim=2))
-        self._along[:] = [torch.cat(along)]
-        return torch.cat(squares)
+        one = len(along) == 1
+        self._along[:] = along if one else [torch.cat(along)]
+        return squares[0] if one else torch.cat(squares)
 
     def along_weight(self) -> Tensor:
         """Return <W, D> for each row of the weight, (n, o)."""

@@ -36,12 +36,26 @@ _CACHE_BYTES = 3 << 20
 _MAX_SAMPLES = 64
 """Samples per grouped convolution at most: its fixed cost is well shared then."""
 
-_MAX_GROUPS = 256
-"""Groups per call that a layer with groups of its own may have: each group has a cost."""
+_MAX_GROUPS = 8192
+"""Groups per call that a layer with groups of its own may have. Set by hand: with up to so many,
+one call for all samples was the fastest."""
+
+_PLAIN_WEIGHTS = 0.25
+"""Entries of the weight gradient per entry of image and output gradient from which grouped layers
+are laid out with positions last: the library then writes the gradients twice as fast, which
+outweighs slower copies. Set by hand."""
+
+_STACKED_BYTES = 1 << 20
+"""Bytes of gradients of single samples that are handed on together: a call for all is cheaper than
+one for each, as long as they stay in the cache."""
 
 FEW_CHANNELS = 4
 """Input channels up to which images are unfolded channel by channel: rows of so few channels are
 too short to be copied as a whole."""
+
+
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
 
 
 class Geometry(NamedTuple):
@@ -138,13 +152,26 @@ def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
     x, g = operands.x[rows], operands.g[rows]
     n = len(x)
     s, p, d, groups = operands.geometry
-    stencil = x.new_empty(()).expand(n * operands.shape[0], *operands.shape[1:])
+    as_groups = _as_plain_groups if _prefers_plain(operands) else _as_groups
+    x = as_groups(x)
+    stencil = _stencil(x, (n * operands.shape[0], *operands.shape[1:]))
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        _as_groups(g), _as_groups(x), stencil, None, s, p, d,
+        as_groups(g), x, stencil, None, s, p, d,
         False, [0] * len(s), n * groups, (False, True, False),
     )  # fmt: skip
     out: Tensor = gradient.unflatten(0, (n, -1))
     return out
+
+
+def _stencil(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return what stands for a weight of which only sizes, type and order of memory are asked.
+
+    It has memory, and that of the images' order, because the library would else copy it.
+    """
+    order = ORDERS.get(x.dim())
+    if order is None or x.is_contiguous() or not x.is_contiguous(memory_format=order):
+        return x.new_empty(shape)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
 
 
 def _as_groups(x: Tensor) -> Tensor:
@@ -152,22 +179,48 @@ def _as_groups(x: Tensor) -> Tensor:
 
     Channels that lie last in memory stay there: whole rows of them are copied.
     """
-    n, k, c = x.shape[:3]
     if x.dim() >= 5 and x.stride(2) == 1:
         last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
         return last.movedim(-1, 1)
+    return _as_plain_groups(x)
+
+
+def _as_plain_groups(x: Tensor) -> Tensor:
+    """Return the same as `_as_groups`, with the positions last in memory."""
+    n, k, c = x.shape[:3]
     return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])
 
 
-def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
+def _prefers_plain(operands: ConvOperands) -> bool:
+    """Whether the samples of a grouped layer are laid out by `_as_plain_groups`."""
+    if operands.geometry.groups == 1 or operands.shape[1] == 1 or len(operands.shape) != 4:
+        return False
+    entries = operands.x[0].numel() + operands.g[0].numel()
+    return math.prod(operands.shape) >= _PLAIN_WEIGHTS * entries
+
+
+def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by one call of the library for each sample."""
     s, p, d, groups = operands.geometry
-    stencil = operands.x.new_empty(()).expand(operands.shape)
-    for g, x in zip(_images(operands.g), _images(operands.x), strict=True):
-        _, gradient, _ = torch.ops.aten.convolution_backward.default(
-            g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
-        )
-        yield gradient[None]
+    stencil = _stencil(operands.x[:, 0], operands.shape)
+    images = zip(_images(operands.g), _images(operands.x), strict=True)
+    bytes_each = operands.x.element_size() * math.prod(operands.shape)
+    for rows in chunks(len(operands), bytes_each, min(scratch // 2, _STACKED_BYTES)):
+        gradients = [
+            torch.ops.aten.convolution_backward.default(
+                g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
+            )[1]
+            for g, x in itertools.islice(images, rows.stop - rows.start)
+        ]
+        # In the order of their memory: `stack` would copy to another one.
+        yield _join(gradients) if len(gradients) > 1 else gradients[0][None]
+
+
+def _join(gradients: list[Tensor]) -> Tensor:
+    """Return gradients (o, c, *kernel) as one tensor (m, o, c, *kernel), in memory's order."""
+    if gradients[0].stride(1) == 1:  # channels last
+        return torch.stack([gradient.movedim(1, -1) for gradient in gradients]).movedim(-1, 2)
+    return torch.stack(gradients)
 
 
 def _images(x: Tensor) -> Sequence[Tensor]:
@@ -177,13 +230,21 @@ def _images(x: Tensor) -> Sequence[Tensor]:
     return torch.split(x[:, 0], 1) if x.shape[1] == 1 else x.unbind()
 
 
+def in_memory_order(gradient: Tensor) -> Tensor:
+    """Return gradients (m, o, c, *kernel) with dimensions as they lie in memory: c last, it may be.
+
+    Of others no reshape is a view, and each pass over them a slow one.
+    """
+    return gradient.movedim(2, -1) if gradient.stride(2) == 1 else gradient
+
+
 def per_depth_slice(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:  # noqa: ARG001
     """Yield gradients by two-dimensional convolutions of the slices of a volume."""
     (s, *plane_s), (p, *plane_p), (d, *plane_d), _ = operands.geometry
     o, c, depth, *kernel = operands.shape
     extent, positions = operands.x.shape[3], operands.g.shape[3]
-    stencil = operands.x.new_empty(()).expand(o, c, *kernel)
     volumes = operands.x[:, 0].transpose(1, 2), operands.g[:, 0].transpose(1, 2)
+    stencil = _stencil(volumes[0][0], (o, c, *kernel))
     for x, g in zip(*volumes, strict=True):
         depths = []  # x: (slices, c, h, w), g: (positions, o, h, w)
         for offset in (k * d - p for k in range(depth)):
@@ -261,11 +322,13 @@ def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
     spaces, few = len(s), operands.shape[1] <= FEW_CHANNELS
     if few:
         x = x.contiguous()
+    # Rows of positions, where these lie last in memory; otherwise rows of channels.
+    by_positions = few or (x.is_contiguous() and not _taps_first(operands))
     x = operands.pad(x)
     x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
     # The copy keeps together what lies together in memory.
     positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
-    if few:
+    if by_positions:
         return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
     order = (*taps, 1) if _taps_first(operands) else (1, *taps)
     return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)

@@ -38,7 +38,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     upcast,
 )
 from upslope.gradnorm.kernels.conv import cost_model, gradients
-from upslope.gradnorm.kernels.conv.gradients import ConvOperands
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands, in_memory_order
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -127,9 +127,13 @@ def _norms_of(
     gradients: Callable[[ConvOperands, int], Iterator[Tensor]],
 ) -> Callable[[ConvOperands, int], Tensor]:
     """Return the method that takes the norms of gradients that a generator forms."""
-    return lambda operands, scratch: torch.cat(
-        [squared_norms(gradient) for gradient in gradients(operands, scratch)]
-    )
+
+    def norms(operands: ConvOperands, scratch: int) -> Tensor:
+        pieces = gradients(operands, scratch)
+        squares = [squared_norms(in_memory_order(gradient)) for gradient in pieces]
+        return squares[0] if len(squares) == 1 else torch.cat(squares)
+
+    return norms
 
 
 METHODS: Mapping[str, Callable[[ConvOperands, int], Tensor]] = {
