@@ -39,7 +39,7 @@ def default_strategy(config: Config) -> DefaultStrategy:
     if config.freeze and config.task.name in ONE_CLASS:
         return DefaultStrategy(
             "u-herding",
-            "first on frozen features with 2 to 20 labels per class: 3.4 to 4.1 points of area "
+            "first on frozen features with 2 to 20 labels per class: 3.3 to 4.1 points of area "
             "ahead of random (docs/verdict.md)",
         )
     where = "this task" if config.freeze else "networks whose features are trained"
