@@ -25,6 +25,12 @@ function svg(tag, attributes, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+// Call `react` once the page has laid out a box anew. Changes of sizes wait for the next frame:
+// within the observer's own turn they are an error of the page.
+function onResize(box, react) {
+  new ResizeObserver(() => requestAnimationFrame(react)).observe(box);
+}
+
 // Draw into a box now, and again whenever its width changes. `draw(width)` returns an element.
 function responsive(box, draw) {
   let last = 0;
@@ -34,7 +40,7 @@ function responsive(box, draw) {
     last = width;
     box.replaceChildren(draw(width));
   };
-  new ResizeObserver(() => redraw(false)).observe(box);
+  onResize(box, () => redraw(false));
   return () => redraw(true);
 }
 

@@ -13,9 +13,9 @@ function table(head, rows, words) {
     if (element.scrollWidth > box.clientWidth + 1) box.classList.add("cards");
   };
   let last = 0;
-  new ResizeObserver(() => {
+  onResize(box, () => {
     if (box.clientWidth !== last) { last = box.clientWidth; fit(); }
-  }).observe(box);
+  });
   return box;
 }
 
