@@ -97,6 +97,11 @@ def drawn_from_folder(folder: Path, size: int, pool: int, test: int) -> dict[str
     Those of another size are brought to (size, size) by bicubic interpolation.
     """
     files = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in {".jpg", ".png"})
+    if len(files) < pool + test:
+        raise SystemExit(
+            f"Expected {pool} and {test} photographs in the folders of {folder} but found "
+            f"{len(files)}. Set `--pool` and `--test` to what is there."
+        )
     names = sorted({file.parent.name for file in files})
     rows, found, start = np.random.default_rng(0).permutation(len(files)), {}, 0
     for part, most in (("train", pool), ("test", test)):

@@ -38,6 +38,7 @@ def smallest_distance(x: Tensor) -> float:
         exact = _squares_of(x[rows], x[columns], near.nonzero())
         smallest = min(smallest, _least(exact[exact >= SAME]))
         squares.masked_fill_(near, torch.inf)
+        # The smallest is at most the first bound, and comes out at most a rounding above it.
         bound = min(smallest, float(squares.min()) + _SLACK) + _SLACK
         smallest = min(
             smallest, _least(_squares_of(x[rows], x[columns], (squares < bound).nonzero()))
