@@ -15,8 +15,6 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from upslope.gradnorm.core.model_io import modules_of
-
 _LAZY = (UninitializedBuffer, UninitializedParameter)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -106,6 +104,7 @@ class Inventory:
     @cached_property
     def module_with_backward_hook(self) -> str | None:
         """The name of a module whose backward hooks may change gradients; None without one."""
+        # A name is made for the one that has some: for all of them it would take too long.
         for module in self.modules:
             if module._backward_hooks or module._backward_pre_hooks:
                 names = self.modules[0].named_modules()
@@ -118,6 +117,7 @@ class Inventory:
         model = self.modules[0]
         kind = type(model)
         own_ways = (kind.named_parameters, kind._named_members, kind.named_modules)
+        # A model that says by itself what its parameters are is asked each time.
         if own_ways != _WAYS_OF_PYTORCH:
             return model.named_parameters()
         return self._named_parameters
@@ -147,3 +147,22 @@ def _walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 yield prefix + name, p
         children = [(f"{prefix}{n}.", m) for n, m in module._modules.items() if m is not None]
         stack += reversed(children)
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a network, each once, as `model.modules()` does.
+
+    model: the network.
+    """
+    # PyTorch's own walk makes the name of each module on its way, which is ten times as slow.
+    modules = {id(model): model}
+    _add_modules(model, modules)
+    return list(modules.values())
+
+
+def _add_modules(module: nn.Module, modules: dict[int, nn.Module]) -> None:
+    for child in module._modules.values():
+        if child is not None and id(child) not in modules:
+            modules[id(child)] = child
+            if child._modules:
+                _add_modules(child, modules)

@@ -132,6 +132,7 @@ class ModelState:
         """Copy what passes may write, and a few numbers of what they should not."""
         plan: _Plan | None = walk.notes.pop("plan", None)
         if plan is not None and plan.written_ids == self._ids_of_writes and not self._learns:
+            # The same memory as in the last call, in the same groups.
             plan.copies.copy_again()
             plan.few.copy_again()
             self._stretches_to_copy, self._copies = plan.stretches_to_copy, plan.copies
@@ -290,6 +291,7 @@ class ModelState:
         """Let the next call begin with what this one found, where it finds the same."""
         notes = self._walk.notes
         notes["looks"], notes["stretches"] = self._looks, self._stretches
+        # What was copied is as large as the model's buffers, and serves this call alone.
         if self._copies is None:
             for stretch in self._stretches:
                 stretch.copy = None

@@ -122,7 +122,7 @@ class Forward:
         run = self._run
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
-        inputs = run.batch.map(self._take)
+        inputs = run.batch.map(self._take)  # before anything intercepts: it is no part of the pass
         with run.forward_pass(run.batch), no_hooks, self._interceptor:
             return call(run.model, inputs)
 
@@ -179,7 +179,7 @@ class Forward:
     def operators(self) -> tuple[Any, ...]:
         """Return the operators that met weights, in order, with what decides on them."""
         run = self._run
-        names = (kernel.name for kernel in self.tape.kernels)
+        names = [kernel.name for kernel in self.tape.kernels]
         return (run.inventory.training, self._switches, *run.weights.parameters, *names)
 
     def program(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
