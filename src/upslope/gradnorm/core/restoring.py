@@ -94,10 +94,11 @@ _BYTES_OF_MT19937 = 4 * (624 + 1)
 """Those of `mt19937_state` in NumPy's C code: 624 words, and a place among them."""
 
 
-def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two states of NumPy's generator are the same."""
-    a, b = first["state"], second["state"]
-    return bool(a["pos"] == b["pos"] and np.array_equal(a["key"], b["key"]))
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two states of NumPy's generator are the same, of any kind."""
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
+    return bool(np.all(first == second))
 
 
 @contextlib.contextmanager
