@@ -240,7 +240,6 @@ class ModelState:
         for holder in self._holders:
             holder.expect(lambda value: _exchange(value, instead))
 
-    @torch.no_grad()
     def restore(self) -> None:
         """At the end: the caller's own tensors are back, and hold what they held.
 
@@ -248,22 +247,11 @@ class ModelState:
             GradientNormError: the values of a parameter are gone, or samples decide on them; or a
         tensor is held where it cannot be exchanged.
         """
-        with torch.inference_mode(False):
-            if self._learns:
-                self._learn()
-            may_have_moved = self._may_have_moved()
-            for stretch in self._find_changed_or_elsewhere(may_have_moved=may_have_moved):
-                stretch.restore()
-            for odd in self._odd:
-                odd.restore()
-            self._watch(may_have_moved=may_have_moved, by_values=True)
-            if self._has_replaced:
-                for holder in self._holders:
-                    holder.expect(lambda value: value)
-            for holder in self._holders:
-                holder.put_back()
-            self._has_replaced = False
-            self._put_back_flags()
+        if not self._is_memory_untouched():
+            self._restore_memory()
+        for holder in self._holders:
+            holder.put_back()
+        self._put_back_flags()
         if self._refusal_ids or self._hidden:
             ModelState._refusals += 1
         if self._refusal_ids:
@@ -273,13 +261,33 @@ class ModelState:
         if self._is_whole_model and self._may_return_walk():
             self._return_walk()
 
-    def _find_changed_or_elsewhere(self, *, may_have_moved: bool) -> list[Stretch]:
-        """Return the copied stretches that hold, or whose tensors look at, something else."""
-        if not self._has_replaced:
-            return self._find_changed(may_have_moved=may_have_moved)
-        elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
-        in_place = [s for s in self._stretches_to_copy if s.now is s.own]
-        return [*elsewhere, *find_changed(in_place, may_have_moved=may_have_moved)]
+    def _is_memory_untouched(self) -> bool:
+        """Whether no pass has changed any tensor: so it is for nearly every network."""
+        if self._learns or self._has_replaced or self._odd or self._copies is None:
+            return False
+        return (
+            not self._looks.have_moved()
+            and self._copies.hold_still()
+            and not self._few.find_changed()
+        )
+
+    @torch.no_grad()
+    def _restore_memory(self) -> None:
+        with torch.inference_mode(False):
+            if self._learns:
+                self._learn()
+            elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
+            in_place = [s for s in self._stretches_to_copy if s.now is s.own]
+            may_have_moved = self._may_have_moved()
+            for stretch in (*elsewhere, *find_changed(in_place, may_have_moved=may_have_moved)):
+                stretch.restore()
+            for odd in self._odd:
+                odd.restore()
+            self._watch(may_have_moved=may_have_moved, by_values=True)
+            if self._has_replaced:
+                for holder in self._holders:
+                    holder.expect(lambda value: value)
+            self._has_replaced = False
 
     def _may_return_walk(self) -> bool:
         walk = self._walk
