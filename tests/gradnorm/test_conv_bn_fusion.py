@@ -15,6 +15,7 @@ from oracle import assert_agrees, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms, gradient_sketches
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.kernels.conv import fused
 from upslope.gradnorm.kernels.conv.convolution import ORDERS
@@ -238,7 +239,7 @@ def test_few_positions_stay_apart() -> None:
     assert FOLDED not in seen.operators
     weights = Weights(dict(model.named_parameters()))
     learn = partial(pytest.fail, "the pairs of this model are known")
-    assert len(pairs_of(model, weights, learn)) == 1
+    assert len(pairs_of(Inventory(model), weights, learn)) == 1
 
 
 def test_sketches_of_folded_layers() -> None:

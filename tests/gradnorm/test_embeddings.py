@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.trace.refusals import refuse_renormalising_modules
+from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.trace.refusals import refuse_unready_modules
 
 IDS = torch.randint(0, 7, (4, 5), generator=torch.Generator().manual_seed(0))
 
@@ -187,6 +188,6 @@ def test_modules_that_write_their_table_are_refused_before_they_run():
     model = table(max_norm=1.0)
     before = state(model)
     with pytest.raises(GradientNormError, match=r"`0` has `max_norm=1\.0`"):
-        refuse_renormalising_modules(model)
+        refuse_unready_modules(Inventory(model))
     assert_unchanged(before, state(model))
-    refuse_renormalising_modules(table())
+    refuse_unready_modules(Inventory(table()))

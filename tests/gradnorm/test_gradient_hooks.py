@@ -8,6 +8,7 @@ from oracle import assert_agrees
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_parameter_hooks
 
 
@@ -42,7 +43,7 @@ def clipped(_module, _inner, outer):
 def test_full_backward_hooks_are_given_single_samples():
     model = net()
     model[1].register_full_backward_hook(clipped)
-    assert module_with_backward_hook(model) == "`1`"
+    assert module_with_backward_hook(Inventory(model)) == "`1`"
     seen = assert_agrees(model, torch.randn(3, 4), path="one by one")
     assert seen.one_by_one == 1
 
@@ -117,5 +118,5 @@ def test_forward_hooks_are_part_of_the_model():
     model = net()
     model[0].register_forward_hook(lambda _, taken, out: out * 2 + taken[0][:, :1])
     model[2].register_forward_pre_hook(lambda _, taken: (taken[0].sin(),))
-    assert module_with_backward_hook(model) is None
+    assert module_with_backward_hook(Inventory(model)) is None
     assert_agrees(model, torch.randn(3, 4))

@@ -19,6 +19,7 @@ from upslope.gradnorm import (
     label_free,
 )
 from upslope.gradnorm import supervised as at_labels
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.trace import microbatches
@@ -295,7 +296,7 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     assert [
         piece.first
         for piece in microbatches.microbatches(
-            model, Batch.of(torch.randn(48, 10)), ComputeOptions()
+            Inventory(model), Batch.of(torch.randn(48, 10)), ComputeOptions()
         )
     ] == starts
 
@@ -314,7 +315,7 @@ def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.Mon
                 raise ValueError("one sample is too few")
             return self.body(x)
 
-    pieces = microbatches.microbatches(Pairs().eval(), Batch.of(X), ComputeOptions())
+    pieces = microbatches.microbatches(Inventory(Pairs().eval()), Batch.of(X), ComputeOptions())
     assert [piece.first for piece in pieces] == [0]
 
 
@@ -409,9 +410,11 @@ def test_a_loss_that_reads_what_the_model_kept_gets_the_whole_batch() -> None:
 
 def test_a_bound_on_memory_cuts_a_batch_in_two() -> None:
     x = torch.randn(20, 2, 6, 6, dtype=torch.float64)
-    bounded = microbatches.microbatches(network(), Batch.of(x), ComputeOptions(scratch=1 << 20))
+    bounded = microbatches.microbatches(
+        Inventory(network()), Batch.of(x), ComputeOptions(scratch=1 << 20)
+    )
     assert [piece.first for piece in bounded] == [0, 10]
-    whole = microbatches.microbatches(network(), Batch.of(x), ComputeOptions())
+    whole = microbatches.microbatches(Inventory(network()), Batch.of(x), ComputeOptions())
     assert [piece.first for piece in whole] == [0]
     torch.testing.assert_close(
         gradient_norms(network(), x, "entropy", max_memory=1 << 20),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.parameters import Parameters, select_of_batch
+from upslope.gradnorm.parameters import Parameters, select_of_walk
 from upslope.gradnorm.proofs.batch_run import showing_batch_last
 from upslope.gradnorm.trace.input_checks import (
     refuse_inputs_of_parameters,
     refuse_written_twins,
+    twins_in,
 )
 from upslope.gradnorm.trace.microbatches import recordings, reduce_per_sample
 from upslope.gradnorm.trace.recording import Recording
@@ -28,12 +31,14 @@ from upslope.gradnorm.trace.sharing import open_batch
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a public function, its arguments checked."""
+    """One call of a public function, its arguments checked; it is carried out once, and at once."""
 
     model: nn.Module
     batch: Batch
     weights: Weights
     options: ComputeOptions
+    walk: Walk
+    """What the model is made of, as it was found; borrowed until its state is put back."""
 
     @classmethod
     def of(
@@ -50,15 +55,19 @@ class Call:
             GradientNormError: one of them cannot be.
         """
         batch = open_batch(model, inputs)
-        weights = Weights(select_of_batch(model, parameters, batch))
+        chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
+        if twins := twins_in(batch):
+            give_back(walk)  # for the model runs
+            refuse_written_twins(model, batch, twins)
+            walk = borrow_walk(model)
+        weights = Weights(chosen)
         refuse_inputs_of_parameters(batch, weights.parameters)
-        refuse_written_twins(model, batch)
-        return cls(model, batch, weights, _compute_options(max_memory, dtype))
+        return cls(model, batch, weights, _compute_options(max_memory, dtype), walk)
 
     def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
         """Return name -> (n, ...), the reduced per-sample gradients of a loss."""
         return reduce_per_sample(
-            self.model, self.batch, self.weights, self.options, reduction, loss
+            self.model, self.batch, self.weights, self.options, reduction, loss, self.walk
         )
 
     @contextmanager
@@ -68,7 +77,7 @@ class Call:
         The model is as it was once the block is left.
         """
         with (
-            restoring_state(self.model) as state,
+            restoring_state(self.model, self.walk) as state,
             showing_batch_last(self.model, self.batch, state),
         ):
             yield recordings(self.model, self.batch, self.weights, self.options, state)
@@ -104,7 +113,8 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
     def reduce(squares: dict[str, Tensor]) -> Tensor:
         norms = table[name](squares)
-        if not bool(torch.isfinite(norms).all()):
+        # A finite sum of norms has finite terms. It costs a fourth of asking each.
+        if not math.isfinite(norms.sum()) and not bool(torch.isfinite(norms).all()):
             bad = (~torch.isfinite(norms)).nonzero().flatten()[:5].tolist()
             raise GradientNormError(
                 f"Expected finite gradients but the norms of samples {bad} are "

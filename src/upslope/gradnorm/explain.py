@@ -106,7 +106,7 @@ def explain(
         return _from_modules(model, select(model, parameters))
     call = Call.of(model, inputs, parameters)
     n = call.batch.n
-    with restoring_state(model) as state:
+    with restoring_state(model, call.walk) as state:
         record = Recording(model, call.batch, call.weights, call.options, state)
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
         record.reduce_per_sample(SquaredNorms(), label_free(lambda outputs: _any_loss(outputs, n)))

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.model_io import Batch, Inputs, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
-    refuse_lazy_modules,
     refuse_parameter_hooks,
-    refuse_renormalising_modules,
+    refuse_unready_modules,
 )
 from upslope.gradnorm.trace.sharing import open_batch
 
@@ -43,47 +43,34 @@ def select(
         GradientNormError: none does, a name is not in the model, or one has a gradient hook.
     """
     batch = None if inputs is None else open_batch(model, inputs)
-    return select_of_batch(model, parameters, batch)
+    parameters_chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
+    give_back(walk)
+    return parameters_chosen
 
 
-def select_of_batch(
-    model: nn.Module, parameters: Parameters, batch: Batch | None
-) -> dict[str, nn.Parameter]:
-    """Do the same with a batch that is open already; see `select`."""
-    refuse_lazy_modules(model)
+def select_of_walk(
+    walk: Walk, parameters: Parameters, batch: Batch | None
+) -> tuple[dict[str, nn.Parameter], Walk]:
+    """Do the same with a batch that is open already, and a walk that was borrowed from the model.
+
+    Returns what `select` does, and a walk as the model is now: that of before, if nothing has run.
+    """
+    model, inventory = walk.modules[0], walk.inventory
     # Before anything runs: such a module writes to its weight in every forward pass.
-    refuse_renormalising_modules(model)
-    trainable = {name: p for name, p in _named_parameters(model) if p.requires_grad}
-    every = [] if parameters is None else list(model.named_parameters(remove_duplicate=False))
-    known_by: dict[int, list[str]] = {}
-    for name, p in every:
-        known_by.setdefault(id(p), []).append(name)
-    # A tied parameter answers to each of its names.
-    names = {name: known_by.get(id(p), [name]) for name, p in trainable.items()}
+    refuse_unready_modules(inventory)
+    trainable = {name: p for name, p in inventory.named_parameters() if p.requires_grad}
     if parameters is None or parameters == "all":
         parameters_chosen = trainable
-    elif parameters == "last":
-        last = find_last_module(model, batch)
-        parameters_chosen = {
-            name: p
-            for name, p in trainable.items()
-            if any(owner_of(n) == last for n in names[name])
-        }
     elif callable(parameters):
         parameters_chosen = {name: p for name, p in trainable.items() if parameters(name, p)}
+        give_back(walk)  # for code of the caller's has run
+        walk = borrow_walk(model)
+    elif parameters == "last":
+        give_back(walk)  # for the model runs
+        parameters_chosen = _select_last(model, trainable, batch)
+        walk = borrow_walk(model)
     else:
-        names_wanted = [parameters] if isinstance(parameters, str) else list(parameters)
-        missing = [w for w in names_wanted if not any(_under(name, w) for name, _ in every)]
-        if missing:
-            raise GradientNormError(
-                f"Expected `parameters` to name parameters or modules of the model but {missing} "
-                f"are none. It has {[n for n, _ in every[:3]]} ... {[n for n, _ in every[-2:]]}."
-            )
-        parameters_chosen = {
-            name: p
-            for name, p in trainable.items()
-            if any(_under(n, w) for n in names[name] for w in names_wanted)
-        }
+        parameters_chosen = _select_by_names(model, trainable, parameters)
     if not parameters_chosen:
         raise GradientNormError(
             f"Expected at least one parameter that requires a gradient but `parameters="
@@ -91,29 +78,45 @@ def select_of_batch(
             "`requires_grad_(True)`, or choose others."
         )
     refuse_parameter_hooks(parameters_chosen)
-    return parameters_chosen
+    return parameters_chosen, walk
 
 
-def _named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield what `model.named_parameters()` does, without a generator for each level of modules."""
-    kind = type(model)
-    own_ways = (kind.named_parameters, kind._named_members, kind.named_modules)
-    if own_ways != (nn.Module.named_parameters, nn.Module._named_members, nn.Module.named_modules):
-        yield from model.named_parameters()
-        return
-    stack: list[tuple[str, nn.Module]] = [("", model)]
-    module_ids, parameter_ids = set[int](), set[int]()
-    while stack:
-        prefix, module = stack.pop()
-        if id(module) in module_ids:
-            continue
-        module_ids.add(id(module))
-        for name, p in module._parameters.items():
-            if p is not None and id(p) not in parameter_ids:
-                parameter_ids.add(id(p))
-                yield prefix + name, p
-        children = [(f"{prefix}{n}.", m) for n, m in module._modules.items() if m is not None]
-        stack += reversed(children)
+def _select_last(
+    model: nn.Module, trainable: Mapping[str, nn.Parameter], batch: Batch | None
+) -> dict[str, nn.Parameter]:
+    last, names = find_last_module(model, batch), _names_by_id(model)
+    return {
+        name: p
+        for name, p in trainable.items()
+        if any(owner_of(n) == last for n in names.get(id(p), [name]))
+    }
+
+
+def _select_by_names(
+    model: nn.Module, trainable: Mapping[str, nn.Parameter], parameters: str | Iterable[str]
+) -> dict[str, nn.Parameter]:
+    names = _names_by_id(model)
+    names_wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+    every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    missing = [w for w in names_wanted if not any(_under(name, w) for name in every)]
+    if missing:
+        raise GradientNormError(
+            f"Expected `parameters` to name parameters or modules of the model but {missing} "
+            f"are none. It has {every[:3]} ... {every[-2:]}."
+        )
+    return {
+        name: p
+        for name, p in trainable.items()
+        if any(_under(n, w) for n in names.get(id(p), [name]) for w in names_wanted)
+    }
+
+
+def _names_by_id(model: nn.Module) -> dict[int, list[str]]:
+    """The names of each parameter, by its `id`: a tied one answers to each of them."""
+    names: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), []).append(name)
+    return names
 
 
 def _under(name: str, names: str) -> bool:

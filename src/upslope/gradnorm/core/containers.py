@@ -33,9 +33,10 @@ from upslope.gradnorm.core.holders import (
     HolderOfHooks,
     HolderOfList,
     HolderOfScript,
-    HolderOfSet,
+    HolderOfSets,
     HolderOfTensorHooks,
 )
+from upslope.gradnorm.core.inventory import Inventory
 
 _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
@@ -60,6 +61,7 @@ class Walk:
     def __init__(self, *modules: nn.Module, apart_from: Iterable[nn.Module] = ()):
         self.holders: list[Holder] = []
         self._dicts: list[dict[Any, Any]] = []
+        self._sets: list[set[Any]] = []
         self.tensors: dict[int, Tensor] = {}
         self.modules: list[nn.Module] = []
         self.notes: dict[str, Any] = {}
@@ -76,8 +78,17 @@ class Walk:
         for module in modules:
             self._visit(module, _DEPTH)
         self.holders.append(HolderOfDicts(self._dicts))
+        self.holders.append(HolderOfSets(self._sets))
         self.holders.append(HolderOfHooks(self.modules))
         self.holders.append(HolderOfTensorHooks(self.tensors.values()))
+
+    @property
+    def inventory(self) -> Inventory:
+        """What the first of the modules is made of; as long as `notes` hold."""
+        if "inventory" not in self.notes:
+            self.notes["inventory"] = Inventory(self.modules[0])
+        inventory: Inventory = self.notes["inventory"]
+        return inventory
 
     def may_be_kept(self) -> bool:
         """Whether the walk may be remembered, once the call that made it is over.
@@ -90,6 +101,12 @@ class Walk:
             owned_ids.update(map(id, module._parameters.values()))
             owned_ids.update(map(id, module._buffers.values()))
         return self._is_comparable and owned_ids >= self.tensors.keys()
+
+    def give_root(self, model: nn.Module) -> None:
+        """Put a module in the place of the first one."""
+        self.modules[0] = model
+        if "inventory" in self.notes:
+            self.notes["inventory"].modules[0] = model
 
     def holds_still(self) -> bool:
         """Whether every container holds what it held, so that another walk would end the same."""
@@ -146,7 +163,7 @@ class Walk:
             self.holders.append(HolderOfList(value))
             inner = value
         elif isinstance(value, set):
-            self.holders.append(HolderOfSet(value))
+            self._sets.append(value)
             self._is_comparable &= all(type(item) in _ATOMS for item in value)
             inner = value
         elif isinstance(value, tuple):
@@ -186,7 +203,7 @@ def borrow_walk(model: nn.Module) -> Walk:
     """
     walk = _walks.pop(model, None)
     if walk is not None:
-        walk.modules[0] = model
+        walk.give_root(model)
         if walk.holds_still():
             return walk
     return Walk(model)
@@ -195,10 +212,16 @@ def borrow_walk(model: nn.Module) -> Walk:
 def return_walk(walk: Walk) -> None:
     """Remember a walk from one model, whose holders are as they were, for the next call."""
     model = walk.modules[0]
-    walk.modules[0] = _NOBODY
+    walk.give_root(_NOBODY)
     _walks[model] = walk
     while len(_walks) > _MOST_WALKS:
         del _walks[next(iter(_walks))]
+
+
+def give_back(walk: Walk) -> None:
+    """Return a walk of which nothing has been made since it was borrowed; not to be used again."""
+    if "looks" in walk.notes:  # it was remembered before
+        return_walk(walk)
 
 
 _NOBODY = nn.Module()

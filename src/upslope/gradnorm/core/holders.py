@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -61,7 +61,11 @@ class HolderOfDicts(Holder):
 
     def __init__(self, dicts: list[dict[Any, Any]]):
         self._sizes = list(map(len, dicts))
+        # Three in four are empty, and their size says all of them.
+        self._filled = [dictionary for dictionary in dicts if dictionary]
+        self._views = [dictionary.values() for dictionary in self._filled]
         super().__init__(dicts)
+        self._has_names_alone = all(type(key) is str for key in self._keys)
 
     def is_as_before(self) -> bool:
         """Whether each dict holds, by identity, what it held at first."""
@@ -83,19 +87,23 @@ class HolderOfDicts(Holder):
             start += size
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
-        return list(chain.from_iterable(self.held)), list(self._values_of(self.held))
+        values = chain.from_iterable(self._views)
+        return list(chain.from_iterable(self._filled)), list(values)
 
     def _holds(self, values_to_be: Sequence[Any]) -> bool:
-        # Asked of every entry of a model in every pass: without a loop of Python's.
+        # Asked of every entry of a model twice per call: without a loop of Python's.
         return (
             self._sizes == list(map(len, self.held))
-            and all(map(operator.is_, self._values_of(self.held), values_to_be))
-            and all(map(operator.is_, chain.from_iterable(self.held), self._keys))
+            and all(map(operator.is_, chain.from_iterable(self._views), values_to_be))
+            and self._has_keys()
         )
 
-    @staticmethod
-    def _values_of(dicts: list[dict[Any, Any]]) -> Iterator[Any]:
-        return chain.from_iterable(dictionary.values() for dictionary in dicts)
+    def _has_keys(self) -> bool:
+        keys = chain.from_iterable(self._filled)
+        # Names that are equal are the same; of other keys only their identity is known.
+        if self._has_names_alone:
+            return list(keys) == self._keys
+        return all(map(operator.is_, keys, self._keys))
 
 
 def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
@@ -126,22 +134,25 @@ class HolderOfList(Holder):
         self.held.extend(self._values_to_be)
 
 
-class HolderOfSet(Holder):
-    """A set, and the entries that it held."""
+class HolderOfSets(Holder):
+    """Many sets, and the entries that they held: PyTorch keeps one for each module."""
 
-    def __init__(self, tensors: set[Any]):
-        super().__init__(tensors)
-        self._copy = set(tensors)
+    def __init__(self, sets: list[set[Any]]):
+        super().__init__(sets)
+        self._copies = list(map(set, sets))
 
     def is_as_before(self) -> bool:
-        """Whether it holds what it held at first."""
-        return bool(self.held == self._copy)
+        """Whether they hold what they held at first."""
+        return bool(self.held == self._copies)
 
     def put_back(self) -> None:
-        """Let it hold what is expected, if a pass has changed it."""
-        if self.held != self._copy:
-            self.held.clear()
-            self.held.update(self._copy)
+        """Let them hold what is expected, if a pass has changed one."""
+        if self.held == self._copies:
+            return
+        for held, copy in zip(self.held, self._copies, strict=True):
+            if held != copy:
+                held.clear()
+                held.update(copy)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -173,27 +184,26 @@ class HolderOfHooks(Holder):
     def __init__(self, modules: Sequence[nn.Module]):
         everything = (vars(module).get(name) for module in modules for name in _HOOKS)
         super().__init__([hooks for hooks in everything if hooks is not None])
-        # Nearly all are empty, and this runs before each pass: sizes are compared at first.
-        self._sizes = list(map(len, self.held))
-        self._copies = {i: dict(self.held[i]) for i, size in enumerate(self._sizes) if size}
+        # Nearly all are empty, and this is asked twice per call.
+        self._empty = [hooks for hooks in self.held if not hooks]
+        self._copies = [(hooks, dict(hooks)) for hooks in self.held if hooks]
         self._modules, self._classes = modules, list(map(type, modules))
 
     def is_as_before(self) -> bool:
         """Whether modules have the hooks and the classes that they had at first."""
         return (
-            list(map(len, self.held)) == self._sizes
+            not any(self._empty)
             and list(map(type, self._modules)) == self._classes
-            and all(_is_filled(self.held[i], copy) for i, copy in self._copies.items())
+            and all(_is_filled(hooks, copy) for hooks, copy in self._copies)
         )
 
     def put_back(self) -> None:
         """Let modules have the hooks and the classes that they had."""
-        now = list(map(len, self.held))
-        places = set(self._copies)
-        if now != self._sizes:
-            places.update(i for i, size in enumerate(now) if size != self._sizes[i])
-        for i in places:
-            _fill(self.held[i], self._copies.get(i, {}))
+        if any(self._empty):
+            for hooks in self._empty:
+                hooks.clear()
+        for hooks, copy in self._copies:
+            _fill(hooks, copy)
         if list(map(type, self._modules)) != self._classes:
             for module, own_fields in zip(self._modules, self._classes, strict=True):
                 module.__class__ = own_fields
@@ -216,12 +226,12 @@ class HolderOfTensorHooks(Holder):
 
     def is_as_before(self) -> bool:
         """Whether no tensor has hooks, nor had any."""
-        return not self._copies and not any(
-            t._backward_hooks or t._post_accumulate_grad_hooks for t in self.held
-        )
+        return not (self._copies or have_hooks(self.held))
 
     def put_back(self) -> None:
         """Let tensors have the hooks that they had."""
+        if self.is_as_before():
+            return
         for tensor in self.held:
             hooks = _hooks_of(tensor)
             if hooks[0] or hooks[1] or id(tensor) in self._copies:
@@ -233,6 +243,15 @@ class HolderOfTensorHooks(Holder):
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
+
+
+_HOOKS_OF_GRADIENT = operator.attrgetter("_backward_hooks")
+_HOOKS_OF_SUM = operator.attrgetter("_post_accumulate_grad_hooks")
+
+
+def have_hooks(tensors: Collection[Tensor]) -> bool:
+    """Whether some tensor has a hook on its gradient, or on what is accumulated of it."""
+    return any(map(_HOOKS_OF_GRADIENT, tensors)) or any(map(_HOOKS_OF_SUM, tensors))
 
 
 def _hooks_of(tensor: Tensor) -> tuple[dict[int, Any] | None, dict[int, Any] | None]:

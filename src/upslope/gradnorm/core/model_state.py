@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,17 +25,10 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
+from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.memory_copies import FewNumbers, WholeCopies, find_changed
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
-from upslope.gradnorm.core.state_memory import (
-    FewNumbers,
-    Looks,
-    OddTensor,
-    Stretch,
-    copy_bytes,
-    find_changed,
-    has_memory,
-    stretches_of,
-)
+from upslope.gradnorm.core.state_memory import Looks, OddTensor, Stretch, has_memory, stretches_of
 
 _ids_of_writes_by_model: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = (
     WeakKeyDictionary()
@@ -47,34 +40,39 @@ class ModelState:
     """What modules keep, as it is now.
 
     model: the network, or a loss that is a module. others: modules beside it. apart_from: modules
-    that are no part of it, with their tensors.
+    that are no part of it, with their tensors. walk: that of the model alone, if it was borrowed
+    and nothing has run since.
     """
 
     _refusals: ClassVar[int] = 0
     """How many states were refused, of all models."""
 
-    def __init__(self, model: nn.Module, *others: nn.Module, apart_from: Iterable[nn.Module] = ()):
+    _stretches_to_copy: list[Stretch]
+    """Memory that passes may write, which is copied whole."""
+    _copies: WholeCopies | None
+    """Its copies; None once there is more of it."""
+    _stretches_to_watch: list[Stretch]
+    """Memory that passes should not write, of which a few numbers are copied."""
+    _few: FewNumbers
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *others: nn.Module,
+        apart_from: Iterable[nn.Module] = (),
+        walk: Walk | None = None,
+    ):
         self._is_whole_model = not others and not apart_from
-        walk = (
-            borrow_walk(model)
-            if self._is_whole_model
-            else Walk(model, *others, apart_from=apart_from)
-        )
+        if walk is None:
+            walk = (
+                borrow_walk(model)
+                if self._is_whole_model
+                else Walk(model, *others, apart_from=apart_from)
+            )
         self._walk, self._holders, self._modules = walk, walk.holders, walk.modules
         self._open_tensors(walk)
-        if "flags" not in walk.notes:
-            walk.notes["flags"] = _flags(walk.modules)
-        key = torch.is_grad_enabled(), walk.notes["flags"]
-        learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
-        self._learns = key not in learnt_ids
-        self._ids_of_writes = learnt_ids.setdefault(key, set())
-        self._stretches_to_copy: list[Stretch] = []
-        stretches_to_watch: list[Stretch] = []
-        for stretch in self._stretches:
-            is_copied = self._is_copied(stretch)
-            (self._stretches_to_copy if is_copied else stretches_to_watch).append(stretch)
-        self._watch_only(stretches_to_watch)
-        copy_bytes(self._stretches_to_copy)
+        self._recall_writes(model, walk)
+        self._copy_memory(walk)
         self._renewed_at: int | None = ModelState._refusals
         """How many states were refused when all was as it is to be before a pass; None once a pass
         has begun. A state within this one that is refused may leave tensors changed."""
@@ -97,7 +95,8 @@ class ModelState:
         looks: Looks | None = walk.notes.get("looks")
         if looks is not None and looks.are_where_they_were():
             looks.start_anew()
-            self._looks, self._odd, self._stretches = looks, [], walk.notes["stretches"]
+            self._looks, self._stretches = looks, walk.notes["stretches"]
+            self._odd: list[OddTensor] = []
         else:
             walk.notes = {}
             plain = [t for t in walk.tensors.values() if has_memory(t)]
@@ -110,8 +109,41 @@ class ModelState:
             ]
             self._stretches = stretches_of(plain)
             self._looks = Looks(self._stretches)
-        self._parameters = [p for s in self._stretches for p in s.parameters]
-        self._requires = [p.requires_grad for p in self._parameters]
+        self._requires = self._looks.requires_grad()
+
+    @property
+    def inventory(self) -> Inventory:
+        """What the modules are made of, as they are before each pass."""
+        return self._walk.inventory
+
+    def _recall_writes(self, model: nn.Module, walk: Walk) -> None:
+        """Recall which parameters a pass writes, of a model in this mode and with these flags."""
+        note = f"writes, {torch.is_grad_enabled()}"
+        written_ids: set[int] | None = walk.notes.get(note)
+        self._learns = False
+        if written_ids is None:
+            key = torch.is_grad_enabled(), _flags(walk.modules)
+            learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
+            self._learns = key not in learnt_ids
+            walk.notes[note] = written_ids = learnt_ids.setdefault(key, set())
+        self._ids_of_writes = written_ids
+
+    def _copy_memory(self, walk: Walk) -> None:
+        """Copy what passes may write, and a few numbers of what they should not."""
+        plan: _Plan | None = walk.notes.pop("plan", None)
+        if plan is not None and plan.written_ids == self._ids_of_writes and not self._learns:
+            # The same memory as in the last call, in the same groups.
+            plan.copies.copy_again()
+            plan.few.copy_again()
+            self._stretches_to_copy, self._copies = plan.stretches_to_copy, plan.copies
+            self._stretches_to_watch, self._few = plan.stretches_to_watch, plan.few
+            return
+        self._stretches_to_copy, stretches_to_watch = [], list[Stretch]()
+        for stretch in self._stretches:
+            is_copied = self._is_copied(stretch)
+            (self._stretches_to_copy if is_copied else stretches_to_watch).append(stretch)
+        self._watch_only(stretches_to_watch)
+        self._copies = WholeCopies(self._stretches_to_copy)
 
     def _is_copied(self, stretch: Stretch) -> bool:
         parameters, written_ids = stretch.parameters, self._ids_of_writes
@@ -129,9 +161,10 @@ class ModelState:
         """
         self.begin_pass()
         self.passes, self.last_size = self.passes + 1, size
-        old = {
-            s.address: s for s in self._stretches_to_copy if s.now is not s.own and s.is_exchanged
-        }
+        old: dict[int, Stretch] = {}
+        if self._has_replaced:
+            exchanged = (s for s in self._stretches_to_copy if s.now is not s.own)
+            old = {s.address: s for s in exchanged if s.is_exchanged}
         if old:
             with OldMemoryWatch(old) as watch:
                 yield
@@ -148,22 +181,25 @@ class ModelState:
 
     def end_pass(self) -> None:
         """After a pass: see what it has written."""
-        self._learn()
+        if self._learns:
+            self._learn()
         if not self.draws_others:
             self._compare_ends()
 
-    @torch.no_grad()
     def renew(self) -> None:
         """Before another pass: whatever a pass has changed gets a copy of what it was.
 
         Not the tensor itself, which the graph of an earlier pass may hold.
         """
-        if self._renewed_at == ModelState._refusals:
-            return  # nothing has run since
+        if self._renewed_at != ModelState._refusals:  # else nothing has run since
+            self._renew()
+
+    @torch.no_grad()
+    def _renew(self) -> None:
         with torch.inference_mode(False):
             instead: dict[int, Tensor] = {}
             may_have_moved = self._may_have_moved()
-            for stretch in find_changed(self._stretches_to_copy, may_have_moved=may_have_moved):
+            for stretch in self._find_changed(may_have_moved=may_have_moved):
                 instead |= stretch.replace()
             for odd in self._odd:
                 instead |= odd.replace()
@@ -180,9 +216,17 @@ class ModelState:
         """Whether some tensor may look at other memory, or was written to in a way that counts."""
         return self._has_replaced or self._looks.have_moved()
 
+    def _find_changed(self, *, may_have_moved: bool) -> list[Stretch]:
+        """Return the copied stretches that were written to, in the memory that counts now."""
+        if self._copies is not None and not may_have_moved and self._copies.hold_still():
+            return []
+        return find_changed(self._stretches_to_copy, may_have_moved=may_have_moved)
+
     def _put_back_flags(self) -> None:
         """A model may freeze a layer while it runs: it begins and ends as it was."""
-        for p, requires_grad in zip(self._parameters, self._requires, strict=True):
+        if self._looks.requires_grad() == self._requires:
+            return
+        for p, requires_grad in zip(self._looks.parameters, self._requires, strict=True):
             if p.requires_grad != requires_grad:
                 p.requires_grad_(requires_grad)
 
@@ -196,7 +240,6 @@ class ModelState:
         for holder in self._holders:
             holder.expect(lambda value: _exchange(value, instead))
 
-    @torch.no_grad()
     def restore(self) -> None:
         """At the end: the caller's own tensors are back, and hold what they held.
 
@@ -204,8 +247,35 @@ class ModelState:
             GradientNormError: the values of a parameter are gone, or samples decide on them; or a
         tensor is held where it cannot be exchanged.
         """
+        if not self._is_memory_untouched():
+            self._restore_memory()
+        for holder in self._holders:
+            holder.put_back()
+        self._put_back_flags()
+        if self._refusal_ids or self._hidden:
+            ModelState._refusals += 1
+        if self._refusal_ids:
+            raise self._refusal()
+        if self._hidden:
+            raise self._hidden_refusal()
+        if self._is_whole_model and self._may_return_walk():
+            self._return_walk()
+
+    def _is_memory_untouched(self) -> bool:
+        """Whether no pass has changed any tensor: so it is for nearly every network."""
+        if self._learns or self._has_replaced or self._odd or self._copies is None:
+            return False
+        return (
+            not self._looks.have_moved()
+            and self._copies.hold_still()
+            and not self._few.find_changed()
+        )
+
+    @torch.no_grad()
+    def _restore_memory(self) -> None:
         with torch.inference_mode(False):
-            self._learn()
+            if self._learns:
+                self._learn()
             elsewhere = [s for s in self._stretches_to_copy if s.now is not s.own]
             in_place = [s for s in self._stretches_to_copy if s.now is s.own]
             may_have_moved = self._may_have_moved()
@@ -217,18 +287,7 @@ class ModelState:
             if self._has_replaced:
                 for holder in self._holders:
                     holder.expect(lambda value: value)
-            for holder in self._holders:
-                holder.put_back()
             self._has_replaced = False
-            self._put_back_flags()
-        if self._refusal_ids or self._hidden:
-            ModelState._refusals += 1
-        if self._refusal_ids:
-            raise self._refusal()
-        if self._hidden:
-            raise self._hidden_refusal()
-        if self._is_whole_model and self._may_return_walk():
-            self._return_walk()
 
     def _may_return_walk(self) -> bool:
         walk = self._walk
@@ -238,19 +297,27 @@ class ModelState:
 
     def _return_walk(self) -> None:
         """Let the next call begin with what this one found, where it finds the same."""
-        for stretch in self._stretches:
-            stretch.copy = None
-        self._walk.notes |= {
-            "looks": self._looks, "stretches": self._stretches, "few": self._few,
-        }  # fmt: skip
+        notes = self._walk.notes
+        notes["looks"], notes["stretches"] = self._looks, self._stretches
+        # What was copied is as large as the model's buffers, and serves this call alone.
+        if self._copies is None:
+            for stretch in self._stretches:
+                stretch.copy = None
+        else:
+            self._copies.let_go()
+            notes["plan"] = _Plan(
+                set(self._ids_of_writes),
+                self._stretches_to_copy,
+                self._stretches_to_watch,
+                self._copies,
+                self._few,
+            )
         return_walk(self._walk)
 
     @torch.no_grad()
     def _learn(self) -> None:
         """After the first pass of a model: see which parameters it has written; drop the rest."""
-        if not self._learns:
-            return
-        self._learns = False
+        self._learns, self._copies = False, None
         # What was not written gives its copy back: it was there for one pass.
         to_copy, to_watch = [], []
         for stretch in self._stretches_to_copy:
@@ -266,6 +333,8 @@ class ModelState:
     @torch.no_grad()
     def _compare_ends(self) -> None:
         """See that every pass leaves the same in the parameters that it writes."""
+        if not self._ids_of_writes:
+            return
         for stretch in self._stretches_to_copy:
             for p in stretch.parameters:
                 if p.requires_grad:
@@ -294,17 +363,13 @@ class ModelState:
             if by_values or stretch.was_written():
                 self._refusal_ids |= ids
             stretch.restore()
-        copy_bytes(changed_stretches)
-        self._stretches_to_copy += changed_stretches
+        WholeCopies(changed_stretches)
+        self._stretches_to_copy = self._stretches_to_copy + changed_stretches
+        self._copies = None
         self._watch_only([s for s in self._stretches_to_watch if s.copy is None])
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
-        few: FewNumbers | None = self._walk.notes.pop("few", None)
-        if few is not None and few.stretches == stretches:
-            few.copy_again()
-        else:
-            few = FewNumbers(stretches)
-        self._stretches_to_watch, self._few = stretches, few
+        self._stretches_to_watch, self._few = stretches, FewNumbers(stretches)
 
     def _names_of(self, ids: Iterable[int]) -> list[str]:
         modules = self._modules[::-1]
@@ -332,6 +397,17 @@ class ModelState:
             "statistic (`requires_grad_(False)`) or keep it in a buffer: both are put back before "
             "every pass. Where it was written for the first time, the next call will put it back."
         )
+
+
+class _Plan(NamedTuple):
+    """How the memory of a model is copied, to be copied in the same way by the next call."""
+
+    written_ids: set[int]
+    """The parameters that a pass writes."""
+    stretches_to_copy: list[Stretch]
+    stretches_to_watch: list[Stretch]
+    copies: WholeCopies
+    few: FewNumbers
 
 
 def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:

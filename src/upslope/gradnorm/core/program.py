@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from upslope.gradnorm.core.model_io import modules_of
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
 
@@ -196,16 +196,16 @@ def is_noted_in_outline(name: str) -> bool:
     return plain or (name in MOVING and name not in BY_INDEX)
 
 
-def switches_of(model: nn.Module) -> tuple[str, ...]:
+def switches_of(inventory: Inventory) -> tuple[str, ...]:
     """Return the buffers and parameters of a single number, as text: flags, schedules, gates.
 
-    A model may do something else once one of them has another value. Counters of batches are none.
+    A model may do something else once one of them has another value.
     """
     return tuple(
-        f"{name}={tensor.item()}"
-        for module in modules_of(model)
-        for name, tensor in (*module._buffers.items(), *module._parameters.items())
-        if tensor is not None and tensor.numel() == 1 and name != "num_batches_tracked"
+        f"{name}={tensors[name].item()}"
+        for name, tensors in inventory.places_of_numbers
+        # A pass that failed may have put something else there.
+        if name in tensors and tensors[name] is not None and tensors[name].numel() == 1
     )
 
 

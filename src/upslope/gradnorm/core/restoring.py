@@ -7,6 +7,8 @@ of these passes starts from the state and the random numbers that the caller's m
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import operator
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,33 +19,43 @@ import torch
 from torch import nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import modules_of
+from upslope.gradnorm.core.containers import Walk, borrow_walk
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_state import ModelState
 
 
 class RandomState:
-    """The state of the generators of torch (on the CPU and a model's GPUs), NumPy and Python."""
+    """The state of the generators of torch (on the CPU and a model's GPUs), NumPy and Python.
 
-    def __init__(self, model: nn.Module):
+    inventory: of the model.
+    """
+
+    def __init__(self, inventory: Inventory):
         self._devices: list[int] = []
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # else no tensor is there
-            tensors = (*model.parameters(), *model.buffers())
-            self._devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
+            self._devices = inventory.cuda_devices
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
         self._numpy, self._python = np.random.get_state(legacy=False), random.getstate()
+        self._numpy_bytes = _bytes_of_numpy()
 
     def has_moved(self) -> bool:
         """Whether numbers were drawn since."""
         return (
             not torch.equal(self._cpu, torch.get_rng_state())
             or self._python != random.getstate()
-            or not _equal(self._numpy, np.random.get_state(legacy=False))
+            or self._has_numpy_moved()
             or any(
                 not torch.equal(state, torch.cuda.get_rng_state(device))
                 for device, state in zip(self._devices, self._cuda, strict=True)
             )
         )
+
+    def _has_numpy_moved(self) -> bool:
+        before = self._numpy_bytes
+        if before is not None:
+            return before != _bytes_of_numpy()
+        return not _equal(self._numpy, np.random.get_state(legacy=False))
 
     def rewind(self) -> None:
         """Put the generators back to where they were."""
@@ -67,23 +79,41 @@ class RandomState:
                 random.setstate(outer_state[1])
 
 
-def _equal(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two states of NumPy's generator are the same."""
-    a, b = first["state"], second["state"]
-    return bool(a["pos"] == b["pos"] and np.array_equal(a["key"], b["key"]))
+def _bytes_of_numpy() -> bytes | None:
+    """The words of NumPy's generator and its place among them; None of other than its usual kind.
+
+    To ask for its state takes fifty times as long.
+    """
+    generator = np.random.mtrand.get_bit_generator()
+    if type(generator) is not np.random.MT19937:
+        return None
+    return ctypes.string_at(generator.ctypes.state_address, _BYTES_OF_MT19937)
+
+
+_BYTES_OF_MT19937 = 4 * (624 + 1)
+"""Those of `mt19937_state` in NumPy's C code: 624 words, and a place among them."""
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two states of NumPy's generator are the same, of any kind."""
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
+    return bool(np.all(first == second))
 
 
 @contextlib.contextmanager
-def restoring_state(model: nn.Module) -> Iterator[ModelState]:
+def restoring_state(model: nn.Module, walk: Walk | None = None) -> Iterator[ModelState]:
     """Record with autograd on; leave the model and its gradients as they were, whatever happens.
 
     Yields the state, to be renewed before each pass that counts. What was compiled runs as it was
     written: compiled backward passes free what several passes over one graph need.
+
+    model: the network. walk: as of `ModelState`.
     """
-    tensors = (p for module in modules_of(model) for p in module._parameters.values())
-    parameters = {id(p): p for p in tensors if p is not None}
-    gradients = [(p, p.grad) for p in parameters.values()]
-    for p, gradient in gradients:
+    walk = borrow_walk(model) if walk is None else walk
+    parameters = walk.inventory.parameters
+    gradients = list(map(_GRADIENT, parameters))
+    for p, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             p.grad = None  # a reentrant checkpoint adds to it
     try:
@@ -92,13 +122,17 @@ def restoring_state(model: nn.Module) -> Iterator[ModelState]:
             torch.inference_mode(False),
             torch.enable_grad(),
             _without_compiling(),
-            restoring(ModelState(model)) as state,
+            restoring(ModelState(model, walk=walk)) as state,
         ):
             yield state
     finally:
-        for p, gradient in gradients:
-            if p.grad is not gradient:
-                p.grad = gradient
+        if not all(map(operator.is_, map(_GRADIENT, parameters), gradients)):
+            for p, gradient in zip(parameters, gradients, strict=True):
+                if p.grad is not gradient:
+                    p.grad = gradient
+
+
+_GRADIENT = operator.attrgetter("grad")
 
 
 @contextlib.contextmanager
@@ -132,5 +166,7 @@ def _without_compiling() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def without_traces(model: nn.Module) -> Iterator[None]:
     """Run the model for the engine's own purposes: state and random numbers stay as they are."""
-    with restoring(ModelState(model)), RandomState(model).replaying(), _without_compiling():
-        yield
+    with restoring(ModelState(model)) as state:
+        numbers = RandomState(state.inventory)
+        with numbers.replaying(), _without_compiling():
+            yield

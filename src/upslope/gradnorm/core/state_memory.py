@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +18,6 @@ from torch import Tensor, nn
 
 _ALIGNMENT = 16
 """Bytes to whose multiples a stretch begins, so that it holds numbers of any type in line."""
-
-_SMALL = 1 << 20
-"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
-
-_SEEN_OF_EACH = 16
-"""Numbers of each parameter that are watched."""
 
 
 class _Place(NamedTuple):
@@ -180,7 +175,12 @@ def stretches_of(tensors: Iterable[Tensor]) -> list[Stretch]:
 
 
 def equal_bytes(a: Tensor, b: Tensor) -> bool:
-    """Whether two stretches hold the same bits: NaN is itself, and zero is not minus zero."""
+    """Whether two stretches hold the same bits: NaN is itself, and zero is not minus zero.
+
+    a, b: bytes, or long numbers.
+    """
+    if a.dtype == torch.int64:
+        return torch.equal(a, b)
     # As long numbers, where they fit: eight times as fast.
     is_aligned = len(a) % 8 == 0 and a.data_ptr() % 8 == 0 and b.data_ptr() % 8 == 0
     return (
@@ -188,17 +188,22 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
     )
 
 
+_VERSION, _REQUIRES_GRAD = attrgetter("_version"), attrgetter("requires_grad")
+
+
 class Looks:
     """The tensors that look at many stretches of memory, none of which was exchanged.
 
-    A network has hundreds, and each pass asks all of them: with no loop but over lists.
+    A network has hundreds, and each call asks all of them: with no loop but over lists.
     """
 
     def __init__(self, stretches: Iterable[Stretch]):
         self._looking = [at for stretch in stretches for at in stretch.looking]
         self._tensors = [at.original for at in self._looking]
+        self.parameters = [t for t in self._tensors if isinstance(t, nn.Parameter)]
+        self._are_counted = not any(t.is_inference() for t in self._tensors)
         self._places = self._places_now()
-        self._versions = list(map(_version, self._tensors))
+        self._versions = self._versions_now()
 
     def are_of(self, tensors: Iterable[Tensor]) -> bool:
         """Whether these are the same tensors, and the questions below say all of them.
@@ -214,14 +219,22 @@ class Looks:
 
     def start_anew(self) -> None:
         """Count the writes to these tensors from now on."""
-        self._versions = list(map(_version, self._tensors))
-        for at, version in zip(self._looking, self._versions, strict=True):
-            at.first_version = at.version = version
+        versions = self._versions_now()
+        if versions != self._versions:
+            self._versions = versions
+            for at, version in zip(self._looking, versions, strict=True):
+                at.first_version = at.version = version
 
     def have_moved(self) -> bool:
         """Whether PyTorch has counted a write, or some tensor looks elsewhere."""
-        versions = list(map(_version, self._tensors))
-        return versions != self._versions or not self.are_where_they_were()
+        return self._versions_now() != self._versions or not self.are_where_they_were()
+
+    def requires_grad(self) -> list[bool]:
+        """Whether each of `parameters` requires a gradient."""
+        return list(map(_REQUIRES_GRAD, self.parameters))
+
+    def _versions_now(self) -> list[int | None]:
+        return list(map(_VERSION if self._are_counted else _version, self._tensors))
 
     def _places_now(self) -> tuple[list[Any], ...]:
         tensors = self._tensors
@@ -231,49 +244,6 @@ class Looks:
             [t.stride() for t in tensors],
             [t.dtype for t in tensors],
         )
-
-
-class FewNumbers:
-    """A few numbers of each of many stretches of memory, copied: do they hold them still?
-
-    One copy and one question serve all stretches of a device.
-    """
-
-    def __init__(self, stretches: Sequence[Stretch]):
-        self.stretches = stretches
-        self._groups: dict[tuple[torch.device, torch.dtype], list[tuple[Stretch, Tensor]]] = {}
-        for stretch in stretches:
-            few = _few_of(stretch.own)
-            self._groups.setdefault((few.device, few.dtype), []).append((stretch, few))
-        self.copy_again()
-
-    def copy_again(self) -> None:
-        """Copy the numbers as they are now."""
-        self._before = {key: _join(group) for key, group in self._groups.items()}
-
-    def find_changed(self) -> list[Stretch]:
-        """Return the stretches of which some number is another one by now."""
-        stretches_written = []
-        for key, group in self._groups.items():
-            now, before = _join(group), self._before[key]
-            if torch.equal(now, before):
-                continue
-            sizes = [len(few) for _, few in group]
-            rows = zip(group, torch.split(now, sizes), torch.split(before, sizes), strict=True)
-            stretches_written += [stretch for (stretch, _), a, b in rows if not torch.equal(a, b)]
-        return stretches_written
-
-
-def _few_of(memory: Tensor) -> Tensor:
-    """Return a view of a few of the bytes, all of them where there are few."""
-    if len(memory) <= 8 * _SEEN_OF_EACH:
-        return memory
-    longs = memory[: len(memory) // 8 * 8].view(torch.int64)
-    return longs[:: len(longs) // _SEEN_OF_EACH]
-
-
-def _join(group: Sequence[tuple[Stretch, Tensor]]) -> Tensor:
-    return torch.cat([few for _, few in group])
 
 
 class OddTensor:
@@ -297,58 +267,6 @@ class OddTensor:
         if _version(self.original) != self._first:
             self.original.copy_(self._before)
         self.now, self._version = self.original, _version(self.original)
-
-
-def copy_bytes(stretches: Iterable[Stretch]) -> None:
-    """Copy what stretches of memory hold."""
-    for small, large in _by_device(stretches):
-        for stretch in large:
-            stretch.copy, stretch.copy_start = stretch.own.clone(), 0
-        if small:
-            all_bytes, start = torch.cat([stretch.own for stretch in small]), 0
-            for stretch in small:
-                stretch.copy, stretch.copy_start = all_bytes, start
-                start += len(stretch.own)
-
-
-def find_changed(stretches: Sequence[Stretch], *, may_have_moved: bool = True) -> list[Stretch]:
-    """Return the stretches of memory that were written to.
-
-    may_have_moved: whether tensors may have been written to in a way that PyTorch counts.
-    """
-    stretches_written = [s for s in stretches if s.has_moved()] if may_have_moved else []
-    ids = {id(stretch) for stretch in stretches_written}
-    for small, large in _by_device(s for s in stretches if id(s) not in ids):
-        stretches_written += [stretch for stretch in large if stretch.has_other_values()]
-        if small:
-            now = torch.cat([stretch.now for stretch in small])
-            before = _join_copies(small)
-            # One question for all: on a GPU each costs a round trip.
-            if not torch.equal(now, before):
-                stretches_written += [stretch for stretch in small if stretch.has_other_values()]
-    return stretches_written
-
-
-def _join_copies(stretches: Sequence[Stretch]) -> Tensor:
-    """Return the bytes that stretches held: as they were copied, if none is left out."""
-    joint, end = stretches[0].copy, 0
-    for stretch in stretches:
-        if stretch.copy is not joint or stretch.copy_start != end:
-            break
-        end += len(stretch.own)
-    else:
-        if joint is not None and end == len(joint):
-            return joint
-    return torch.cat([stretch.before for stretch in stretches if stretch.before is not None])
-
-
-def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
-    """The small and the large stretches of memory of each device."""
-    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
-    for stretch in stretches:
-        small, large = devices.setdefault(stretch.own.device, ([], []))
-        (small if len(stretch.own) <= _SMALL else large).append(stretch)
-    return devices.values()
 
 
 def _version(tensor: Tensor) -> int | None:

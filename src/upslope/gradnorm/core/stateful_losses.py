@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.model_io import Loss, modules_of
+from upslope.gradnorm.core.inventory import modules_of
+from upslope.gradnorm.core.model_io import Loss
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.restoring import restoring
 

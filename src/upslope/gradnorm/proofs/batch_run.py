@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Batch, call, clone_rows, modules_of
+from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.model_io import Batch, call, clone_rows
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.restoring import RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -75,8 +76,13 @@ class BatchRun:
         """Whether to hold each sample's gradient alone against that in the batch."""
         self.shared_outputs: set[int] | None = None
         """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
-        self._state, self._random = state, RandomState(model)
+        self._state, self._random = state, RandomState(state.inventory)
         self._has_drawn = False
+
+    @property
+    def inventory(self) -> Inventory:
+        """What the model is made of."""
+        return self._state.inventory
 
     @property
     def precision(self) -> torch.dtype:
@@ -127,7 +133,7 @@ class BatchRun:
             GradientNormError: it has drawn some.
         """
         # A model that draws nothing has left the generators where they were.
-        numbers = RandomState(self.model) if self.is_random else self._random
+        numbers = RandomState(self.inventory) if self.is_random else self._random
         yield
         if numbers.has_moved():
             raise GradientNormError(
@@ -177,10 +183,10 @@ def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Ite
 
     model, batch: of the call. state: what each pass starts from, and how many there were.
     """
-    if not _has_hooks(model):
+    if not _has_hooks(state.inventory):
         yield
         return
-    numbers = RandomState(model)
+    numbers = RandomState(state.inventory)
     yield
     # A program that is known takes one pass, which is the one that the caller asked for.
     if batch.n == 0 or (state.passes == 1 and state.last_size == batch.n):
@@ -189,16 +195,12 @@ def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Ite
         batch.call(model)
 
 
-def _has_hooks(model: nn.Module) -> bool:
+def _has_hooks(inventory: Inventory) -> bool:
     """Whether somebody else sees what modules are given or put out."""
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return True
-    hooks_of_node = (
-        hook
-        for module in modules_of(model)
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
     # PyTorch's own normalise weights or prune, and keep nothing.
     return any(
-        not (getattr(hook, "__module__", None) or "").startswith("torch.") for hook in hooks_of_node
+        not (getattr(hook, "__module__", None) or "").startswith("torch.")
+        for hook in inventory.forward_hooks
     )

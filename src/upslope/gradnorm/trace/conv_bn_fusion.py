@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.model_io import modules_of
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.weights import Weights
@@ -84,26 +84,27 @@ class ConvBatchNormFusion:
                 raise FusionMismatch(place)
 
 
-def pairs_of(model: nn.Module, weights: Weights, learn: Callable[[], Pairs]) -> Pairs:
+def pairs_of(inventory: Inventory, weights: Weights, learn: Callable[[], Pairs]) -> Pairs:
     """Return what can be folded.
 
-    model: the network. weights: those that are asked for. learn: a pass of a few samples with
-    nothing folded, which returns the pairs that it met.
+    inventory: of the network. weights: those that are asked for. learn: a pass of a few samples
+    with nothing folded, which returns the pairs that it met.
     """
-    pairs_of_model, parameter_names = _pairs.setdefault(model, {}), tuple(weights.parameters)
+    pairs_of_model = _pairs.setdefault(inventory.modules[0], {})
+    parameter_names = tuple(weights.parameters)
     # A hook on a module would be shown NaN in place of what the convolution puts out.
-    if pairs_of_model.get(parameter_names) == {} or _is_watched(model):
+    if pairs_of_model.get(parameter_names) == {} or _is_watched(inventory):
         return {}
     if parameter_names not in pairs_of_model:
-        pairs_of_model[parameter_names] = learn() if _normalises(model) else {}
+        pairs_of_model[parameter_names] = learn() if _normalises(inventory) else {}
     return pairs_of_model[parameter_names]
 
 
 def correct_pairs(
-    model: nn.Module, weights: Weights, wrong: int, learn: Callable[[], Pairs]
+    inventory: Inventory, weights: Weights, wrong: int, learn: Callable[[], Pairs]
 ) -> Pairs:
     """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
-    pairs_of_model, parameter_names = _pairs[model], tuple(weights.parameters)
+    pairs_of_model, parameter_names = _pairs[inventory.modules[0]], tuple(weights.parameters)
     before, now = pairs_of_model[parameter_names], learn()
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well
         now = {place: norm for place, norm in before.items() if place != wrong}
@@ -111,10 +112,10 @@ def correct_pairs(
     return now
 
 
-def _normalises(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules_of(model))
+def _normalises(inventory: Inventory) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in inventory.modules)
 
 
-def _is_watched(model: nn.Module) -> bool:
+def _is_watched(inventory: Inventory) -> bool:
     """Whether somebody else gets to see what single layers put out."""
-    return bool(hooks._global_forward_hooks) or any(m._forward_hooks for m in modules_of(model))
+    return bool(hooks._global_forward_hooks) or inventory.has_output_hooks

@@ -20,7 +20,6 @@ from upslope.gradnorm.core.model_io import (
     check_losses,
     clone_rows,
     copy_objects,
-    modules_of,
     refuse_outputs_without_rows,
     tensors_in,
 )
@@ -62,7 +61,7 @@ class Forward:
         self._run, self._fuses, self._copies = run, fuses, copies
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
-        self._switches = switches_of(run.model)
+        self._switches = switches_of(run.inventory)
         self._is_recorded = False
 
     def record(self) -> None:
@@ -74,7 +73,7 @@ class Forward:
         if self._is_recorded:
             return
         run = self._run
-        model_and_weights = run.model, run.weights
+        model_and_weights = run.inventory, run.weights
         # The fused kernel has no half precision, and no samples leave no numbers to normalise.
         fuses = self._fuses and run.options.dtype is None and run.n > 0
         pairs = pairs_of(*model_and_weights, self._learn_pairs) if fuses else {}
@@ -82,7 +81,7 @@ class Forward:
             self.tape = Tape(run.weights, run.options)
             fusion = ConvBatchNormFusion(self.tape, pairs)
             self.tape.fusion, self.placeholders = fusion, fusion.placeholders
-            self._interceptor = Interceptor(self.tape, run.model, run.n, self._copies)
+            self._interceptor = Interceptor(self.tape, run.inventory, run.n, self._copies)
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
@@ -105,7 +104,7 @@ class Forward:
         run = self._run
         tape = Tape(run.weights, ComputeOptions())
         tape.fusion = fusion = ConvBatchNormFusion(tape, {})
-        interceptor = Interceptor(tape, run.model, 2)
+        interceptor = Interceptor(tape, run.inventory, 2)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
             own_tensor = clone_rows(tensor)
@@ -123,8 +122,9 @@ class Forward:
         run = self._run
         # Checkpoints run parts of the model again in the backward pass, where nothing intercepts.
         no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("the model uses checkpoints")
+        inputs = run.batch.map(self._take)  # before anything intercepts: it is no part of the pass
         with run.forward_pass(run.batch), no_hooks, self._interceptor:
-            return call(run.model, run.batch.map(self._take))
+            return call(run.model, inputs)
 
     def _take(self, tensor: Tensor, per_sample: bool) -> Tensor:
         own_tensor = clone_rows(tensor)  # for a model may write into what it is given
@@ -179,9 +179,8 @@ class Forward:
     def operators(self) -> tuple[Any, ...]:
         """Return the operators that met weights, in order, with what decides on them."""
         run = self._run
-        training = tuple(module.training for module in modules_of(run.model))
-        names = (kernel.name for kernel in self.tape.kernels)
-        return (training, self._switches, *run.weights.parameters, *names)
+        names = [kernel.name for kernel in self.tape.kernels]
+        return (run.inventory.training, self._switches, *run.weights.parameters, *names)
 
     def program(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the identity of what ran (`program`), and what decides on kernels beside it.

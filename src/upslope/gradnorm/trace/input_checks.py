@@ -7,7 +7,7 @@ Called by `arguments` before anything is measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,9 @@ def refuse_inputs_of_parameters(batch: Batch, parameters: Mapping[str, Tensor]) 
     Raises:
         GradientNormError: naming the input and the parameter.
     """
-    names = {id(p): name for name, p in parameters.items()}
     for place, leaf in enumerate(batch.leaves):
         if isinstance(leaf, Tensor) and leaf.requires_grad:
+            names = {id(p): name for name, p in parameters.items()}
             parameter_names = [names[id(t)] for t in (leaf, *leaves(leaf)) if id(t) in names]
             if parameter_names:
                 raise GradientNormError(
@@ -42,23 +42,28 @@ def refuse_inputs_of_parameters(batch: Batch, parameters: Mapping[str, Tensor]) 
                 )
 
 
-def refuse_written_twins(model: nn.Module, batch: Batch) -> None:
+def twins_in(batch: Batch) -> list[int]:
+    """Return the places of the inputs that share memory with others, counted from 0."""
+    if len(batch.tensors) < 2:
+        return []
+    tensors = {id(leaf): leaf for leaf in batch.tensors if has_memory(leaf)}
+    twice = {i for i in tensors if sum(leaf is tensors[i] for leaf in batch.leaves) > 1}
+    if len({leaf.untyped_storage().data_ptr() for leaf in tensors.values()}) < len(tensors):
+        for stretch in stretches_of(list(tensors.values())):
+            # Views of one table overlap, or they do not: those that do cannot be copied one by one.
+            if len(stretch.own) < sum(at.original.nbytes for at in stretch.looking):
+                twice |= {id(at.original) for at in stretch.looking}
+    return [i for i, leaf in enumerate(batch.leaves) if id(leaf) in twice]
+
+
+def refuse_written_twins(model: nn.Module, batch: Batch, places: Sequence[int]) -> None:
     """Refuse inputs that share memory, if the model writes into one of them.
 
-    model, batch: of the call.
+    model, batch: of the call. places: as of `twins_in`.
 
     Raises:
         GradientNormError: it does.
     """
-    tensors = {id(leaf): leaf for leaf in batch.tensors if has_memory(leaf)}
-    twice = {i for i in tensors if sum(leaf is tensors[i] for leaf in batch.leaves) > 1}
-    for stretch in stretches_of(list(tensors.values())):
-        # Views of one table overlap, or they do not: those that do cannot be copied one by one.
-        if len(stretch.own) < sum(at.original.nbytes for at in stretch.looking):
-            twice |= {id(at.original) for at in stretch.looking}
-    if not twice:
-        return
-    places = [i for i, leaf in enumerate(batch.leaves) if id(leaf) in twice]
     for few in (batch.rows(slice(0, 2)), batch):
         copies: list[tuple[Tensor, Tensor]] = []
 

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.model_io import modules_of
 from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
@@ -90,9 +90,9 @@ _NO_WEIGHTS = frozenset(["sample", "constant"])
 class Interceptor(TorchFunctionMode):
     """Records on `tape` every meeting of weights and samples while it is entered."""
 
-    def __init__(self, tape: Tape, model: nn.Module, n: int, copies: bool = True):
+    def __init__(self, tape: Tape, inventory: Inventory, n: int, copies: bool = True):
         super().__init__()
-        self.tape, self.model, self.n = tape, model, n
+        self.tape, self.model, self.n = tape, inventory.modules[0], n
         self._copies = copies
         self.copied = False
         """Whether weights were held to be copied to every sample (`batch_expansion`)."""
@@ -103,8 +103,8 @@ class Interceptor(TorchFunctionMode):
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        self._module_with_hook = module_with_backward_hook(model)
-        self._buffers = {id(b) for module in modules_of(model) for b in module._buffers.values()}
+        self._module_with_hook = module_with_backward_hook(inventory)
+        self._buffers = inventory.buffer_ids
         self._tensors_written: list[Tensor] = []
         """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
@@ -131,7 +131,7 @@ class Interceptor(TorchFunctionMode):
             remove_marks(self._tensors_written.pop())
 
     def as_sample(self, tensor: Tensor) -> Tensor:
-        """Return an alias of a tensor, known to depend on the samples."""
+        """Return a tensor of the engine's own, marked as one that depends on the samples."""
         return self._kinds.as_sample(tensor)
 
     def __torch_function__(

@@ -112,7 +112,10 @@ _memories: WeakKeyDictionary[nn.Module, Memory] = WeakKeyDictionary()
 
 def memory_of(model: nn.Module) -> Memory:
     """What is remembered of this model."""
-    return _memories.setdefault(model, Memory())
+    memory = _memories.get(model)
+    if memory is None:
+        memory = _memories[model] = Memory()
+    return memory
 
 
 def warn_of_slowness(model: nn.Module, memory: Memory, reason: str | None) -> None:

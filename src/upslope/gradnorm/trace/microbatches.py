@@ -23,8 +23,10 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, modules_of, tensors_in
+from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
@@ -63,17 +65,18 @@ def reduce_per_sample(
     options: ComputeOptions,
     reduction: Reduction,
     loss: Loss,
+    walk: Walk | None = None,
 ) -> dict[str, Tensor]:
     """name -> (n, ...): a reduction of each weight's per-sample gradient of `loss`.
 
-    The model is left as it was found.
+    The model is left as it was found. walk: as of `ModelState`.
     """
     keep_pages()
     is_bounded = options.scratch < SCRATCH
     heap = give_pages_back() if is_bounded else contextlib.nullcontext()
     with (
         heap,
-        restoring_state(model) as state,
+        restoring_state(model, walk) as state,
         showing_batch_last(model, batch, state),
         keeping_loss(loss, model) as loss,
     ):
@@ -105,7 +108,7 @@ def recordings(
     In pieces random numbers would be drawn in another order than by an ordinary pass. state: of the
     model, renewed before each pass.
     """
-    for microbatch in microbatches(model, batch, options):
+    for microbatch in microbatches(state.inventory, batch, options):
         state.renew()  # a piece does not meet what another piece has written
         record = Recording(model, microbatch, weights, options, state)
         if record.run.is_random and microbatch.first == batch.first and record.n < batch.n:
@@ -117,13 +120,18 @@ def recordings(
         del record
 
 
-def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
+def microbatches(inventory: Inventory, batch: Batch, options: ComputeOptions) -> Iterator[Batch]:
     """Yield the batch, cut along the samples; in one piece where nothing is gained by more.
+
+    inventory: of the model. batch, options: of the call.
 
     Where the caller bounds the scratch there are two pieces at least: the activations that the
     second does not hold yet make room for what the engine needs beside those of the first.
     """
-    most = _most(model, batch, is_bounded=options.scratch < SCRATCH)
+    if any(inventory.training):
+        yield batch  # in pieces, random numbers would be drawn in another order
+        return
+    most = _most(inventory.modules[0], batch, is_bounded=options.scratch < SCRATCH)
     slices = list(evenly(batch.n, most)) if batch.n > 1 else []
     if len(slices) < 2:
         yield batch
@@ -133,8 +141,6 @@ def microbatches(model: nn.Module, batch: Batch, options: ComputeOptions) -> Ite
 
 def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
-    if any(m.training for m in modules_of(model)):
-        return batch.n  # in pieces, random numbers would be drawn in another order
     limit = (batch.n + 1) // 2 if is_bounded else batch.n
     if any(x.device.type != "cpu" for x in batch.tensors):
         return limit  # a GPU has no such caches

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as registry
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import modules_of
+from upslope.gradnorm.core.holders import have_hooks
+from upslope.gradnorm.core.inventory import Inventory
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 
 EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.embedding_bag})
-
-
-_LAZY = (UninitializedBuffer, UninitializedParameter)
 
 
 def refuse_batch_statistics(
@@ -90,34 +87,27 @@ def refuse_mixing_embeddings(
         )
 
 
-def refuse_renormalising_modules(model: nn.Module) -> None:
-    """Refuse embeddings that write to their weight, before the model runs for the first time.
+def refuse_unready_modules(inventory: Inventory) -> None:
+    """Refuse lazy modules that have met no batch, and embeddings that write to their weight.
+
+    inventory: of the model, before it runs for the first time.
 
     Raises:
-        GradientNormError: naming the module.
+        GradientNormError: naming the parameter, or the module.
     """
-    for module in modules_of(model):
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
-            arguments = {"weight": module.weight, "max_norm": module.max_norm}
-            refuse_mixing_embeddings(model, F.embedding, (), arguments, lambda _: False)
-
-
-def refuse_lazy_modules(model: nn.Module) -> None:
-    """Refuse a model whose lazy modules have not met their first batch.
-
-    Raises:
-        GradientNormError: naming the parameter.
-    """
-    modules = modules_of(model)
-    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
-    if not any(isinstance(tensor, _LAZY) for tensor in tensors):
-        return  # without a name made for each: this is asked for every batch
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, _LAZY):
-            raise GradientNormError(
-                f"Expected parameters that have a shape but `{name}` belongs to a lazy module that "
-                "no batch has reached. Run the model once, `model(inputs)`, before you ask."
-            )
+    model = inventory.modules[0]
+    if inventory.has_lazy_tensors:
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        name = next(name for name, tensor in tensors if nn.parameter.is_lazy(tensor))
+        raise GradientNormError(
+            f"Expected parameters that have a shape but `{name}` belongs to a lazy module that "
+            "no batch has reached. Run the model once, `model(inputs)`, before you ask."
+        )
+    if inventory.renormalises:
+        for module in inventory.modules:
+            if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+                arguments = {"weight": module.weight, "max_norm": module.max_norm}
+                refuse_mixing_embeddings(model, F.embedding, (), arguments, lambda _: False)
 
 
 def _owner(model: nn.Module, tensors: Sequence[Tensor | None]) -> str:
@@ -138,8 +128,8 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
         GradientNormError: naming the parameters, for `Tensor.register_hook` and
             `Tensor.register_post_accumulate_grad_hook`.
     """
-    hooked_names = [name for name, parameter in parameters.items() if _has_hook(parameter)]
-    if hooked_names:
+    if have_hooks(parameters.values()):
+        hooked_names = [name for name, parameter in parameters.items() if have_hooks([parameter])]
         more = f" and {len(hooked_names) - 3} more" if len(hooked_names) > 3 else ""
         raise GradientNormError(
             f"Expected parameters without hooks on their gradients but {hooked_names[:3]}{more} "
@@ -150,16 +140,8 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
         )
 
 
-def _has_hook(parameter: nn.Parameter) -> bool:
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
-
-
-def module_with_backward_hook(model: nn.Module) -> str | None:
+def module_with_backward_hook(inventory: Inventory) -> str | None:
     """Return the name of a module whose backward hooks may change gradients; None without one."""
     if registry._global_backward_hooks or registry._global_backward_pre_hooks:
         return "every module"
-    for module in modules_of(model):
-        if module._backward_hooks or module._backward_pre_hooks:
-            name = next(name for name, other in model.named_modules() if other is module)
-            return f"`{name or 'the model'}`"
-    return None
+    return inventory.module_with_backward_hook

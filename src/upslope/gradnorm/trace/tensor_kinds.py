@@ -57,10 +57,9 @@ class TensorKinds:
         """What marks the samples of this pass, and of no other."""
 
     def as_sample(self, tensor: Tensor) -> Tensor:
-        """Return an alias of a tensor, known to depend on the samples."""
-        alias = tensor.detach()
-        mark(alias).samples_in = self.session
-        return alias
+        """Return a tensor of the engine's own, marked as one that depends on the samples."""
+        mark(tensor).samples_in = self.session
+        return tensor
 
     def outline(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, moves: bool

@@ -1,0 +1,147 @@
+"""Copies of what a model keeps in memory, and the question whether it holds that still.
+
+Many stretches of memory are copied and compared in one operation, since a model has a hundred
+buffers and parameters, most of them small. Used by `model_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.state_memory import Stretch, equal_bytes
+
+_SMALL = 1 << 20
+"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
+
+_SEEN_OF_EACH = 16
+"""Numbers of each parameter that are watched."""
+
+
+class JointCopy:
+    """Views of many stretches of memory, copied into one tensor for each device and type.
+
+    One copy and one question serve all stretches. views: stretch by stretch; copied at once.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], views: Sequence[Tensor]):
+        groups: dict[tuple[torch.device, torch.dtype], list[tuple[Stretch, Tensor]]] = {}
+        for stretch, view in zip(stretches, views, strict=True):
+            groups.setdefault((view.device, view.dtype), []).append((stretch, view))
+        self.groups = [([s for s, _ in group], [v for _, v in group]) for group in groups.values()]
+        self.copies: list[Tensor] = []
+        self.copy_again()
+
+    def copy_again(self) -> None:
+        """Copy the views as they are now."""
+        self.copies = [torch.cat(views) for _, views in self.groups]
+
+    def find_changed(self) -> list[Stretch]:
+        """Return the stretches whose views hold other numbers than those that were copied."""
+        changed = []
+        for (stretches, views), before in zip(self.groups, self.copies, strict=True):
+            now = torch.cat(views)
+            if equal_bytes(now, before):
+                continue
+            sizes = list(map(len, views))
+            parts = torch.split(now, sizes), torch.split(before, sizes)
+            rows = zip(stretches, *parts, strict=True)
+            changed += [stretch for stretch, a, b in rows if not torch.equal(a, b)]
+        return changed
+
+
+class FewNumbers(JointCopy):
+    """A few numbers of each of many stretches of memory, copied: do they hold them still?"""
+
+    def __init__(self, stretches: Sequence[Stretch]):
+        super().__init__(stretches, [_few_of(stretch.own) for stretch in stretches])
+
+
+class WholeCopies:
+    """All bytes of many stretches of memory, copied: `Stretch.before` of each."""
+
+    def __init__(self, stretches: Sequence[Stretch]):
+        small = [stretch for stretch in stretches if len(stretch.own) <= _SMALL]
+        self._large = [stretch for stretch in stretches if len(stretch.own) > _SMALL]
+        self._small = JointCopy(small, [stretch.own for stretch in small])
+        for joint, _ in self._small.groups:
+            start = 0
+            for stretch in joint:
+                stretch.copy_start = start
+                start += len(stretch.own)
+        self._give()
+
+    def copy_again(self) -> None:
+        """Copy the bytes as they are now."""
+        self._small.copy_again()
+        self._give()
+
+    def _give(self) -> None:
+        for (stretches, _), copy in zip(self._small.groups, self._small.copies, strict=True):
+            for stretch in stretches:
+                stretch.copy = copy
+        for stretch in self._large:
+            stretch.copy, stretch.copy_start = stretch.own.clone(), 0
+
+    def let_go(self) -> None:
+        """Free the copies."""
+        self._small.copies = []
+        for stretch in (*self._large, *(s for joint, _ in self._small.groups for s in joint)):
+            stretch.copy = None
+
+    def hold_still(self) -> bool:
+        """Whether the memory, in which nothing else stands for the tensors, holds what it held."""
+        return not self._small.find_changed() and not any(
+            stretch.has_other_values() for stretch in self._large
+        )
+
+
+def _few_of(memory: Tensor) -> Tensor:
+    """Return a view of a few of the bytes, all of them where there are few."""
+    if len(memory) <= 8 * _SEEN_OF_EACH:
+        # As long numbers where they fit, for one type takes one copy and one question.
+        return memory if len(memory) % 8 else memory.view(torch.int64)
+    longs = memory[: len(memory) // 8 * 8].view(torch.int64)
+    return longs[:: len(longs) // _SEEN_OF_EACH]
+
+
+def find_changed(stretches: Sequence[Stretch], *, may_have_moved: bool = True) -> list[Stretch]:
+    """Return the stretches of memory that were written to.
+
+    may_have_moved: whether tensors may have been written to in a way that PyTorch counts.
+    """
+    stretches_written = [s for s in stretches if s.has_moved()] if may_have_moved else []
+    ids = {id(stretch) for stretch in stretches_written}
+    for small, large in _by_device(s for s in stretches if id(s) not in ids):
+        stretches_written += [stretch for stretch in large if stretch.has_other_values()]
+        if small:
+            now = torch.cat([stretch.now for stretch in small])
+            before = _join_copies(small)
+            # One question for all: on a GPU each costs a round trip.
+            if not torch.equal(now, before):
+                stretches_written += [stretch for stretch in small if stretch.has_other_values()]
+    return stretches_written
+
+
+def _join_copies(stretches: Sequence[Stretch]) -> Tensor:
+    """Return the bytes that stretches held: as they were copied, if none is left out."""
+    joint, end = stretches[0].copy, 0
+    for stretch in stretches:
+        if stretch.copy is not joint or stretch.copy_start != end:
+            break
+        end += len(stretch.own)
+    else:
+        if joint is not None and end == len(joint):
+            return joint
+    return torch.cat([stretch.before for stretch in stretches if stretch.before is not None])
+
+
+def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
+    """The small and the large stretches of memory of each device."""
+    devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
+    for stretch in stretches:
+        small, large = devices.setdefault(stretch.own.device, ([], []))
+        (small if len(stretch.own) <= _SMALL else large).append(stretch)
+    return devices.values()
