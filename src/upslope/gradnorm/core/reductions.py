@@ -17,12 +17,14 @@ from upslope.gradnorm.core.layout import (
 )
 from upslope.gradnorm.core.per_sample_gradients import (
     CACHE,
+    Dense,
     OfOneSample,
     PerSampleGradient,
     chunks,
     squared_norms,
 )
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.tied_gradients import norms_of_sum
 from upslope.gradnorm.core.weights import Weights
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
@@ -35,13 +37,15 @@ def norms_of_uses(weights: Weights, name: str, uses: Uses, scratch: int) -> Tens
     Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
     anything else is formed densely, a few samples at a time.
     """
+    first, part = uses[0]
+    if len(uses) == 1 and weights.isometric(first):
+        return part.squared_norms(scratch)
     tensors = [weight for weight, _ in uses]
     parts = [part for _, part in uses]
-    first = tensors[0]
     if weights.isometric(first) and all(t is first for t in tensors):
-        total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
-        if total is not None:
-            return total.squared_norms(scratch)
+        norms = norms_of_sum(parts, scratch)
+        if norms is not None:
+            return norms
     # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
     # formed.
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
@@ -176,8 +180,12 @@ class Reduction(Protocol):
         """(m, ...), from the gradients themselves, (m, *parameter.shape)."""
         ...
 
+    def of_all_dense(self, gradients_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return name -> (n, ...), from the gradients of many small parameters."""
+        return {name: self.of_dense(name, g) for name, g in gradients_of.items()}
 
-class SquaredNorms:
+
+class SquaredNorms(Reduction):
     """Squared Frobenius norms, (n,)."""
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
@@ -188,6 +196,19 @@ class SquaredNorms:
         """Reduce gradients that are formed already; see `Reduction`."""
         return squared_norms(gradients)
 
+    def of_all_dense(self, gradients_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Reduce all gradients of one shape together; see `Reduction`."""
+        alike: dict[tuple[object, ...], list[str]] = {}
+        for name, g in gradients_of.items():
+            alike.setdefault((g.shape, g.dtype, g.device), []).append(name)
+        norms: dict[str, Tensor] = {}
+        for names in alike.values():
+            # A norm of its own for each bias of a network would take longer than all else of it.
+            stack = torch.stack([gradients_of[name] for name in names])
+            rows = squared_norms(stack.flatten(0, 1)).view(stack.shape[:2])
+            norms.update(zip(names, rows.unbind(), strict=True))
+        return norms
+
 
 class LayoutUnknown(SamplesNotSeparable):
     """A gradient reached a use whose layout is not known: none had reached it before."""
@@ -196,13 +217,18 @@ class LayoutUnknown(SamplesNotSeparable):
 class ReducingListener:
     """Reduces the gradient of each parameter as soon as it is complete.
 
-    A parameter with a single use is reduced at once, so that its activations can go.
+    A parameter with a single use is reduced at once, so that its activations can go. Biases,
+    scales and the like are kept, to be reduced together: they are small, and many.
     """
 
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
+        self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
+        self._small: dict[str, Tensor] = {}
+        """Formed gradients (n, *shape) of parameters with a single use, up to `_room` bytes."""
+        self._room = min(CACHE, tape.options.scratch)
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
@@ -210,28 +236,50 @@ class ReducingListener:
         """Take in the gradient that reached one use; see `Listener`."""
         self.reached = True
         kernel = self.tape.kernels[index]
+        samples = self._samples(kernel, index, g)
+        if samples is None:
+            return
+        weights, uses_of = self.tape.weights, self.tape.uses_of
+        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
+            names = weights.sources(weight)
+            # Reduced at once, its operands can go before the next layer is reached.
+            if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
+                self._reduce_single(names[0], weight, part)
+            else:
+                for name in names:
+                    self._pending.setdefault(name, []).append((weight, part))
+
+    def _samples(self, kernel: Kernel, index: int, g: Tensor) -> Samples | None:
+        """Return where the samples of a use are; None where no gradient has ever reached it.
+
+        Raises:
+            LayoutUnknown: a gradient reached it, or some of its entries, for the first time.
+        """
         layout = kernel.layout or self.layouts.get(index)
-        if layout is None and self.n > 1:
-            if bool(g.any()):
+        if layout is None:
+            if self.n > 1 and bool(g.any()):
                 raise LayoutUnknown(
                     f"a gradient reached `{kernel.name}` that had reached it in no batch before"
                 )
-            return  # a use that no gradient has reached yet, nor does now
+            return None if self.n > 1 else self._usual
+        if layout.is_usual:
+            return self._usual
         if isinstance(layout, IndexedLayout) and layout.reaches_others(g):
             raise LayoutUnknown(
                 f"a gradient reached entries of `{kernel.name}` that it had reached in no batch "
                 "before"
             )
-        samples = Samples(self.n, layout or Layout())
-        weights = self.tape.weights
-        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
-            names = weights.sources(weight)
-            # Reduced at once, its operands can go before the next layer is reached.
-            if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
-            else:
-                for name in names:
-                    self._pending.setdefault(name, []).append((weight, part))
+        return Samples(self.n, layout)
+
+    def _reduce_single(self, name: str, weight: Tensor, part: PerSampleGradient) -> None:
+        """Reduce the gradient of the only use of a parameter, now or with those like it."""
+        if isinstance(part, Dense) and weight is self.tape.weights.parameters[name]:
+            size = part.values.numel() * part.values.element_size()
+            if size <= self._room:
+                self._small[name] = part.values
+                self._room -= size
+                return
+        self._results[name] = self._reduce(name, [(weight, part)])
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
@@ -246,7 +294,9 @@ class ReducingListener:
             self._results |= {name: torch.cat(parts) for name, parts in rows.items()}
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
+        self._results |= self.reduction.of_all_dense(self._small)
         self._pending.clear()
+        self._small.clear()
         return self._results
 
     def _group_parameters(self) -> list[list[str]]:
@@ -264,7 +314,7 @@ class ReducingListener:
                 groups_to_join = [group for group in groups if group & names]
                 groups = [group for group in groups if not group & names]
                 groups.append(names.union(*groups_to_join))
-            elif not any(weights.isometric(weight) for weight, _ in uses):
+            elif not all(weights.isometric(weight) for weight, _ in uses):
                 size = self._bytes_of_gradients(name, uses)
                 if size > room:
                     companions, room = set(), min(CACHE, self.tape.options.scratch)
