@@ -67,8 +67,8 @@ def cancels(squares: Tensor, sizes: Tensor) -> Tensor | None:
     # One number for all samples first: in most batches no sum cancels. NaN is not above zero.
     if float(torch.sub(squares, sizes, alpha=least).amin()) >= 0:
         return None
-    cancelled = squares < least * sizes
-    return cancelled if bool(cancelled.any()) else None
+    mask = squares < least * sizes
+    return mask if bool(mask.any()) else None
 
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
