@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.reductions import Reduction, Uses, dense_sum
+from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 
@@ -64,7 +64,7 @@ def gradient_inner_products(
     return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
 
 
-class _InnerProducts(Reduction):
+class _InnerProducts:
     """Inner products with a direction, (n,), as a `Reduction`."""
 
     def __init__(self, direction: Mapping[str, Tensor]):

@@ -24,7 +24,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterPieces, squared_norms
-from upslope.gradnorm.core.reductions import Reduction, Uses, dense_sum
+from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
@@ -138,7 +138,7 @@ def _draw_hashes(dim: int, name: str, size: int) -> tuple[Tensor, Tensor]:
     return buckets, torch.randint(2, (size,), generator=rng) * 2.0 - 1.0
 
 
-class _NormsAndSketches(Reduction):
+class _NormsAndSketches:
     """Squared norms and sketches side by side, (n, 1 + dim)."""
 
     def __init__(self, projection: Projection):

@@ -211,6 +211,7 @@ class Samples:
         """
         layout = self.layout
         if layout.is_usual and tensor.dim() > keep:  # in one step: asked of each use
+            # Most tensors have this shape already.
             if tensor.shape[0] == self.n and tensor.dim() == keep + 2:
                 return tensor
             if tensor.shape[0] % self.n == 0 and tensor.numel() > 0:

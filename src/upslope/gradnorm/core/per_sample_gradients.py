@@ -279,6 +279,7 @@ class OuterProducts(PerSampleGradient):
             )
         together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
+        # All fit the buffer at once: it is the product's own memory.
         if together == n and width == o:
             return squared_norms(torch.bmm(_gather(left).mT, _gather(right)))
         buffer = right.new_empty(together, width, i)

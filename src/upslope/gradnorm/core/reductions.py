@@ -17,7 +17,6 @@ from upslope.gradnorm.core.layout import (
 )
 from upslope.gradnorm.core.per_sample_gradients import (
     CACHE,
-    Dense,
     OfOneSample,
     PerSampleGradient,
     chunks,
@@ -37,6 +36,7 @@ def norms_of_uses(weights: Weights, name: str, uses: Uses, scratch: int) -> Tens
     Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
     anything else is formed densely, a few samples at a time.
     """
+    # Most parameters are used once, as they are.
     first, part = uses[0]
     if len(uses) == 1 and weights.isometric(first):
         return part.squared_norms(scratch)
@@ -180,12 +180,8 @@ class Reduction(Protocol):
         """(m, ...), from the gradients themselves, (m, *parameter.shape)."""
         ...
 
-    def of_all_dense(self, gradients_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return name -> (n, ...), from the gradients of many small parameters."""
-        return {name: self.of_dense(name, g) for name, g in gradients_of.items()}
 
-
-class SquaredNorms(Reduction):
+class SquaredNorms:
     """Squared Frobenius norms, (n,)."""
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
@@ -196,19 +192,6 @@ class SquaredNorms(Reduction):
         """Reduce gradients that are formed already; see `Reduction`."""
         return squared_norms(gradients)
 
-    def of_all_dense(self, gradients_of: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Reduce all gradients of one shape together; see `Reduction`."""
-        alike: dict[tuple[object, ...], list[str]] = {}
-        for name, g in gradients_of.items():
-            alike.setdefault((g.shape, g.dtype, g.device), []).append(name)
-        norms: dict[str, Tensor] = {}
-        for names in alike.values():
-            # A norm of its own for each bias of a network would take longer than all else of it.
-            stack = torch.stack([gradients_of[name] for name in names])
-            rows = squared_norms(stack.flatten(0, 1)).view(stack.shape[:2])
-            norms.update(zip(names, rows.unbind(), strict=True))
-        return norms
-
 
 class LayoutUnknown(SamplesNotSeparable):
     """A gradient reached a use whose layout is not known: none had reached it before."""
@@ -217,8 +200,7 @@ class LayoutUnknown(SamplesNotSeparable):
 class ReducingListener:
     """Reduces the gradient of each parameter as soon as it is complete.
 
-    A parameter with a single use is reduced at once, so that its activations can go. Biases,
-    scales and the like are kept, to be reduced together: they are small, and many.
+    A parameter with a single use is reduced at once, so that its activations can go.
     """
 
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
@@ -226,9 +208,6 @@ class ReducingListener:
         self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
-        self._small: dict[str, Tensor] = {}
-        """Formed gradients (n, *shape) of parameters with a single use, up to `_room` bytes."""
-        self._room = min(CACHE, tape.options.scratch)
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
@@ -244,7 +223,7 @@ class ReducingListener:
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._reduce_single(names[0], weight, part)
+                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -262,6 +241,7 @@ class ReducingListener:
                     f"a gradient reached `{kernel.name}` that had reached it in no batch before"
                 )
             return None if self.n > 1 else self._usual
+        # Made once: most uses have it.
         if layout.is_usual:
             return self._usual
         if isinstance(layout, IndexedLayout) and layout.reaches_others(g):
@@ -270,16 +250,6 @@ class ReducingListener:
                 "before"
             )
         return Samples(self.n, layout)
-
-    def _reduce_single(self, name: str, weight: Tensor, part: PerSampleGradient) -> None:
-        """Reduce the gradient of the only use of a parameter, now or with those like it."""
-        if isinstance(part, Dense) and weight is self.tape.weights.parameters[name]:
-            size = part.values.numel() * part.values.element_size()
-            if size <= self._room:
-                self._small[name] = part.values
-                self._room -= size
-                return
-        self._results[name] = self._reduce(name, [(weight, part)])
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
@@ -294,9 +264,7 @@ class ReducingListener:
             self._results |= {name: torch.cat(parts) for name, parts in rows.items()}
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
-        self._results |= self.reduction.of_all_dense(self._small)
         self._pending.clear()
-        self._small.clear()
         return self._results
 
     def _group_parameters(self) -> list[list[str]]:

@@ -108,7 +108,7 @@ class ProofFailed(SamplesNotSeparable):
     """What the kernels found is not what autograd finds."""
 
 
-class ProvenReduction(Reduction):
+class ProvenReduction:
     """A reduction that notes the inner products of gradients and directions on its way."""
 
     def __init__(self, reduction: Reduction):
