@@ -59,6 +59,11 @@ class Layout:
         """The last of the dimensions in which samples are told apart."""
         return self.dim
 
+    @functools.cached_property
+    def is_usual(self) -> bool:
+        """Whether the entries of each sample lie together in dimension 0; asked of each use."""
+        return type(self) is Layout and self.dim == 0 and self.b is None
+
     def explains(self, gradient: Tensor, mask: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""
         return not bool(self.samples(gradient, len(mask))[~mask].any())
@@ -205,17 +210,15 @@ class Samples:
             SamplesNotSeparable: the samples are in one of the last `keep` dimensions.
         """
         layout = self.layout
+        if layout.is_usual and tensor.dim() > keep:  # in one step: asked of each use
+            # Most tensors have this shape already.
+            if tensor.shape[0] == self.n and tensor.dim() == keep + 2:
+                return tensor
+            if tensor.shape[0] % self.n == 0 and tensor.numel() > 0:
+                return tensor.reshape(self.n, -1, *tensor.shape[tensor.dim() - keep :])
         if layout.last >= tensor.dim() - keep:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
-        if self._is_usual(tensor):  # in one step: asked of each use
-            return tensor.reshape(self.n, -1, *tensor.shape[tensor.dim() - keep :])
         return self.front(tensor).flatten(1, -1 - keep)
-
-    def _is_usual(self, tensor: Tensor) -> bool:
-        """Whether the entries of each sample lie together in dimension 0, and there are some."""
-        layout = self.layout
-        usual = type(layout) is Layout and layout.dim == 0 and layout.b is None
-        return usual and tensor.dim() > 0 and len(tensor) % self.n == 0 and tensor.numel() > 0
 
     def sum_to_shape(self, tensor: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, *shape): the sum over the entries that one entry of `shape` is broadcast to.
@@ -223,15 +226,17 @@ class Samples:
         Raises:
             SamplesNotSeparable: `shape` tells apart entries along the dimension of the samples.
         """
-        full = (1,) * (tensor.dim() - len(shape)) + tuple(shape)
+        shape, ahead = tuple(shape), tensor.dim() - len(shape)
+        # The usual place, and one row of the weight for all positions, in one step.
+        if ahead > 0 and self.layout.is_usual and tensor.shape[ahead:] == shape:
+            if ahead == 1 and tensor.shape[0] == self.n:
+                return tensor
+            if tensor.shape[0] % self.n == 0 and tensor.numel() > 0:
+                return tensor.reshape(self.n, -1, *shape).sum(dim=1)
+        full = (1,) * ahead + shape
         # All of it is the one sample's, also where it has no dimension for it.
         if self.n == 1:
             return tensor.sum_to_size(full).reshape(1, *shape)
-        # The usual place, and one row of the weight for all positions, in one step.
-        ahead = tensor.dim() - len(shape)
-        if ahead > 0 and self._is_usual(tensor) and tensor.shape[ahead:] == tuple(shape):
-            rows = tensor.reshape(self.n, -1, *shape)
-            return rows.sum(dim=1) if rows.shape[1] > 1 else rows[:, 0]
         if isinstance(self.layout, IndexedLayout):
             return self.layout.sum_by_sample(tensor, full).reshape(self.n, *shape)
         if full[self.layout.dim] != 1:

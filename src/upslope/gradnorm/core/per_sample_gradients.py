@@ -54,15 +54,21 @@ def frobenius_norms(matrices: Tensor) -> Tensor:
     return norms
 
 
-def cancels(squares: Tensor, sizes: Tensor) -> Tensor:
+def cancels(squares: Tensor, sizes: Tensor) -> Tensor | None:
     """(n,) bool: sums of products that cancel to so little that rounding errors count.
 
     squares: the sums. sizes: the products of the norms of both factors, which bound them. Inputs
     far from zero, whose gradients sum to zero over the positions, are of this kind.
+    None where no sum does.
     """
     if sizes.dtype not in (torch.float32, torch.float64):
-        return torch.zeros_like(sizes, dtype=torch.bool)  # halves have too few digits to ask
-    return squares < _ROUNDINGS * torch.finfo(sizes.dtype).eps * sizes
+        return None  # halves have too few digits to ask
+    least = _ROUNDINGS * torch.finfo(sizes.dtype).eps
+    # One number for all samples first: in most batches no sum cancels. NaN is not above zero.
+    if float(torch.sub(squares, sizes, alpha=least).amin()) >= 0:
+        return None
+    mask = squares < least * sizes
+    return mask if bool(mask.any()) else None
 
 
 def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
@@ -234,22 +240,28 @@ class OuterProducts(PerSampleGradient):
 
     def ghost(self, scratch: int) -> Tensor:
         """(n,): squared norms from both Gram matrices."""
-        t = self.x.shape[1]
-        out = []
-        for c in chunks(len(self), 2 * t * t * self.x.element_size(), scratch):
-            x, g = _gather(self.x[c]), _gather(self.g[c])
-            xx = batched_products(x, x.mH)  # (c, t, t)
-            gg = batched_products(g, g.mH) if self.gg is None else self.gg[c]
-            sizes = frobenius_norms(xx) * frobenius_norms(gg)
-            total = upcast(xx).mul_(gg).sum(dim=(1, 2))
-            # A sum of products of either sign can round to just below zero.
-            total = (total.real if total.is_complex() else total).clamp_min(0)
-            if bool((has_cancelled := cancels(total, sizes)).any()):
-                total[has_cancelled] = OuterProducts(x[has_cancelled], g[has_cancelled]).direct(
-                    scratch
-                )
-            out.append(total)
-        return out[0] if len(out) == 1 else torch.cat(out)
+        n, t, _ = self.x.shape
+        pieces = [*chunks(n, 2 * t * t * self.x.element_size(), scratch)]
+        if len(pieces) == 1:
+            return self._ghost_of(scratch)
+        return torch.cat([self.of_samples(c)._ghost_of(scratch) for c in pieces])
+
+    def _ghost_of(self, scratch: int) -> Tensor:
+        """Return the squared norms of as many samples as the scratch has room for."""
+        x, g = _gather(self.x), _gather(self.g)
+        xx = batched_products(x, x.mH)  # (n, t, t)
+        gg = batched_products(g, g.mH) if self.gg is None else self.gg
+        sizes = frobenius_norms(xx) * frobenius_norms(gg)
+        total = upcast(xx).mul_(gg).sum(dim=(1, 2))
+        # A sum of products of either sign can round to just below zero.
+        total = (total.real if total.is_complex() else total).clamp_min_(0)
+        if (has_cancelled := cancels(total, sizes)) is not None:
+            total[has_cancelled] = OuterProducts(x[has_cancelled], g[has_cancelled]).direct(scratch)
+        return total
+
+    def of_samples(self, rows: slice) -> OuterProducts:
+        """Return the gradients of some of the samples."""
+        return OuterProducts(self.x[rows], self.g[rows], None if self.gg is None else self.gg[rows])
 
     def direct(self, scratch: int) -> Tensor:
         """(n,): squared norms of the products themselves, a block of rows of each at a time.
@@ -257,7 +269,7 @@ class OuterProducts(PerSampleGradient):
         All go to one small buffer, which stays in the second-level cache to be read once more.
         """
         # The longer side goes along the rows of the result: a thin product is far slower otherwise.
-        left, right = sorted((self.g, self.x), key=lambda side: side.shape[2])
+        left, right = (self.g, self.x) if self.g.shape[2] <= self.x.shape[2] else (self.x, self.g)
         n, t, o = left.shape
         i, size = right.shape[2], right.element_size()
         width = max(1, min(o, scratch // (i * size)))
@@ -267,6 +279,9 @@ class OuterProducts(PerSampleGradient):
             )
         together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
+        # All fit the buffer at once: it is the product's own memory.
+        if together == n and width == o:
+            return squared_norms(torch.bmm(_gather(left).mT, _gather(right)))
         buffer = right.new_empty(together, width, i)
         out = []
         for start in range(0, n, together):

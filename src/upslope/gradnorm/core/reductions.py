@@ -22,7 +22,8 @@ from upslope.gradnorm.core.per_sample_gradients import (
     chunks,
     squared_norms,
 )
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.tied_gradients import norms_of_sum
 from upslope.gradnorm.core.weights import Weights
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
@@ -35,13 +36,16 @@ def norms_of_uses(weights: Weights, name: str, uses: Uses, scratch: int) -> Tens
     Uses of one form are summed in that form; disjoint slices of the parameter add their squares;
     anything else is formed densely, a few samples at a time.
     """
+    # Most parameters are used once, as they are.
+    first, part = uses[0]
+    if len(uses) == 1 and weights.isometric(first):
+        return part.squared_norms(scratch)
     tensors = [weight for weight, _ in uses]
     parts = [part for _, part in uses]
-    first = tensors[0]
     if weights.isometric(first) and all(t is first for t in tensors):
-        total = parts[0].add(parts[1:]) if len(parts) > 1 else parts[0]
-        if total is not None:
-            return total.squared_norms(scratch)
+        norms = norms_of_sum(parts, scratch)
+        if norms is not None:
+            return norms
     # Thirds of a packed projection, say: their squares add, and the parameter's gradient is not
     # formed.
     if all(weights.isometric(t) for t in tensors) and _disjoint(weights.parameters[name], tensors):
@@ -201,6 +205,7 @@ class ReducingListener:
 
     def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
+        self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self.reached = False
@@ -210,28 +215,41 @@ class ReducingListener:
         """Take in the gradient that reached one use; see `Listener`."""
         self.reached = True
         kernel = self.tape.kernels[index]
+        samples = self._samples(kernel, index, g)
+        if samples is None:
+            return
+        weights, uses_of = self.tape.weights, self.tape.uses_of
+        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
+            names = weights.sources(weight)
+            # Reduced at once, its operands can go before the next layer is reached.
+            if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
+                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
+            else:
+                for name in names:
+                    self._pending.setdefault(name, []).append((weight, part))
+
+    def _samples(self, kernel: Kernel, index: int, g: Tensor) -> Samples | None:
+        """Return where the samples of a use are; None where no gradient has ever reached it.
+
+        Raises:
+            LayoutUnknown: a gradient reached it, or some of its entries, for the first time.
+        """
         layout = kernel.layout or self.layouts.get(index)
-        if layout is None and self.n > 1:
-            if bool(g.any()):
+        if layout is None:
+            if self.n > 1 and bool(g.any()):
                 raise LayoutUnknown(
                     f"a gradient reached `{kernel.name}` that had reached it in no batch before"
                 )
-            return  # a use that no gradient has reached yet, nor does now
+            return None if self.n > 1 else self._usual
+        # Made once: most uses have it.
+        if layout.is_usual:
+            return self._usual
         if isinstance(layout, IndexedLayout) and layout.reaches_others(g):
             raise LayoutUnknown(
                 f"a gradient reached entries of `{kernel.name}` that it had reached in no batch "
                 "before"
             )
-        samples = Samples(self.n, layout or Layout())
-        weights = self.tape.weights
-        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
-            names = weights.sources(weight)
-            # Reduced at once, its operands can go before the next layer is reached.
-            if len(names) == 1 and self.tape.uses_of[names[0]] == 1 and weights.isometric(weight):
-                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
-            else:
-                for name in names:
-                    self._pending.setdefault(name, []).append((weight, part))
+        return Samples(self.n, layout)
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
@@ -264,7 +282,7 @@ class ReducingListener:
                 groups_to_join = [group for group in groups if group & names]
                 groups = [group for group in groups if not group & names]
                 groups.append(names.union(*groups_to_join))
-            elif not any(weights.isometric(weight) for weight, _ in uses):
+            elif not all(weights.isometric(weight) for weight, _ in uses):
                 size = self._bytes_of_gradients(name, uses)
                 if size > room:
                     companions, room = set(), min(CACHE, self.tape.options.scratch)

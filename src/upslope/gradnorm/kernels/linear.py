@@ -42,6 +42,8 @@ class Linear(Kernel):
         half = None if weight.is_complex() else tape.options.dtype
         self.dtype = half or weight.dtype
         self._converts = half is not None
+        # Detached: the kernel must leave no edge to the weight, or the batch's sum would be formed.
+        self._w = weight.detach().mT if is_transposed else weight.detach()
 
     def apply(self, tape: Tape, x: Tensor) -> Tensor:
         """Return the product with x, (..., i) -> (..., o), on the tape."""
@@ -51,15 +53,14 @@ class Linear(Kernel):
 
     def _matrix(self) -> Tensor:
         """Return W, (o, i), in the type of the product."""
-        # Detached: the kernel must leave no edge to the weight, or the batch's sum would be
-        # formed.
-        weight = self.weight.detach().to(self.dtype)
-        return weight.mT if self.is_transposed else weight
+        return self._w.to(self.dtype) if self._converts else self._w
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
+        bias = self.bias
         # Products want one type of all operands.
-        bias = None if self.bias is None else self.bias.to(self.dtype)
+        if bias is not None and bias.dtype != self.dtype:
+            bias = bias.to(self.dtype)
         return matrix_products.linear(inputs[0], self._matrix(), bias)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

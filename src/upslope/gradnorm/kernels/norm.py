@@ -21,6 +21,8 @@ from upslope.gradnorm.core.per_sample_gradients import CACHE, Dense, PerSampleGr
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import run_exactly
 
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+
 
 class Affine(Kernel):
     """y = x * w + b, where w and b are reshaped to `shape`, which broadcasts to that of x."""
@@ -63,7 +65,7 @@ class LayerNorm(Kernel):
     name = "layer_norm"
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, shape: Sequence[int], eps: float):
-        self.weight, self.bias, self.shape, self.eps = weight, bias, list(shape), eps
+        self.weight, self.bias, self.shape, self.eps = weight, bias, tuple(shape), eps
         self.weights = tape.weights.select_weights(weight, bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class LayerNorm(Kernel):
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        gradient, _, _ = torch.ops.aten.native_layer_norm_backward(
+        gradient, _, _ = _layer_norm_backward(
             g, inputs[0], self.shape, self.mean, self.rstd, self.weight, self.bias,
             (True, False, False),
         )  # fmt: skip
@@ -87,23 +89,24 @@ class LayerNorm(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
-                rows = (
-                    samples.rows(tensor, keep=len(self.shape)).flatten(2)
-                    for tensor in (g, inputs[0], self.mean, self.rstd)
-                )
-                yield weight, Dense(_scale_gradient(*rows).view(samples.n, *self.shape))
+                keep = len(self.shape)
+                rows = [samples.rows(t, keep) for t in (g, inputs[0], self.mean, self.rstd)]
+                if keep > 1:
+                    rows = [t.flatten(2) for t in rows]
+                scale = _scale_gradient(*rows)
+                yield weight, Dense(scale if keep == 1 else scale.view(samples.n, *self.shape))
             else:
                 yield weight, Dense(samples.sum_to_shape(g, self.shape))
 
 
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
-    out = []
-    for c in chunks(len(g), 4 * g[0].numel() * g.element_size(), CACHE // 8):
-        scaled_gradient = g[c] * rstd[c]
-        centre = (mean[c].mT @ scaled_gradient)[:, 0]
-        out.append(scaled_gradient.mul_(x[c]).sum(dim=1) - centre)
-    return torch.cat(out)
+    n, t, e = g.shape
+    pieces = [*chunks(n, 3 * t * e * g.element_size(), CACHE // 8)]
+    if len(pieces) > 1:
+        return torch.cat([_scale_gradient(g[c], x[c], mean[c], rstd[c]) for c in pieces])
+    # The mean goes first: to subtract sums in its place would cancel where it is far from zero.
+    return torch.sub(x, mean).mul_(rstd).mul_(g).sum(dim=1)
 
 
 def layer_norm(

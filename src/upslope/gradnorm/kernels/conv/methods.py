@@ -92,7 +92,7 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
         sizes = frobenius_norms(gram) * frobenius_norms(other)
         # A sum of products of either sign can round to just below zero.
         total = (gram.flatten(1) * other.flatten(1)).sum(dim=1).clamp_min_(0)
-        if bool((has_cancelled := cancels(total, sizes)).any()):
+        if (has_cancelled := cancels(total, sizes)) is not None:
             rows = dataclasses.replace(
                 operands, x=operands.x[c][has_cancelled], g=operands.g[c][has_cancelled]
             )

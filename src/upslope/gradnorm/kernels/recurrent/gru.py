@@ -19,7 +19,6 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
     by_gate,
-    fast_tanh,
     sigmoid_slope,
     tanh_slope,
 )
@@ -41,19 +40,20 @@ class GRU(Recurrence):
         states = products.new_empty(steps + 1, n, width)
         states[steps if self.reverse else 0] = start[0]
         self.gates, self.carry, self.slope = products, *products.new_empty(2, steps, n, width)
-        tanh = fast_tanh(products)
+        both_gates = products[..., : 2 * width].unbind(0)
+        rows, carry, slopes = (s.unbind(0) for s in (states, self.carry, self.slope))
+        gates = by_gate(products, 3)
         for t, before, after in self._steps(steps):
-            h = states[before]
+            (r, z, new), h = (gate[t] for gate in gates), rows[before]
             hidden = add_product(h, shift)
-            r, z, new = products[t].chunk(3, dim=1)
-            products[t, :, : 2 * width].add_(hidden[:, : 2 * width]).sigmoid_()
+            both_gates[t].add_(hidden[:, : 2 * width]).sigmoid_()
             state = hidden[:, 2 * width :]
-            tanh(new.addcmul_(r, state), new)
-            torch.lerp(new, h, z, out=states[after])
+            new.addcmul_(r, state).tanh_()
+            torch.lerp(new, h, z, out=rows[after])
             # From here on only the coefficients of the gradients above are kept: those of dh_t,
             # written over the gates.
-            self.carry[t] = z
-            slope = tanh_slope(1 - z, new, grad_input=self.slope[t])
+            carry[t].copy_(z)
+            slope = tanh_slope(1 - z, new, grad_input=slopes[t])
             sigmoid_slope(h - new, z, grad_input=z)
             torch.mul(slope, r, out=new)
             sigmoid_slope(state.mul_(slope), r, grad_input=r)
@@ -63,12 +63,15 @@ class GRU(Recurrence):
         last = 2 * g.shape[2]
         x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
         gates, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
-        dh = g[0 if self.reverse else -1]
+        # Lists of rows, as in the forward pass: no index of a tensor in each step.
+        new, sums = x[..., last:].unbind(0), hidden.unbind(0)
+        rows, carry, slope = (s.unbind(0) for s in (g, self.carry, self.slope))
+        dh = rows[0 if self.reverse else -1]
         add_product = prepare_product(self.layer.w_h.mT, len(dh))
         for t, before, _ in reversed([*self._steps(len(hidden))]):
             for k in range(3):
                 torch.mul(dh, coefficients[k][t], out=gates[k][t])
-            torch.mul(dh, self.slope[t], out=x[t, :, last:])
-            dh = add_product(hidden[t], torch.addcmul(g[before], dh, self.carry[t]))
+            torch.mul(dh, slope[t], out=new[t])
+            dh = add_product(sums[t], torch.addcmul(rows[before], dh, carry[t]))
         x[..., :last] = hidden[..., :last]
         return Gradients(x, hidden, (dh,))

@@ -26,7 +26,6 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     Recurrence,
     Step,
     by_gate,
-    fast_tanh,
     sigmoid_slope,
     tanh_slope,
 )
@@ -52,28 +51,26 @@ class LSTM(Recurrence):
         cells[first] = start[1]
         self.gates, self.forget, self.slope = products, cells, tanh_c
         self.outputs = tanh_c if projection is None else torch.empty_like(tanh_c)
-        # Twice the sums of g, whose sigmoids s give tanh = 2 s - 1.
-        products[..., 2 * width : 3 * width].mul_(2)
-        w_h = torch.cat([w_h[: 2 * width], 2 * w_h[2 * width : 3 * width], w_h[3 * width :]])
-        add_product, gates, tanh = (
-            prepare_product(w_h, n),
-            by_gate(products, 4),
-            fast_tanh(products),
-        )
+        add_product = prepare_product(w_h, n)
+        i, f, g, o = by_gate(products, 4)
+        # Indices of tensors cost as much as the products of a small step: of lists, nothing.
+        sums, c, tanh, m = (s.unbind(0) for s in (products, cells, tanh_c, self.outputs))
         for block in self._blocks(products):
             for t, before, after in block:
-                torch.sigmoid(add_product(rows[before], products[t]), out=products[t])
-                i, f, s, o = (gate[t] for gate in gates)
-                c = torch.mul(f, cells[before], out=cells[after])
-                tanh(c.addcmul_(i, s, value=2).sub_(i), tanh_c[t])
+                gates = add_product(rows[before], sums[t])
+                torch.sigmoid(gates, out=sums[t])
+                # The one gate that is no sigmoid, over what was put there.
+                torch.tanh(gates[:, 2 * width : 3 * width], out=g[t])
+                torch.mul(f[t], c[before], out=c[after])
+                torch.tanh(c[after].addcmul_(i[t], g[t]), out=tanh[t])
                 if projection is None:
-                    torch.mul(o, tanh_c[t], out=rows[after])
+                    torch.mul(o[t], tanh[t], out=rows[after])
                 else:
-                    torch.mul(o, tanh_c[t], out=self.outputs[t])
-                    torch.mm(self.outputs[t], projection.mT, out=rows[after])
+                    torch.mul(o[t], tanh[t], out=m[t])
+                    torch.mm(m[t], projection.mT, out=rows[after])
                 if self.sizes is not None:
                     ending = self._ending(t)
-                    states[-1, ending] = cells[after, ending]
+                    states[-1, ending] = c[after][ending]
             self._to_coefficients(block)
         if self.sizes is None:
             states[-1] = cells[0 if self.reverse else steps]
@@ -88,7 +85,6 @@ class LSTM(Recurrence):
         before = self.forget[low + self.reverse : high + self.reverse]
         tanh_c = self.slope[low:high]
         i, f, g, o = self.gates[low:high].chunk(4, dim=2)
-        g.mul_(2).sub_(1)  # from the sigmoid of twice its sum to the tanh
         gate = i.clone()
         sigmoid_slope(g, i, grad_input=i)
         tanh_slope(gate, g, grad_input=g)
@@ -105,22 +101,21 @@ class LSTM(Recurrence):
         rows, hidden = g[..., : w_h.shape[1]].unbind(0), []
         dc, dh = g[-1], rows[0 if self.reverse else -2]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
-        add_product, sums, coefficients = (
-            prepare_product(w_h.mT, len(dc)),
-            _split(gates),
-            _split(self.gates),
-        )
+        add_product = prepare_product(w_h.mT, len(dc))
+        sums, coefficients = _split(gates), _split(self.gates)
+        # Lists of rows, as in the forward pass.
+        at, slope, forget = (s.unbind(0) for s in (gates, self.slope, self.forget))
         for t, before, _ in reversed([*self._steps(len(gates))]):
             hidden.append(dh)
             if self.sizes is not None:
                 ending = self._ending(t)
                 dc[ending] += g[-1, ending]
             dm = dh if projection is None else dh @ projection
-            dc = torch.addcmul(dc, dm, self.slope[t])
+            dc = torch.addcmul(dc, dm, slope[t])
             torch.mul(dc[:, None], coefficients[0][t], out=sums[0][t])
             torch.mul(dm, coefficients[1][t], out=sums[1][t])
-            dc = dc * self.forget[before]
-            dh = add_product(gates[t], rows[before])
+            dc = dc * forget[before]
+            dh = add_product(at[t], rows[before])
         outputs = None
         if projection is not None:
             outputs = torch.stack(hidden if self.reverse else hidden[::-1])
