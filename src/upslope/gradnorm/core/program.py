@@ -192,8 +192,12 @@ def is_noted_in_outline(name: str) -> bool:
 
     Or, of an operator that moves entries, if it takes one tensor and numbers of Python's alone.
     """
-    plain = name not in _OF_INTEREST and name not in DRAWING_OPERATORS
-    return plain or (name in MOVING and name not in BY_INDEX)
+    return is_only_outlined(name) or (name in MOVING and name not in BY_INDEX)
+
+
+def is_only_outlined(name: str) -> bool:
+    """Whether `Program.note` takes in nothing of an operator but its outline, whatever it takes."""
+    return name not in _OF_INTEREST and name not in DRAWING_OPERATORS
 
 
 def switches_of(inventory: Inventory) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from upslope.gradnorm.core.model_io import Batch, call, clone_rows
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.restoring import RandomState
 from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.vmapped import SeesThroughVmap
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.torch_faults import exact_batch_norm
 
@@ -170,7 +171,10 @@ class BatchRun:
                 watch.mark(changed_tensor) if watch is not None and per_sample else changed_tensor
             )
 
-        with self.forward_pass(batch), exact_batch_norm(), watch or contextlib.nullcontext():
+        if watch is None:
+            with self.forward_pass(batch), exact_batch_norm():
+                return call(self.model, batch.map(take))
+        with self.forward_pass(batch), exact_batch_norm(), watch, SeesThroughVmap():
             return call(self.model, batch.map(take))
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.vmapped import is_transforming, tells_of_row
 from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, of_sequences, try_dependence
 from upslope.gradnorm.proofs.owners import (
     compact,
@@ -138,13 +138,13 @@ class StatisticsWatch(TorchFunctionMode):
         """Run one operator, and mark what it makes."""
         kwargs = kwargs or {}
         name = name_of(func)
-        # Tensors under `vmap` are others than those that hold the marks.
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            self.operator = self.operator or "vmap"
         # The statistic of one sample alone is what the others must not change.
         if self._sample_alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
         out = func(*args, **kwargs)
+        # Tensors that are still under `vmap` (`core/vmapped`) are others than those with marks.
+        if is_transforming() and not (tells_of_row(func) and not isinstance(out, Tensor)):
+            self.operator = self.operator or "vmap"
         operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         marks = [self._read(x) for x in operands]
         # Constants and weights meet each other all the time; they say nothing of samples.

@@ -34,6 +34,8 @@ from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import mark, marks_of, remove_marks
+from upslope.gradnorm.core.torch_functions import without_torch_function_dispatch
+from upslope.gradnorm.core.vmapped import is_transforming, run_outside
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.replay import replay
@@ -64,7 +66,6 @@ from upslope.gradnorm.trace.operators import (
     tensors_of,
     traits_of,
     view_samples,
-    without_torch_function_dispatch,
     writes,
 )
 from upslope.gradnorm.trace.refusals import (
@@ -143,6 +144,11 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
         kwargs = kwargs or {}
+        if is_transforming():  # tensors of one row: this comes again, with those of all rows
+            with self:
+                out = run_outside(func, args, kwargs)
+            if out is not NotImplemented:
+                return out
         call = CALLED_BY[func](*args, **kwargs) if func in CALLED_BY else None
         if call is not None:
             (func, args), kwargs = call, {}

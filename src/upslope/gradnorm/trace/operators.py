@@ -220,25 +220,6 @@ CALLED_BY: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
 it does more. Frequent ones, whose code need not be run to meet the operator inside."""
 
 
-@functools.cache
-def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., Any]:
-    """A copy of a torch function written in Python, without its hand-over to the mode.
-
-    `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
-    """
-    never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
-    copy = types.FunctionType(
-        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
-        func.__closure__,
-    )  # fmt: skip
-    copy.__kwdefaults__ = func.__kwdefaults__
-    return copy
-
-
-def _never(*_: Any) -> bool:
-    return False
-
-
 def view_samples(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`tensor.view`, by a copy where a convolution here has put the channels last."""
     out = tensor.reshape(*args, **kwargs)

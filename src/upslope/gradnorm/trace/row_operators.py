@@ -12,29 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-_ENTRYWISE = frozenset(
-    {
-        "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous",
-        "cos", "detach", "div", "double", "elu", "erf", "exp", "expm1", "float", "gelu",
-        "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log", "log1p", "logsigmoid",
-        "maximum", "minimum", "mish", "mul", "multiply", "neg", "negative", "pow", "reciprocal",
-        "relu", "relu6", "rsqrt", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softsign",
-        "sqrt", "square", "sub", "subtract", "tanh", "tanhshrink", "to", "true_divide", "truediv",
-        "type_as",
-    }
-)  # fmt: skip
-"""Operators each of whose entries is made of those in its own place."""
-
-_IN_PLACE = frozenset(
-    f"{name}_" for name in ("add", "clamp", "div", "gelu", "mul", "relu", "sigmoid", "silu", "sub",
-                            "tanh")
-)  # fmt: skip
-
-_BY_OPERATOR = frozenset(
-    f"__{side}{name}__"
-    for side in ("", "r", "i")
-    for name in ("add", "mul", "pow", "sub", "truediv", "neg")
-)
+from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, ENTRYWISE_IN_PLACE
 
 _PRODUCTS = frozenset({"linear", "matmul", "__matmul__", "mm"})
 
@@ -59,7 +37,7 @@ def keeps_rows(
     first = args[0] if args else None
     if isinstance(first, Tensor) and first.dim() == 0:
         return False
-    if name in _ENTRYWISE or name in _IN_PLACE or name in _BY_OPERATOR:
+    if name in ENTRYWISE or name in ENTRYWISE_IN_PLACE or name in ENTRYWISE_BY_SIGN:
         return _are_aligned([*args, *kwargs.values()], has_rows, name)
     if name in _PRODUCTS:
         return _is_product(args, kwargs, has_rows)
@@ -91,7 +69,7 @@ def _are_aligned(values: Sequence[Any], has_rows: Callable[[Tensor], bool], name
     rank = rows[0].dim()
     if name == "type_as" and not has_rows(tensors[0]):  # rows that only lend their type
         return False
-    writes = name in _IN_PLACE or name.startswith("__i")
+    writes = name in ENTRYWISE_IN_PLACE or name.startswith("__i")
     if writes and not has_rows(tensors[0]):
         return False
     others = [x for x in tensors if not has_rows(x)]

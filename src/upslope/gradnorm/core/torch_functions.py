@@ -1,0 +1,54 @@
+"""Torch's own functions: which work entry by entry, and how to run those written in Python.
+
+Asked by `vmapped` and by `trace/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+ENTRYWISE = frozenset(
+    {
+        "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous",
+        "cos", "detach", "div", "double", "elu", "erf", "exp", "expm1", "float", "gelu",
+        "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log", "log1p", "logsigmoid",
+        "maximum", "minimum", "mish", "mul", "multiply", "neg", "negative", "pow", "reciprocal",
+        "relu", "relu6", "rsqrt", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softsign",
+        "sqrt", "square", "sub", "subtract", "tanh", "tanhshrink", "to", "true_divide", "truediv",
+        "type_as",
+    }
+)  # fmt: skip
+"""Operators each of whose entries is made of those in its own place; none reduces in any form."""
+
+ENTRYWISE_IN_PLACE = frozenset(
+    f"{name}_" for name in ("add", "clamp", "div", "gelu", "mul", "relu", "sigmoid", "silu", "sub",
+                            "tanh")
+)  # fmt: skip
+
+ENTRYWISE_BY_SIGN = frozenset(
+    f"__{side}{name}__"
+    for side in ("", "r", "i")
+    for name in ("add", "mul", "pow", "sub", "truediv", "neg")
+)
+
+
+@functools.cache
+def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., Any]:
+    """A copy of a torch function written in Python, without its hand-over to the mode.
+
+    `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
+    """
+    never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
+    copy = types.FunctionType(
+        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
+        func.__closure__,
+    )  # fmt: skip
+    copy.__kwdefaults__ = func.__kwdefaults__
+    return copy
+
+
+def _never(*_: Any) -> bool:
+    return False
