@@ -126,6 +126,7 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
     ]  # fmt: skip
     group_gradients = ((32, 32, 3), (64, 16, 3), (96, 28, 3), (64, 16, 5), (32, 32, 7))
     depthwise = [Layer(c, c, side, k, groups=c) for c, side, k in group_gradients]
+    few = [Layer(c, c, side, groups=c) for c, side in ((256, 2), (384, 2), (960, 3), (192, 4))]
     volumes = [Layer(c, c, side, 3, 3) for c, side in ((16, 16), (16, 32), (32, 16), (8, 32))]
     deep = [Layer(c, c, side) for c, side in ((128, 8), (256, 8), (64, 16), (512, 4))]
     wide = [layer for layer in layers if layer.c >= 64]
@@ -140,7 +141,8 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         (("CALL", "GROUP", "COPY", "WRITE"), [by_call(), *direct]),
         (("SAMPLE_CALL",), [by_method("per_sample", layer) for layer in wide]),
         (("SINGLE_VOLUME",), [by_method("direct", layer, 1) for layer in volumes]),
-        (("DEPTHWISE",), [by_method("depthwise", layer) for layer in depthwise]),
+        (("DEPTHWISE", "CHANNEL"), [by_method("depthwise", layer) for layer in depthwise]),
+        (("WINDOW",), [by_method("windows", layer) for layer in few]),
         (("WIDE_DEPTHWISE",), [by_method("per_sample", layer) for layer in depthwise[-2:]]),
         (("SLICE", "SLICE_CALL"), [by_method("per_depth_slice", layer) for layer in volumes]),
         (("UNFOLD",), [by_method("im2col", layer) for layer in wide]),

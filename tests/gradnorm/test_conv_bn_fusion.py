@@ -86,7 +86,8 @@ def test_any_convolution_with_its_normalisation(data: st.DataObject) -> None:
 def test_by_every_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused.cost_model, "best", lambda _: method)
     monkeypatch.setattr(fused, "_WORTH", 0)
-    groups, dimensions = 6 if method == "depthwise" else 1, 3 if method == "per_depth_slice" else 2
+    groups = 6 if method in ("depthwise", "windows") else 1
+    dimensions = 3 if method == "per_depth_slice" else 2
     kind = nn.Conv3d if dimensions == 3 else nn.Conv2d
     x = torch.randn(5, 6, *(9, 8, 7)[:dimensions])
     model = nn.Sequential(

@@ -12,7 +12,8 @@ from oracle import assert_agrees, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.kernels.conv import cost_model, methods
+from upslope.gradnorm.kernels.conv import cost_model, gradients, methods
+from upslope.gradnorm.kernels.conv.gradients import Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,6 +110,31 @@ def test_transposed_with_dilation_and_an_output_size():
     assert_agrees(Net(Up(), 2), torch.randn(2, 3, 5, 6))
 
 
+def test_transposed_depthwise_with_a_border_that_no_window_needs():
+    torch.manual_seed(0)
+    conv = nn.ConvTranspose2d(4, 4, 3, dilation=2, output_padding=1, groups=4)
+    assert_agrees(Net(conv, 4), torch.randn(4, 4, 4, 3))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_sample_with_its_channels_last(groups, dtype):
+    """For which PyTorch's own gradient depends on a stride that says nothing."""
+    torch.manual_seed(0)
+    weight = torch.zeros(4, 4 // groups, 3, 3, dtype=dtype, requires_grad=True)
+    x, g = torch.randn(1, 4, 7, 6, dtype=dtype), torch.randn(1, 4, 5, 4, dtype=dtype)
+    out = nn.functional.conv2d(x, weight, groups=groups)
+    (truth,) = torch.autograd.grad(out, weight, g)
+    last = x.contiguous(memory_format=torch.channels_last)
+    geometry = Geometry((1, 1), (0, 0), (1, 1), groups)
+    for stride in (1, 4, 24, 168, 500):
+        odd = last.as_strided((1, 1, 4, 7, 6), (168, stride, 1, 24, 4))
+        for method in ("direct", "per_sample"):
+            part = ConvWeightGradient(odd, g[:, None], geometry, tuple(weight.shape))
+            found = torch.cat(list(gradients.GRADIENTS[method](part, 1 << 20)))
+            assert torch.allclose(found[0], truth, atol=1e-4), (method, stride)
+
+
 GEOMETRIES = {
     "3x3": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 6, 7)),
     "3x3, no padding": lambda: (nn.Conv2d(5, 6, 3), (5, 6, 7)),
@@ -124,10 +150,24 @@ GEOMETRIES = {
     "even": lambda: (nn.Conv2d(3, 4, 2, padding="same"), (3, 5, 5)),
     "transposed": lambda: (nn.ConvTranspose2d(4, 3, 3, padding=1), (4, 5, 4)),
     "transposed, strided": lambda: (nn.ConvTranspose2d(4, 3, 3, stride=2), (4, 4, 4)),
+    "depthwise": lambda: (nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=4), (4, 6, 5)),
+    "depthwise, one position": lambda: (nn.Conv2d(4, 4, 3, groups=4), (4, 3, 3)),
+    "depthwise, 1d": lambda: (nn.Conv1d(4, 4, 3, dilation=2, groups=4), (4, 8)),
+    "depthwise, 3d": lambda: (nn.Conv3d(4, 4, 2, groups=4), (4, 3, 4, 3)),
+    "depthwise, transposed": lambda: (
+        nn.ConvTranspose2d(4, 4, 3, stride=2, output_padding=1, groups=4),
+        (4, 4, 3),
+    ),
 }
 
 EVERYWHERE = {"direct", "im2col", "ghost", "shifted_ghost"}
-TRIED = {"3x3": EVERYWHERE, "1d": EVERYWHERE | {"per_tap"}, "3d": EVERYWHERE | {"per_depth_slice"}}
+TRIED = {
+    "3x3": EVERYWHERE,
+    "1d": EVERYWHERE | {"per_tap"},
+    "3d": EVERYWHERE | {"per_depth_slice"},
+    "depthwise": {"direct", "depthwise", "windows"},
+    "depthwise, transposed": {"direct", "depthwise", "windows"},
+}
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
@@ -174,8 +214,6 @@ def test_the_method_follows_the_shape():
 
 
 def _geometry(stride: int):
-    from upslope.gradnorm.kernels.conv.gradients import Geometry
-
     return Geometry((stride,) * 2, (1, 1), (1, 1), 1)
 
 

@@ -10,7 +10,8 @@ All three gradients are then wrong, by tens of per cent. Such strides are
 - any with channels last, of one sample, for `instance_norm`: every convolution gives them.
 
 Seen in PyTorch 2.13.0 on a CPU, in float32 and float64. Not seen, in the same search over strides,
-in `group_norm`, `layer_norm`, convolutions, pooling, padding or interpolation.
+in `group_norm`, `layer_norm`, pooling, padding or interpolation. Of convolutions, see
+`kernels/conv/gradients`.
 
 Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead. And
 a float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its size

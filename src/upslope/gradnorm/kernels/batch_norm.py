@@ -25,6 +25,9 @@ _LARGE = 1 << 16
 Set by hand."""
 
 
+_IN_FRONT = Layout()
+
+
 class Normalisation(NamedTuple):
     """The arguments of a batch normalisation."""
 
@@ -45,32 +48,35 @@ class BatchNormEval(Kernel):
 
     name = "batch_norm (eval)"
 
-    def __init__(self, tape: Tape, norm: Normalisation):
+    def __init__(self, tape: Tape, norm: Normalisation, allows_cudnn: bool = False):
         self.weight, self.bias, self.mean, self.var, self.eps = norm
         self.weights = tape.weights.select_weights(norm.weight, norm.bias)
+        self._allows_cudnn = allows_cudnn
 
     @functools.cached_property
     def _rate(self) -> Tensor:
-        return (self.var + self.eps).rsqrt()
+        return (self.var + self.eps).rsqrt_()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (n, c, ...)."""
-        return torch.nn.functional.batch_norm(
-            inputs[0], self.mean, self.var, self.weight, self.bias, eps=self.eps
-        )
+        return torch.batch_norm(
+            inputs[0], self.weight, self.bias, self.mean, self.var,
+            False, 0.0, self.eps, self._allows_cudnn,
+        )  # fmt: skip
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
         scale = self._rate if self.weight is None else self._rate * self.weight.detach()
-        # The statistics may be float32 under a network in half precision.
-        return (g * scale.to(g.dtype).view(-1, *(1,) * (g.dim() - 2)),)
+        if scale.dtype != g.dtype:  # statistics may be float32 under a network in half precision
+            scale = scale.to(g.dtype)
+        return (g * (scale if g.dim() == 2 else scale.view(-1, *(1,) * (g.dim() - 2))),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         x, n = inputs[0], samples.n
-        if samples.layout != Layout() or len(g) != n:
+        if samples.layout != _IN_FRONT or g.shape[0] != n:
             scale, shift = self._of_any_layout(g, x, samples)
         elif g.numel() >= n * _LARGE * torch.get_num_threads():
             scale, shift = self._one_by_one(g, x)
@@ -92,7 +98,8 @@ class BatchNormEval(Kernel):
             return g * (x - self.mean) * self._rate, g
         space = list(range(2, g.dim()))
         shift = g.sum(dim=space)
-        return ((g * x).sum(dim=space) - self.mean * shift) * self._rate, shift
+        product = (g * x).sum(dim=space)
+        return product.addcmul_(self.mean, shift, value=-1).mul_(self._rate), shift
 
     def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same by torch's own backward pass of each sample, which reads g and x once."""
@@ -116,9 +123,11 @@ def batch_norm(
     training: bool,  # noqa: ARG001
     momentum: float,  # noqa: ARG001
     eps: float,
-    cudnn_enabled: bool,  # noqa: ARG001
+    cudnn_enabled: bool,
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
     norm = Normalisation(weight, bias, running_mean, running_var, eps)
     fused_output = None if tape.fusion is None else tape.fusion.on_normalisation(input, norm)
-    return tape.use(BatchNormEval(tape, norm), input) if fused_output is None else fused_output
+    if fused_output is not None:
+        return fused_output
+    return tape.use(BatchNormEval(tape, norm, cudnn_enabled), input)

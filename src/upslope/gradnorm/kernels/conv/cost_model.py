@@ -41,6 +41,10 @@ DEPTHWISE = 300
 the library vectorises along that width."""
 WIDE_DEPTHWISE = 10
 """Factor for depthwise weight gradients of kernels that are wider than 3."""
+CHANNEL = 5e3
+"""Cost of one more channel in such a convolution."""
+WINDOW = 70.0
+"""Cost of one entry of a window of a channel, which is multiplied, written and summed."""
 SLICE = 1.5
 """Cost of one multiply-add of a weight gradient of slices of a volume."""
 SLICE_CALL = 2.1
@@ -107,7 +111,9 @@ def _costs(
     if images == 1 and c == 1 and groups > 1:
         if max(kernel) > 3:  # for which the library has no fast form
             estimates = {name: WIDE_DEPTHWISE * cost for name, cost in estimates.items()}
-        estimates["depthwise"] = DEPTHWISE / kernel[-1] ** 2 * work + COPY * entries_moved
+        convolution = DEPTHWISE / kernel[-1] ** 2 * work
+        estimates["depthwise"] = convolution + COPY * entries_moved + CHANNEL * o
+        estimates["windows"] = WINDOW * work
     if images > 1 or groups > 1:
         return estimates
     if volumes:

@@ -15,6 +15,7 @@ is cheaper, convolution and normalisation stay two kernels.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,8 +28,8 @@ from upslope.gradnorm.core.per_sample_gradients import SCRATCH, Dense, PerSample
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
-from upslope.gradnorm.kernels.conv.convolution import Convolution
-from upslope.gradnorm.kernels.conv.gradients import ConvOperands
+from upslope.gradnorm.kernels.conv.convolution import Convolution, in_front, sum_of_positions
+from upslope.gradnorm.kernels.conv.gradients import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 _WORTH = 2
@@ -45,22 +46,24 @@ class FusedConvolution(Convolution):
         self.weights = tape.weights.select_weights(plain.weight, plain.bias, norm.weight, norm.bias)
         self.name = f"{plain.name} + batch_norm (eval)"
         with torch.no_grad():
-            self.rate = (norm.var + norm.eps).rsqrt()
+            self.rate = (norm.var + norm.eps).rsqrt_()
             self.scale = self.rate if norm.weight is None else self.rate * norm.weight
-            self.offset = -norm.mean if plain.bias is None else plain.bias - norm.mean
-            shift = self.offset * self.scale
-            self.bias = shift if norm.bias is None else shift + norm.bias
+            self.centre = norm.mean if plain.bias is None else norm.mean - plain.bias
+            if norm.bias is None:
+                self.bias = -self.centre * self.scale
+            else:
+                self.bias = torch.addcmul(norm.bias, self.centre, self.scale, value=-1)
             self.weight = plain.channels_last_weight() * _along_rows(self.scale, plain.weight)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        x, front = samples.front(inputs[0]), samples.front(g)
+        x, front = in_front(samples, inputs[0]), in_front(samples, g)
         weight, bias = self.separate
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
         part = FusedWeightGradient(plain, self.scale, weight.detach())
-        total = front.sum(dim=(1, *range(3, front.dim())))  # (n, o)
+        total = sum_of_positions(front)  # (n, o)
         for tensor in self.weights:
             if tensor is weight:
                 # First, because its norm also gives <W, D>, which `along_weight` returns below.
@@ -68,31 +71,46 @@ class FusedConvolution(Convolution):
             elif tensor is bias:
                 yield tensor, Dense(total * self.scale)
             elif tensor is self.norm.weight:
-                yield tensor, Dense((part.along_weight() + self.offset * total) * self.rate)
+                difference = torch.addcmul(part.along_weight(), self.centre, total, value=-1)
+                yield tensor, Dense(difference.mul_(self.rate))
             else:
                 yield tensor, Dense(total)
 
 
 def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
-    weight = kernel.weights
-    whole = any(w is kernel.weight for w in weight) and not kernel.is_transposed
-    one_type = kernel.dtype is None and kernel.weight.dtype == norm.mean.dtype == x.dtype
+    weight, dtype = kernel.weight, x.dtype
+    whole = kernel.weights and kernel.weights[0] is weight and not kernel.is_transposed
+    one_type = kernel.dtype is None and weight.dtype == dtype and norm.mean.dtype == dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False
-    s, p, d, _ = kernel.geometry
+    threads = torch.get_num_threads()
+    return _is_cheaper(x.shape, weight.shape, kernel.geometry, dtype, threads, _WORTH)
+
+
+@functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
+def _is_cheaper(
+    x_shape: torch.Size,
+    shape: torch.Size,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    threads: int,  # noqa: ARG001 (the costs depend on it)
+    worth: int,
+) -> bool:
+    """Whether a convolution of images of this shape is cheaper with its normalisation folded."""
+    s, p, d, _ = geometry
     space = [
         (size + 2 * pad - gap * (k - 1) - 1) // step + 1
-        for size, k, step, pad, gap in zip(
-            x.shape[2:], kernel.weight.shape[2:], s, p, d, strict=True
-        )
+        for size, k, step, pad, gap in zip(x_shape[2:], shape[2:], s, p, d, strict=True)
     ]
-    g = x.new_empty(()).expand(x.shape[0], 1, kernel.weight.shape[0], *space)
-    operands = ConvOperands(x[:, None], g, kernel.geometry, tuple(kernel.weight.shape))
-    if math.prod(g.shape) < _WORTH * kernel.weight.numel():
+    n, channels = x_shape[:2]
+    nothing = torch.empty((), dtype=dtype)
+    x, g = nothing.expand(n, 1, channels, *x_shape[2:]), nothing.expand(n, 1, shape[0], *space)
+    if g.numel() < worth * math.prod(shape):
         return False
+    operands = ConvOperands(x, g, geometry, tuple(shape))
     if operands.is_pointwise:
-        t, (o, i, *_) = math.prod(space), operands.shape
+        t, (o, i, *_) = math.prod(space), shape
         return t * (i + o) >= i * o
     return cost_model.best(operands) in gradients.GRADIENTS
 
@@ -181,6 +199,8 @@ def _along_rows(scale: Tensor, weight: Tensor) -> Tensor:
 
 def _rows(gradient: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(m, o, c * taps) and (o, c * taps), both in the order of the gradient's memory."""
+    if gradient.is_contiguous():
+        return gradient.view(*gradient.shape[:2], -1), weight.reshape(weight.shape[0], -1)
     if gradient.stride(2) == 1:
         gradient, weight = gradient.movedim(2, -1), weight.movedim(1, -1)
     return gradient.flatten(2), weight.flatten(1)

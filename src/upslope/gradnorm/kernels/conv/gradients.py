@@ -9,6 +9,8 @@
   volumes.
 - depthwise, where every channel is its own group: the weight gradient is a convolution of the image
   with the output gradient as its kernel.
+- windows, for the same layers: the sum of the windows that positions of the output gradient see,
+  each times its gradient; where there are few positions.
 - im2col: a matrix product with unfolded patches; better where many output channels share the cost
   of unfolding.
 
@@ -18,6 +20,7 @@ memory format. `methods` has the norms that need no gradient.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,15 +95,19 @@ class ConvOperands:
 
     def pointwise(self) -> OuterProducts:
         """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
-        x = self.pad(self.x[:, 0])
-        strides_index = (slice(None), *(slice(None, None, s) for s in self.geometry.stride))
-        x = x.movedim(1, -1)[strides_index].flatten(1, -2)  # (n, t, c)
-        return OuterProducts(x, self.g[:, 0].flatten(2).mT)
+        x = self.pad(self.x)
+        for dim, stride in enumerate(self.geometry.stride, start=3):
+            if stride > 1:
+                x = x[(slice(None),) * dim + (slice(None, None, stride),)]
+        n, _, o = self.g.shape[:3]
+        t = math.prod(self.g.shape[3:])
+        return OuterProducts(x.reshape(n, self.shape[1], t).mT, self.g.reshape(n, o, t).mT)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Return images (n, c, *space) with the convolution's border of zeros."""
-        sides = [side for pad in reversed(self.geometry.padding) for side in (pad, pad)]
-        return F.pad(x, sides) if any(sides) else x  # padding by nothing would copy
+        """Return images (..., *space) with the convolution's border of zeros."""
+        if not any(self.geometry.padding):
+            return x  # padding by nothing would copy
+        return F.pad(x, [side for pad in reversed(self.geometry.padding) for side in (pad, pad)])
 
 
 def windows(
@@ -121,25 +128,36 @@ def samples_per_call(operands: ConvOperands) -> int:
     Enough to share its fixed cost, few enough to stay in the cache, and a multiple of the number
     of threads, to keep all cores busy.
     """
-    most = min(
-        _MAX_SAMPLES,
-        max(4, _MAX_GROUPS // operands.geometry.groups),
-        _CACHE_BYTES // bytes_per_sample(operands),
+    return _sizes(operands)[1]
+
+
+def _sizes(operands: ConvOperands) -> tuple[int, int]:
+    """Return the bytes of a sample's operands and weight gradient, and `samples_per_call`."""
+    return _sizes_of(
+        operands.x.shape[1:],
+        operands.g.shape[1:],
+        operands.shape,
+        operands.geometry.groups,
+        operands.x.element_size(),
+        torch.get_num_threads(),
     )
-    threads = max(2, torch.get_num_threads())
-    return max(threads, most - most % threads)
 
 
-def bytes_per_sample(operands: ConvOperands) -> int:
-    """Return the bytes of the images, output gradients and weight gradient of one sample."""
-    sizes = operands.x.shape[1:], operands.g.shape[1:], operands.shape
-    return operands.x.element_size() * sum(math.prod(size) for size in sizes)
+@functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
+def _sizes_of(
+    x: torch.Size, g: torch.Size, shape: tuple[int, ...], groups: int, element: int, threads: int
+) -> tuple[int, int]:
+    bytes_each = element * sum(math.prod(size) for size in (x, g, shape))
+    most = min(_MAX_SAMPLES, max(4, _MAX_GROUPS // groups), _CACHE_BYTES // bytes_each)
+    threads = max(2, threads)
+    return bytes_each, max(threads, most - most % threads)
 
 
 def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by grouped convolutions of as many samples as stay in the cache."""
     n = len(operands)
-    size = max(1, min(scratch // bytes_per_sample(operands), samples_per_call(operands)))
+    bytes_each, together = _sizes(operands)
+    size = max(1, min(scratch // bytes_each, together))
     starts = list(range(0, n, size))
     if len(starts) > 1 and size > 1 and n % size == 1:  # a call of one sample is the slowest
         starts.pop()
@@ -149,18 +167,19 @@ def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
 
 def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
     """Return the gradients of some samples, (len(rows), *shape), by one grouped convolution."""
-    x, g = operands.x[rows], operands.g[rows]
+    x, g = operands.x, operands.g
+    if rows != slice(0, len(g)):
+        x, g = x[rows], g[rows]
     n = len(x)
     s, p, d, groups = operands.geometry
     as_groups = _as_plain_groups if _prefers_plain(operands) else _as_groups
     x = as_groups(x)
     stencil = _stencil(x, (n * operands.shape[0], *operands.shape[1:]))
-    _, gradient, _ = torch.ops.aten.convolution_backward(
+    gradient: Tensor = torch.ops.aten.convolution_backward.default(
         as_groups(g), x, stencil, None, s, p, d,
         False, [0] * len(s), n * groups, (False, True, False),
-    )  # fmt: skip
-    out: Tensor = gradient.unflatten(0, (n, -1))
-    return out
+    )[1]  # fmt: skip
+    return gradient.view(n, *operands.shape)
 
 
 def _stencil(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -171,6 +190,11 @@ def _stencil(x: Tensor, shape: Sequence[int]) -> Tensor:
     order = ORDERS.get(x.dim())
     if order is None or x.is_contiguous() or not x.is_contiguous(memory_format=order):
         return x.new_empty(shape)
+    # A single image may have any stride from one image to the next. With one that is too small,
+    # PyTorch takes image and weight to be in different orders: in float64, and with groups, half
+    # of the gradient is then wrong.
+    if x.stride(0) < math.prod(x.shape[1:]):
+        return x.new_empty(shape)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order)
 
 
@@ -180,23 +204,25 @@ def _as_groups(x: Tensor) -> Tensor:
     Channels that lie last in memory stay there: whole rows of them are copied.
     """
     if x.dim() >= 5 and x.stride(2) == 1:
-        last = x.movedim((0, 2), (-2, -1)).flatten(-2)  # (k, *space, n * c)
+        n, k, c, *space = x.shape
+        last = x.permute(1, *range(3, x.dim()), 0, 2).reshape(k, *space, n * c)
         return last.movedim(-1, 1)
     return _as_plain_groups(x)
 
 
 def _as_plain_groups(x: Tensor) -> Tensor:
     """Return the same as `_as_groups`, with the positions last in memory."""
-    n, k, c = x.shape[:3]
-    return x.transpose(0, 1).reshape(k, n * c, *x.shape[3:])
+    n, k, c, *space = x.shape
+    # A single sample, for which it is a view, may have its channels last.
+    return (x if k == 1 else x.transpose(0, 1)).reshape(k, n * c, *space).contiguous()
 
 
 def _prefers_plain(operands: ConvOperands) -> bool:
     """Whether the samples of a grouped layer are laid out by `_as_plain_groups`."""
     if operands.geometry.groups == 1 or operands.shape[1] == 1 or len(operands.shape) != 4:
         return False
-    entries = operands.x[0].numel() + operands.g[0].numel()
-    return math.prod(operands.shape) >= _PLAIN_WEIGHTS * entries
+    entries = operands.x.numel() + operands.g.numel()
+    return len(operands) * math.prod(operands.shape) >= _PLAIN_WEIGHTS * entries
 
 
 def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
@@ -231,10 +257,12 @@ def _images(x: Tensor) -> Sequence[Tensor]:
 
 
 def in_memory_order(gradient: Tensor) -> Tensor:
-    """Return gradients (m, o, c, *kernel) with dimensions as they lie in memory: c last, it may be.
+    """Return gradients (m, o, c, *kernel) with dimensions as they lie in memory: c last, or o.
 
     Of others no reshape is a view, and each pass over them a slow one.
     """
+    if gradient.stride(1) == 1:
+        return gradient.movedim(1, -1)
     return gradient.movedim(2, -1) if gradient.stride(2) == 1 else gradient
 
 
@@ -275,6 +303,31 @@ def depthwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
         for dim, size in enumerate(operands.shape[2:], start=2):
             gradient = gradient.narrow(dim, 0, size)
         yield gradient.reshape(-1, o, *operands.shape[1:])
+
+
+def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by products of output gradients with windows, channel by channel."""
+    s, _, d, _ = operands.geometry
+    spaces, kernel = len(s), operands.shape[2:]
+    positions = operands.g.shape[3:]
+    taps = range(2 + spaces, 2 + 2 * spaces)
+    bytes_each = operands.x.element_size() * math.prod(positions) * math.prod(operands.shape)
+    for rows in chunks(len(operands), bytes_each, scratch):
+        x = operands.pad(operands.x[rows, 0])
+        if operands.shape[0] > x.shape[1]:  # each channel of the image has several of the output
+            x = x.repeat_interleave(operands.shape[0] // x.shape[1], dim=1)
+        x = windows(x, kernel, s, d)
+        for dim, size in enumerate(positions, start=2):
+            x = x.narrow(dim, 0, size)  # of a transposed convolution there may be more
+        g = operands.g[rows, 0].movedim(1, -1)  # (m, *positions, c)
+        g = g.reshape(len(g), *(1,) * spaces, *g.shape[1:])
+        # A copy even where nothing is out of order: these are the images' own numbers.
+        products = x.permute(0, *taps, *range(2, 2 + spaces), 1).clone(
+            memory_format=torch.contiguous_format
+        )
+        products.mul_(g)
+        sums = products.flatten(1 + spaces, 2 * spaces).sum(dim=1 + spaces)  # (m, *kernel, c)
+        yield sums.movedim(-1, 1).unsqueeze(2)
 
 
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
@@ -339,6 +392,7 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
     "per_sample": per_sample,
     "per_depth_slice": per_depth_slice,
     "depthwise": depthwise,
+    "windows": windows_of_channels,
     "im2col": im2col,
 }
 """Name of a method -> a function of operands and bytes of scratch that yields the gradients."""

@@ -1,0 +1,122 @@
+"""How a convolution is run: in which order of memory, and as a product of matrices or not.
+
+All of it follows from shapes, strides and types, and is decided once for each.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.kernels.conv.gradients import ORDERS, Geometry
+from upslope.gradnorm.torch_faults import is_unfolded
+
+_FEW_CHANNELS = 4
+"""Channels up to which an image is always brought into the order with channels last: the copy is
+small, and what follows stays in that order."""
+
+_FEW_IMAGES = 16
+"""Images from which PyTorch gives convolutions of single pixels to oneDNN in any case."""
+
+
+class Arrangement(NamedTuple):
+    """How one convolution is run."""
+
+    images: torch.memory_format | None
+    """The order to bring the images into; None where they stay as they are."""
+    copies_images: bool
+    """Whether to copy them even where the strides are those of that order."""
+    weight: torch.memory_format | None
+    """The order to bring the weight into; None where it stays as it is."""
+    is_product: bool
+    """Whether it is one product of all pixels with a matrix."""
+    is_one_volume: bool
+    """Whether it is of a single volume, which PyTorch would unfold (`torch_faults`)."""
+
+
+def arrange(
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    *,
+    dtype: torch.dtype | None,
+    is_first: bool,
+    is_transposed: bool,
+) -> Arrangement:
+    """Return how a convolution is run.
+
+    x: images (n, c, *space). weight: of the convolution, as the model has it. dtype: the type of
+    products that the caller asked for, if any. is_first: whether no other kernel came before.
+    """
+    return _arrange(
+        x.shape, x.stride(), x.dtype,
+        weight.shape, weight.stride(), weight.dtype if dtype is None else dtype,
+        geometry, is_first, is_transposed, x.is_cpu, torch.get_num_threads(),
+        torch.is_autocast_enabled("cpu"),
+    )  # fmt: skip
+
+
+@functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
+def _arrange(
+    x_shape: torch.Size,
+    x_stride: tuple[int, ...],
+    x_dtype: torch.dtype,
+    weight_shape: torch.Size,
+    weight_stride: tuple[int, ...],
+    weight_dtype: torch.dtype,
+    geometry: Geometry,
+    is_first: bool,
+    is_transposed: bool,
+    is_on_cpu: bool,
+    threads: int,
+    autocasts: bool,
+) -> Arrangement:
+    device = "cpu" if is_on_cpu else "meta"
+    x = torch.empty_strided(x_shape, x_stride, dtype=x_dtype, device="meta")
+    weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
+    plain = not is_first and _stays_plain(x, weight)
+    order = None if plain else ORDERS.get(x.dim())
+    weight_order = torch.contiguous_format if plain else ORDERS.get(weight.dim())
+    has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
+    # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
+    # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
+    is_product = (
+        x.dim() == 4
+        and len(x) < _FEW_IMAGES
+        and threads == 1
+        and device == "cpu"
+        and not is_transposed
+        and geometry.groups == 1
+        and weight.shape[2:] == (1, 1)
+        and geometry.stride == (1, 1)
+        and geometry.padding == (0, 0)
+        and x.dtype == weight.dtype
+        and not autocasts  # under which the type is another one
+    )
+    return Arrangement(
+        images=order,
+        # With one channel both orders have the same strides; only a copy marks it as last.
+        copies_images=order is not None and x.shape[1] == 1,
+        weight=None if has_order else weight_order,
+        is_product=is_product,
+        is_one_volume=is_unfolded(torch.empty((), dtype=x_dtype, device=device).expand(x_shape)),
+    )
+
+
+def _stays_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether images with positions last in memory are left as they are, within a network.
+
+    Some operator has made them so: an instance normalisation, or gates each of which is a part of
+    the channels. It would make them so again, or be slow with channels last.
+    """
+    return (
+        x.dim() == 4
+        and x.shape[1] > _FEW_CHANNELS
+        and math.prod(weight.shape[2:]) > 1
+        and x.is_contiguous()
+        and not x.is_contiguous(memory_format=torch.channels_last)
+    )
