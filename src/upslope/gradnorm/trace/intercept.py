@@ -35,7 +35,6 @@ from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator, operator_of
 from upslope.gradnorm.trace.operators import (
     as_type,
-    is_ordinary,
     refuse_write_through_copy,
     tensors_of,
     view_samples,
@@ -49,9 +48,6 @@ from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, TensorKinds
-
-_NO_WEIGHTS = frozenset(["sample", "constant"])
-"""Kinds of tensors (`tensor_kinds`) that meet in an operator without weights."""
 
 
 class Interceptor(TorchFunctionMode):
@@ -130,6 +126,8 @@ class Interceptor(TorchFunctionMode):
             return self._run_asking(operator, args, kwargs)
         kinds, outline = self._kinds.read(operator, args, kwargs)
         if kinds == SAMPLES:
+            if operator.writes:
+                refuse_write_through_copy(args)
             out = operator.run(*args, **kwargs)
         elif kinds == MEETING:
             out = self._meetings.meet(operator, args, kwargs)
@@ -143,7 +141,7 @@ class Interceptor(TorchFunctionMode):
                 self.program.steering.follow(func, operator.name, args, kwargs, out)
             self._mark_sample(out)
         else:
-            self._mark_samples(out)
+            self._mark_samples(args[:1] if operator.puts else out)
         if operator.decides:
             note_decision(func, operator.name, args, kwargs, out)
         return out
@@ -213,29 +211,6 @@ class Interceptor(TorchFunctionMode):
     ) -> Any:
         """Run an operator; arguments as of `_follow_rows`."""
         kinds = self._kinds.of_all(tensors)
-        # Most of these: no weight, and nothing to be asked but where entries go.
-        is_single = len(tensors) == 1 and "sample" in kinds
-        ordinary = is_ordinary(operator.name, of_one_sample_tensor=is_single)
-        if ordinary and kinds <= _NO_WEIGHTS and not self._orders.met:
-            out = operator.func(*args, **kwargs)
-            self.program.note(operator.func, args, kwargs, out, "sample" in kinds)
-            if "sample" in kinds:
-                self._mark_samples(out)
-            return out
-        return self._intercept(operator, args, kwargs, tensors, kinds)
-
-    def _intercept(
-        self,
-        operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-        kinds: set[str],
-    ) -> Any:
-        """Run an operator that takes weights, or of which more is to be asked.
-
-        operator, args, kwargs: the operator and what it got. tensors, kinds: those among it.
-        """
         func, meetings = operator.func, self._meetings
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
@@ -274,7 +249,7 @@ class Interceptor(TorchFunctionMode):
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
         if "weight" not in kinds:
             if "sample" in kinds and operator.writes:
-                refuse_write_through_copy(func, args)
+                refuse_write_through_copy(args)
             is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
             self.program.note(func, args, kwargs, out, "sample" in kinds)

@@ -174,9 +174,9 @@ class Meetings:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run an operator that works entry by entry, its weights expanded to what it makes."""
-        shape = _broadcast_shape(tensors_of((*args, *kwargs.values())))
-        args, kwargs = self._expand((args, kwargs), shape)
-        return func(*args, **kwargs)
+        shape = _broadcast_shape(tensors_of((*args, *kwargs.values()) if kwargs else args))
+        args = self._expand(args, shape)
+        return func(*args, **self._expand(kwargs, shape)) if kwargs else func(*args)
 
     def _expand(self, tree: Any, shape: torch.Size | None) -> Any:
         """Return arguments with their weights expanded: to a shape, or each in its own."""

@@ -25,11 +25,13 @@ from upslope.gradnorm.core.program import (
 )
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
 from upslope.gradnorm.trace.operators import (
+    ASKED_OF_CONSTANTS,
+    ASKED_OF_SAMPLES,
     CHOOSING,
     JOINING,
+    LENDING,
     LIKE_ANOTHER,
     is_entrywise,
-    is_ordinary,
     is_written_in_python,
     view_samples,
     writes,
@@ -168,8 +170,12 @@ class Operator:
     """Whether it is only run, if all that it takes are constants."""
     runs_on_samples: bool
     """Whether it is only run and noted by its outline, if no weight is among its tensors."""
+    lends: bool
+    """Whether that holds only if its first tensor depends on the samples (`operators.LENDING`)."""
     moves: bool
-    """Whether it then takes one tensor, and numbers of Python's."""
+    """Whether it then takes one tensor, and numbers of Python's; or puts one into another."""
+    puts: bool
+    """Whether it puts numbers into entries of its first tensor, `x[index] = value`."""
     joins: bool
     """Whether it may take that in a list."""
     run: Callable[..., Any]
@@ -217,12 +223,14 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         asks=func in _ASKING,
         asks_size=func in _ASKING_FOR_SIZE,
         runs_on_constants=is_named
-        and is_ordinary(name, of_one_sample_tensor=False)
+        and name not in ASKED_OF_CONSTANTS
         and name not in DRAWING_OPERATORS,
         runs_on_samples=is_named
-        and is_noted_in_outline(name)
-        and (is_ordinary(name, of_one_sample_tensor=moves) or func is Tensor.view),
+        and (is_noted_in_outline(name) or name == "__setitem__")
+        and name not in ASKED_OF_SAMPLES,
+        lends=name in LENDING,
         moves=moves,
+        puts=name == "__setitem__",
         joins=moves and name in JOINING,
         run=view_samples if func is Tensor.view else func,
         tells_places=name == "where",

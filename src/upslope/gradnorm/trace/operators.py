@@ -56,16 +56,17 @@ EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 REPEATING = frozenset(["repeat", "tile"])
 """Operators that put a tensor beside itself."""
 
-_LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
+LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
 """Operators of which it matters which of their tensors depends on the samples."""
 
-_ASKED_ABOUT = frozenset(
-    {func.__name__ for func in CHOOSING}
-    | {"embedding", "embedding_bag", "view"}
-    | _LENDING
-    | FAULTY
+_ALWAYS_ASKED_ABOUT = {"embedding", "embedding_bag"} | FAULTY
+ASKED_OF_SAMPLES = frozenset(
+    {func.__name__ for func in CHOOSING} - {"__getitem__"} | _ALWAYS_ASKED_ABOUT
 )
 """Names of operators that need more than to be run, also where no weight is among the tensors."""
+
+ASKED_OF_CONSTANTS = frozenset(EXPANDING | REPEATING | _ALWAYS_ASKED_ABOUT)
+"""The same, where constants alone are among them."""
 
 
 _WHOLE = frozenset({"einsum", "embedding_bag"})
@@ -76,18 +77,6 @@ def is_entrywise(name: str) -> bool:
     """Whether an operator is one of those, or its form in place or for operands exchanged."""
     plain = name.strip("_")
     return plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE)
-
-
-@functools.cache  # asked of every operator
-def is_ordinary(name: str, *, of_one_sample_tensor: bool) -> bool:
-    """Whether an operator is only run and noted where no weight is among its tensors.
-
-    of_one_sample_tensor: whether it takes a single tensor, which depends on the samples. Then it
-    takes no entry by the data, and repeats nothing that is the same for all samples.
-    """
-    if of_one_sample_tensor and (name == "__getitem__" or name in _LENDING):
-        return True
-    return name not in _ASKED_ABOUT and not writes(name)
 
 
 def is_written_in_python(func: Callable[..., Any]) -> bool:
@@ -125,19 +114,18 @@ def view_samples(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return out
 
 
-def refuse_write_through_copy(func: Callable[..., Any], args: Any) -> None:
+def refuse_write_through_copy(args: tuple[Any, ...]) -> None:
     """A write into such a copy would not reach the tensor that the model means.
+
+    args: of an operator that works in place.
 
     Raises:
         SamplesNotSeparable: there is one.
     """
-    if writes(getattr(func, "__name__", "")):
-        for tensor in tensors_of(args[:1]):
-            base = tensor if tensor._base is None else tensor._base
-            if marks_of(tensor).is_copy or marks_of(base).is_copy:
-                raise SamplesNotSeparable(
-                    "the model writes through a view of a convolution's output"
-                )
+    for tensor in tensors_of(args[:1]):
+        base = tensor if tensor._base is None else tensor._base
+        if marks_of(tensor).is_copy or marks_of(base).is_copy:
+            raise SamplesNotSeparable("the model writes through a view of a convolution's output")
 
 
 @functools.cache  # asked of every operator

@@ -47,6 +47,13 @@ def _is_plain_index(index: Any) -> bool:
     )
 
 
+def _puts_numbers(args: tuple[Any, ...]) -> bool:
+    """Whether `target[index] = value` puts numbers with a fraction where the data do not say."""
+    target, index, value = args
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return target.is_floating_point() and not whole and not isinstance(index, Tensor)
+
+
 def _is_under_vmap() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -147,9 +154,13 @@ class TensorKinds:
             return _UNREAD
         if not samples:
             return _CONSTANTS if operator.runs_on_constants else _UNREAD
-        # What is put beside others, or moved in a row alone, has more to be asked.
-        if moves and (samples + constants > 1 or _is_under_vmap()):
+        if operator.lends and not (args and args[0].__dict__.get(MARKS) is plain):
             return _UNREAD
+        if moves:
+            # What is put beside others, or moved in a row alone, has more to be asked.
+            is_told = _puts_numbers(args) if operator.puts else samples + constants == 1
+            if not is_told or _is_under_vmap():
+                return _UNREAD
         return (SAMPLES, tuple(outline)) if operator.runs_on_samples else _UNREAD
 
     def _is_plain_sample(self, value: Any) -> bool:
