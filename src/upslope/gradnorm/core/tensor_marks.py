@@ -56,6 +56,10 @@ class SharedMarks(Marks):
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"write `{name}` by `mark`, not by `marks_of`")
 
+    def __reduce__(self) -> Any:
+        # A model may copy what it keeps, and pickle it.
+        return shared_marks, (self.samples_in,)
+
 
 def shared_marks(samples_in: int | None) -> SharedMarks:
     """Return what is known of every tensor of which nothing else is. samples_in: as of `Marks`."""
