@@ -122,6 +122,7 @@ class Tape:
 
     def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:
         """Run the kernel on its inputs; the output carries the gradient edge."""
+        index = len(self.kernels)
         self.kernels.append(kernel)
         for weight in kernel.weights:
             for name in self.weights.sources(weight):
@@ -131,10 +132,10 @@ class Tape:
         apply: Callable[..., Tensor] = _apply_record
         if torch._C._are_functorch_transforms_active():
             apply = _Record.apply
-        output: Tensor = apply(self, len(self.kernels) - 1, self.anchors[-1], *inputs)
+        output: Tensor = apply(self, index, self.anchors[-1], *inputs)
         self.types.add(output.dtype)
         # Autocast computes in half precision and may put out float32: what is proven must know.
-        if torch.is_autocast_enabled(output.device.type):
+        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(output.device.type):
             self.types.add(torch.get_autocast_dtype(output.device.type))
         return output
 
@@ -181,6 +182,8 @@ def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:
     Autograd refuses writes to a view that was made in a kernel, be it of memory that nobody else
     knows: of a product that was brought to another shape, for instance.
     """
-    place = view.untyped_storage().data_ptr()
-    is_shared = any(t.untyped_storage().data_ptr() == place for t in others)
-    return view if is_shared else view.data
+    base, place = view._base, view.untyped_storage().data_ptr()
+    for other in others:
+        if other is base or other.untyped_storage().data_ptr() == place:
+            return view
+    return view.data

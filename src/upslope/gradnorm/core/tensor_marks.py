@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-_ATTRIBUTE = "_upslope_marks"
+MARKS = "_upslope_marks"
+"""The name of that attribute, by which `trace/tensor_kinds` reads it of every tensor."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,37 +50,45 @@ class Marks:
     (`proofs/independence`)."""
 
 
-class _NoMarks(Marks):
-    """The marks of every tensor that has none. They are shared, and so cannot be written."""
+class SharedMarks(Marks):
+    """Marks that several tensors have in common, and that cannot be written therefore."""
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"write `{name}` by `mark`, not by `marks_of`")
 
-
-def _no_marks() -> Marks:
-    empty = object.__new__(_NoMarks)
-    for name, value in ((name, getattr(Marks(), name)) for name in Marks.__slots__):
-        object.__setattr__(empty, name, value)
-    return empty
+    def __reduce__(self) -> Any:
+        # A model may copy what it keeps, and pickle it.
+        return shared_marks, (self.samples_in,)
 
 
-NO_MARKS = _no_marks()
+def shared_marks(samples_in: int | None) -> SharedMarks:
+    """Return what is known of every tensor of which nothing else is. samples_in: as of `Marks`."""
+    marks = object.__new__(SharedMarks)
+    for name, value in ((name, getattr(Marks(samples_in), name)) for name in Marks.__slots__):
+        object.__setattr__(marks, name, value)
+    return marks
+
+
+NO_MARKS = shared_marks(None)
+"""The marks of every tensor that has none."""
 
 
 def marks_of(tensor: Tensor) -> Marks:
     """Return the marks of a tensor, to be read. Called for every operator: it must be fast."""
-    marks: Marks = tensor.__dict__.get(_ATTRIBUTE, NO_MARKS)
+    marks: Marks = tensor.__dict__.get(MARKS, NO_MARKS)
     return marks
 
 
 def mark(tensor: Tensor) -> Marks:
     """Return the marks of a tensor, to be written."""
-    marks: Marks | None = tensor.__dict__.get(_ATTRIBUTE)
+    marks: Marks | None = tensor.__dict__.get(MARKS)
     if marks is None:
-        marks = tensor.__dict__[_ATTRIBUTE] = Marks()
+        marks = tensor.__dict__[MARKS] = Marks()
+    elif type(marks) is SharedMarks:  # this tensor alone has more from now on
+        marks = tensor.__dict__[MARKS] = Marks(marks.samples_in)
     return marks
 
 
 def remove_marks(tensor: Tensor) -> None:
     """Forget what is known of a tensor: one that outlives the pass in which it was marked."""
-    tensor.__dict__.pop(_ATTRIBUTE, None)
+    tensor.__dict__.pop(MARKS, None)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.core.program import Program, outline_of
 from upslope.gradnorm.core.tape import Tape
-from upslope.gradnorm.core.tensor_marks import NO_MARKS, mark, marks_of
+from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
 from upslope.gradnorm.core.weights import leaves
-from upslope.gradnorm.trace.operators import JOINING
+from upslope.gradnorm.trace.operator_facts import Operator
 from upslope.gradnorm.trace.sequence_order import SequenceOrders
 
 _session = itertools.count()
@@ -30,6 +30,13 @@ _PLACES = frozenset({bool, int, type(None), type(...)})
 _SEQUENCES = frozenset({tuple, list, torch.Size})
 
 
+CONSTANTS, SAMPLES, MEETING, UNREAD = range(4)
+"""The kinds of tensors in most calls of operators: see `TensorKinds.read`."""
+
+_CONSTANTS: tuple[int, tuple[Any, ...]] = (CONSTANTS, ())
+_UNREAD: tuple[int, tuple[Any, ...]] = (UNREAD, ())
+
+
 def _is_plain_index(index: Any) -> bool:
     """Whether an index is made of numbers of Python's alone."""
     items = index if isinstance(index, tuple) else (index,)
@@ -38,6 +45,13 @@ def _is_plain_index(index: Any) -> bool:
         for item in items
         for part in ((item.start, item.stop, item.step) if isinstance(item, slice) else (item,))
     )
+
+
+def _puts_numbers(args: tuple[Any, ...]) -> bool:
+    """Whether `target[index] = value` puts numbers with a fraction where the data do not say."""
+    target, index, value = args
+    whole = isinstance(value, Tensor) and not value.is_floating_point()
+    return target.is_floating_point() and not whole and not isinstance(index, Tensor)
 
 
 def _is_under_vmap() -> bool:
@@ -55,64 +69,107 @@ class TensorKinds:
         self.tape, self.program, self._orders = tape, program, orders
         self.session = next(_session)
         """What marks the samples of this pass, and of no other."""
+        self._plain_marks = shared_marks(self.session)
+        """The marks of samples of which nothing else is known."""
+        self._weights, self._tracks = tape.weights, tape.weights.tracks
 
     def as_sample(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
-        mark(tensor).samples_in = self.session
+        self.mark_sample(tensor)
         return tensor
 
-    def outline(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, moves: bool
-    ) -> tuple[Any, ...] | None:
-        """Return the outline of an operator on samples (`program`), if it goes the short way.
+    def mark_sample(self, tensor: Tensor) -> None:
+        """Mark a tensor as one that depends on the samples. Called for every one of them."""
+        marks = tensor.__dict__.get(MARKS)
+        if marks is None:
+            tensor.__dict__[MARKS] = self._plain_marks
+        elif marks is not self._plain_marks and marks.placeholder_of is None:
+            mark(tensor).samples_in = self.session
 
-        None if it takes no sample, or anything but dense samples, constants and plain numbers.
-        Asked of every operator: it must be fast.
+    def read(
+        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[int, tuple[Any, ...]]:
+        """Return which kinds of tensors an operator takes, and its outline (`program`).
 
-        name, args, kwargs: the operator and what it got. moves: whether it moves entries, and may
-        take one tensor alone, or samples in a list that it joins.
+        The kinds are `CONSTANTS`, `SAMPLES`, or `MEETING` of samples and weights. They are `UNREAD`
+        where it takes anything but dense tensors and plain numbers, or where more is to be asked of
+        this operator. Asked of every one: it must be fast.
+
+        operator, args, kwargs: the operator and what it got.
         """
-        joins = moves and name in JOINING
-        outline: list[Any] = [name]
-        session, weights, count = self.session, self.tape.weights, 0
+        moves, plain = operator.moves, self._plain_marks
+        outline: list[Any] = [operator.name]
+        samples, constants, meets, has_placeholder = 0, 0, False, False
         for value in (*args, *kwargs.values()) if kwargs else args:
-            kind = type(value)
+            kind = type(value)  # of a class derived from these nothing is known here
             if kind is Tensor:
-                marks = marks_of(value)
-                if marks.samples_in == session:
-                    count += 1
-                    if marks.made_of is weights or marks.placeholder_of is not None:
-                        return None
-                    if marks.route is not None:
-                        return None
-                elif moves or marks is not NO_MARKS or value.grad_fn is not None:
-                    return None
+                marks = value.__dict__.get(MARKS)
+                if marks is plain:
+                    samples += 1
+                elif marks is None:
+                    # What has a graph was made where no operator was seen.
+                    if value.grad_fn is not None:
+                        return _UNREAD
+                    constants += 1
+                elif marks.route is not None:
+                    return _UNREAD
+                elif marks.placeholder_of is not None:
+                    has_placeholder = True
+                elif marks.made_of is self._weights and marks.samples_in is None:
+                    meets = True
+                elif marks.samples_in == self.session and marks.made_of is not self._weights:
+                    samples += 1
+                else:
+                    return _UNREAD
                 if value.layout is not torch.strided:
-                    return None
+                    return _UNREAD
+                outline.append(value.shape)
+            elif kind is nn.Parameter:
+                if self._tracks(value):
+                    meets = True
+                elif value.requires_grad or MARKS in value.__dict__:
+                    return _UNREAD
+                else:
+                    constants += 1
+                if value.layout is not torch.strided:
+                    return _UNREAD
                 outline.append(value.shape)
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
-            elif joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
-                count += 1
+            elif operator.joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
+                samples += 1
                 outline.append(tuple(map(outline_of, value)))
             elif kind in _SEQUENCES and all(type(item) is int for item in value):
                 outline.append(tuple(value))
             elif moves and _is_plain_index(value):
                 outline.append(repr(value))
             else:
-                return None
-        if not count or (moves and (count > 1 or _is_under_vmap())):
-            return None
-        return tuple(outline)
+                return _UNREAD
+        if meets:
+            meets = operator.meets and (samples > 0 or (has_placeholder and operator.normalises))
+            is_checked = operator.check is None or (not kwargs and operator.check(args))
+            return (MEETING, tuple(outline)) if meets and is_checked else _UNREAD
+        if has_placeholder:
+            return _UNREAD
+        if not samples:
+            return _CONSTANTS if operator.runs_on_constants else _UNREAD
+        if operator.lends and not (args and args[0].__dict__.get(MARKS) is plain):
+            return _UNREAD
+        if moves:
+            # What is put beside others, or moved in a row alone, has more to be asked.
+            is_told = _puts_numbers(args) if operator.puts else samples + constants == 1
+            if not is_told or _is_under_vmap():
+                return _UNREAD
+        return (SAMPLES, tuple(outline)) if operator.runs_on_samples else _UNREAD
 
     def _is_plain_sample(self, value: Any) -> bool:
         """Whether something is dense samples with dimensions, as they come to be joined."""
         if type(value) is not Tensor or value.layout is not torch.strided or not value.shape:
             return False
         marks = marks_of(value)
-        return (
+        return marks is self._plain_marks or (
             marks.samples_in == self.session
-            and marks.made_of is not self.tape.weights
+            and marks.made_of is not self._weights
             and marks.placeholder_of is None
             and marks.route is None
         )
@@ -123,14 +180,10 @@ class TensorKinds:
 
     def of_all(self, tensors: Iterable[Tensor]) -> set[str]:
         """Return the kinds of several tensors. Asked of every operator: samples are told first."""
-        kinds, weights, session = set(), self.tape.weights, self.session
+        kinds = set()
         for tensor in tensors:
-            marks = marks_of(tensor)
-            is_sample = marks.samples_in == session and marks.made_of is not weights
-            if weights.tracks(tensor):
-                kinds.add("weight")
-            else:
-                kinds.add("sample" if is_sample else self.of(tensor))
+            plain = tensor.__dict__.get(MARKS) is self._plain_marks and not self._tracks(tensor)
+            kinds.add("sample" if plain else self.of(tensor))
         return kinds
 
     def of(self, tensor: Tensor) -> str:

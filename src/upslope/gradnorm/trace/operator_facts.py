@@ -1,0 +1,252 @@
+"""Facts about each torch function that hold whatever it is given, decided once.
+
+`operator_of` returns it to `intercept` for every operator that a network runs. Which names belong
+to which kind stands in `operators`, `program` and the registry of kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from upslope.gradnorm.core.program import (
+    DRAWING_OPERATORS,
+    LOOKING_UP,
+    MOVING,
+    is_noted_in_outline,
+    name_of,
+)
+from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
+from upslope.gradnorm.trace.operators import (
+    ASKED_OF_CONSTANTS,
+    ASKED_OF_SAMPLES,
+    CHOOSING,
+    JOINING,
+    LENDING,
+    LIKE_ANOTHER,
+    is_entrywise,
+    is_written_in_python,
+    view_samples,
+    writes,
+)
+from upslope.gradnorm.trace.refusals import BATCH_NORMS, EMBEDDINGS
+
+_ASKING = frozenset(
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
+    | {getattr(Tensor, name).__get__
+       for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")}
+)  # fmt: skip
+"""What tells of a tensor and computes nothing."""
+
+_ASKING_FOR_SIZE = frozenset(
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.shape.__get__}  # type: ignore[attr-defined]
+)
+"""Those of them that may say how long a tensor is; a loop over one asks for `dim` first."""
+
+_DECIDING = frozenset(
+    {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
+     "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "to", "int", "long",
+     "bool"}
+)  # fmt: skip
+"""Operators from a router's numbers to the experts that they choose (`decisions`)."""
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A function, and its arguments."""
+
+
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,  # noqa: ARG001
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Call | None:
+    if max_norm is not None or (padding_idx is not None and padding_idx < 0):
+        return None
+    padding = -1 if padding_idx is None else padding_idx
+    if padding >= len(weight):
+        return None
+    return torch.embedding, (weight, input, padding, scale_grad_by_freq, sparse)
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Call:
+    cudnn = torch.backends.cudnn.enabled
+    return torch.layer_norm, (input, normalized_shape, weight, bias, eps, cudnn)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Call | None:
+    if training or eps < 0:
+        return None
+    rest = (running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
+    return torch.batch_norm, (input, weight, bias, *rest)
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Call | None:
+    if input.dim() < 2 or input.numel() < 2 * num_groups:  # which may be refused
+        return None
+    return torch.group_norm, (input, num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
+
+
+def _rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Call:
+    return torch.rms_norm, (input, normalized_shape, weight, eps)
+
+
+_CALLED_BY: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
+    F.embedding: _embedding,
+    F.layer_norm: _layer_norm,
+    F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    F.rms_norm: _rms_norm,
+}
+"""Function written in Python -> what gives the call of torch that is all it comes to, or None where
+it does more. Frequent ones, whose code need not be run to meet the operator inside."""
+
+
+def _has_fixed_statistics(args: tuple[Any, ...]) -> bool:
+    """Whether a call of `torch.batch_norm` normalises by statistics that it is given."""
+    return len(args) > 5 and not args[5] and args[3] is not None and args[4] is not None
+
+
+def _divides_by_no_frequency(args: tuple[Any, ...]) -> bool:
+    """Whether the gradient of a call of `torch.embedding` is a sum over samples."""
+    return len(args) < 4 or not args[3]
+
+
+_CHECKS: Mapping[Callable[..., Any], Callable[[tuple[Any, ...]], bool]] = {
+    torch.batch_norm: _has_fixed_statistics,
+    torch.embedding: _divides_by_no_frequency,
+}
+"""Function -> whether a call without names is one of those that are never refused."""
+
+
+@dataclass(slots=True, eq=False)
+class Operator:
+    """What is known of a torch function whatever it is given."""
+
+    func: Callable[..., Any]
+    name: str
+    called: Callable[..., Call | None] | None
+    """What gives the one call that it comes to, if it is written in Python (`_CALLED_BY`)."""
+    asks: bool
+    """Whether it tells of a tensor and computes nothing."""
+    asks_size: bool
+    """Whether the answer may say how long a tensor is."""
+    runs_on_constants: bool
+    """Whether it is only run, if all that it takes are constants."""
+    runs_on_samples: bool
+    """Whether it is only run and noted by its outline, if no weight is among its tensors."""
+    lends: bool
+    """Whether that holds only if its first tensor depends on the samples (`operators.LENDING`)."""
+    moves: bool
+    """Whether it then takes one tensor, and numbers of Python's; or puts one into another."""
+    puts: bool
+    """Whether it puts numbers into entries of its first tensor, `x[index] = value`."""
+    joins: bool
+    """Whether it may take that in a list."""
+    run: Callable[..., Any]
+    """What runs it then."""
+    tells_places: bool
+    """Whether a single argument makes it another operator: `where` that tells of places."""
+    decides: bool
+    """Whether it may be a step from a router's numbers to what they decide (`decisions`)."""
+    meets: bool
+    """Whether nothing is asked but for its kernel, and its outline noted, where samples and weights
+    are among its tensors."""
+    check: Callable[[tuple[Any, ...]], bool] | None
+    """What tells of a call whether that is so, if that is not so of all."""
+    rule: Callable[..., Any] | None
+    """The rule of its kernel."""
+    composition: Callable[..., Any] | None
+    """What computes it by others."""
+    is_composed: bool
+    """Whether it is Python code that calls others."""
+    is_entrywise: bool
+    joins_tensors: bool
+    is_like_another: bool
+    """Whether it takes the kind of its first tensor (`operators.LIKE_ANOTHER`)."""
+    chooses: bool
+    """Whether it may take entries by the data."""
+    normalises: bool
+    """Whether it is a batch normalisation."""
+    embeds: bool
+    writes: bool
+
+
+@functools.lru_cache(4096)  # asked of every operator
+def operator_of(func: Callable[..., Any]) -> Operator:
+    """Return what is known of a function."""
+    name = getattr(func, "__name__", "")
+    moves, check = name in MOVING, _CHECKS.get(func)
+    is_named = bool(name) and name == name_of(func) and func is not Tensor.register_hook
+    in_outline = is_named and (is_noted_in_outline(name) or name in LOOKING_UP)
+    asked_about = func in CHOOSING or func in BATCH_NORMS or func in EMBEDDINGS
+    whole = not is_written_in_python(func)
+    return Operator(
+        func=func,
+        name=name,
+        called=_CALLED_BY.get(func),
+        asks=func in _ASKING,
+        asks_size=func in _ASKING_FOR_SIZE,
+        runs_on_constants=is_named
+        and name not in ASKED_OF_CONSTANTS
+        and name not in DRAWING_OPERATORS,
+        runs_on_samples=is_named
+        and (is_noted_in_outline(name) or name == "__setitem__")
+        and name not in ASKED_OF_SAMPLES,
+        lends=name in LENDING,
+        moves=moves,
+        puts=name == "__setitem__",
+        joins=moves and name in JOINING,
+        run=view_samples if func is Tensor.view else func,
+        tells_places=name == "where",
+        decides=name in _DECIDING,
+        meets=in_outline
+        and not (moves or writes(name) or name in LIKE_ANOTHER)
+        and (check is not None or not asked_about),
+        check=check,
+        rule=REGISTRY.get(name) if whole else None,
+        composition=COMPOSITIONS.get(name) if whole else None,
+        is_composed=isinstance(func, types.FunctionType),
+        is_entrywise=is_entrywise(name),
+        joins_tensors=name in JOINING,
+        is_like_another=name in LIKE_ANOTHER,
+        chooses=func in CHOOSING,
+        normalises=func in BATCH_NORMS,
+        embeds=func in EMBEDDINGS,
+        writes=writes(name),
+    )
