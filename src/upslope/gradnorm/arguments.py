@@ -128,7 +128,7 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
 def _global(squares: dict[str, Tensor]) -> Tensor:
     # In double: small tensors' squares would be lost beside those of large ones.
-    return torch.stack(list(squares.values())).double().sum(dim=0).sqrt()
+    return torch.stack(list(squares.values())).sum(dim=0, dtype=torch.float64).sqrt()
 
 
 def _tensor_sum(squares: dict[str, Tensor]) -> Tensor:

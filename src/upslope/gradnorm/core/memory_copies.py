@@ -88,8 +88,9 @@ class WholeCopies:
     def let_go(self) -> None:
         """Free the copies."""
         self._small.copies = []
-        for stretch in (*self._large, *(s for joint, _ in self._small.groups for s in joint)):
-            stretch.copy = None
+        for stretches in (self._large, *(joint for joint, _ in self._small.groups)):
+            for stretch in stretches:
+                stretch.copy = None
 
     def hold_still(self) -> bool:
         """Whether the memory, in which nothing else stands for the tensors, holds what it held."""

@@ -34,8 +34,7 @@ def open_batch(model: nn.Module, inputs: Inputs) -> Batch:
     Raises:
         GradientNormError: there is no tensor with samples, or no telling whose its rows are.
     """
-    with torch.inference_mode(False):  # what is made here may be recorded later
-        return resolve_shared(model, Batch.of(inputs))
+    return resolve_shared(model, Batch.of(inputs))
 
 
 def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
@@ -50,7 +49,8 @@ def resolve_shared(model: nn.Module, batch: Batch) -> Batch:
         return batch
     choices_of_model = _choices.setdefault(model, {})
     if batch.shapes not in choices_of_model:
-        choices_of_model[batch.shapes] = _choose(model, batch, doubtful)
+        with torch.inference_mode(False):  # what is made here may be recorded later
+            choices_of_model[batch.shapes] = _choose(model, batch, doubtful)
     return batch.with_shared(choices_of_model[batch.shapes])
 
 
