@@ -6,6 +6,7 @@ before must not answer for what it is now.
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -184,6 +185,31 @@ def test_draws_from_any_generator_of_numpy_are_seen(kind: Any) -> None:
         assert np.random.random() == drawn
     finally:
         np.random.mtrand.set_bit_generator(usual)
+
+
+@pytest.mark.parametrize("draw", [np.random.randn, lambda: random.gauss(0, 1)])
+def test_a_draw_of_the_normal_number_that_is_kept_is_seen(draw: Callable[[], float]) -> None:
+    draw()  # two are made at once
+    numbers, again = RandomState(Inventory(Net())), RandomState(Inventory(Net()))
+    assert not numbers.has_moved()
+    drawn = draw()
+    assert numbers.has_moved()
+    numbers.rewind()
+    assert not numbers.has_moved()
+    with again.replaying():
+        assert draw() == drawn
+    assert draw() == drawn
+    assert draw() != drawn
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, random.random, np.random.randn])
+def test_states_are_read_anew_once_numbers_were_drawn(draw: Callable[[], float]) -> None:
+    for _ in range(3):
+        numbers = RandomState(Inventory(Net()))
+        first, _ = draw(), draw()
+        assert numbers.has_moved()
+        numbers.rewind()
+        assert draw() == first
 
 
 def test_a_joint_copy_tells_which_memory_was_written() -> None:

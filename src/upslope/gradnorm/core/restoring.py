@@ -6,12 +6,13 @@ of these passes starts from the state and the random numbers that the caller's m
 
 from __future__ import annotations
 
+import _random
 import contextlib
 import ctypes
 import operator
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,26 +37,18 @@ class RandomState:
             self._devices = inventory.cuda_devices
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
-        self._numpy, self._python = np.random.get_state(legacy=False), random.getstate()
-        self._numpy_bytes = _bytes_of_numpy()
+        self._memory, self._numpy, self._python = _states_of_numpy_and_python()
 
     def has_moved(self) -> bool:
         """Whether numbers were drawn since."""
         return (
             not torch.equal(self._cpu, torch.get_rng_state())
-            or self._python != random.getstate()
-            or self._has_numpy_moved()
+            or self._memory != _memory_of_generators()
             or any(
                 not torch.equal(state, torch.cuda.get_rng_state(device))
                 for device, state in zip(self._devices, self._cuda, strict=True)
             )
         )
-
-    def _has_numpy_moved(self) -> bool:
-        before = self._numpy_bytes
-        if before is not None:
-            return before != _bytes_of_numpy()
-        return not _equal(self._numpy, np.random.get_state(legacy=False))
 
     def rewind(self) -> None:
         """Put the generators back to where they were."""
@@ -79,26 +72,46 @@ class RandomState:
                 random.setstate(outer_state[1])
 
 
-def _bytes_of_numpy() -> bytes | None:
-    """The words of NumPy's generator and its place among them; None of other than its usual kind.
+def _states_of_numpy_and_python() -> tuple[Hashable, Any, Any]:
+    """Return the memory of both generators, and their states, as they are set again.
 
-    To ask for its state takes fifty times as long.
+    To ask for the states takes as long as a small layer, three times per batch. So those of the
+    last time are kept, and hold as long as the memory is the same.
+    """
+    global _last_states
+    memory, states = _memory_of_generators(), _last_states
+    if states is None or states[0] != memory:
+        states = _last_states = memory, np.random.get_state(legacy=False), random.getstate()
+    return states
+
+
+_last_states: tuple[Hashable, Any, Any] | None = None
+
+
+def _memory_of_generators() -> Hashable:
+    """Return all that the generators of NumPy and Python draw their numbers from, as it lies there.
+
+    Also the normal number that each keeps for the next call: a draw of it moves nothing else.
     """
     generator = np.random.mtrand.get_bit_generator()
-    if type(generator) is not np.random.MT19937:
-        return None
-    return ctypes.string_at(generator.ctypes.state_address, _BYTES_OF_MT19937)
+    if type(generator) is np.random.MT19937:
+        words: Hashable = ctypes.string_at(generator.ctypes.state_address, _BYTES_OF_MT19937)
+    else:
+        words = repr(np.random.get_state(legacy=False))
+    return words, _fields_of(np.random.mtrand._rand), _fields_of(_PYTHON), _PYTHON.gauss_next
 
+
+_PYTHON: Any = random._inst
 
 _BYTES_OF_MT19937 = 4 * (624 + 1)
 """Those of `mt19937_state` in NumPy's C code: 624 words, and a place among them."""
 
 
-def _equal(first: Any, second: Any) -> bool:
-    """Whether two states of NumPy's generator are the same, of any kind."""
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
-    return bool(np.all(first == second))
+def _fields_of(generator: np.random.RandomState | random.Random) -> bytes:
+    """Return the fields that an object of the C code has behind the header of every object."""
+    kind = np.random.RandomState if generator is not _PYTHON else _random.Random
+    header: int = object.__basicsize__
+    return ctypes.string_at(id(generator) + header, kind.__basicsize__ - header)
 
 
 @contextlib.contextmanager
