@@ -55,12 +55,12 @@ class Call:
             GradientNormError: one of them cannot be.
         """
         batch = open_batch(model, inputs)
-        chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
+        parameters_chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
         if twins := twins_in(batch):
             give_back(walk)  # for the model runs
             refuse_written_twins(model, batch, twins)
             walk = borrow_walk(model)
-        weights = Weights(chosen)
+        weights = Weights(parameters_chosen)
         refuse_inputs_of_parameters(batch, weights.parameters)
         return cls(model, batch, weights, _compute_options(max_memory, dtype), walk)
 

@@ -62,8 +62,8 @@ class HolderOfDicts(Holder):
     def __init__(self, dicts: list[dict[Any, Any]]):
         self._sizes = list(map(len, dicts))
         # Three in four are empty, and their size says all of them.
-        self._filled = [dictionary for dictionary in dicts if dictionary]
-        self._views = [dictionary.values() for dictionary in self._filled]
+        self._nonempty = [dictionary for dictionary in dicts if dictionary]
+        self._views = [dictionary.values() for dictionary in self._nonempty]
         super().__init__(dicts)
         self._has_names_alone = all(type(key) is str for key in self._keys)
 
@@ -88,7 +88,7 @@ class HolderOfDicts(Holder):
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         values = chain.from_iterable(self._views)
-        return list(chain.from_iterable(self._filled)), list(values)
+        return list(chain.from_iterable(self._nonempty)), list(values)
 
     def _holds(self, values_to_be: Sequence[Any]) -> bool:
         # Asked of every entry of a model twice per call: without a loop of Python's.
@@ -99,7 +99,7 @@ class HolderOfDicts(Holder):
         )
 
     def _has_keys(self) -> bool:
-        keys = chain.from_iterable(self._filled)
+        keys = chain.from_iterable(self._nonempty)
         # Names that are equal are the same; of other keys only their identity is known.
         if self._has_names_alone:
             return list(keys) == self._keys
@@ -149,10 +149,10 @@ class HolderOfSets(Holder):
         """Let them hold what is expected, if a pass has changed one."""
         if self.held == self._copies:
             return
-        for held, copy in zip(self.held, self._copies, strict=True):
-            if held != copy:
-                held.clear()
-                held.update(copy)
+        for entries, copy in zip(self.held, self._copies, strict=True):
+            if entries != copy:
+                entries.clear()
+                entries.update(copy)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []

@@ -1,4 +1,4 @@
-"""What a network is made of, read off its modules once and asked for many times per batch.
+"""The parts of a network, read off its modules once and asked for many times per batch.
 
 Everything here follows from the objects that the modules hold, from their hooks and classes, and
 from the shapes of their tensors. `containers` keeps it with a walk through the model, and makes it
@@ -36,7 +36,7 @@ class Inventory:
 
     @cached_property
     def buffer_ids(self) -> frozenset[int]:
-        """The `id` of each buffer."""
+        """The `id` of each buffer of the modules."""
         return frozenset(id(b) for module in self.modules for b in module._buffers.values())
 
     @cached_property

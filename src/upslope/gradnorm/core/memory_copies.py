@@ -40,7 +40,7 @@ class JointCopy:
 
     def find_changed(self) -> list[Stretch]:
         """Return the stretches whose views hold other numbers than those that were copied."""
-        changed = []
+        stretches_changed = []
         for (stretches, views), before in zip(self.groups, self.copies, strict=True):
             now = torch.cat(views)
             if equal_bytes(now, before):
@@ -48,8 +48,8 @@ class JointCopy:
             sizes = list(map(len, views))
             parts = torch.split(now, sizes), torch.split(before, sizes)
             rows = zip(stretches, *parts, strict=True)
-            changed += [stretch for stretch, a, b in rows if not torch.equal(a, b)]
-        return changed
+            stretches_changed += [stretch for stretch, a, b in rows if not torch.equal(a, b)]
+        return stretches_changed
 
 
 class FewNumbers(JointCopy):
@@ -86,7 +86,7 @@ class WholeCopies:
             stretch.copy, stretch.copy_start = stretch.own.clone(), 0
 
     def let_go(self) -> None:
-        """Free the copies."""
+        """Free the memory of the copies."""
         self._small.copies = []
         for stretches in (self._large, *(joint for joint, _ in self._small.groups)):
             for stretch in stretches:

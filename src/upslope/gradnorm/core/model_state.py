@@ -163,8 +163,8 @@ class ModelState:
         self.passes, self.last_size = self.passes + 1, size
         old: dict[int, Stretch] = {}
         if self._has_replaced:
-            exchanged = (s for s in self._stretches_to_copy if s.now is not s.own)
-            old = {s.address: s for s in exchanged if s.is_exchanged}
+            stretches = (s for s in self._stretches_to_copy if s.now is not s.own)
+            old = {s.address: s for s in stretches if s.is_exchanged}
         if old:
             with OldMemoryWatch(old) as watch:
                 yield
