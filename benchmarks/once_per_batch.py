@@ -1,7 +1,7 @@
 """What a call of `gradient_norms` costs outside the passes: once per batch, whatever its size.
 
     python benchmarks/once_per_batch.py                          a few networks, two samples each
-    python benchmarks/once_per_batch.py gpt2 swin --rounds 100
+    python benchmarks/once_per_batch.py mobilenet-v2 --rounds 100
 
 Processor milliseconds of a call, and those of it that are spent neither in the model, nor in the
 loss, nor in the backward pass with its reductions: the look at what the model is made of, the state
