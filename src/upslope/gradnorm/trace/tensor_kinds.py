@@ -113,7 +113,7 @@ class TensorKinds:
                     constants += 1
                 elif marks.route is not None:
                     return _UNREAD
-                elif marks.placeholder_of is not None:
+                elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
                 elif marks.made_of is self._weights and marks.samples_in is None:
                     meets = True
@@ -153,6 +153,7 @@ class TensorKinds:
             return _UNREAD
         if not samples:
             return _CONSTANTS if operator.runs_on_constants else _UNREAD
+        # A constant that becomes as long as samples are is no sample yet.
         if operator.lends and not (args and args[0].__dict__.get(MARKS) is plain):
             return _UNREAD
         if moves:
