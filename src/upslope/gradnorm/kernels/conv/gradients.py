@@ -188,10 +188,6 @@ def _stencil(x: Tensor, shape: Sequence[int]) -> Tensor:
     It has memory, and that of the images' order, because the library would else copy it.
     """
     order = ORDERS.get(x.dim())
-    # A fault of PyTorch 2.13.0: of one image in float64, whose stride between images is not its
-    # size, gradients in groups of channels are wrong if this has its channels last.
-    if len(x) == 1 and x.dtype == torch.float64:
-        order = None
     if order is None or x.is_contiguous() or not x.is_contiguous(memory_format=order):
         return x.new_empty(shape)
     # A single image may have any stride from one image to the next. With one that is too small,
