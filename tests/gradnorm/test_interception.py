@@ -109,6 +109,23 @@ def test_a_single_parameter_beside_others_that_are_not_asked_for() -> None:
     assert_agrees(Net(_write), x, parameters=["scale"], wanted=lambda name: name == "scale")
 
 
+def test_a_weight_written_through_a_view_of_a_convolution_is_no_kernels_work() -> None:
+    class Writes(nn.Module):
+        """A convolution whose output, channels last here, is written to through a view."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.shift = nn.Conv2d(5, 6, 3), nn.Parameter(torch.randn(6 * 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.convolution(x)
+            out.view(len(x), -1).add_(self.shift)
+            return out.exp().mean(dim=(2, 3))
+
+    # One by one, as the kernels' view is a copy that the model's own convolution does not make.
+    assert_agrees(Writes(), torch.randn(N, 5, 4, 4), path="one by one")
+
+
 def test_options_that_no_short_way_takes_are_refused() -> None:
     ids = torch.tensor([[0, 1], [2, 3], [4, 4]])
     net = nn.Embedding(5, 3, scale_grad_by_freq=True)

@@ -253,9 +253,9 @@ class Interceptor(TorchFunctionMode):
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
+        if "sample" in kinds and operator.writes:
+            refuse_write_through_copy(args)
         if "weight" not in kinds:
-            if "sample" in kinds and operator.writes:
-                refuse_write_through_copy(args)
             is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
             self.program.note(func, args, kwargs, out, "sample" in kinds)
