@@ -82,6 +82,18 @@ def test_any_convolution_with_its_normalisation(data: st.DataObject) -> None:
         assert_agrees(model, x)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 2])
+def test_groups_of_channels_of_one_image(n: int, groups: int) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(4, 4, 3, groups=groups)
+    model = nn.Sequential(convolution, norm(4), nn.ReLU(), nn.Flatten(1), nn.LazyLinear(3))
+    x = torch.randn(n, 4, 7, 6)
+    model.eval()(x)
+    assert_agrees(model, x)
+    assert_agrees(nn.Sequential(convolution, nn.Flatten(1), nn.Linear(80, 3)), x)
+
+
 @pytest.mark.parametrize("method", sorted(fused.gradients.GRADIENTS))
 def test_by_every_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused.cost_model, "best", lambda _: method)

@@ -250,7 +250,7 @@ def outline_of(value: Any) -> Any:
     return value if switches or isinstance(value, (int, str, torch.dtype)) else kind
 
 
-_AS_IT_IS = frozenset({bool, int, str, torch.dtype})
+_AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
 
 
 def descriptor_of(value: Any) -> Any:

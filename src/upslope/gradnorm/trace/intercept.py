@@ -64,7 +64,7 @@ class Interceptor(TorchFunctionMode):
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        self._meetings = Meetings(tape, self._kinds, n, copies, self)
+        self._meetings = Meetings(tape, self._kinds, n, copies)
         self._module_with_hook = module_with_backward_hook(inventory)
         self._buffers = inventory.buffer_ids
         self._tensors_written: list[Tensor] = []
@@ -136,7 +136,7 @@ class Interceptor(TorchFunctionMode):
                 refuse_write_through_copy(args)
             out = operator.run(*args, **kwargs)
         elif kinds == MEETING:
-            out = self._meetings.meet(operator, args, kwargs)
+            out = self._meetings.meet(operator, args, kwargs, self)
         elif kinds == CONSTANTS:
             return func(*args, **kwargs)
         else:
@@ -253,9 +253,9 @@ class Interceptor(TorchFunctionMode):
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
             args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
+        if "sample" in kinds and operator.writes:
+            refuse_write_through_copy(args)
         if "weight" not in kinds:
-            if "sample" in kinds and operator.writes:
-                refuse_write_through_copy(args)
             is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
             out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
             self.program.note(func, args, kwargs, out, "sample" in kinds)
@@ -267,7 +267,7 @@ class Interceptor(TorchFunctionMode):
         elif "sample" in kinds and not meetings.takes_kind_of_first(operator, args):
             _refuse_nested(operator, tensors)
             first = len(self.tape.kernels)
-            out = meetings.meet(operator, args, kwargs)
+            out = meetings.meet(operator, args, kwargs, self)
             self.program.note(func, args, kwargs, out, True)
             if operands:
                 # Told apart from the same uses of samples, of which layouts are remembered.

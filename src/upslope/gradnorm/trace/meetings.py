@@ -47,24 +47,25 @@ class Meetings:
     """The operators of one pass that take weights.
 
     tape, kinds: of the pass. n: the number of samples. copies: whether weights may be held to be
-    copied to every sample (`batch_expansion`). interceptor: sees operators while it is entered.
+    copied to every sample (`batch_expansion`).
     """
 
-    def __init__(
-        self,
-        tape: Tape,
-        kinds: TensorKinds,
-        n: int,
-        copies: bool,
-        interceptor: AbstractContextManager[Any],
-    ):
+    def __init__(self, tape: Tape, kinds: TensorKinds, n: int, copies: bool):
         self._tape, self._kinds, self._n, self._copies = tape, kinds, n, copies
-        self._interceptor = interceptor
         self.copied = False
         """Whether weights were held to be copied to every sample."""
 
-    def meet(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what an operator makes of weights and samples. args, kwargs: what it got."""
+    def meet(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        interceptor: AbstractContextManager[Any],
+    ) -> Any:
+        """Return what an operator makes of weights and samples.
+
+        args, kwargs: what it got. interceptor: sees operators while it is entered.
+        """
         if operator.is_like_another:
             return operator.func(*args, **kwargs)
         # What was written would be read as a weight, whose samples nobody could tell apart.
@@ -81,14 +82,14 @@ class Meetings:
             if out is not NotImplemented:
                 return out
         if composition is not None and _takes(composition, len(args), tuple(kwargs)):
-            with self._interceptor:
+            with interceptor:
                 out = composition(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         func = operator.func
         # Python code that calls other operators, which come back here one by one.
         if operator.is_composed:
-            with self._interceptor:
+            with interceptor:
                 return without_torch_function_dispatch(func)(*args, **kwargs)
         if operator.is_entrywise:
             return self._entrywise(func, args, kwargs)

@@ -112,7 +112,8 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Call | None:
-    if input.dim() < 2 or input.numel() < 2 * num_groups:  # which may be refused
+    # With a single number in a group torch refuses, and says why.
+    if input.dim() < 2 or input.numel() < 2 * num_groups:
         return None
     return torch.group_norm, (input, num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
 
@@ -212,6 +213,7 @@ def operator_of(func: Callable[..., Any]) -> Operator:
     """Return what is known of a function."""
     name = getattr(func, "__name__", "")
     moves, check = name in MOVING, _CHECKS.get(func)
+    # Whatever is told by its name must have one: operators by overload and scripts have none.
     is_named = bool(name) and name == name_of(func) and func is not Tensor.register_hook
     in_outline = is_named and (is_noted_in_outline(name) or name in LOOKING_UP)
     asked_about = func in CHOOSING or func in BATCH_NORMS or func in EMBEDDINGS

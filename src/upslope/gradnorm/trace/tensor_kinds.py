@@ -24,11 +24,11 @@ _session = itertools.count()
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype, torch.device})
 """Types of arguments that hold no tensor."""
 
-_PLACES = frozenset({bool, int, type(None), type(...)})
+_PLACES = frozenset({int, type(None), type(...)})
 """Types of what an index without tensors is made of."""
 
 _SEQUENCES = frozenset({tuple, list, torch.Size})
-
+_WHOLE_NUMBERS = frozenset({int})
 
 CONSTANTS, SAMPLES, MEETING, UNREAD = range(4)
 """The kinds of tensors in most calls of operators: see `TensorKinds.read`."""
@@ -37,14 +37,15 @@ _CONSTANTS: tuple[int, tuple[Any, ...]] = (CONSTANTS, ())
 _UNREAD: tuple[int, tuple[Any, ...]] = (UNREAD, ())
 
 
-def _is_plain_index(index: Any) -> bool:
-    """Whether an index is made of numbers of Python's alone."""
-    items = index if isinstance(index, tuple) else (index,)
-    return all(
-        type(part) in _PLACES
-        for item in items
-        for part in ((item.start, item.stop, item.step) if isinstance(item, slice) else (item,))
-    )
+def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
+    """Return what is noted of an index of numbers of Python's alone; None for any other."""
+    parts: list[Any] = []
+    for item in index if type(index) is tuple else (index,):
+        part = (item.start, item.stop, item.step) if type(item) is slice else (item,)
+        if not _PLACES.issuperset(map(type, part)):
+            return None
+        parts.append(part)
+    return tuple(parts)
 
 
 def _puts_numbers(args: tuple[Any, ...]) -> bool:
@@ -113,7 +114,7 @@ class TensorKinds:
                     constants += 1
                 elif marks.route is not None:
                     return _UNREAD
-                elif marks.placeholder_of is not None:
+                elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
                 elif marks.made_of is self._weights and marks.samples_in is None:
                     meets = True
@@ -139,10 +140,10 @@ class TensorKinds:
             elif operator.joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
                 samples += 1
                 outline.append(tuple(map(outline_of, value)))
-            elif kind in _SEQUENCES and all(type(item) is int for item in value):
+            elif kind in _SEQUENCES and _WHOLE_NUMBERS.issuperset(map(type, value)):
                 outline.append(tuple(value))
-            elif moves and _is_plain_index(value):
-                outline.append(repr(value))
+            elif moves and (index := _outline_of_index(value)) is not None:
+                outline.append(index)
             else:
                 return _UNREAD
         if meets:
@@ -153,6 +154,7 @@ class TensorKinds:
             return _UNREAD
         if not samples:
             return _CONSTANTS if operator.runs_on_constants else _UNREAD
+        # A constant that becomes as long as samples are is no sample yet.
         if operator.lends and not (args and args[0].__dict__.get(MARKS) is plain):
             return _UNREAD
         if moves:
