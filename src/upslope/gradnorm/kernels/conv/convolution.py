@@ -173,11 +173,13 @@ def convolution(dimensions: int) -> Callable[..., Any]:
         if tape.weights.is_weight(input) or weight.is_complex():
             return NotImplemented
         if padding == "same":
-            # An odd row of padding goes to the end, as in torch.
             gaps = _per_dimension(dilation, dimensions)
             total = [(k - 1) * e for k, e in zip(weight.shape[2:], gaps, strict=True)]
-            ends = [(t // 2, t - t // 2) for t in total]
-            input = F.pad(input, [side for pair in reversed(ends) for side in pair])
+            padding = tuple(t // 2 for t in total)
+            if any(t % 2 for t in total):  # an odd row of padding goes to the end, as in torch
+                ends = [(t // 2, t - t // 2) for t in total]
+                input = F.pad(input, [side for pair in reversed(ends) for side in pair])
+                padding = 0
         geometry = _geometry(
             dimensions,
             _hashable(stride),
