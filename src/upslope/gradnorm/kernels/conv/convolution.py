@@ -47,6 +47,8 @@ class Convolution(Kernel):
         self._all_weights = tape.weights
         self._is_first = not tape.kernels
         self._arrangement: Arrangement | None = None
+        self._matrix = weight
+        """The weight as the matrix by which pixels were multiplied, if they were."""
         self.weights = tape.weights.select_weights(weight, bias)
         self.name = f"conv{'_transpose' if self.is_transposed else ''}{weight.dim() - 2}d"
 
@@ -93,7 +95,8 @@ class Convolution(Kernel):
         if bias is not None and bias.dtype != weight.dtype:
             bias = bias.to(weight.dtype)  # which `torch.convolution` wants it to have
         if arrangement.is_product:
-            return _rows_times(x, weight.view(weight.shape[:2]), bias)
+            self._matrix = weight.view(weight.shape[:2])
+            return _rows_times(x, self._matrix, bias)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
         y = torch.convolution(
@@ -106,9 +109,9 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
-        weight = self._arranged_weight(arrangement)
         if arrangement.is_product:
-            return (_rows_times(g, weight.view(weight.shape[:2]).mT, None),)
+            return (_rows_times(g, self._matrix.mT, None),)
+        weight = self._arranged_weight(arrangement)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
         gradient: Tensor = torch.ops.aten.convolution_backward.default(
