@@ -316,12 +316,13 @@ def test_a_kernel_that_is_wrong_is_noticed_and_said():
         assert relative_error(norms, truth(model, x)) < 1e-9
 
 
-def test_a_norm_that_is_wrong_is_noticed_and_said():
+@pytest.mark.parametrize("n", [1, 6])
+def test_a_norm_that_is_wrong_is_noticed_and_said(n):
     from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
-    x, right = torch.randn(6, 4, dtype=D), OuterProducts.squared_norms
+    x, right = torch.randn(n, 4, dtype=D), OuterProducts.squared_norms
     with (
         mock.patch.object(
             OuterProducts, "squared_norms", lambda self, scratch: 1.1 * right(self, scratch)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.layout import Samples
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import in_order
@@ -23,9 +23,6 @@ from upslope.gradnorm.torch_faults import in_order
 _LARGE = 1 << 16
 """Entries per sample and thread from which it pays to compute samples one at a time, in the cache.
 Set by hand."""
-
-
-_IN_FRONT = Layout()
 
 
 class Normalisation(NamedTuple):
@@ -76,7 +73,7 @@ class BatchNormEval(Kernel):
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         x, n = inputs[0], samples.n
-        if samples.layout != _IN_FRONT or g.shape[0] != n:
+        if not samples.layout.is_usual or g.shape[0] != n:
             scale, shift = self._of_any_layout(g, x, samples)
         elif g.numel() >= n * _LARGE * torch.get_num_threads():
             scale, shift = self._one_by_one(g, x)

@@ -133,8 +133,7 @@ def check_gradients(
             raise ProofFailed(
                 f"autograd finds another gradient for {_uses(run, kernel_gradients, name)}"
             )
-    if run.n > 1:
-        _check_one(run, of_one, kernel_gradients, reduction, int(samples_checked[one]))
+    _check_one(run, of_one, kernel_gradients, reduction, int(samples_checked[one]))
 
 
 def _uses(run: BatchRun, kernel_gradients: KernelGradients, name: str) -> str:
@@ -241,13 +240,11 @@ def _plain_gradients(
             if g is not None:
                 sums_of_groups[name] = sums_of_groups[name].add(name, parameter, g)
         del part, g
-    of_one: Gradients = ()
-    if run.n > 1 and shares is not None:
-        # Alone, and not from its group: a model may do something else for few samples.
-        unit = one_hot(w, one)
-        of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
-    elif run.n > 1:
-        of_one = _gradients_of_one(run, loss, one)
+    if shares is None:
+        return sums_of_groups, _gradients_of_one(run, loss, one)
+    # Alone, and not from its group: a model may do something else for few samples.
+    unit = one_hot(w, one)
+    of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
     return sums_of_groups, of_one
 
 

@@ -47,6 +47,8 @@ class Convolution(Kernel):
         self._all_weights = tape.weights
         self._is_first = not tape.kernels
         self._arrangement: Arrangement | None = None
+        self._matrix = weight
+        """The weight as the matrix by which pixels were multiplied, if they were."""
         self.weights = tape.weights.select_weights(weight, bias)
         self.name = f"conv{'_transpose' if self.is_transposed else ''}{weight.dim() - 2}d"
 
@@ -93,7 +95,8 @@ class Convolution(Kernel):
         if bias is not None and bias.dtype != weight.dtype:
             bias = bias.to(weight.dtype)  # which `torch.convolution` wants it to have
         if arrangement.is_product:
-            return _rows_times(x, weight.view(weight.shape[:2]), bias)
+            self._matrix = weight.view(weight.shape[:2])
+            return _rows_times(x, self._matrix, bias)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
         y = torch.convolution(
@@ -106,9 +109,9 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
-        weight = self._arranged_weight(arrangement)
         if arrangement.is_product:
-            return (_rows_times(g, weight.view(weight.shape[:2]).mT, None),)
+            return (_rows_times(g, self._matrix.mT, None),)
+        weight = self._arranged_weight(arrangement)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
         gradient: Tensor = torch.ops.aten.convolution_backward.default(
@@ -173,11 +176,13 @@ def convolution(dimensions: int) -> Callable[..., Any]:
         if tape.weights.is_weight(input) or weight.is_complex():
             return NotImplemented
         if padding == "same":
-            # An odd row of padding goes to the end, as in torch.
             gaps = _per_dimension(dilation, dimensions)
             total = [(k - 1) * e for k, e in zip(weight.shape[2:], gaps, strict=True)]
-            ends = [(t // 2, t - t // 2) for t in total]
-            input = F.pad(input, [side for pair in reversed(ends) for side in pair])
+            padding = tuple(t // 2 for t in total)
+            if any(t % 2 for t in total):  # an odd row of padding goes to the end, as in torch
+                ends = [(t // 2, t - t // 2) for t in total]
+                input = F.pad(input, [side for pair in reversed(ends) for side in pair])
+                padding = 0
         geometry = _geometry(
             dimensions,
             _hashable(stride),

@@ -112,7 +112,7 @@ def _costs(
         if max(kernel) > 3:  # for which the library has no fast form
             estimates = {name: WIDE_DEPTHWISE * cost for name, cost in estimates.items()}
         convolution = DEPTHWISE / kernel[-1] ** 2 * work
-        estimates["depthwise"] = convolution + COPY * entries_moved + CHANNEL * o
+        estimates["depthwise"] = convolution + COPY * entries_moved + CHANNEL * o + call / n
         estimates["windows"] = WINDOW * work
     if images > 1 or groups > 1:
         return estimates
