@@ -29,9 +29,10 @@ def expand_to_samples(
 
     sample: the one to which all of it belongs, where that is known.
     """
-    for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
-        if stride == 0 and size > 1:  # expanded before: all entries are one entry of the weight
-            weight = weight.narrow(dim, 0, 1)
+    if 0 in weight.stride():
+        for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
+            if stride == 0 and size > 1:  # expanded before: all entries are one of the weight's
+                weight = weight.narrow(dim, 0, 1)
     return tape.use(Expansion(weight, shape, sample))
 
 
