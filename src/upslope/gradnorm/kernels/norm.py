@@ -182,14 +182,14 @@ class GroupNorm(Kernel):
             if weight is self.weight:
                 product = _sum_of_positions(g * inputs[0])
                 groups = samples.n, self.groups, -1
-                centred = product.view(groups) - self.mean[..., None] * shift.view(groups)
-                yield weight, Dense((self.rstd[..., None] * centred).flatten(1))
+                sums = product.view(groups) - self.mean[..., None] * shift.view(groups)
+                yield weight, Dense((self.rstd[..., None] * sums).flatten(1))
             else:
                 yield weight, Dense(shift)
 
 
 def _sum_of_positions(values: Tensor) -> Tensor:
-    """(n, c, ...) -> (n, c)."""
+    """Return the sums over all positions, (n, c, ...) -> (n, c)."""
     return values.sum(dim=tuple(range(2, values.dim()))) if values.dim() > 2 else values
 
 
