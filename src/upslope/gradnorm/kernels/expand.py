@@ -36,6 +36,26 @@ def expand_to_samples(
     return tape.use(Expansion(weight, shape, sample))
 
 
+def expand_operand(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return `weight` broadcast to `shape`, for an operator that does not write to it.
+
+    A recurrence that is written out takes the same weights in each of its steps. Expanded once,
+    they are one use, and autograd adds up what reaches it from all steps.
+    """
+    expansions = tape.expansions
+    # Inside `vmap` a tensor is that of its own level.
+    if expansions is None or torch._C._are_functorch_transforms_active():
+        return expand_to_samples(tape, weight, shape)
+    _, expansion, version = expansions.get((id(weight), shape), (None, None, 0))
+    # Both share their memory, and the count of the writes to it.
+    if expansion is None or expansion._version != version or weight._version != version:
+        expansion = expand_to_samples(tape, weight, shape)
+        if expansion.requires_grad:  # not where the model has switched gradients off
+            # The weight is held: its id stays its own.
+            expansions[id(weight), shape] = weight, expansion, expansion._version
+    return expansion
+
+
 class Expansion(Kernel):
     """y = w, broadcast to `shape`. Takes no inputs."""
 
