@@ -211,9 +211,9 @@ class Samples:
         """
         layout = self.layout
         if layout.is_usual and tensor.dim() > keep:  # in one step: asked of each use
-            # Most tensors have this shape already.
-            if tensor.shape[0] == self.n and tensor.dim() == keep + 2:
-                return tensor
+            # Most tensors have this shape already, or lack no more than a dimension of one.
+            if tensor.shape[0] == self.n and tensor.dim() <= keep + 2:
+                return tensor if tensor.dim() == keep + 2 else tensor.unsqueeze(1)
             if tensor.shape[0] % self.n == 0 and tensor.numel() > 0:
                 return tensor.reshape(self.n, -1, *tensor.shape[tensor.dim() - keep :])
         if layout.last >= tensor.dim() - keep:
@@ -229,8 +229,8 @@ class Samples:
         shape, ahead = tuple(shape), tensor.dim() - len(shape)
         # The usual place, and one row of the weight for all positions, in one step.
         if ahead > 0 and self.layout.is_usual and tensor.shape[ahead:] == shape:
-            if ahead == 1 and tensor.shape[0] == self.n:
-                return tensor
+            if ahead < 3 and tensor.shape[0] == self.n:
+                return tensor if ahead == 1 else tensor.sum(dim=1)
             if tensor.shape[0] % self.n == 0 and tensor.numel() > 0:
                 return tensor.reshape(self.n, -1, *shape).sum(dim=1)
         full = (1,) * ahead + shape

@@ -172,8 +172,14 @@ class Dense(PerSampleGradient):
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """Return the sum with other gradients; see `PerSampleGradient`."""
-        same = [other.values for other in others if isinstance(other, Dense)]
-        return Dense(sum(same, self.values)) if len(same) == len(others) else None
+        values = [self.values, *(other.values for other in others if isinstance(other, Dense))]
+        if len(values) <= len(others):
+            return None
+        size = self.values.numel() * self.values.element_size()
+        # The steps of a recurrence are many, and small enough to be copied to one tensor.
+        if len(values) > 2 and len(values) * size <= CACHE // 8:
+            return Dense(torch.stack(values).sum(dim=0))
+        return Dense(sum(values[1:], values[0]))
 
 
 @dataclass(frozen=True)

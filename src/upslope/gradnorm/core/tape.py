@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -107,6 +107,10 @@ class Tape:
         self.anchors = [torch.zeros((), requires_grad=True)]
         """Keep an edge to every use, also where the input needs no gradient: one to all uses, or
         one to those before and one to those after the samples' entries are mixed by the data."""
+        self.expansions: dict[tuple[int, Sequence[int]], tuple[Tensor, Tensor, int]] | None = {}
+        """Weights that were expanded to samples, with their expansions and how often these were
+        written to by then (`kernels/expand`); None where the samples of two tensors of one shape
+        may be in different places."""
         self.routed_from: int | None = None
         """The first use whose samples are where no other batch has them; see `route`."""
         self.types: set[torch.dtype] = set()
@@ -118,6 +122,7 @@ class Tape:
         """Note that entries were chosen by the data: from here on, no batch is like another."""
         if self.routed_from is None:
             self.routed_from = len(self.kernels)
+            self.expansions = None
             self.anchors.append(torch.zeros((), requires_grad=True))
 
     def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:

@@ -29,10 +29,31 @@ def expand_to_samples(
 
     sample: the one to which all of it belongs, where that is known.
     """
-    for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
-        if stride == 0 and size > 1:  # expanded before: all entries are one entry of the weight
-            weight = weight.narrow(dim, 0, 1)
+    if 0 in weight.stride():
+        for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
+            if stride == 0 and size > 1:  # expanded before: all entries are one of the weight's
+                weight = weight.narrow(dim, 0, 1)
     return tape.use(Expansion(weight, shape, sample))
+
+
+def expand_operand(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return `weight` broadcast to `shape`, for an operator that does not write to it.
+
+    A recurrence that is written out takes the same weights in each of its steps. Expanded once,
+    they are one use, and autograd adds up what reaches it from all steps.
+    """
+    expansions = tape.expansions
+    # Inside `vmap` a tensor is that of its own level.
+    if expansions is None or torch._C._are_functorch_transforms_active():
+        return expand_to_samples(tape, weight, shape)
+    _, expansion, version = expansions.get((id(weight), shape), (None, None, 0))
+    # Both share their memory, and the count of the writes to it.
+    if expansion is None or expansion._version != version or weight._version != version:
+        expansion = expand_to_samples(tape, weight, shape)
+        if expansion.requires_grad:  # not where the model has switched gradients off
+            # The weight is held: its id stays its own.
+            expansions[id(weight), shape] = weight, expansion, expansion._version
+    return expansion
 
 
 class Expansion(Kernel):

@@ -71,13 +71,12 @@ class Linear(Kernel):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        rows = samples.rows(g)
         for weight in self.weights:
             if weight is self.weight:
-                outer = OuterProducts(samples.rows(inputs[0]).conj(), rows)
+                outer = OuterProducts(samples.rows(inputs[0]).conj(), samples.rows(g))
                 yield weight, TransposedGradient(outer) if self.is_transposed else outer
             else:
-                yield weight, Dense(rows[:, 0] if rows.shape[1] == 1 else rows.sum(dim=1))
+                yield weight, Dense(samples.sum_to_shape(g, weight.shape))
 
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

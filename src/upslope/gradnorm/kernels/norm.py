@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import CACHE, Dense, PerSampleGradient, chunks
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import run_exactly
@@ -173,21 +173,24 @@ class GroupNorm(Kernel):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        if samples.layout != Layout() or len(g) != samples.n:
+        if not samples.layout.is_usual or len(g) != samples.n:
             raise SamplesNotSeparable(
                 "samples and channels share a dimension of group normalisation"
             )
-        shift = g.reshape(*g.shape[:2], -1).sum(dim=2)  # (n, c)
+        shift = _sum_of_positions(g)
         for weight in self.weights:
             if weight is self.weight:
-                product = (g * inputs[0]).reshape(*g.shape[:2], -1).sum(dim=2)
-                channels_per_group = self.weight.shape[0] // self.groups
-                mean, rstd = (
-                    t.repeat_interleave(channels_per_group, dim=1) for t in (self.mean, self.rstd)
-                )
-                yield weight, Dense(rstd * (product - mean * shift))
+                product = _sum_of_positions(g * inputs[0])
+                groups = samples.n, self.groups, -1
+                sums = product.view(groups) - self.mean[..., None] * shift.view(groups)
+                yield weight, Dense((self.rstd[..., None] * sums).flatten(1))
             else:
                 yield weight, Dense(shift)
+
+
+def _sum_of_positions(values: Tensor) -> Tensor:
+    """Return the sums over all positions, (n, c, ...) -> (n, c)."""
+    return values.sum(dim=tuple(range(2, values.dim()))) if values.dim() > 2 else values
 
 
 def _order(x: Tensor) -> torch.memory_format:

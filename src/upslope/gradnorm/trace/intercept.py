@@ -180,6 +180,7 @@ class Interceptor(TorchFunctionMode):
         operator, args, kwargs: the operator and what it got. tensors: those among it.
         """
         routes, first = self.routes, len(self.tape.kernels)
+        self.tape.expansions = None  # what a use of routed rows is, they tell themselves
         reading = None
         if not self._orders.met:
             kinds = {id(t): self._kind(t) for t in tensors}
@@ -311,6 +312,7 @@ class Interceptor(TorchFunctionMode):
         chooses = operator.chooses and not self._reads_rows and self._chooses(args)
         if not (chooses or self._orders.met):
             return None
+        self.tape.expansions = None  # the samples may lie in another order from here on
         try:
             return self._orders.behind(operator.func, args, tensors, chooses)
         # No error: from here on each batch is probed by itself, which is exact and slower.

@@ -24,7 +24,7 @@ from torch._C import _infer_size
 from upslope.gradnorm.core.layout import SamplesNotSeparable
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.torch_functions import without_torch_function_dispatch
-from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.expand import expand_operand, expand_to_samples
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.trace.batch_expansion import (
     expansion_by_joining,
@@ -184,7 +184,10 @@ class Meetings:
         if isinstance(tree, Tensor):
             if not self._tape.weights.is_weight(tree):
                 return tree
-            return expand_to_samples(self._tape, tree, tree.shape if shape is None else shape)
+            # In one dimension alone may the samples be, and so in all tensors of this shape.
+            if shape is None or self.copied or shape.count(self._n) != 1:
+                return expand_to_samples(self._tape, tree, tree.shape if shape is None else shape)
+            return expand_operand(self._tape, tree, shape)
         if isinstance(tree, dict):
             return {name: self._expand(value, shape) for name, value in tree.items()}
         if isinstance(tree, (tuple, list)):
