@@ -24,6 +24,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
 )
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.core.tied_gradients import norms_of_sum
+from upslope.gradnorm.core.weight_norm import gradients_of_leaves
 from upslope.gradnorm.core.weights import Weights
 
 Uses = Sequence[tuple[Tensor, PerSampleGradient]]
@@ -224,6 +225,12 @@ class ReducingListener:
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
                 self._results[names[0]] = self._reduce(names[0], [(weight, part)])
+            elif all(uses_of[name] == 1 for name in names) and (
+                of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
+            ):
+                for leaf, part_of_leaf in of_leaves:
+                    for name in weights.sources(leaf) if weights.tracks(leaf) else ():
+                        self._results[name] = self._reduce(name, [(leaf, part_of_leaf)])
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))

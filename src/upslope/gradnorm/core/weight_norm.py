@@ -1,0 +1,155 @@
+"""Gradients through weight normalisation in closed form: w = g v / |v|, with a norm for each row.
+
+With u = v / |v|, and G the gradient of w, of one row:
+
+    dL/dg = <G, u>        dL/dv = g / |v| (G - <G, u> u)
+
+Autograd's operator can only be differentiated for one sample after the other: it has no rule for
+`vmap`. Here all samples go at once, and norms form neither more than G and what is left of it
+across u. A row is the entries along all dimensions but one. Called by `weights` and `reductions`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+
+_NODE = "WeightNormInterfaceBackward0"
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """How a weight was made of two leaves. Its entries are told apart as (a, r, b), for r rows."""
+
+    direction: Tensor
+    """The leaf v, of the weight's shape."""
+    length: Tensor
+    """The leaf g, with a number for each row."""
+    u: Tensor
+    """(a, r, b): v / |v|."""
+    scale: Tensor
+    """(r,): g / |v|."""
+
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(m, *weight.shape) -> G - <G, u> u, (m, a, r, b), and <G, u>, (m, r)."""
+        values = values.to(self.u.dtype).reshape(len(values), *self.u.shape)
+        if len(self.u) == 1:  # products with vectors, which write no entry
+            dots = torch.matmul(values[:, 0].transpose(0, 1), self.u[0, ..., None])[..., 0].mT
+        else:
+            dots = (values * self.u).sum(dim=(1, 3))
+        return torch.addcmul(values, self.u, dots[:, None, :, None], value=-1), dots
+
+    def pull(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of v and of g, (m, *shape) each, from those of the weight."""
+        across, dots = self.split(values)
+        of_direction = (across * self.scale[:, None]).view(len(values), *self.direction.shape)
+        return of_direction, dots.reshape(len(values), *self.length.shape)
+
+
+def weight_norm_of(weight: Tensor) -> WeightNorm | None:
+    """Return how `torch._weight_norm` has made a weight of two leaves; None if it has not."""
+    node: Any = weight.grad_fn
+    if type(node).__name__ != _NODE:
+        return None
+    v, g = (getattr(parent, "variable", None) for parent, _ in node.next_functions)
+    if v is None or g is None:  # made of others in turn, or constant
+        return None
+    dim = node._saved_dim % v.dim()
+    sizes = math.prod(v.shape[:dim]), v.shape[dim], math.prod(v.shape[dim + 1 :])
+    norms = node._saved_result1.detach().reshape(-1)
+    u = v.detach().reshape(sizes) / norms[:, None]
+    return WeightNorm(v, g, u, g.detach().reshape(-1) / norms)
+
+
+def gradients_of_leaves(
+    weight: Tensor, part: PerSampleGradient, scratch: int
+) -> list[tuple[Tensor, PerSampleGradient]]:
+    """Return the two leaves that `torch._weight_norm` has made a weight of, and their gradients.
+
+    An empty list if it has not. part: the gradients of the weight. scratch: bytes that a chunk of
+    them may take.
+    """
+    norm = weight_norm_of(weight)
+    if norm is None:
+        return []
+    sums = _Sums(norm, part, scratch)
+    return [(norm.direction, DirectionGradient(sums)), (norm.length, LengthGradient(sums))]
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the gradients of a weight, which are formed once for both of its leaves."""
+
+    norm: WeightNorm
+    part: PerSampleGradient
+    scratch: int
+
+    @functools.cached_property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """(n, r): the gradients of g. (n,): the squared norms of those of v."""
+        every_dots, every_squares = [], []
+        squared_scale = self.norm.scale.square()
+        for values in self._pieces():
+            across, dots = self.norm.split(values)
+            rows: Tensor = torch.linalg.vector_norm(across, dim=(1, 3))
+            every_dots.append(dots)
+            every_squares.append(rows.square() @ squared_scale)
+        return torch.cat(every_dots), torch.cat(every_squares)
+
+    def _pieces(self) -> Iterator[Tensor]:
+        """Yield the gradients of the weight, (m, *shape), a few samples at a time."""
+        pieces = self.part.dense_pieces(self.scratch)
+        if pieces is not None:
+            return pieces
+        bytes_each = 3 * self.norm.u.numel() * self.norm.u.element_size()
+        slices = chunks(len(self.part), bytes_each, self.scratch)
+        return (self.part.materialize(samples) for samples in slices)
+
+
+@dataclass(frozen=True)
+class DirectionGradient(PerSampleGradient):
+    """The gradients of v, from those of the weight."""
+
+    sums: _Sums
+
+    def __len__(self) -> int:
+        return len(self.sums.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        return self.sums.both[1]
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        return self.sums.norm.pull(self.sums.part.materialize(rows))[0]
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.sums.part.cost()
+
+
+@dataclass(frozen=True)
+class LengthGradient(PerSampleGradient):
+    """The gradients of g, from those of the weight."""
+
+    sums: _Sums
+
+    def __len__(self) -> int:
+        return len(self.sums.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        return squared_norms(self.sums.both[0])
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        dots = self.sums.both[0][rows]
+        return dots.reshape(len(dots), *self.sums.norm.length.shape)
