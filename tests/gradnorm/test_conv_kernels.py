@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, gradients, methods
 from upslope.gradnorm.kernels.conv.gradients import Geometry
+from upslope.gradnorm.kernels.conv import cost_model, methods
+from upslope.gradnorm.kernels.conv.gradients import GRADIENTS, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -195,6 +197,24 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
                 found = gradient_norms(model, x, "entropy", max_memory=memory)
                 assert relative_error(found, reference) < 1e-12, method
     assert used >= TRIED.get(geometry, set())
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (3, 2), (12, 3)])
+def test_signals_by_every_generator(padding, dilation):
+    """The gradients themselves, where few taps of the kernel meet a pixel as well."""
+    torch.manual_seed(0)
+    conv = nn.Conv1d(4, 3, 5, padding=padding, dilation=dilation).double()
+    x = torch.randn(6, 1, 4, 11, dtype=torch.float64)
+    g = torch.randn(6, 1, *conv(x[:, 0]).shape[1:], dtype=torch.float64)
+    shape = tuple(conv.weight.shape)
+    part = ConvWeightGradient(x, g, Geometry((1,), (padding,), (dilation,), 1), shape)
+    for i in range(6):
+        (truth,) = torch.autograd.grad(conv(x[i]), conv.weight, g[i])
+        for name in cost_model.costs(part):
+            if name in GRADIENTS:
+                for scratch in (1, 1 << 20):
+                    gradients = torch.cat(list(GRADIENTS[name](part, scratch)))
+                    assert torch.allclose(gradients[i], truth, rtol=1e-12, atol=1e-12), name
 
 
 def test_the_method_follows_the_shape():

@@ -12,7 +12,6 @@ across u. A row is the entries along all dimensions but one. Called by `weights`
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,31 +26,31 @@ _NODE = "WeightNormInterfaceBackward0"
 
 @dataclass(frozen=True)
 class WeightNorm:
-    """How a weight was made of two leaves. Its entries are told apart as (a, r, b), for r rows."""
+    """How a weight was made of two leaves."""
 
     direction: Tensor
     """The leaf v, of the weight's shape."""
     length: Tensor
-    """The leaf g, with a number for each row."""
+    """The leaf g, of size 1 along the dimensions of a row."""
     u: Tensor
-    """(a, r, b): v / |v|."""
+    """v / |v|."""
     scale: Tensor
-    """(r,): g / |v|."""
+    """g / |v|, of the shape of g."""
+
+    dims: tuple[int, ...]
+    """The dimensions of a row, in the gradients of several samples."""
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, *weight.shape) -> G - <G, u> u, (m, a, r, b), and <G, u>, (m, r)."""
-        values = values.to(self.u.dtype).reshape(len(values), *self.u.shape)
-        if len(self.u) == 1:  # products with vectors, which write no entry
-            dots = torch.matmul(values[:, 0].transpose(0, 1), self.u[0, ..., None])[..., 0].mT
-        else:
-            dots = (values * self.u).sum(dim=(1, 3))
-        return torch.addcmul(values, self.u, dots[:, None, :, None], value=-1), dots
+        """(m, *weight.shape) -> G - <G, u> u, of the same shape, and <G, u>, (m, *g.shape)."""
+        # In one order of memory, whatever it is, operators go through both as through a row.
+        u = torch.empty_like(values[0], dtype=self.u.dtype).copy_(self.u)
+        dots = (values * u).sum(dim=self.dims, keepdim=True)
+        return torch.addcmul(values.to(u.dtype), u, dots, value=-1), dots
 
     def pull(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of v and of g, (m, *shape) each, from those of the weight."""
         across, dots = self.split(values)
-        of_direction = (across * self.scale[:, None]).view(len(values), *self.direction.shape)
-        return of_direction, dots.reshape(len(values), *self.length.shape)
+        return across * self.scale, dots
 
 
 def weight_norm_of(weight: Tensor) -> WeightNorm | None:
@@ -62,11 +61,9 @@ def weight_norm_of(weight: Tensor) -> WeightNorm | None:
     v, g = (getattr(parent, "variable", None) for parent, _ in node.next_functions)
     if v is None or g is None:  # made of others in turn, or constant
         return None
-    dim = node._saved_dim % v.dim()
-    sizes = math.prod(v.shape[:dim]), v.shape[dim], math.prod(v.shape[dim + 1 :])
-    norms = node._saved_result1.detach().reshape(-1)
-    u = v.detach().reshape(sizes) / norms[:, None]
-    return WeightNorm(v, g, u, g.detach().reshape(-1) / norms)
+    norms, dim = node._saved_result1.detach(), node._saved_dim % v.dim()
+    dims = tuple(1 + other for other in range(v.dim()) if other != dim)
+    return WeightNorm(v, g, v.detach() / norms, g.detach() / norms, dims)
 
 
 def gradients_of_leaves(
@@ -94,14 +91,14 @@ class _Sums:
 
     @functools.cached_property
     def both(self) -> tuple[Tensor, Tensor]:
-        """(n, r): the gradients of g. (n,): the squared norms of those of v."""
+        """(n, *shape): the gradients of g. (n,): the squared norms of those of v."""
         every_dots, every_squares = [], []
-        squared_scale = self.norm.scale.square()
+        squared_scale = self.norm.scale.flatten().square()
         for values in self._pieces():
             across, dots = self.norm.split(values)
-            rows: Tensor = torch.linalg.vector_norm(across, dim=(1, 3))
+            rows: Tensor = torch.linalg.vector_norm(across, dim=self.norm.dims)
             every_dots.append(dots)
-            every_squares.append(rows.square() @ squared_scale)
+            every_squares.append(rows.flatten(1).square() @ squared_scale)
         return torch.cat(every_dots), torch.cat(every_squares)
 
     def _pieces(self) -> Iterator[Tensor]:
@@ -151,5 +148,4 @@ class LengthGradient(PerSampleGradient):
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""
-        dots = self.sums.both[0][rows]
-        return dots.reshape(len(dots), *self.sums.norm.length.shape)
+        return self.sums.both[0][rows]
