@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, gradients, methods
-from upslope.gradnorm.kernels.conv.gradients import Geometry
-from upslope.gradnorm.kernels.conv import cost_model, methods
 from upslope.gradnorm.kernels.conv.gradients import GRADIENTS, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 

@@ -6,7 +6,8 @@ With u = v / |v|, and G the gradient of w, of one row:
 
 Autograd's operator can only be differentiated for one sample after the other: it has no rule for
 `vmap`. Here all samples go at once, and norms form neither more than G and what is left of it
-across u. A row is the entries along all dimensions but one. Called by `weights` and `reductions`.
+across u. A row is the entries along all dimensions but one. Called by `weights` and
+`leaf_gradients`.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ class WeightNorm:
         return across * self.scale, dots
 
 
-def weight_norm_of(weight: Tensor) -> WeightNorm | None:
-    """Return how `torch._weight_norm` has made a weight of two leaves; None if it has not."""
-    node: Any = weight.grad_fn
+def weight_norm_of(node: Any) -> WeightNorm | None:
+    """Return how `torch._weight_norm` has made a weight of two leaves; None if it has not.
+
+    node: the weight's in autograd's graph.
+    """
     if type(node).__name__ != _NODE:
         return None
     v, g = (getattr(parent, "variable", None) for parent, _ in node.next_functions)
@@ -66,17 +69,17 @@ def weight_norm_of(weight: Tensor) -> WeightNorm | None:
     return WeightNorm(v, g, v.detach() / norms, g.detach() / norms, dims)
 
 
-def gradients_of_leaves(
-    weight: Tensor, part: PerSampleGradient, scratch: int
-) -> list[tuple[Tensor, PerSampleGradient]]:
+def gradients_through_weight_norm(
+    node: Any, part: PerSampleGradient, scratch: int
+) -> list[tuple[Tensor, PerSampleGradient]] | None:
     """Return the two leaves that `torch._weight_norm` has made a weight of, and their gradients.
 
-    An empty list if it has not. part: the gradients of the weight. scratch: bytes that a chunk of
-    them may take.
+    None if it has not. node: as of `weight_norm_of`. part: the gradients of the weight. scratch:
+    bytes that a chunk of them may take.
     """
-    norm = weight_norm_of(weight)
+    norm = weight_norm_of(node)
     if norm is None:
-        return []
+        return None
     sums = _Sums(norm, part, scratch)
     return [(norm.direction, DirectionGradient(sums)), (norm.length, LengthGradient(sums))]
 

@@ -95,7 +95,7 @@ class Weights:
         totals: dict[str, Tensor] = {}
         tensors, gradients = list[Tensor](), list[Tensor]()
         for weight, g in weight_gradients:
-            norm = weight_norm_of(weight)
+            norm = weight_norm_of(weight.grad_fn)
             if norm is None:
                 tensors.append(weight)
                 gradients.append(g)
