@@ -72,12 +72,12 @@ def _sum(node: Any, part: PerSampleGradient) -> OfParents:
     parents = [parent for parent in node.next_functions if parent[0] is not None]
     if any(parent._input_metadata[place].shape != shape for parent, place in parents):
         return None
-    return part, part if node._saved_alpha == 1 else scaled(part, node._saved_alpha)
+    return part, part if node._saved_alpha == 1 else scale(part, node._saved_alpha)
 
 
 def _difference(node: Any, part: PerSampleGradient) -> OfParents:
     of_parents = _sum(node, part)
-    return None if of_parents is None else (part, scaled(part, -node._saved_alpha))
+    return None if of_parents is None else (part, scale(part, -node._saved_alpha))
 
 
 def _multiple(node: Any, part: PerSampleGradient) -> OfParents:
@@ -88,7 +88,7 @@ def _multiple(node: Any, part: PerSampleGradient) -> OfParents:
     factor = node._saved_other if parents[0] is not None else node._saved_self
     if factor is None or factor.dim() > 0:
         return None
-    of_tensor = scaled(part, factor.item())
+    of_tensor = scale(part, factor.item())
     return (of_tensor, None) if parents[0] is not None else (None, of_tensor)
 
 
@@ -96,7 +96,7 @@ def _quotient(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a tensor by a number."""
     if node.next_functions[1][0] is not None or node._saved_other.dim() > 0:
         return None
-    return (scaled(part, 1 / node._saved_other.item()),)
+    return (scale(part, 1 / node._saved_other.item()),)
 
 
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
@@ -131,7 +131,7 @@ def _outer(part: PerSampleGradient) -> OuterProducts | None:
     return part if isinstance(part, OuterProducts) else None
 
 
-def scaled(part: PerSampleGradient, factor: float) -> PerSampleGradient:
+def scale(part: PerSampleGradient, factor: float) -> PerSampleGradient:
     """Return gradients times a number."""
     outer = _outer(part)
     if outer is not None:
@@ -167,7 +167,7 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "SubBackward0": _difference,
     "MulBackward0": _multiple,
     "DivBackward0": _quotient,
-    "NegBackward0": lambda node, part: (scaled(part, -1.0),),  # noqa: ARG005
+    "NegBackward0": lambda node, part: (scale(part, -1.0),),  # noqa: ARG005
     "TBackward0": _transpose,
     "MmBackward0": _product,
 }

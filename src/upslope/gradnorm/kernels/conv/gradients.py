@@ -420,7 +420,8 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
     "per_depth_slice": per_depth_slice,
     "depthwise": depthwise,
     "windows": windows_of_channels,
-    "per_tap": per_tap,
     "im2col": im2col,
 }
-"""Name of a method -> a function of operands and bytes of scratch that yields the gradients."""
+"""Name of a method -> a function of operands and bytes of scratch that yields the gradients.
+
+Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""

@@ -155,10 +155,13 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return gradients.group_gradients(self, rows)
 
     def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
-        """See `PerSampleGradient`. By the method that the norm is taken by, if it forms them."""
+        """See `PerSampleGradient`. By the method that the norm is taken by, if it can form them."""
         if self.is_pointwise:
             return gradients.pointwise(self, scratch)
-        generator = gradients.GRADIENTS.get(cost_model.best(self))
+        method = cost_model.best(self)
+        generator = gradients.GRADIENTS.get(method)
+        if method == "per_tap":
+            generator = gradients.per_tap
         return None if generator is None else generator(self, scratch)
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
