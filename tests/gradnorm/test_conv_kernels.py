@@ -197,6 +197,25 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
     assert used >= TRIED.get(geometry, set())
 
 
+@pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (3, 2), (12, 3)])
+def test_signals_by_every_generator(padding, dilation):
+    """The gradients themselves, where few taps of the kernel meet a pixel as well."""
+    torch.manual_seed(0)
+    conv = nn.Conv1d(4, 3, 5, padding=padding, dilation=dilation).double()
+    x = torch.randn(6, 1, 4, 11, dtype=torch.float64)
+    g = torch.randn(6, 1, *conv(x[:, 0]).shape[1:], dtype=torch.float64)
+    shape = tuple(conv.weight.shape)
+    part = ConvWeightGradient(x, g, Geometry((1,), (padding,), (dilation,), 1), shape)
+    for i in range(6):
+        (truth,) = torch.autograd.grad(conv(x[i]), conv.weight, g[i])
+        for name in cost_model.costs(part):
+            with mock.patch.object(cost_model, "best", return_value=name):
+                for scratch in (1, 1 << 20):
+                    pieces = part.dense_pieces(scratch)
+                    formed = torch.cat(list(pieces or [part.materialize(slice(0, 6))]))
+                    assert torch.allclose(formed[i], truth, rtol=1e-12, atol=1e-12), name
+
+
 def test_the_method_follows_the_shape():
     """Wide images take a direct form, narrow ones of many channels a ghost norm."""
 

@@ -55,7 +55,17 @@ def strided() -> tuple[nn.Module, Tensor]:
     return model.eval(), x
 
 
-CASES = pytest.mark.parametrize("make", [convolutional, tied, strided])
+def normalised() -> tuple[nn.Module, Tensor]:
+    """Weights that are made of a direction and of lengths."""
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(
+        norm(nn.Conv1d(3, 6, 3)), nn.Tanh(), norm(nn.Conv1d(6, 6, 2, groups=2), dim=2), nn.Tanh(),
+        nn.Flatten(), norm(nn.Linear(30, 4)),
+    )  # fmt: skip
+    return model.double().eval(), torch.randn(5, 3, 8, dtype=torch.float64)
+
+
+CASES = pytest.mark.parametrize("make", [convolutional, tied, strided, normalised])
 
 
 def gradients(model: nn.Module, x: Tensor) -> Tensor:

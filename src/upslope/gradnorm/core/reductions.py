@@ -15,6 +15,7 @@ from upslope.gradnorm.core.layout import (
     Samples,
     SamplesNotSeparable,
 )
+from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
 from upslope.gradnorm.core.per_sample_gradients import (
     CACHE,
     OfOneSample,
@@ -224,6 +225,13 @@ class ReducingListener:
             # Reduced at once, its operands can go before the next layer is reached.
             if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
                 self._results[names[0]] = self._reduce(names[0], [(weight, part)])
+            elif all(uses_of[name] == 1 for name in names) and (
+                of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
+            ):
+                for name in names:
+                    parameter = weights.parameters[name]
+                    uses = [(leaf, its_part) for leaf, its_part in of_leaves if leaf is parameter]
+                    self._results[name] = self._reduce(name, uses)
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -270,12 +278,10 @@ class ReducingListener:
     def _group_parameters(self) -> list[list[str]]:
         """Return groups of parameters whose gradients are formed by one backward pass each.
 
-        Parameters of which one weight is made belong together, as of a projected table. Those that
-        weights are made of one by one share a pass as long as their gradients fit the cache.
+        Parameters of which one weight is made belong together, as of a projected table. Others, and
+        such groups, share a pass as long as their gradients fit the cache.
         """
         weights, groups = self.tape.weights, list[set[str]]()
-        companions: set[str] = set()
-        room = 0
         for name, uses in self._pending.items():
             names = {name}.union(*(weights.sources(weight) for weight, _ in uses))
             if len(names) > 1:
@@ -283,13 +289,16 @@ class ReducingListener:
                 groups = [group for group in groups if not group & names]
                 groups.append(names.union(*groups_to_join))
             elif not all(weights.isometric(weight) for weight, _ in uses):
-                size = self._bytes_of_gradients(name, uses)
-                if size > room:
-                    companions, room = set(), min(CACHE, self.tape.options.scratch)
-                    groups.append(companions)
-                companions.add(name)
-                room -= size
-        return [[name for name in self._pending if name in group] for group in groups]
+                groups.append(names)
+        passes, room = list[set[str]](), 0
+        for group in groups:
+            size = sum(self._bytes_of_gradients(name, self._pending[name]) for name in group)
+            if size > room:
+                passes.append(set())
+                room = min(CACHE, self.tape.options.scratch)
+            passes[-1] |= group
+            room -= size
+        return [[name for name in self._pending if name in group] for group in passes]
 
     def _bytes_of_gradients(self, name: str, uses: Uses) -> int:
         """Return the bytes of the per-sample gradients of a parameter and of what is made of it."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.weight_norm import weight_norm_of
 
 
 class Weights:
@@ -91,12 +92,20 @@ class Weights:
         weight_gradients: weights, and the gradients of each for m samples, (m, *weight.shape).
         A parameter that none is made of is left out.
         """
-        if not weight_gradients:
-            return {}
-        tensors, gradients = (
-            [weight for weight, _ in weight_gradients],
-            [g for _, g in weight_gradients],
-        )
+        totals: dict[str, Tensor] = {}
+        tensors, gradients = list[Tensor](), list[Tensor]()
+        for weight, g in weight_gradients:
+            norm = weight_norm_of(weight.grad_fn)
+            if norm is None:
+                tensors.append(weight)
+                gradients.append(g)
+                continue
+            for leaf, of_leaf in zip((norm.direction, norm.length), norm.pull(g), strict=True):
+                name = self._names.get(id(leaf), "")
+                if name in parameters:
+                    totals[name] = totals[name] + of_leaf if name in totals else of_leaf
+        if not tensors:
+            return totals
         sources = {name for weight in tensors for name in self.sources(weight)}
         names = [name for name in parameters if name in sources]
         parameter_list = [parameters[name] for name in names]
@@ -124,7 +133,10 @@ class Weights:
                 None if column[0] is None else torch.stack(column)
                 for column in zip(*single, strict=True)
             ]
-        return {name: g for name, g in zip(names, rows, strict=True) if g is not None}
+        for name, row in zip(names, rows, strict=True):
+            if row is not None:
+                totals[name] = totals[name] + row if name in totals else row
+        return totals
 
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:

@@ -11,6 +11,8 @@
   with the output gradient as its kernel.
 - windows, for the same layers: the sum of the windows that positions of the output gradient see,
   each times its gradient; where there are few positions.
+- per_tap, in one dimension and with stride 1: for each tap of the kernel, one product of the
+  signals shifted by so much. Nothing is copied.
 - im2col: a matrix product with unfolded patches; better where many output channels share the cost
   of unfolding.
 
@@ -330,6 +332,31 @@ def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor
         yield sums.movedim(-1, 1).unsqueeze(2)
 
 
+def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield gradients by products of output gradients with shifted signals."""
+    o, c, taps = operands.shape
+    for rows in chunks(len(operands), operands.x.element_size() * o * c * taps, scratch):
+        x, g = operands.x[rows, 0], operands.g[rows, 0]
+        gradient = g.new_zeros(taps, len(g), o, c)
+        for tap, positions, pixels in tap_windows(operands):
+            torch.bmm(g[:, :, positions], x[:, :, pixels].mT, out=gradient[tap])
+        yield gradient.movedim(0, -1)
+
+
+def tap_windows(operands: ConvOperands) -> Iterator[tuple[int, slice, slice]]:
+    """Yield each tap of a kernel in one dimension that meets pixels: at which positions, and which.
+
+    operands: of a convolution of stride 1.
+    """
+    (padding,), (gap,) = operands.geometry.padding, operands.geometry.dilation
+    extent, positions = operands.x.shape[3], operands.g.shape[3]
+    for tap in range(operands.shape[2]):
+        offset = tap * gap - padding
+        low, high = max(0, -offset), min(positions, extent - offset)
+        if low < high:
+            yield tap, slice(low, high), slice(low + offset, high + offset)
+
+
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with patches."""
     _, c, *kernel = operands.shape
@@ -395,4 +422,6 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
     "windows": windows_of_channels,
     "im2col": im2col,
 }
-"""Name of a method -> a function of operands and bytes of scratch that yields the gradients."""
+"""Name of a method -> a function of operands and bytes of scratch that yields the gradients.
+
+Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""

@@ -1,0 +1,174 @@
+"""Per-sample gradients of the parameters that a weight is made of, without forming the weight's.
+
+A weight may be made of others by a few operators whose gradients keep the form of its own: a scale
+before it (equalised learning rates), a low-rank update merged into a base (LoRA), transposes,
+weight normalisation. They are read from autograd's graph, and each is gone through backwards with
+all samples at once:
+
+    W = a U + V        dU = a G,  dV = G
+    W = P Q            dP = G Q^T = sum_s g_s (Q x_s)^T,  dQ = P^T G = sum_s (P^T g_s) x_s^T
+
+Called by `reductions` for weights that are used once. Of any other operator autograd is asked
+(`weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from upslope.gradnorm.core.per_sample_gradients import (
+    OuterProducts,
+    PerSampleGradient,
+    TransposedGradient,
+)
+from upslope.gradnorm.core.weight_norm import gradients_through_weight_norm
+
+OfParents = Sequence[PerSampleGradient | None] | None
+"""What a node hands on: the gradient of each of its inputs, or None where it cannot tell them."""
+
+
+def gradients_of_leaves(
+    weight: Tensor, part: PerSampleGradient, scratch: int
+) -> list[tuple[Tensor, PerSampleGradient]]:
+    """Return the leaves that a weight is made of, each with a gradient for each way to it.
+
+    An empty list if some operator between is not known here. part: the gradients of the weight.
+    scratch: bytes that a chunk of them may take.
+    """
+    node = weight.grad_fn
+    return [] if node is None or weight.is_complex() else _pull(node, part, scratch) or []
+
+
+def _pull(
+    node: Any, part: PerSampleGradient, scratch: int
+) -> list[tuple[Tensor, PerSampleGradient]] | None:
+    leaf = getattr(node, "variable", None)
+    if leaf is not None:
+        return [(leaf, part)]
+    if type(node).__name__ == "WeightNormInterfaceBackward0":
+        return gradients_through_weight_norm(node, part, scratch)
+    rule = _RULES.get(type(node).__name__)
+    of_parents = None if rule is None else rule(node, part)
+    if of_parents is None:
+        return None
+    leaves: list[tuple[Tensor, PerSampleGradient]] = []
+    for (parent, _), part_of_parent in zip(node.next_functions, of_parents, strict=False):
+        if parent is None or part_of_parent is None:  # a constant
+            continue
+        more = _pull(parent, part_of_parent, scratch)
+        if more is None:
+            return None
+        leaves += more
+    return leaves
+
+
+def _sum(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradients of u + alpha v, of tensors of one shape."""
+    shape = node._input_metadata[0].shape
+    parents = [parent for parent in node.next_functions if parent[0] is not None]
+    if any(parent._input_metadata[place].shape != shape for parent, place in parents):
+        return None
+    return part, part if node._saved_alpha == 1 else scale(part, node._saved_alpha)
+
+
+def _difference(node: Any, part: PerSampleGradient) -> OfParents:
+    of_parents = _sum(node, part)
+    return None if of_parents is None else (part, scale(part, -node._saved_alpha))
+
+
+def _multiple(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradients of a tensor times a number, in either order."""
+    parents = [parent for parent, _ in node.next_functions]
+    if None not in parents:
+        return None
+    factor = node._saved_other if parents[0] is not None else node._saved_self
+    if factor is None or factor.dim() > 0:
+        return None
+    of_tensor = scale(part, factor.item())
+    return (of_tensor, None) if parents[0] is not None else (None, of_tensor)
+
+
+def _quotient(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a tensor by a number."""
+    if node.next_functions[1][0] is not None or node._saved_other.dim() > 0:
+        return None
+    return (scale(part, 1 / node._saved_other.item()),)
+
+
+def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
+    outer = _outer(part)
+    return None if outer is None else (OuterProducts(outer.g, outer.x),)
+
+
+def _product(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradients of both factors of P Q."""
+    outer = _outer(part)
+    if outer is None:
+        return None
+    (left, _), (right, _) = node.next_functions
+    of_left = of_right = None
+    if left is not None:
+        q = node._saved_mat2.detach()
+        if q.dtype != outer.x.dtype:
+            return None
+        of_left = OuterProducts(outer.x @ q.mT, outer.g)
+    if right is not None:
+        p = node._saved_self.detach()
+        if p.dtype != outer.g.dtype:
+            return None
+        of_right = OuterProducts(outer.x, outer.g @ p)
+    return of_left, of_right
+
+
+def _outer(part: PerSampleGradient) -> OuterProducts | None:
+    """Return gradients as sums of outer products; None where they are none."""
+    if isinstance(part, TransposedGradient):
+        return OuterProducts(part.part.g, part.part.x)
+    return part if isinstance(part, OuterProducts) else None
+
+
+def scale(part: PerSampleGradient, factor: float) -> PerSampleGradient:
+    """Return gradients times a number."""
+    outer = _outer(part)
+    if outer is not None:
+        return OuterProducts(outer.x, outer.g * factor)
+    return ScaledGradient(part, factor)
+
+
+@dataclass(frozen=True)
+class ScaledGradient(PerSampleGradient):
+    """Other gradients times a number."""
+
+    part: PerSampleGradient
+    factor: float
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:
+        """Return the squared norms; see `PerSampleGradient`."""
+        return self.part.squared_norms(scratch) * self.factor**2
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        return self.part.materialize(rows) * self.factor
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.part.cost()
+
+
+_RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
+    "AddBackward0": _sum,
+    "SubBackward0": _difference,
+    "MulBackward0": _multiple,
+    "DivBackward0": _quotient,
+    "NegBackward0": lambda node, part: (scale(part, -1.0),),  # noqa: ARG005
+    "TBackward0": _transpose,
+    "MmBackward0": _product,
+}
+"""Name of a node of autograd's graph -> the gradients of its inputs, from that of its output."""

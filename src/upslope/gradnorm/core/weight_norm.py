@@ -1,0 +1,154 @@
+"""Gradients through weight normalisation in closed form: w = g v / |v|, with a norm for each row.
+
+With u = v / |v|, and G the gradient of w, of one row:
+
+    dL/dg = <G, u>        dL/dv = g / |v| (G - <G, u> u)
+
+Autograd's operator can only be differentiated for one sample after the other: it has no rule for
+`vmap`. Here all samples go at once, and norms form neither more than G and what is left of it
+across u. A row is the entries along all dimensions but one. Called by `weights` and
+`leaf_gradients`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+
+_NODE = "WeightNormInterfaceBackward0"
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """How a weight was made of two leaves."""
+
+    direction: Tensor
+    """The leaf v, of the weight's shape."""
+    length: Tensor
+    """The leaf g, of size 1 along the dimensions of a row."""
+    u: Tensor
+    """v / |v|."""
+    scale: Tensor
+    """g / |v|, of the shape of g."""
+
+    dims: tuple[int, ...]
+    """The dimensions of a row, in the gradients of several samples."""
+
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(m, *weight.shape) -> G - <G, u> u, of the same shape, and <G, u>, (m, *g.shape)."""
+        # In one order of memory, whatever it is, operators go through both as through a row.
+        u = torch.empty_like(values[0], dtype=self.u.dtype).copy_(self.u)
+        dots = (values * u).sum(dim=self.dims, keepdim=True)
+        return torch.addcmul(values.to(u.dtype), u, dots, value=-1), dots
+
+    def pull(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of v and of g, (m, *shape) each, from those of the weight."""
+        across, dots = self.split(values)
+        return across * self.scale, dots
+
+
+def weight_norm_of(node: Any) -> WeightNorm | None:
+    """Return how `torch._weight_norm` has made a weight of two leaves; None if it has not.
+
+    node: the weight's in autograd's graph.
+    """
+    if type(node).__name__ != _NODE:
+        return None
+    v, g = (getattr(parent, "variable", None) for parent, _ in node.next_functions)
+    if v is None or g is None:  # made of others in turn, or constant
+        return None
+    norms, dim = node._saved_result1.detach(), node._saved_dim % v.dim()
+    dims = tuple(1 + other for other in range(v.dim()) if other != dim)
+    return WeightNorm(v, g, v.detach() / norms, g.detach() / norms, dims)
+
+
+def gradients_through_weight_norm(
+    node: Any, part: PerSampleGradient, scratch: int
+) -> list[tuple[Tensor, PerSampleGradient]] | None:
+    """Return the two leaves that `torch._weight_norm` has made a weight of, and their gradients.
+
+    None if it has not. node: as of `weight_norm_of`. part: the gradients of the weight. scratch:
+    bytes that a chunk of them may take.
+    """
+    norm = weight_norm_of(node)
+    if norm is None:
+        return None
+    sums = _Sums(norm, part, scratch)
+    return [(norm.direction, DirectionGradient(sums)), (norm.length, LengthGradient(sums))]
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the gradients of a weight, which are formed once for both of its leaves."""
+
+    norm: WeightNorm
+    part: PerSampleGradient
+    scratch: int
+
+    @functools.cached_property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """(n, *shape): the gradients of g. (n,): the squared norms of those of v."""
+        every_dots, every_squares = [], []
+        squared_scale = self.norm.scale.flatten().square()
+        for values in self._pieces():
+            across, dots = self.norm.split(values)
+            rows: Tensor = torch.linalg.vector_norm(across, dim=self.norm.dims)
+            every_dots.append(dots)
+            every_squares.append(rows.flatten(1).square() @ squared_scale)
+        return torch.cat(every_dots), torch.cat(every_squares)
+
+    def _pieces(self) -> Iterator[Tensor]:
+        """Yield the gradients of the weight, (m, *shape), a few samples at a time."""
+        pieces = self.part.dense_pieces(self.scratch)
+        if pieces is not None:
+            return pieces
+        bytes_each = 3 * self.norm.u.numel() * self.norm.u.element_size()
+        slices = chunks(len(self.part), bytes_each, self.scratch)
+        return (self.part.materialize(samples) for samples in slices)
+
+
+@dataclass(frozen=True)
+class DirectionGradient(PerSampleGradient):
+    """The gradients of v, from those of the weight."""
+
+    sums: _Sums
+
+    def __len__(self) -> int:
+        return len(self.sums.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        return self.sums.both[1]
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        return self.sums.norm.pull(self.sums.part.materialize(rows))[0]
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.sums.part.cost()
+
+
+@dataclass(frozen=True)
+class LengthGradient(PerSampleGradient):
+    """The gradients of g, from those of the weight."""
+
+    sums: _Sums
+
+    def __len__(self) -> int:
+        return len(self.sums.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        return squared_norms(self.sums.both[0])
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        return self.sums.both[0][rows]
