@@ -47,8 +47,9 @@ def select_scored(
         selection = _from_signals(chooser, folder / SIGNALS, budget, seed, labelled_ids, classes_of)
         rows = [(id_, None) for id_ in selection.ids]
         name = chooser.name
-        count = int(selection.notes["cells"])
-        cells = f" in two stages, {count:,} cells," if count > 1 else ""
+        part = "blocks" if "blocks" in selection.notes else "cells"
+        count = int(selection.notes[part])
+        cells = f" in two stages, {count:,} {part}," if count > 1 else ""
     _write(out, rows, name)
     console.print(
         f"{len(rows):,} samples chosen by {name},{cells} {len(labels):,} labelled before: {out}",

@@ -123,9 +123,7 @@ class BallSearch:
         best = np.full(cells, -1)
         top = np.full(cells, np.inf)
         slopes, lows = np.zeros(cells), np.zeros(cells)
-        nonempty = [
-            cell for cell, part in enumerate(self._cells()) if part.stop > part.start
-        ]
+        nonempty = [cell for cell, part in enumerate(self._cells()) if part.stop > part.start]
         for cell in nonempty:
             least[cell], most[cell] = self._extremes(cell)
         positions: list[int] = []

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from upslope.strategies.fisher_ratio import largest_ratio
 from upslope.strategies.information import roots
-from upslope.strategies.symmetric import ROWS, forms, inverses, times
+from upslope.strategies.symmetric import ROWS, forms, inverses, symmetric_product, times
 
 SINGULAR = 1e-10
 TOGETHER = 64
@@ -68,8 +68,6 @@ class Fisher:
     """
 
     def __init__(self, p: Tensor, h: Tensor, pool: Tensor, labelled: Tensor, ridge: float) -> None:
-        self.h, self.a = h, roots(p)
-        n, c = self.a.shape[:2]
         self.pool = pool
         self._rng = torch.Generator().manual_seed(0)
         noise = torch.randn(len(pool), generator=self._rng, dtype=h.dtype)
@@ -78,15 +76,25 @@ class Fisher:
         self.inverse, self.spread, self._draw = inverses(labelled, ridge, pool, noise)
         self.first_trace = float((self.inverse * pool).sum())
         self.change_of_trace = 0.0
-        self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
-        self.epoch = torch.full((n,), -1)
-        """Steps that Q and R of each candidate know of; -1 where they were never computed."""
         self.steps = 0
+        c = max(1, p.shape[1] - 1)
         self._w = self._h = torch.empty(0, c, h.shape[1], dtype=h.dtype)  # (steps c, c, d)
         self._signs: list[float] = []
         self._products: dict[int, tuple[int, Tensor, Tensor]] = {}
         self._ahead = 0
         """How many `_products` were computed together."""
+        self.follow(p, h)
+
+    def follow(self, p: Tensor, h: Tensor) -> None:
+        """Follow these candidates from here on, and no others; M and F stay. p, h: as at first."""
+        if self.steps:
+            self.fold()
+        self._products.clear()
+        self.h, self.a = h, roots(p)
+        n, c = self.a.shape[:2]
+        self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
+        self.epoch = torch.full((n,), -1)
+        """Steps that Q and R of each candidate know of; -1 where they were never computed."""
 
     @property
     def most_steps(self) -> int:
@@ -161,9 +169,8 @@ class Fisher:
         c = self.a.shape[1]
         w, h = (t[: self.steps * c].flatten(start_dim=1).T for t in (self._w, self._h))
         signs = torch.tensor(self._signs, dtype=w.dtype).repeat_interleave(c)
-        self.inverse.sub_(torch.from_numpy((w * signs).numpy() @ w.T.numpy()))
-        cross = torch.from_numpy(w.numpy() @ h.T.numpy())
-        self.spread.sub_(cross).sub_(cross.T)
+        self.inverse.sub_(symmetric_product(w * signs, w.T))
+        self.spread.sub_(symmetric_product(torch.cat([w, h], dim=1), torch.cat([h, w], dim=1).T))
         self._ridge = None
         self.epoch = torch.where(self.epoch == self.steps, 0, -1)
         self.steps = 0

@@ -1,11 +1,13 @@
 """Selection from pools of 10^6 samples and more: cells of similar samples first, exact within.
 
 The strategies that look at all pairs take n K or n^2 distances. In two stages, the pool of n is
-divided into cells of about `cell` samples (k-means, `cells`). A strategy goes one of four ways:
+divided into cells of about `cell` samples (k-means, `cells`). A strategy goes one of these ways:
 
     search    one search over all cells, which skips distances that cannot, or hardly, count
               (`cell_search`): core-set, whose choice is the exact one, and LCMD
     balls     one search over all cells, with balls and densities of cells (`cell_balls`): DCoM
+    blocks    one design of all, with candidates in blocks at random in place of cells
+              (`fisher_blocks`): BAIT
     by gain   the strategy itself chooses within each cell, and the choices of all cells are taken
               by what each gains (`cell_choices`)
     by share  the same, but each cell gives its share of the budget, in proportion to its samples
@@ -25,10 +27,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView, Selection
+from upslope.strategies.bait import Bait, check_size
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cell_balls import searching_balls
 from upslope.strategies.cell_choices import AHEAD, Counts, GreedyRun, apportion, take_by_gain
@@ -42,6 +46,8 @@ from upslope.strategies.cell_search import (
 from upslope.strategies.cells import divide
 from upslope.strategies.dcom import DCoM
 from upslope.strategies.distances import normalise
+from upslope.strategies.fisher_blocks import blocks_of, choose_in_blocks
+from upslope.strategies.information import whole
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
@@ -69,12 +75,12 @@ class SignalSource(Protocol):
 class TwoStage:
     """How a strategy chooses in two stages.
 
-    way: a search, "balls", "gain" or "share", as above. unit: cells are of vectors of unit length,
-    as the strategy's distances are. cost: time and memory, in the symbols of `QueryStrategy.cost`;
-    c is the size of a cell. kept: bytes per sample that a search keeps.
+    way: a search, "balls", "blocks", "gain" or "share", as above. unit: cells are of vectors of
+    unit length, as the strategy's distances are. cost: time and memory, in the symbols of
+    `QueryStrategy.cost`; c is the size of a cell. kept: bytes per sample that a search keeps.
     """
 
-    way: Callable[[Search], list[int]] | Literal["balls", "gain", "share"]
+    way: Callable[[Search], list[int]] | Literal["balls", "blocks", "gain", "share"]
     unit: bool
     cost: str
     kept: int = 0
@@ -109,9 +115,9 @@ TWO_STAGE: dict[str, TwoStage] = {
     "typiclust": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means, then n c d"),
     "dropquery": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
     "bait": TwoStage(
-        "share",
+        "blocks",
         False,
-        f"{_DIVIDE} 5 (C d)^2 + 2 c C^2; 2 n / c (C d)^3 + (n d + 12 K c) C^2 d",
+        "memory 6 (C d)^2 + (c + 2 K) (d + 3 C^2) doubles; 3 / 4 n C^2 d^2 + 3 K C^3 d^2",
     ),
     "binary-bait": TwoStage("share", False, f"{_DIVIDE} 2 c d + d^2; n / c d^3 + n d^2 + 2 K c d"),
 }
@@ -134,7 +140,7 @@ def select_in_cells(
     labelled: positions that are labelled already, and not chosen again. labels: the class of each,
     for strategies that read it; -1 of those that were passed over. cell: samples of a cell.
 
-    Returns: the ids in order of choice; notes say how many cells there were.
+    Returns: the ids in order of choice; notes say how many cells, or blocks, there were.
 
     Raises:
         ConfigError: a strategy that has no two stages.
@@ -148,6 +154,9 @@ def select_in_cells(
             f"Expected a budget between 1 and the {left} candidates left but got {budget}."
         )
     stages = TWO_STAGE[strategy.name]
+    if stages.way == "blocks" and len(source) > 2 * cell:
+        assert isinstance(strategy, Bait)
+        return _select_in_blocks(strategy, source, budget, rng, labelled, cell)
     read = _reader(strategy, source, stages.unit)
     cells = divide(read.rows, read.blocks, len(source), cell, rng)
     is_labelled = np.zeros(len(source), dtype=bool)
@@ -184,6 +193,35 @@ def select_in_cells(
         runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
         picks = [position for run in runs for position in run]
     return Selection(tuple(source.ids(picks)), None, {**notes, "cells": float(len(cells.members))})
+
+
+def _select_in_blocks(
+    strategy: Bait,
+    source: SignalSource,
+    budget: int,
+    rng: torch.Generator,
+    labelled: Sequence[int],
+    size: int,
+) -> Selection:
+    is_labelled = np.zeros(len(source), dtype=bool)
+    is_labelled[list(labelled)] = True
+    blocks = blocks_of(np.flatnonzero(~is_labelled), size, budget, rng)
+    labels = np.flatnonzero(is_labelled)
+    known = [labels[start : start + size] for start in range(0, len(labels), size)]
+
+    def read(positions: Counts) -> tuple[Tensor, Tensor]:
+        view, _ = _view(strategy, source, positions, labels[:0], None)
+        strategy.check(view, 1)
+        p, h = (view.signal(need).double() for need in strategy.needs)
+        check_size(p.shape[1], h.shape[1])
+        strategy.check_lengths(h)
+        return whole(p), h
+
+    # As many threads as torch has: another number would give other bits.
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+        picks, trace = choose_in_blocks(read, blocks, known, budget, strategy.ridge)
+    notes = {"trace": trace, "blocks": float(len(blocks))}
+    return Selection(tuple(source.ids(picks)), None, notes)
 
 
 def refusal(strategy: object, rows: int) -> str:
