@@ -8,7 +8,8 @@ score    N ((o + s) / W + j) o: seconds per row to fetch and open the first shar
 disk     N (2 (i + 8 c) + sum over kept signals (32 + b))
                              i: bytes of an id, c: scores, b: bytes of a signal's row
 memory   what this process held while it measured, with one shard; while selecting 4 N bytes,
-         for searches 14 N (dcom) or 28 N and K d numbers (core-set, LCMD) more, and one cell
+         for searches 14 N (dcom) or 28 N and K d numbers (core-set, LCMD) more, for BAIT
+         48 (C d)^2, and one cell
 select   operations of the strategy's two stages / multiply-adds per second measured here
 money    hours x W x price
 """
@@ -58,9 +59,9 @@ def count_operations(name: str, n: float, k: float, d: float, classes: float) ->
     narrowest.
     """
     c = min(float(CELL), n)
-    cells = n * min(n / c, 256) * d if n > c else 0.0
+    cells = n * min(n / c, 256) * d if n > c and name != "bait" else 0.0
     search = k * PROBES * c * d
-    bait = n / c * 2 * (classes * d) ** 3 + (n * d + 12 * k * c) * classes**2 * d
+    bait = (0.75 * n + 3 * k * classes) * (classes * d) ** 2
     within = {
         "core-set": 2 * search,
         "lcmd": 2 * search + 8 * k * n,
@@ -182,6 +183,9 @@ def plan_pool(
     if not single:
         stages = TWO_STAGE[strategy.name]
         search_bytes = stages.kept * total + (4.0 * budget * d if callable(stages.way) else 0.0)
+    if strategy.name == "bait":  # matrices of C d rows, and what is followed of candidates
+        followed = cell + 2 * budget
+        search_bytes = 48 * (classes * d) ** 2 + 8 * followed * (d + 3 * classes**2)
     operations = 0.0 if single else count_operations(strategy.name, total, budget, d, classes)
     return PoolPlan(
         rows=total,

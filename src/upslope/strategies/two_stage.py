@@ -103,7 +103,7 @@ TWO_STAGE: dict[str, TwoStage] = {
     "dcom": TwoStage(
         "balls",
         True,
-        f"{_DIVIDE} 14 n + 2 c d + m (d + 130); (2 n + 8 m + K) c d",
+        f"{_DIVIDE} 14 n + 8 c d + m (4 d + 530); (2 n + 8 m + K) c d",
         kept=14,
     ),
     "badge": TwoStage("share", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
@@ -117,7 +117,7 @@ TWO_STAGE: dict[str, TwoStage] = {
     "bait": TwoStage(
         "blocks",
         False,
-        "memory 6 (C d)^2 + (c + 2 K) (d + 3 C^2) doubles; 3 / 4 n C^2 d^2 + 3 K C^3 d^2",
+        "memory 48 (C d)^2 + 8 (c + 2 K) (d + 3 C^2) bytes; (3 / 4 n C^2 + 3 K C^3) d^2",
     ),
     "binary-bait": TwoStage("share", False, f"{_DIVIDE} 2 c d + d^2; n / c d^3 + n d^2 + 2 K c d"),
 }
