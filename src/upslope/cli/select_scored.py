@@ -35,7 +35,8 @@ def select_scored(
     if name is None:
         raise ConfigError(f"Expected --strategy, as {table} holds no scores, but got none.")
     chooser = None if name in columns else find_strategy(name)
-    reads_labels = labelled is not None and chooser is not None and chooser.reads_labels
+    # Strategies of the user's own need not say whether they read labels.
+    reads_labels = labelled is not None and getattr(chooser, "reads_labels", False)
     classes = _classes(folder, name) if reads_labels else ()
     labels, passes = _labels(labelled, table, classes)
     labelled_ids = {*labels, *passes}

@@ -184,8 +184,8 @@ def plan_pool(
         stages = TWO_STAGE[strategy.name]
         search_bytes = stages.kept * total + (4.0 * budget * d if callable(stages.way) else 0.0)
     if strategy.name == "bait":  # matrices of C d rows, and what is followed of candidates
-        followed = cell + 2 * budget
-        search_bytes = 48 * (classes * d) ** 2 + 8 * followed * (d + 3 * classes**2)
+        rows_at_once = cell + 2 * budget
+        search_bytes = 48 * (classes * d) ** 2 + 8 * rows_at_once * (d + 3 * classes**2)
     operations = 0.0 if single else count_operations(strategy.name, total, budget, d, classes)
     return PoolPlan(
         rows=total,

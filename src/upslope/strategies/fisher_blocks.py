@@ -32,7 +32,7 @@ TOGETHER = 16
 AHEAD = 4
 """Values computed anew at first, for each that is asked for; twice as many each time that was not
 enough."""
-SETTLED = 2048
+AFTER_FOLDING = 2048
 """Samples of the least losses whose Q and R are computed anew together, after steps are folded."""
 LEAST_SHARE = 8
 """Samples that a block gives at least: small budgets have fewer and larger blocks, of at most"""
@@ -98,20 +98,20 @@ def choose_in_blocks(
     candidates. labelled: blocks of those that are labelled. ridge: lambda.
     """
     pool = sum_information(read, blocks)
-    known = sum_information(read, labelled) if labelled else torch.zeros_like(pool)
+    of_labelled = sum_information(read, labelled) if labelled else torch.zeros_like(pool)
     count = sum(map(len, labelled))
     fisher: Fisher | None = None
     positions: list[int] = []
-    seen, total = 0, sum(map(len, blocks))
+    so_far, total = 0, sum(map(len, blocks))
     for block in blocks:
-        seen += len(block)
-        share = min(2 * budget * seen // total, seen) - len(positions)
+        so_far += len(block)
+        share = min(2 * budget * so_far // total, so_far) - len(positions)
         if not share:
             continue
         p, h = read(block)
         if fisher is None:
-            fisher = Fisher(p, h, pool, known, ridge)
-            del known  # M^-1 holds it
+            fisher = Fisher(p, h, pool, of_labelled, ridge)
+            del of_labelled  # M^-1 holds it
         else:
             fisher.follow(p, h)
         rows = _add(fisher, share, count + len(positions))
@@ -119,8 +119,8 @@ def choose_in_blocks(
     assert fisher is not None
     fisher.follow(*read(np.array(positions)))
     rows = _remove(fisher, len(positions) - budget, count + len(positions))
-    kept = np.delete(np.array(positions), rows).tolist()
-    return kept, fisher.trace()
+    rest: list[int] = np.delete(np.array(positions), rows).tolist()
+    return rest, fisher.trace()
 
 
 def sum_information(read: Reader, blocks: Sequence[Positions]) -> Tensor:
@@ -134,12 +134,12 @@ def sum_information(read: Reader, blocks: Sequence[Positions]) -> Tensor:
     return total
 
 
-def _add(fisher: Fisher, count: int, held: int) -> list[int]:
-    """Add the `count` candidates of largest gain to M, of which `held` samples are."""
+def _add(fisher: Fisher, count: int, samples: int) -> list[int]:
+    """Add the `count` candidates of largest gain to M, which has so many `samples`."""
     gains = FallingValues(fisher.gains(), fisher.gains)
     rows: list[int] = []
     while len(rows) < count:
-        together = gains.take(min(_together(held + len(rows)), count - len(rows)))
+        together = gains.take(min(_together(samples + len(rows)), count - len(rows)))
         _make_room(fisher, len(together), gains)
         for place, row in enumerate(together, 1):
             fisher.add(row, together[place:])
@@ -147,7 +147,7 @@ def _add(fisher: Fisher, count: int, held: int) -> list[int]:
     return rows
 
 
-def _remove(fisher: Fisher, count: int, held: int) -> list[int]:
+def _remove(fisher: Fisher, count: int, samples: int) -> list[int]:
     """Take the `count` candidates of least loss out of M, which holds all of them."""
     every = torch.arange(len(fisher.h))
     losses = FallingValues(
@@ -155,7 +155,7 @@ def _remove(fisher: Fisher, count: int, held: int) -> list[int]:
     )
     rows: list[int] = []
     while len(rows) < count:
-        together = losses.take(min(_together(held - len(rows)), count - len(rows)))
+        together = losses.take(min(_together(samples - len(rows)), count - len(rows)))
         _make_room(fisher, len(together), losses)
         for place, row in enumerate(together, 1):
             fisher.remove(row, together[place:])
@@ -168,8 +168,8 @@ def _make_room(fisher: Fisher, steps: int, values: FallingValues) -> None:
     if fisher.steps + steps > fisher.most_steps:
         fisher.fold()
         # Together, as each time the matrices are read.
-        fisher.settle(values.largest(SETTLED))
+        fisher.settle(values.largest(AFTER_FOLDING))
 
 
-def _together(held: int) -> int:
-    return max(1, min(TOGETHER, held // ONE_IN))
+def _together(samples: int) -> int:
+    return max(1, min(TOGETHER, samples // ONE_IN))

@@ -58,7 +58,7 @@ def inverses(
 
 
 def _lower_first(lower: Tensor, matrix: Tensor) -> Tensor:
-    """L matrix L^T for a lower triangular L and a symmetric matrix: half of the multiplications."""
+    """L matrix L^T for a lower triangular L and a symmetric matrix: N^3 / 2 multiplications."""
     size = len(lower)
     result = lower.new_empty(size, size)
     left, right = lower.numpy(), matrix.numpy()
@@ -73,9 +73,9 @@ def _lower_first(lower: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _lower_last(lower: Tensor, matrix: Tensor) -> Tensor:
-    """L^T matrix L, likewise."""
+    """L^T matrix L for the same, in as many multiplications."""
     size = len(lower)
-    result, product = lower.new_empty(2, size, size)
+    result, product = lower.new_empty(size, size), lower.new_empty(size, size)
     left, right = lower.numpy(), matrix.numpy()
     for part in _blocks(size):
         columns = right[part.start :, part.start :] @ left[part.start :, part]

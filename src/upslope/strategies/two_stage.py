@@ -165,7 +165,7 @@ def select_in_cells(
     is_known = is_labelled if labels_at is None else is_labelled & (labels_at >= 0).numpy()
     of_cell = [members[is_known[members]] for members in cells.members]
     free = [members[~is_labelled[members]] for members in cells.members]
-    sizes, labels, left_of = (
+    sizes, counts_of_labels, left_of = (
         np.array([len(m) for m in group]) for group in (cells.members, of_cell, free)
     )
 
@@ -177,7 +177,8 @@ def select_in_cells(
     notes: Mapping[str, float] = {}
     if stages.way == "balls" and len(free) > 1:
         assert isinstance(strategy, DCoM)
-        readers = (partial(source.rows, _plain(need)) for need in strategy.needs)
+        features, posteriors = (partial(source.rows, _plain(need)) for need in strategy.needs)
+        readers = features, posteriors
         with searching_balls(*readers, cells, free, of_cell, labels_at) as (balls, order):
             places, notes = balls.choose(strategy, budget)
             picks = order[places].tolist()
@@ -186,10 +187,10 @@ def select_in_cells(
             picks = order[stages.way(search)].tolist()
     elif stages.way == "gain":
         ahead = AHEAD if len(free) > 1 else 1
-        counts = apportion(budget, sizes, labels, left_of, ahead)
+        counts = apportion(budget, sizes, counts_of_labels, left_of, ahead)
         picks = take_by_gain(budget, sizes, counts, left_of, choose)
     else:
-        shares = apportion(budget, sizes, labels, left_of).tolist()
+        shares = apportion(budget, sizes, counts_of_labels, left_of).tolist()
         runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
         picks = [position for run in runs for position in run]
     return Selection(tuple(source.ids(picks)), None, {**notes, "cells": float(len(cells.members))})
@@ -207,7 +208,7 @@ def _select_in_blocks(
     is_labelled[list(labelled)] = True
     blocks = blocks_of(np.flatnonzero(~is_labelled), size, budget, rng)
     labels = np.flatnonzero(is_labelled)
-    known = [labels[start : start + size] for start in range(0, len(labels), size)]
+    of_labelled = [labels[start : start + size] for start in range(0, len(labels), size)]
 
     def read(positions: Counts) -> tuple[Tensor, Tensor]:
         view, _ = _view(strategy, source, positions, labels[:0], None)
@@ -219,7 +220,7 @@ def _select_in_blocks(
 
     # As many threads as torch has: another number would give other bits.
     with threadpool_limits(torch.get_num_threads(), user_api="blas"):
-        picks, trace = choose_in_blocks(read, blocks, known, budget, strategy.ridge)
+        picks, trace = choose_in_blocks(read, blocks, of_labelled, budget, strategy.ridge)
     notes = {"trace": trace, "blocks": float(len(blocks))}
     return Selection(tuple(source.ids(picks)), None, notes)
 
