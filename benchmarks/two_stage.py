@@ -5,7 +5,8 @@
 
 Each is chosen as `upslope select` does, from a folder as `upslope score` leaves it; with --exact
 also from signals in memory. The pool is made up: features of `--features` numbers in clusters of
-unequal size and spread, posteriors of ten classes that belong to them. Each strategy runs in a
+unequal size and spread, posteriors of ten classes that belong to them. With --labelled, so many
+samples drawn at random have labels, which are drawn from their posteriors. Each strategy runs in a
 process of its own with one thread. CPU s is processor time; memory is the peak of what the process
 holds of its own (RssAnon): pages of the store that are mapped can be dropped at any time, and are
 not counted.
@@ -33,6 +34,7 @@ from upslope import strategies
 from upslope.cli.select_scored import select_scored
 from upslope.files import write_digested_json
 from upslope.pool import Need, PoolView
+from upslope.scoring.shards import RECORD as POOL
 from upslope.scoring.shards import TABLE
 from upslope.signal_store import RECORD, SignalStore, StoreWriter, plain_need
 from upslope.strategies.two_stage import TWO_STAGE
@@ -44,6 +46,7 @@ OPTIONS: dict[str, dict[str, float | str]] = {
 }
 FEATURES, POSTERIORS = Need.of("features"), Need.of("probabilities")
 SIGNALS, SCORED = "signals", ("margin", "entropy", "least-confidence")
+NAMES = [f"class {i}" for i in range(CLASSES)]
 JUDGED = 100_000
 """Samples up to which quality is computed."""
 
@@ -100,6 +103,30 @@ def write_store(folder: Path, count: int, width: int) -> None:
     pq.write_table(table, folder / TABLE)
 
 
+def write_labels(folder: Path, count: int) -> Path:
+    """Return a sheet of labels, written if it is not there: of `count` samples of the pool."""
+    sheet = Path(f"{folder}-{count}-labelled.csv")
+    store = SignalStore(folder / SIGNALS)
+    rng = torch.Generator().manual_seed(4)
+    positions = torch.randperm(len(store), generator=rng)[:count].sort().values.tolist()
+    p = store.rows(POSTERIORS, positions).float()
+    labels = torch.multinomial(p, 1, generator=rng)[:, 0].tolist()
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label"])
+        writer.writerows(zip(store.ids(positions), map(NAMES.__getitem__, labels), strict=True))
+    write_digested_json(folder / POOL, {"classes": NAMES})
+    return sheet
+
+
+def read_labels(sheet: Path | None) -> dict[int, int]:
+    """Return position -> class of what a sheet labels."""
+    if sheet is None:
+        return {}
+    with sheet.open(encoding="utf-8", newline="") as file:
+        return {int(row["id"]): NAMES.index(row["label"]) for row in csv.DictReader(file)}
+
+
 def _changes() -> Need:
     return strategies.build("dropquery").needs[1]
 
@@ -109,10 +136,12 @@ def _sketch() -> Need:
     return Need(need.name, need.options)
 
 
-def quality(name: str, store: SignalStore, ids: list[str]) -> dict[str, float]:
+def quality(
+    name: str, store: SignalStore, ids: list[str], labelled: dict[int, int]
+) -> dict[str, float]:
     """Return what the strategy makes large or small, of the whole pool."""
     x = torch.cat([block.float() for _, block in store.blocks(FEATURES)])
-    chosen = torch.tensor([int(i) for i in ids])
+    chosen = torch.tensor([*(int(i) for i in ids), *labelled])
     if name == "bait":
         from upslope.strategies.information import information, whole
 
@@ -137,8 +166,13 @@ def quality(name: str, store: SignalStore, ids: list[str]) -> dict[str, float]:
         return {"radius": float(squared.max().sqrt())}
     if name == "lcmd":
         return {"mean squared distance": float(squared.mean())}
+    covered = {"covered": float((squared <= 0.75**2).float().mean())}
     if name == "prob-cover":
-        return {"covered": float((squared <= 0.75**2).float().mean())}
+        return covered
+    if name == "dcom":
+        top = store.rows(POSTERIORS, [int(i) for i in ids]).float().topk(2, dim=1).values
+        unsure = float((1 - top[:, 0] + top[:, 1]).mean())
+        return covered | {"cosine": float((1 - squared / 2).mean()), "uncertainty": unsure}
     if name in ("max-herding", "u-herding"):
         return {"coverage": float((-squared).exp().mean())}
     return {"coverage": float((1 - squared / 2).clamp(min=0).mean())}
@@ -160,8 +194,13 @@ class Watch(threading.Thread):
             time.sleep(self.every)
 
 
-def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> dict[str, object]:
-    """Select once, and return processor seconds, peak bytes, and the quality."""
+def measure(
+    name: str, folder: Path, budget: int, exact: bool, judged: bool, answers: Path | None
+) -> dict[str, object]:
+    """Select once, and return processor seconds, peak bytes, and the quality.
+
+    answers: the sheet of labels.
+    """
     torch.set_num_threads(1)
     watch = Watch()
     began, clock = time.process_time(), time.monotonic()
@@ -170,17 +209,24 @@ def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> 
     if exact:
         strategy = strategies.build(name, **OPTIONS.get(name, {}))
         rng = torch.Generator().manual_seed(1)
+        labels = read_labels(answers)
+        free = sorted(set(range(len(store))) - labels.keys())
         signals = {
             n: torch.cat([b.float() for _, b in store.blocks(Need(n.name, n.options))])
             for n in strategy.needs
         }
-        ids = list(
-            strategy.select(PoolView(store.ids(range(len(store))), signals), budget, rng).ids
+        view = PoolView(
+            store.ids(free),
+            {n: values[free] if labels else values for n, values in signals.items()},
+            store.ids(list(labels)),
+            {n: values[list(labels)] for n, values in signals.items() if n.labelled},
+            torch.tensor(list(labels.values()), dtype=torch.int64),
         )
+        ids = list(strategy.select(view, budget, rng).ids)
     else:
         sheet = Path(f"{folder}-{name}.csv")
         text = json.dumps({"name": name, **OPTIONS[name]}) if name in OPTIONS else name
-        select_scored(folder, text, budget, 1, None, sheet)
+        select_scored(folder, text, budget, 1, answers, sheet)
         with sheet.open(encoding="utf-8", newline="") as file:
             ids = [row["id"] for row in csv.DictReader(file)]
         sheet.unlink()
@@ -188,13 +234,14 @@ def measure(name: str, folder: Path, budget: int, exact: bool, judged: bool) -> 
     seconds = time.process_time() - began
     wall = time.monotonic() - clock
     figures: dict[str, object] = {"seconds": seconds, "wall": wall, "bytes": watch.peak}
-    return figures | (quality(name, store, ids) if judged else {})
+    return figures | (quality(name, store, ids, read_labels(answers)) if judged else {})
 
 
 def main(
     candidates: Annotated[int, typer.Option(min=1)] = 50_000,
     features: Annotated[int, typer.Option(min=1)] = 256,
     budget: Annotated[int, typer.Option(min=1)] = 500,
+    labelled: Annotated[int, typer.Option(min=0, help="Samples that have labels.")] = 0,
     names: Annotated[str, typer.Option(help="Strategies, with commas between.")] = "all",
     exact: Annotated[bool, typer.Option("--exact", help="Measure the exact form too.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the store is kept.")] = Path("made-up"),
@@ -205,7 +252,8 @@ def main(
     judged = candidates <= JUDGED
     if one:
         name, form = one.split(",")
-        print(json.dumps(measure(name, place, budget, form == "exact", judged)))
+        answers = write_labels(place, labelled) if labelled else None
+        print(json.dumps(measure(name, place, budget, form == "exact", judged, answers)))
         return
     if not (place / TABLE).is_file():
         write_store(place, candidates, features)
@@ -215,7 +263,7 @@ def main(
         for form in (["exact"] if exact and name not in SCORED else []) + ["selected"]:
             command = [sys.executable, __file__, "--candidates", str(candidates), "--features",
                        str(features), "--budget", str(budget), "--folder", str(folder),
-                       "--one", f"{name},{form}"]  # fmt: skip
+                       "--labelled", str(labelled), "--one", f"{name},{form}"]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(f"| {name} | {form} | failed: {done.stderr.strip().splitlines()[-1]} |")

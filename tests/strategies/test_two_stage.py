@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,16 +63,25 @@ class Pool:
             {n: self.rows(n, free) for n in needs},
             self.ids(labelled),
             {n: self.rows(n, labelled) for n in needs if n.labelled},
+            self.labels(labelled),
         )
+
+    def labels(self, labelled: Sequence[int]) -> Tensor:
+        return (torch.tensor(list(labelled), dtype=torch.int64) * 7919 % 5).clamp(max=CLASSES - 1)
 
 
 def built(name: str) -> strategies.QueryStrategy:
     return strategies.build(name, **({"temperature": 1} if name == "u-herding" else {}))
 
 
-def choose(name: str, pool: Pool, budget: int, **options: object) -> list[int]:
+def choose(
+    name: str, pool: Pool, budget: int, labelled: Sequence[int] = (), **options: Any
+) -> list[int]:
+    labels = pool.labels(labelled) if built(name).reads_labels else None
     rng = torch.Generator().manual_seed(2)
-    selection = select_in_cells(built(name), pool, budget, rng, **options)  # type: ignore[arg-type]
+    selection = select_in_cells(
+        built(name), pool, budget, rng, labelled=labelled, labels=labels, **options
+    )
     return [int(id_) for id_ in selection.ids]
 
 

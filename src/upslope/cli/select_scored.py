@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +31,82 @@ def select_scored(
     check_joined(table)
     with reporting_damage(f"a Parquet file of scores in {table}", REMEDY):
         columns = [n for n in pq.read_schema(table).names if n not in ("shard", "id")]
-    labelled_ids, count_labelled = _labelled_ids(labelled, table)
     name = strategy or (columns[0] if columns else None)
     if name is None:
         raise ConfigError(f"Expected --strategy, as {table} holds no scores, but got none.")
-    if name in columns:
+    chooser = None if name in columns else find_strategy(name)
+    # Strategies of the user's own need not say whether they read labels.
+    reads_labels = labelled is not None and getattr(chooser, "reads_labels", False)
+    classes = _classes(folder, name) if reads_labels else ()
+    labels, passes = _labels(labelled, table, classes)
+    labelled_ids = {*labels, *passes}
+    if chooser is None:
         rows: list[tuple[str, float | None]] = list(top_scores(table, name, budget, labelled_ids))
         cells = ""
     else:
-        selection = _from_signals(find_strategy(name), folder / SIGNALS, budget, seed, labelled_ids)
+        classes_of = labels if classes else None
+        selection = _from_signals(chooser, folder / SIGNALS, budget, seed, labelled_ids, classes_of)
         rows = [(id_, None) for id_ in selection.ids]
-        name = find_strategy(name).name
-        count = int(selection.notes["cells"])
-        cells = f" in two stages, {count:,} cells," if count > 1 else ""
+        name = chooser.name
+        part = "blocks" if "blocks" in selection.notes else "cells"
+        count = int(selection.notes[part])
+        cells = f" in two stages, {count:,} {part}," if count > 1 else ""
     _write(out, rows, name)
     console.print(
-        f"{len(rows):,} samples chosen by {name},{cells} {count_labelled:,} labelled before: {out}",
+        f"{len(rows):,} samples chosen by {name},{cells} {len(labels):,} labelled before: {out}",
         markup=False,
         soft_wrap=True,
     )
 
 
-def _labelled_ids(path: Path | None, table: Path) -> tuple[set[str], int]:
-    """The ids that a sheet labels or passes over, and how many it labels.
+def _labels(
+    path: Path | None, table: Path, classes: Sequence[str]
+) -> tuple[Mapping[str, Any], set[str]]:
+    """What a sheet labels, id -> answer, and the ids that it passes over.
 
-    Labels are what people wrote: the folder does not know the classes.
+    classes: by which answers are positions; without them, answers are what people wrote.
     """
     from upslope.experiment.sheet import ids_meant, read_sheet
     from upslope.scoring.top import ids_among
+    from upslope.tasks.answers import class_answer, class_label
+
+    def read(text: str) -> int:
+        return class_label(class_answer(text, classes), classes)
 
     if path is None:
-        return set(), 0
-    sheet = read_sheet(path, ids_among(table, ids_meant(path)), (), str)
-    return {*sheet.labels, *sheet.passed}, len(sheet.labels)
+        return {}, set()
+    ids = ids_among(table, ids_meant(path))
+    sheet = read_sheet(path, ids, classes, read if classes else str)
+    return sheet.labels, set(sheet.passed)
+
+
+def _classes(folder: Path, name: str) -> Sequence[str]:
+    """The names of the classes that a folder was scored for, by which a strategy reads labels."""
+    from upslope.errors import ConfigError
+    from upslope.files import read_digested_json
+    from upslope.scoring.shards import RECORD
+
+    classes: Sequence[str] = (read_digested_json(folder / RECORD) or {}).get("classes", ())
+    if not classes:
+        raise ConfigError(
+            f"Expected the names of the classes in {folder / RECORD}, by which {name} reads "
+            "labels, but it has none. Score the pool into another folder, with a run that knows "
+            "them, or take u-herding."
+        )
+    return classes
 
 
 def _from_signals(
-    strategy: Any, folder: Path, budget: int, seed: int, labelled_ids: set[str]
+    strategy: Any,
+    folder: Path,
+    budget: int,
+    seed: int,
+    labelled_ids: set[str],
+    classes_of: Mapping[str, int] | None,
 ) -> Any:
+    """The selection. classes_of: id -> class, where the strategy reads it."""
+    import torch
+
     from upslope.errors import DataError
     from upslope.seeds import generator
     from upslope.signal_store import SignalStore
@@ -82,7 +121,10 @@ def _from_signals(
             "--ids-by-shard, choose by a score: signals are kept under the ids of the shards."
         )
     rng = generator(seed, "select", 0)
-    return select_in_cells(strategy, store, budget, rng, labelled=labelled)
+    labels = None
+    if classes_of is not None:  # of what was passed over, -1
+        labels = torch.tensor([classes_of.get(id_, -1) for id_ in store.ids(labelled)])
+    return select_in_cells(strategy, store, budget, rng, labelled=labelled, labels=labels)
 
 
 def _write(out: Path, rows: list[tuple[str, float | None]], strategy: str) -> None:

@@ -100,6 +100,7 @@ def _score(pool: PoolArguments, source: Any, what: dict[str, Any], out: Path, en
             device=ready.device,
             batch_size=settings.score_batch,
             on_corrupt=settings.on_corrupt,
+            classes=ready.classes,
             **what,
         )
         stack.enter_context(sharing(engine, {}, ready.device, None))

@@ -8,7 +8,8 @@ score    N ((o + s) / W + j) o: seconds per row to fetch and open the first shar
 disk     N (2 (i + 8 c) + sum over kept signals (32 + b))
                              i: bytes of an id, c: scores, b: bytes of a signal's row
 memory   what this process held while it measured, with one shard; while selecting 4 N bytes,
-         for core-set and LCMD 28 N and K d numbers more, and one cell
+         for searches 14 N (dcom) or 28 N and K d numbers (core-set, LCMD) more, for BAIT
+         48 (C d)^2, and one cell
 select   operations of the strategy's two stages / multiply-adds per second measured here
 money    hours x W x price
 """
@@ -46,8 +47,6 @@ SAMPLES_TO_MEASURE = 512
 """Rows that are scored to measure the time per row; a batch before them is not counted."""
 TIMES = 5
 """Times that they are scored: on a machine with other work the time differs from one to another."""
-SEARCH = 28
-"""Bytes per row that core-set and LCMD keep while they search (`strategies.cell_search`)."""
 _RATE = 2048  # rows and columns of the product that measures multiply-adds per second
 
 
@@ -60,9 +59,9 @@ def count_operations(name: str, n: float, k: float, d: float, classes: float) ->
     narrowest.
     """
     c = min(float(CELL), n)
-    cells = n * min(n / c, 256) * d if n > c else 0.0
+    cells = n * min(n / c, 256) * d if n > c and name != "bait" else 0.0
     search = k * PROBES * c * d
-    bait = n / c * 2 * (classes * d) ** 3 + (n * d + 12 * k * c) * classes**2 * d
+    bait = (0.75 * n + 3 * k * classes) * (classes * d) ** 2
     within = {
         "core-set": 2 * search,
         "lcmd": 2 * search + 8 * k * n,
@@ -71,6 +70,7 @@ def count_operations(name: str, n: float, k: float, d: float, classes: float) ->
         "binary-bait": 2 * (n / c * d**3 + n * d**2 + 2 * k * c * d),
         "dropquery": 300 * k * c * d,
         "typiclust": 300 * k * c * d + n * c * d,
+        "dcom": (2 * n + k) * c * d,
         "bait": 2 * bait,  # in double precision
     }
     return float(cells + within.get(name, 3 * n * c * d))
@@ -179,8 +179,13 @@ def plan_pool(
     scores, row_bytes = (1, 0.0) if single else (0, sum(32 + bytes_per_number * w for w in widths))
     d, classes = max(widths, default=1), min(widths, default=1)
     cell = min(CELL, total)
-    searches = not single and callable(TWO_STAGE[strategy.name].way)
-    search_bytes = SEARCH * total + 4.0 * budget * d if searches else 0.0
+    search_bytes = 0.0
+    if not single:
+        stages = TWO_STAGE[strategy.name]
+        search_bytes = stages.kept * total + (4.0 * budget * d if callable(stages.way) else 0.0)
+    if strategy.name == "bait":  # matrices of C d rows, and what is followed of candidates
+        rows_at_once = cell + 2 * budget
+        search_bytes = 48 * (classes * d) ** 2 + 8 * rows_at_once * (d + 3 * classes**2)
     operations = 0.0 if single else count_operations(strategy.name, total, budget, d, classes)
     return PoolPlan(
         rows=total,

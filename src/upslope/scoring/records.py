@@ -16,7 +16,8 @@ from upslope.files import from_json, read_digested_json, to_json, write_digested
 def record_or_compare(path: Path, record: dict[str, Any]) -> None:
     """Write down what a folder is begun with, or compare it with what stands there.
 
-    path: the record's. record: plain data.
+    path: the record's. record: plain data. What does not stand there, as an earlier version did not
+    write it, is not compared.
 
     Raises:
         RunError: the folder was begun with something else, or its record is damaged.
@@ -29,10 +30,10 @@ def record_or_compare(path: Path, record: dict[str, Any]) -> None:
         raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
     plain = from_json(to_json(record))
     for key in record:
-        if earlier.get(key) != plain[key]:
+        if key in earlier and earlier[key] != plain[key]:
             raise RunError(
                 f"Expected {path.parent} to be gone on with as it was begun but {key} was "
-                f"{earlier.get(key)!r} and is {plain[key]!r} now. Give the same, or another folder."
+                f"{earlier[key]!r} and is {plain[key]!r} now. Give the same, or another folder."
             )
 
 

@@ -66,7 +66,8 @@ class ShardScorer:
     pool: the shards. model: the network. on_corrupt: what a sample that cannot be read does. out:
     the folder. scores: column -> strategy with one score per sample. task: as in training.
     device: where to compute. seed: of random signals. batch_size: samples at a time.
-    keep: signals that go into a store, OUT/signals. precision: of these.
+    keep: signals that go into a store, OUT/signals. precision: of these. classes: their names,
+    where they are known; recorded for `upslope select`, which may have to read labels.
     """
 
     pool: ShardedPool
@@ -80,6 +81,7 @@ class ShardScorer:
     on_corrupt: OnCorrupt = "fail"
     keep: tuple[Need, ...] = ()
     precision: Precision = "float32"
+    classes: tuple[str, ...] = ()
 
     @property
     def storer(self) -> ShardStorer | None:
@@ -242,6 +244,7 @@ class ShardScorer:
             "weights_sha256": weights_digest(self.model),
             "seed": self.seed,
             "on_corrupt": self.on_corrupt,
+            **({"classes": list(self.classes)} if self.classes else {}),
         }
 
 

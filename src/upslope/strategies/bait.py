@@ -13,7 +13,8 @@ and the batch s is to minimise, with F = sum_x I(x) over the candidates and L th
 that which raises it least.
 
 How the traces are followed is in `upslope.strategies.fisher`; `fisher_bounds` tells which
-candidates may be the next, so that few need to be followed.
+candidates may be the next, so that few need to be followed. `fisher_blocks` chooses from large
+pools, near to that.
 """
 
 from __future__ import annotations
@@ -78,6 +79,18 @@ class Bait(QueryStrategy):
         """Add 2K candidates one by one, then take K away again."""
         p, h = (pool.signal(need).double() for need in self.needs)
         check_size(p.shape[1], h.shape[1])
+        self.check_lengths(h)
+        p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
+        # As many threads as torch has: another number would give other bits.
+        with threadpool_limits(torch.get_num_threads(), user_api="blas"):
+            return self._search(whole(p), h, information(whole(p_l), h_l), budget)
+
+    def check_lengths(self, h: Tensor) -> None:
+        """Refuse features so long that rounding hides the ridge. h: (n, d).
+
+        Raises:
+            SelectionError: their squares are beyond the digits of double precision.
+        """
         longest = float(h.abs().max())
         if longest**2 > _DIGITS * self.ridge:
             raise SelectionError(
@@ -85,10 +98,6 @@ class Bait(QueryStrategy):
                 f"ridge {self.ridge:g} but the largest entry is {longest:.3g}: rounding would hide "
                 "the ridge. Scale the features, or raise `ridge`."
             )
-        p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
-        # As many threads as torch has: another number would give other bits.
-        with threadpool_limits(torch.get_num_threads(), user_api="blas"):
-            return self._search(whole(p), h, information(whole(p_l), h_l), budget)
 
     def _search(self, p: Tensor, h: Tensor, labelled: Tensor, budget: int) -> Choice:
         fisher = Fisher(p, h, information(p, h), labelled, self.ridge)

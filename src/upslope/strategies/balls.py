@@ -46,6 +46,49 @@ def _most(total: int) -> int:
     return min(PAIRS, max(FEW, int(SHARE * total)))
 
 
+class PureRadii:
+    """How far the ball of each labelled sample reaches: counts of samples by their distance.
+
+    labels: (m,), of the labelled samples. delta: the largest radius. resolution: the width at which
+    bisections end.
+    """
+
+    def __init__(self, labels: Tensor, delta: float, resolution: float) -> None:
+        self.labels = labels
+        self.rounds = max(0, math.ceil(math.log2(delta / resolution)))
+        # All radii that a bisection may try or end at.
+        self.grid = torch.arange(2 ** (self.rounds + 1) + 1) * delta / 2 ** (self.rounds + 1)
+        self._counts = torch.zeros(2, len(labels) * len(self.grid), dtype=torch.int64)  # pure, all
+
+    def count(self, left: Tensor, classes: Tensor, squares: Tensor) -> None:
+        """Count samples near labelled ones. left: (k,) labelled samples; classes: (k,) predicted
+        for the samples near them; squares: (k,) of the distances, within delta."""
+        bins = len(self.grid)
+        # The interior of the ball of radius grid[k] holds what falls into bins up to k.
+        places = squares.sqrt().div_(self.grid[1]).long().clamp_(max=bins - 2).add_(1)
+        places += left * bins
+        is_pure = classes == self.labels[left]
+        ones = torch.ones(len(left), dtype=torch.int64)
+        self._counts[0].index_add_(0, places, is_pure.long())
+        self._counts[1].index_add_(0, places, ones)
+
+    def radii(self, threshold: float) -> Tensor:
+        """Return the radius of each ball, by bisection: (m,).
+
+        threshold: the least share of samples in its interior that are predicted to be of its class.
+        """
+        # How many lie within each radius of the grid.
+        pure, all_ = self._counts.view(2, len(self.labels), len(self.grid)).cumsum(dim=2)
+        low = torch.zeros(len(self.labels), 1, dtype=torch.int64)
+        high = torch.full_like(low, len(self.grid) - 1)
+        for _ in range(self.rounds):
+            middle = (low + high) // 2
+            is_pure = pure.gather(1, middle) >= threshold * all_.gather(1, middle)
+            low, high = torch.where(is_pure, middle, low), torch.where(is_pure, high, middle)
+        radii: Tensor = self.grid[((low + high) // 2)[:, 0]]
+        return radii
+
+
 class Surroundings:
     """What lies within `delta` of each labelled sample.
 
@@ -65,50 +108,24 @@ class Surroundings:
         resolution: float,
     ) -> None:
         self.x, self.y = x, y
-        self.rounds = max(0, math.ceil(math.log2(delta / resolution)))
-        # All radii that a bisection may try or end at.
-        self.grid = torch.arange(2 ** (self.rounds + 1) + 1) * delta / 2 ** (self.rounds + 1)
         self.is_near = torch.zeros(len(x), dtype=torch.bool)
         """Which candidates the balls of radius delta cover, (n,)."""
         self.pairs: Pairs | None = None
         """Labelled sample, candidate; None where they are too many to hold."""
-        bins = len(self.grid)
-        self._counts = torch.zeros(2, len(y) * bins, dtype=torch.int64)  # pure, all
+        self._pure = PureRadii(labels, delta, resolution)
         for part in near_pairs(y, None, delta):
-            self._count(part, of_y, labels)
+            self._pure.count(part.left.long(), of_y[part.right.long()], part.squares)
         few = _FewPairs(len(y) * len(x))
         for part in near_pairs(y, x, delta):
-            self._count(part, of_x, labels)
-            self.is_near[part.right.long()] = True
+            right = part.right.long()
+            self._pure.count(part.left.long(), of_x[right], part.squares)
+            self.is_near[right] = True
             few.add(part)
         self.pairs = few.join()
-        # Now how many lie within each radius of the grid.
-        self._counts = self._counts.view(2, len(y), bins).cumsum(dim=2)
-
-    def _count(self, pairs: Pairs, classes: Tensor, labels: Tensor) -> None:
-        left, bins = pairs.left.long(), len(self.grid)
-        # The interior of the ball of radius grid[k] holds what falls into bins up to k.
-        places = pairs.squares.sqrt().div_(self.grid[1]).long().clamp_(max=bins - 2).add_(1)
-        places += left * bins
-        is_pure = classes[pairs.right.long()] == labels[left]
-        ones = torch.ones(len(left), dtype=torch.int64)
-        self._counts[0].index_add_(0, places, is_pure.long())
-        self._counts[1].index_add_(0, places, ones)
 
     def radii(self, threshold: float) -> Tensor:
-        """Return the radius of each ball, by bisection: (m,).
-
-        threshold: the least share of samples in its interior that are predicted to be of its class.
-        """
-        pure, all_ = self._counts
-        low = torch.zeros(len(self.y), 1, dtype=torch.int64)
-        high = torch.full_like(low, len(self.grid) - 1)
-        for _ in range(self.rounds):
-            middle = (low + high) // 2
-            is_pure = pure.gather(1, middle) >= threshold * all_.gather(1, middle)
-            low, high = torch.where(is_pure, middle, low), torch.where(is_pure, high, middle)
-        radii: Tensor = self.grid[((low + high) // 2)[:, 0]]
-        return radii
+        """Return the radius of each ball: (m,). threshold: as for `PureRadii.radii`."""
+        return self._pure.radii(threshold)
 
     def covered(self, radii: Tensor) -> Tensor:
         """Return which candidates lie in a ball: (n,) booleans. radii: (m,), at most delta."""
@@ -177,6 +194,14 @@ class UncoveredDensity:
 
     def _is_near(self, rows: Tensor) -> Tensor:
         """Whether each candidate lies within the radius of some: (n, k) booleans."""
-        # Few rows on the right take a product a third of the time that they take on the left.
-        products = torch.addmm(self.squares[rows], self.x, self.x[rows].T, alpha=-2)
-        return products.add_(self.squares[:, None]) < self.radius**2
+        return is_near(self.x, self.squares, rows, self.radius)
+
+
+def is_near(x: Tensor, squares: Tensor, rows: Tensor, radius: float) -> Tensor:
+    """Return whether each row of x lies within a radius of some rows: (n, k) booleans.
+
+    x: (n, d). squares: (n,) of the lengths of its rows. rows: (k,) positions.
+    """
+    # Few rows on the right take a product a third of the time that they take on the left.
+    products = torch.addmm(squares[rows], x, x[rows].T, alpha=-2)
+    return products.add_(squares[:, None]) < radius**2

@@ -20,7 +20,7 @@ has no name and is gone with the process.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,33 +208,38 @@ def searching(
 
     rows: reads rows by position. cells: of the pool. labelled: positions. budget: to be chosen.
     """
-    order = np.concatenate(cells.members)
     sizes = [len(members) for members in cells.members]
-    mean = torch.tensor(sizes, dtype=torch.float32) / len(order) @ cells.means
+    mean = torch.tensor(sizes, dtype=torch.float32) / sum(sizes) @ cells.means
+    order = np.concatenate(cells.members)
     free = torch.from_numpy(~np.isin(order, labelled))
+    with copied_rows(rows, cells.members) as (copy, starts):
+        labelled_rows = rows(labelled.tolist()).float()
+        yield (
+            Search(copy, starts, cells.means - mean, mean, free, labelled_rows, budget),
+            order,
+        )
+
+
+@contextmanager
+def copied_rows(
+    rows: RowReader, members: Sequence[Positions]
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield (rows of a pool in the order of its cells, on the disk; where each cell begins).
+
+    rows: reads rows by position. members: positions of each cell. The file has no name, and is gone
+    with the process.
+    """
     place = Path(tempfile.gettempdir())
     with ExitStack() as stack:
         with disk_errors(place):
             file = stack.enter_context(tempfile.TemporaryFile())
-        for members in cells.members:
-            part = rows(members.tolist()).contiguous().numpy()
+        for of_cell in members:
+            part = rows(of_cell.tolist()).flatten(start_dim=1).contiguous().numpy()
             with disk_errors(place):
                 file.write(part.data)
         with disk_errors(place):
             file.flush()
-        copy = np.memmap(file, part.dtype, "r+", shape=(len(order), len(mean)))
-        starts = np.cumsum([0, *sizes]).tolist()
-        labelled_rows = rows(labelled.tolist()).float()
-        yield (
-            Search(
-                torch.from_numpy(copy),
-                starts,
-                cells.means - mean,
-                mean,
-                free,
-                labelled_rows,
-                budget,
-            ),
-            order,
-        )
+        starts = np.cumsum([0, *map(len, members)]).tolist()
+        copy = np.memmap(file, part.dtype, "r+", shape=(starts[-1], part.shape[1]))
+        yield torch.from_numpy(copy), starts
         del copy

@@ -82,16 +82,16 @@ class DCoM(QueryStrategy):
         p = pool.signal(p_need).float()
         classes = torch.cat([p, pool.labelled_signal(p_need).float()]).argmax(dim=1)
         radii, is_covered = self.balls(x, y, classes, pool.labels)
-        share = _share(is_covered, len(y))
+        share = share_of(is_covered, len(y))
         weight = competence(share, self.slope, self.centre)
-        unsure = _scale(1 - margin(p)) if p.shape[1] > 1 else torch.zeros(len(p))
+        unsure = scale(uncertainty(p))
         radius = float(radii.mean()) if len(radii) else self.delta
         density = UncoveredDensity(x, is_covered, radius)
         is_free = torch.ones(len(x), dtype=torch.bool)
         scores: Tensor | None = None
         positions: list[int] = []
         for _ in range(budget):
-            mixture = weight * unsure + (1 - weight) * _scale(density.counts)
+            mixture = weight * unsure + (1 - weight) * scale(density.counts)
             scores = mixture.clone() if scores is None else scores
             best = int(mixture.masked_fill_(~is_free, -torch.inf).argmax())
             positions.append(best)
@@ -111,21 +111,43 @@ class DCoM(QueryStrategy):
         """
         if not len(y):
             return torch.empty(0), torch.zeros(len(x), dtype=torch.bool)
-        if labels is None or len(labels) != len(y):
-            raise SelectionError(
-                f"Expected one class for each of the {len(y)} labelled samples, which decides how "
-                "far their balls reach, but the task's labels are of another kind. Take u-herding."
-            )
+        labels = one_label_each(labels, len(y))
         near = Surroundings(
             x, y, classes[: len(x)], classes[len(x) :], labels, self.delta, RESOLUTION
         )
-        radii = near.radii(0.2 * _share(near.is_near, len(y)) + 0.4)
+        radii = near.radii(purity(share_of(near.is_near, len(y))))
         return radii, near.covered(radii)
 
 
-def _share(is_covered: Tensor, labelled: int) -> float:
-    """The share of candidates and labelled samples that is covered: the latter by their balls."""
+def one_label_each(labels: Tensor | None, labelled: int) -> Tensor:
+    """Return the classes of labelled samples, (m,). labelled: how many there are.
+
+    Raises:
+        SelectionError: there are none, or not one for each.
+    """
+    if labels is None or len(labels) != labelled:
+        raise SelectionError(
+            f"Expected one class for each of the {labelled} labelled samples, which decides how "
+            "far their balls reach, but the task's labels are of another kind. Take u-herding."
+        )
+    return labels
+
+
+def share_of(is_covered: Tensor, labelled: int) -> float:
+    """Return the share of candidates and labelled samples that is covered: the latter all are, by
+    their own balls. is_covered: (n,). labelled: how many there are."""
     return float(torch.cat([is_covered, is_covered.new_ones(labelled)]).float().mean())
+
+
+def purity(coverage: float) -> float:
+    """Return the least share of one class in a ball. coverage: the share that balls of radius delta
+    cover."""
+    return 0.2 * coverage + 0.4
+
+
+def uncertainty(p: Tensor) -> Tensor:
+    """Return 1 - (p_(1) - p_(2)), 0 of a single class: (n,). p: (n, C)."""
+    return 1 - margin(p)
 
 
 def competence(coverage: float, slope: float, centre: float) -> float:
@@ -134,7 +156,7 @@ def competence(coverage: float, slope: float, centre: float) -> float:
     return whole / (1 + math.exp(-slope * (coverage - centre)))
 
 
-def _scale(values: Tensor) -> Tensor:
-    """To between 0 and 1; 0 where all are equal."""
+def scale(values: Tensor) -> Tensor:
+    """Return values between 0 and 1; 0 where all are equal. values: (n,)."""
     span = values.max() - values.min()
     return (values - values.min()) / span if span > 0 else torch.zeros_like(values)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from upslope.strategies.fisher_ratio import largest_ratio
 from upslope.strategies.information import roots
-from upslope.strategies.symmetric import ROWS, forms, inverses, times
+from upslope.strategies.symmetric import ROWS, forms, inverses, symmetric_product, times
 
 SINGULAR = 1e-10
 TOGETHER = 64
@@ -68,8 +68,6 @@ class Fisher:
     """
 
     def __init__(self, p: Tensor, h: Tensor, pool: Tensor, labelled: Tensor, ridge: float) -> None:
-        self.h, self.a = h, roots(p)
-        n, c = self.a.shape[:2]
         self.pool = pool
         self._rng = torch.Generator().manual_seed(0)
         noise = torch.randn(len(pool), generator=self._rng, dtype=h.dtype)
@@ -78,15 +76,27 @@ class Fisher:
         self.inverse, self.spread, self._draw = inverses(labelled, ridge, pool, noise)
         self.first_trace = float((self.inverse * pool).sum())
         self.change_of_trace = 0.0
-        self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
-        self.epoch = torch.full((n,), -1)
-        """Steps that Q and R of each candidate know of; -1 where they were never computed."""
         self.steps = 0
+        c = max(1, p.shape[1] - 1)
         self._w = self._h = torch.empty(0, c, h.shape[1], dtype=h.dtype)  # (steps c, c, d)
         self._signs: list[float] = []
         self._products: dict[int, tuple[int, Tensor, Tensor]] = {}
         self._ahead = 0
         """How many `_products` were computed together."""
+        self.follow(p, h)
+
+    def follow(self, p: Tensor, h: Tensor) -> None:
+        """Follow these candidates from here on, and no others; M and F stay. p, h: as at first."""
+        if self.steps:
+            self.fold()
+        self._products.clear()
+        self.h, self.a = h, roots(p)
+        n, c = self.a.shape[:2]
+        self.q, self.r = torch.zeros(2, n, c, c, dtype=h.dtype)
+        self.epoch = torch.full((n,), -1)
+        """Steps that Q and R of each candidate know of; -1 where they were never computed."""
+        self._has_q = torch.zeros(n, dtype=torch.bool)
+        """Where Q before any step is there, whether or not R is."""
 
     @property
     def most_steps(self) -> int:
@@ -97,18 +107,32 @@ class Fisher:
         """Bring Q and R of candidates up to date. rows: (k,) distinct positions."""
         new = rows[self.epoch[rows] < 0]
         for part in torch.split(new, ROWS) if len(new) else ():
-            self.q[part] = self._inverse_forms(part)
+            self._begin_q(part)
             self.r[part] = self._quadratic(self.spread, part)
             self.epoch[part] = 0
         rows = rows[self.epoch[rows] < self.steps]
         epochs = self.epoch[rows]
         # Each step is read once, for all candidates that do not know of it.
         for start, end in pairwise([*sorted(set(epochs.tolist())), self.steps]):
-            columns = self.a.shape[1] ** 2 * (end - start)
-            size = max(16, 2**20 // columns)
-            for part in torch.split(rows[epochs <= start], size):
+            for part in torch.split(rows[epochs <= start], self._rows_at_once(end - start)):
                 self._catch_up(part, start, end)
         self.epoch[rows] = self.steps
+
+    def shares(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tr Q and tr( (1 + Q)^-1 Q ) of candidates now, without R: (k,) each.
+
+        rows: candidates that were never settled.
+        """
+        traces, shares = [], []
+        for part in torch.split(rows, ROWS):
+            self._begin_q(part)
+            q = self.q[part]
+            for some in torch.split(torch.arange(len(part)), self._rows_at_once(self.steps)):
+                g = self._overlaps(self._w, part[some], 0, self.steps)
+                q[some] -= (g * self._signs_of(0, self.steps)) @ g.mT
+            traces.append(_traces(q))
+            shares.append(_traces(torch.linalg.solve(_one(q) + q, q)))
+        return torch.cat(traces), torch.cat(shares)
 
     def gains(self, rows: Tensor | None = None) -> Tensor:
         """By how much each candidate, or each of `rows`, would lower the trace: (k,)."""
@@ -161,11 +185,11 @@ class Fisher:
         c = self.a.shape[1]
         w, h = (t[: self.steps * c].flatten(start_dim=1).T for t in (self._w, self._h))
         signs = torch.tensor(self._signs, dtype=w.dtype).repeat_interleave(c)
-        self.inverse.sub_(torch.from_numpy((w * signs).numpy() @ w.T.numpy()))
-        cross = torch.from_numpy(w.numpy() @ h.T.numpy())
-        self.spread.sub_(cross).sub_(cross.T)
+        self.inverse.sub_(symmetric_product(w * signs, w.T))
+        self.spread.sub_(symmetric_product(torch.cat([w, h], dim=1), torch.cat([h, w], dim=1).T))
         self._ridge = None
         self.epoch = torch.where(self.epoch == self.steps, 0, -1)
+        self._has_q = self.epoch == 0
         self.steps = 0
         self._signs.clear()
         self._products.clear()
@@ -256,10 +280,24 @@ class Fisher:
 
     def _catch_up(self, rows: Tensor, start: int, end: int) -> None:
         g, overlaps = (self._overlaps(t, rows, start, end) for t in (self._w, self._h))
-        signs = torch.tensor(self._signs[start:end], dtype=g.dtype).repeat_interleave(g.shape[1])
-        self.q[rows] -= (g * signs) @ g.mT
+        self.q[rows] -= (g * self._signs_of(start, end)) @ g.mT
         cross = g @ overlaps.mT
         self.r[rows] -= cross + cross.mT
+
+    def _rows_at_once(self, steps: int) -> int:
+        """Candidates whose overlaps with so many steps stay in a processor's cache."""
+        return max(16, 2**20 // max(1, self.a.shape[1] ** 2 * steps))
+
+    def _signs_of(self, start: int, end: int) -> Tensor:
+        return torch.tensor(self._signs[start:end], dtype=self.h.dtype).repeat_interleave(
+            self.a.shape[1]
+        )
+
+    def _begin_q(self, rows: Tensor) -> None:
+        new = rows[~self._has_q[rows]]
+        if len(new):
+            self.q[new] = self._inverse_forms(new)
+            self._has_q[new] = True
 
     def _inverse_forms(self, rows: Tensor) -> Tensor:
         """V^T M^-1 V of candidates before any step: (k, c, c)."""

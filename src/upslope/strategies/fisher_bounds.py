@@ -11,7 +11,8 @@ computed, tr( (1 + Q)^-1 Q ) <= t / (1 + t / (C - 1)) with t >= tr Q, in two deg
 
     first    t = (1 - sum_i p_i^2) h^T (sum_i Y_ii) h                          one form a candidate
     second   t = sum_(i < j) p_i p_j (a_i + a_j)^2,   a_i^2 = h^T Y_ii h       C forms
-    third    Q and R themselves                                                C^2 forms each
+    third    tr( (1 + Q)^-1 Q ) itself, by Q                                   C^2 forms
+    fourth   Q and R                                                           C^2 forms more
 
 with the blocks Y_ii = (M^-1)_ii of the classes. A candidate goes on to the next degree where its
 bound is not below the best gain. That a gain can rise as others are taken is why bounds are needed.
@@ -51,7 +52,7 @@ class LazyGains:
         self.reach = self._reach(self.shares)
         """Bounds on tr( (1 + Q)^-1 Q ), (n,)."""
         self.spreads = torch.full((n,), torch.inf, dtype=p.dtype)
-        """tr R of the third degree, (n,)."""
+        """tr R of the fourth degree, (n,)."""
         self.ratio, self.count, self._next_ratio = torch.inf, 0, 0
         self.degree = torch.ones(n, dtype=torch.int64)
         self.since = torch.zeros(n, dtype=torch.int64)
@@ -82,7 +83,7 @@ class LazyGains:
 
     def _best(self) -> int:
         while True:
-            is_now = (self.degree == 3) & (self.since == self.fisher.steps)
+            is_now = (self.degree == 4) & (self.since == self.fisher.steps)
             bounds = self.spreads.sqrt() + (self.drifts[self.since] * self.shares).sqrt()
             bounds = torch.minimum(bounds.square(), self.ratio * self.reach) * (1 + ROUNDING)
             bounds = torch.where(is_now, self.gains, bounds).masked_fill(~self.free, -torch.inf)
@@ -103,18 +104,22 @@ class LazyGains:
                 return int(largest[0])
             lowest = int(self.degree[must].min())
             ahead = stale & (self.degree == lowest)
-            ahead &= (bounds >= AHEAD * best_gain) | must if best_gain > 0 and lowest < 3 else must
+            ahead &= (bounds >= AHEAD * best_gain) | must if best_gain > 0 and lowest < 4 else must
             self._refine(ahead.nonzero().flatten(), lowest)
 
     def _refine(self, rows: Tensor, degree: int) -> None:
         if degree == 1:
             self._second(rows)
             return
+        if degree == 2:
+            self.shares[rows], self.reach[rows] = self.fisher.shares(rows)
+            self.degree[rows] = 3
+            return
         self.fisher.settle(rows)
         self.spreads[rows] = self.fisher.r[rows].diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0)
         self.shares[rows] = self.fisher.q[rows].diagonal(dim1=1, dim2=2).sum(dim=1).clamp(min=0)
         self.gains[rows], self.reach[rows] = self.fisher.gains_and_shares(rows)
-        self.degree[rows] = 3
+        self.degree[rows] = 4
         self.since[rows] = self.fisher.steps
 
     def _second(self, rows: Tensor) -> None:
