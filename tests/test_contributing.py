@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from upslope import gradnorm
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.trace import intercept
+from upslope.gradnorm.trace import operator_facts
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -44,9 +45,18 @@ def test_the_task() -> None:
     assert losses.tolist() == [3.5]
 
 
-def test_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = module_that_defines("bilinear").bilinear
-    monkeypatch.setattr(intercept, "REGISTRY", {**intercept.REGISTRY, "bilinear": rule})
+@pytest.fixture
+def bilinear_rule(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The page's rule in the table of kernels, for one test."""
+    table = {**operator_facts.REGISTRY, "bilinear": module_that_defines("bilinear").bilinear}
+    monkeypatch.setattr(operator_facts, "REGISTRY", table)
+    operator_facts.operator_of.cache_clear()  # what is known of `F.bilinear` without the rule
+    yield
+    operator_facts.operator_of.cache_clear()
+
+
+@pytest.mark.usefixtures("bilinear_rule")
+def test_the_kernel() -> None:
 
     class Pairs(nn.Module):
         def __init__(self) -> None:
