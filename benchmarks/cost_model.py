@@ -25,15 +25,12 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from upslope.gradnorm.core import matrix_products
-from upslope.gradnorm.core.per_sample_gradients import SCRATCH, OuterProducts
+from upslope.gradnorm.core.chunks import SCRATCH
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv import cost_model
-from upslope.gradnorm.kernels.conv.gradients import (
-    ConvOperands,
-    Geometry,
-    group_gradients,
-    samples_per_call,
-)
+from upslope.gradnorm.kernels.conv.gradients import group_gradients, samples_per_call
 from upslope.gradnorm.kernels.conv.methods import METHODS
+from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
 
 SAMPLES = 8
 """Samples in a timed batch, where the method does not depend on their number."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, gradients, methods
-from upslope.gradnorm.kernels.conv.gradients import Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.operands import Geometry
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -230,11 +230,11 @@ def test_whole_copies_hold_what_memory_held(size: int) -> None:
     copies = WholeCopies(stretches)
     tensors[1].data += 5
     copies.copy_again()
-    assert copies.hold_still()
+    assert copies.are_current()
     tensors[0].data[0] = -0.0
-    assert not copies.hold_still()
+    assert not copies.are_current()
     stretches[0].restore()
-    assert copies.hold_still()
+    assert copies.are_current()
     assert tensors[1].tolist() == [5, 6]
     assert tensors[0].tolist() == list(range(size))
     copies.let_go()

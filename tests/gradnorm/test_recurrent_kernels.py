@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from short_forms import mark_rest_long
 from upslope.gradnorm import expected_gradient_length, gradient_norms
-from upslope.gradnorm.core.layout import LayoutProbe
+from upslope.gradnorm.core.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
 
 

@@ -7,17 +7,18 @@ import torch
 from oracle import assert_agrees
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts, Rows
+from upslope.gradnorm.core.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
 from upslope.gradnorm.core.tied_gradients import norms_of_sum
 
 ROWS = 50
 
 
-def draw(n: int, t: int, e: int) -> tuple[Tensor, Tensor, Rows]:
+def draw(n: int, t: int, e: int) -> tuple[Tensor, Tensor, LookupGradient]:
     """x (n, t, e), g (n, t, ROWS), and rows of 5 look-ups, some of the same row."""
     ids = torch.randint(0, 7, (n, 5))
     x, g, r = torch.randn(n, t, e), torch.randn(n, t, ROWS), torch.randn(n, 5, e)
-    return x.double(), g.double(), Rows(ids, r.double(), ROWS)
+    return x.double(), g.double(), LookupGradient(ids, r.double(), ROWS)
 
 
 @pytest.mark.parametrize("scratch", [1, 1 << 20])
@@ -51,7 +52,7 @@ def test_digits_are_kept_where_both_cancel(rest: float) -> None:
     r = -x
     r[::2] *= 1 - rest  # every other sample keeps a little; of the rest nothing is left
     r[1] = 1.0  # and of one sample nothing cancels
-    norms = norms_of_sum([OuterProducts(x, g), Rows(ids, r, ROWS)], 1 << 20)
+    norms = norms_of_sum([OuterProducts(x, g), LookupGradient(ids, r, ROWS)], 1 << 20)
     assert norms is not None
     wanted = (x.double() + r.double()).square().sum(dim=(1, 2))
     assert torch.allclose(norms.double(), wanted, rtol=2e-3, atol=0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from upslope.gradnorm.kernels.conv.gradients import windows
+from upslope.gradnorm.kernels.conv.patches import windows
 from upslope.influence.network import Theta
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d

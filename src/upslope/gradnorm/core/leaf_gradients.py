@@ -25,19 +25,22 @@ from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
     TransposedGradient,
 )
-from upslope.gradnorm.core.weight_norm import gradients_through_weight_norm
+from upslope.gradnorm.core.weight_norm import WEIGHT_NORM_NODE, gradients_through_weight_norm
 
 OfParents = Sequence[PerSampleGradient | None] | None
-"""What a node hands on: the gradient of each of its inputs, or None where it cannot tell them."""
+"""The gradient of each input of a node of autograd's graph, None for one that is constant; None in
+place of them all where no rule here covers the node."""
 
 
 def gradients_of_leaves(
     weight: Tensor, part: PerSampleGradient, scratch: int
 ) -> list[tuple[Tensor, PerSampleGradient]]:
-    """Return the leaves that a weight is made of, each with a gradient for each way to it.
+    """Return the leaves that a weight is made of, with their gradients.
 
-    An empty list if some operator between is not known here. part: the gradients of the weight.
-    scratch: bytes that a chunk of them may take.
+    A leaf that the weight depends on in several ways is there for each of them. The list is empty
+    if some operator between is not known here.
+
+    part: the gradients of the weight. scratch: bytes that a chunk of them may take.
     """
     node = weight.grad_fn
     return [] if node is None or weight.is_complex() else _pull(node, part, scratch) or []
@@ -46,10 +49,11 @@ def gradients_of_leaves(
 def _pull(
     node: Any, part: PerSampleGradient, scratch: int
 ) -> list[tuple[Tensor, PerSampleGradient]] | None:
+    """Return the same for the output of a node of autograd's graph; None for an empty list."""
     leaf = getattr(node, "variable", None)
     if leaf is not None:
         return [(leaf, part)]
-    if type(node).__name__ == "WeightNormInterfaceBackward0":
+    if type(node).__name__ == WEIGHT_NORM_NODE:
         return gradients_through_weight_norm(node, part, scratch)
     rule = _RULES.get(type(node).__name__)
     of_parents = None if rule is None else rule(node, part)
@@ -76,6 +80,7 @@ def _sum(node: Any, part: PerSampleGradient) -> OfParents:
 
 
 def _difference(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradients of u - alpha v, of tensors of one shape."""
     of_parents = _sum(node, part)
     return None if of_parents is None else (part, scale(part, -node._saved_alpha))
 
@@ -93,13 +98,14 @@ def _multiple(node: Any, part: PerSampleGradient) -> OfParents:
 
 
 def _quotient(node: Any, part: PerSampleGradient) -> OfParents:
-    """Return the gradient of a tensor by a number."""
+    """Return the gradient of a tensor that was divided by a number."""
     if node.next_functions[1][0] is not None or node._saved_other.dim() > 0:
         return None
     return (scale(part, 1 / node._saved_other.item()),)
 
 
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
+    """Return the gradient of a matrix that was transposed."""
     outer = _outer(part)
     return None if outer is None else (OuterProducts(outer.g, outer.x),)
 

@@ -1,4 +1,4 @@
-"""Copies of what a model keeps in memory, and the question whether it holds that still.
+"""Copies of what a model keeps in memory, and which of that has changed since.
 
 Many stretches of memory are copied and compared in one operation, since a model has a hundred
 buffers and parameters, most of them small. Used by `model_state`.
@@ -17,13 +17,16 @@ _SMALL = 1 << 20
 """Bytes up to which stretches are compared all at once: calls cost more than the copy."""
 
 _SEEN_OF_EACH = 16
-"""Numbers of each parameter that are watched."""
+"""Numbers of 8 bytes that `FewNumbers` copies of each stretch of memory; fewer than twice as many,
+where the length is no multiple."""
 
 
 class JointCopy:
     """Views of many stretches of memory, copied into one tensor for each device and type.
 
-    One copy and one question serve all stretches. views: stretch by stretch; copied at once.
+    One copy and one comparison serve all stretches.
+
+    stretches, views: as many; each view is of the stretch's memory. They are copied at once.
     """
 
     def __init__(self, stretches: Sequence[Stretch], views: Sequence[Tensor]):
@@ -53,14 +56,14 @@ class JointCopy:
 
 
 class FewNumbers(JointCopy):
-    """A few numbers of each of many stretches of memory, copied: do they hold them still?"""
+    """Copies of a few numbers of each of many stretches of memory."""
 
     def __init__(self, stretches: Sequence[Stretch]):
         super().__init__(stretches, [_few_of(stretch.own) for stretch in stretches])
 
 
 class WholeCopies:
-    """All bytes of many stretches of memory, copied: `Stretch.before` of each."""
+    """Copies of all bytes of many stretches of memory, handed out as `Stretch.before` of each."""
 
     def __init__(self, stretches: Sequence[Stretch]):
         small = [stretch for stretch in stretches if len(stretch.own) <= _SMALL]
@@ -71,14 +74,14 @@ class WholeCopies:
             for stretch in joint:
                 stretch.copy_start = start
                 start += len(stretch.own)
-        self._give()
+        self._hand_out()
 
     def copy_again(self) -> None:
         """Copy the bytes as they are now."""
         self._small.copy_again()
-        self._give()
+        self._hand_out()
 
-    def _give(self) -> None:
+    def _hand_out(self) -> None:
         for (stretches, _), copy in zip(self._small.groups, self._small.copies, strict=True):
             for stretch in stretches:
                 stretch.copy = copy
@@ -92,8 +95,8 @@ class WholeCopies:
             for stretch in stretches:
                 stretch.copy = None
 
-    def hold_still(self) -> bool:
-        """Whether the memory, in which nothing else stands for the tensors, holds what it held."""
+    def are_current(self) -> bool:
+        """Whether the memory holds what was copied. Asked while no tensor has been replaced."""
         return not self._small.find_changed() and not any(
             stretch.has_other_values() for stretch in self._large
         )
@@ -102,7 +105,7 @@ class WholeCopies:
 def _few_of(memory: Tensor) -> Tensor:
     """Return a view of a few of the bytes, all of them where there are few."""
     if len(memory) <= 8 * _SEEN_OF_EACH:
-        # As long numbers where they fit, for one type takes one copy and one question.
+        # As int64 where the bytes fit: stretches of one type are copied and compared together.
         return memory if len(memory) % 8 else memory.view(torch.int64)
     longs = memory[: len(memory) // 8 * 8].view(torch.int64)
     return longs[:: len(longs) // _SEEN_OF_EACH]
@@ -120,7 +123,7 @@ def find_changed(stretches: Sequence[Stretch], *, may_have_moved: bool = True) -
         if small:
             now = torch.cat([stretch.now for stretch in small])
             before = _join_copies(small)
-            # One question for all: on a GPU each costs a round trip.
+            # One comparison for all: on a GPU each costs a round trip.
             if not torch.equal(now, before):
                 stretches_written += [stretch for stretch in small if stretch.has_other_values()]
     return stretches_written
@@ -140,7 +143,7 @@ def _join_copies(stretches: Sequence[Stretch]) -> Tensor:
 
 
 def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], list[Stretch]]]:
-    """The small and the large stretches of memory of each device."""
+    """Return the small and the large stretches of memory of each device."""
     devices: dict[torch.device, tuple[list[Stretch], list[Stretch]]] = {}
     for stretch in stretches:
         small, large = devices.setdefault(stretch.own.device, ([], []))

@@ -16,24 +16,18 @@ writes of a later batch; of these, the old values are gone, so that such a call 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.memory_copies import FewNumbers, WholeCopies, find_changed
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
 from upslope.gradnorm.core.state_memory import Looks, OddTensor, Stretch, has_memory, stretches_of
-
-_ids_of_writes_by_model: WeakKeyDictionary[nn.Module, dict[Hashable, set[int]]] = (
-    WeakKeyDictionary()
-)
-"""model -> mode and flags -> the parameters (by `id`) that a pass writes."""
+from upslope.gradnorm.core.written_parameters import hidden_refusal, recall_writes, written_refusal
 
 
 class ModelState:
@@ -71,7 +65,7 @@ class ModelState:
             )
         self._walk, self._holders, self._modules = walk, walk.holders, walk.modules
         self._open_tensors(walk)
-        self._recall_writes(model, walk)
+        self._ids_of_writes, self._learns = recall_writes(model, walk)
         self._copy_memory(walk)
         self._renewed_at: int | None = ModelState._refusals
         """How many states were refused when all was as it is to be before a pass; None once a pass
@@ -115,18 +109,6 @@ class ModelState:
     def inventory(self) -> Inventory:
         """What the modules are made of, as they are before each pass."""
         return self._walk.inventory
-
-    def _recall_writes(self, model: nn.Module, walk: Walk) -> None:
-        """Recall which parameters a pass writes, of a model in this mode and with these flags."""
-        note = f"writes, {torch.is_grad_enabled()}"
-        written_ids: set[int] | None = walk.notes.get(note)
-        self._learns = False
-        if written_ids is None:
-            key = torch.is_grad_enabled(), _flags(walk.modules)
-            learnt_ids = _ids_of_writes_by_model.setdefault(model, {})
-            self._learns = key not in learnt_ids
-            walk.notes[note] = written_ids = learnt_ids.setdefault(key, set())
-        self._ids_of_writes = written_ids
 
     def _copy_memory(self, walk: Walk) -> None:
         """Copy what passes may write, and a few numbers of what they should not."""
@@ -218,7 +200,7 @@ class ModelState:
 
     def _find_changed(self, *, may_have_moved: bool) -> list[Stretch]:
         """Return the copied stretches that were written to, in the memory that counts now."""
-        if self._copies is not None and not may_have_moved and self._copies.hold_still():
+        if self._copies is not None and not may_have_moved and self._copies.are_current():
             return []
         return find_changed(self._stretches_to_copy, may_have_moved=may_have_moved)
 
@@ -255,9 +237,11 @@ class ModelState:
         if self._refusal_ids or self._hidden:
             ModelState._refusals += 1
         if self._refusal_ids:
-            raise self._refusal()
+            ids, self._refusal_ids = self._refusal_ids, set()
+            raise written_refusal(ids, self._modules)
         if self._hidden:
-            raise self._hidden_refusal()
+            ids, self._hidden = self._hidden, set()
+            raise hidden_refusal(ids, self._modules)
         if self._is_whole_model and self._may_return_walk():
             self._return_walk()
 
@@ -267,7 +251,7 @@ class ModelState:
             return False
         return (
             not self._looks.have_moved()
-            and self._copies.hold_still()
+            and self._copies.are_current()
             and not self._few.find_changed()
         )
 
@@ -371,33 +355,6 @@ class ModelState:
     def _watch_only(self, stretches: list[Stretch]) -> None:
         self._stretches_to_watch, self._few = stretches, FewNumbers(stretches)
 
-    def _names_of(self, ids: Iterable[int]) -> list[str]:
-        modules = self._modules[::-1]
-        pairs = ((*m.named_parameters(), *m.named_buffers()) for m in modules)
-        name_of = {id(tensor): name for name_pairs in pairs for name, tensor in name_pairs}
-        return sorted(name_of.get(i, "a tensor in an attribute") for i in ids)
-
-    def _hidden_refusal(self) -> GradientNormError:
-        names = self._names_of(self._hidden)
-        self._hidden = set()
-        return GradientNormError(
-            f"Expected tensors that a forward pass writes to be held by modules alone but "
-            f"{names[:3]} are read from elsewhere as well: a closure, a global name, an object "
-            "with slots. There they cannot be put back before every pass. Read them from the "
-            "module (`self.name`)."
-        )
-
-    def _refusal(self) -> GradientNormError:
-        names = self._names_of(self._refusal_ids)
-        self._refusal_ids = set()
-        return GradientNormError(
-            f"Expected a forward pass that leaves the parameters as they are, or writes the same "
-            f"to them for every batch, but {names[:3]} hold other numbers after one pass than "
-            "after another, or were written to for the first time. Freeze what is a running "
-            "statistic (`requires_grad_(False)`) or keep it in a buffer: both are put back before "
-            "every pass. Where it was written for the first time, the next call will put it back."
-        )
-
 
 class _Plan(NamedTuple):
     """How the memory of a model is copied, to be copied in the same way by the next call."""
@@ -420,13 +377,3 @@ def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:
             make: Callable[[Iterable[Any]], Any] = getattr(value, "_make", type(value))
             return make(items)
     return value
-
-
-def _flags(modules: Iterable[nn.Module]) -> Hashable:
-    """What decides on the way that a model goes: modes, and other attributes that are flags."""
-    return tuple(
-        value
-        for module in modules
-        for value in vars(module).values()
-        if value is None or isinstance(value, (bool, str))
-    )

@@ -7,12 +7,13 @@ t x t Gram matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
 
     ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>        (complex numbers: <a, b> = a^T conj(b))
 
-A part never leaves the samples' order: row k of everything is sample k.
+A part never leaves the samples' order: row k of everything is sample k. Embeddings have a form of
+their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
+`weight_norm`) and convolutions (`kernels/conv/methods`).
 """
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,71 +22,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import CACHE, chunks
 from upslope.gradnorm.core.matrix_products import (
     batched_products,
     linear,
     prefers_onednn_for_each,
 )
+from upslope.gradnorm.core.sums_of_squares import (
+    as_type_of,
+    cancels,
+    frobenius_norms,
+    squared_norms,
+    upcast,
+)
 
-SCRATCH = 64 << 20
-"""Bytes of scratch that a chunk may take, where the caller sets no bound."""
-_ROUNDINGS = 1000
-"""Roundings of a product's size below which a sum of products is formed another way: its relative
-error is then about a thousandth."""
 _WIDE = 32
 """Rows and columns of a result from which oneDNN is the faster one for a sum of outer products."""
-CACHE = 8 << 20
-"""Bytes of scratch that a chunk does take, where more gains nothing: caches are small."""
-
-
-def squared_norms(values: Tensor) -> Tensor:
-    """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
-    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    # Squares of half precision overflow at 256, and sums of them lose every small one.
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    flat = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
-    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
-    return norms.square()
-
-
-def frobenius_norms(matrices: Tensor) -> Tensor:
-    """(n, ...) -> (n,): the norms of all entries of each."""
-    norms: Tensor = torch.linalg.vector_norm(matrices.flatten(1), dim=1)
-    return norms
-
-
-def cancels(squares: Tensor, sizes: Tensor) -> Tensor | None:
-    """(n,) bool: sums of products that cancel to so little that rounding errors count.
-
-    squares: the sums. sizes: the products of the norms of both factors, which bound them. Inputs
-    far from zero, whose gradients sum to zero over the positions, are of this kind.
-    None where no sum does.
-    """
-    if sizes.dtype not in (torch.float32, torch.float64):
-        return None  # halves have too few digits to ask
-    least = _ROUNDINGS * torch.finfo(sizes.dtype).eps
-    # One number for all samples first: in most batches no sum cancels. NaN is not above zero.
-    if float(torch.sub(squares, sizes, alpha=least).amin()) >= 0:
-        return None
-    mask = squares < least * sizes
-    return mask if bool(mask.any()) else None
-
-
-def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
-    """Slices of range(n) whose scratch stays within the bound, at least one sample each."""
-    size = max(1, min(n, min(scratch, CACHE) // max(bytes_each, 1)))
-    for start in range(0, n, size):
-        yield slice(start, min(n, start + size))
-
-
-def evenly(n: int, most: int) -> Iterator[slice]:
-    """Slices of range(n), equal but for one, of about `most` at most; none of a single sample.
-
-    Some models squeeze a single sample, and some of torch's operators are slow with one.
-    """
-    count = max(1, min(-(-n // most), n // 2))
-    bounds = [n * i // count for i in range(count + 1)]
-    yield from itertools.starmap(slice, itertools.pairwise(bounds))
 
 
 class OuterPieces(NamedTuple):
@@ -394,70 +346,3 @@ class TransposedGradient(PerSampleGradient):
     def cost(self) -> tuple[str, float]:
         """Return the method and its cost; see `PerSampleGradient`."""
         return self.part.cost()
-
-
-@dataclass(frozen=True)
-class Rows(PerSampleGradient):
-    """G_n has g_ns added to its row ids_ns (embeddings). ids: (n, t), g: (n, t, e), v rows."""
-
-    ids: Tensor
-    g: Tensor
-    count: int
-
-    def __len__(self) -> int:
-        return len(self.g)
-
-    def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`. The t rows that a sample has stand for the table of v rows."""
-        _, t, e = self.g.shape
-        if t == 1:
-            return squared_norms(self.g)
-        pieces = chunks(len(self), 2 * t * e * self.g.element_size(), scratch)
-        return torch.cat([squared_norms(self._compact(c)) for c in pieces])
-
-    def _compact(self, c: slice) -> Tensor:
-        """(c, t, e): the sums of the rows of equal index, and zeros."""
-        ids, g = self.ids[c], upcast(self.g[c])
-        n, t, e = g.shape
-        sorted_ids, order = ids.sort(dim=1)
-        place = torch.zeros_like(ids)  # the rows of sample k lie from k * t on
-        place[:, 1:] = (sorted_ids[:, 1:] != sorted_ids[:, :-1]).cumsum(dim=1)
-        place += t * torch.arange(n, device=ids.device)[:, None]
-        place = torch.empty_like(ids).scatter_(1, order, place)
-        return g.new_zeros(n * t, e).index_add_(0, place.flatten(), g.flatten(0, 1)).view(n, t, e)
-
-    def materialize(self, rows: slice) -> Tensor:
-        """Return the gradients themselves; see `PerSampleGradient`."""
-        ids, g = self.ids[rows], self.g[rows]
-        out = g.new_zeros(len(g), self.count, g.shape[2])
-        return out.scatter_add_(1, ids[:, :, None].expand_as(g), g)
-
-    def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
-        """Return the sum with other gradients; see `PerSampleGradient`."""
-        same = [self, *(other for other in others if isinstance(other, Rows))]
-        if len(same) <= len(others):
-            return None
-        ids, g = torch.cat([p.ids for p in same], dim=1), torch.cat([p.g for p in same], dim=1)
-        return Rows(ids, g, self.count)
-
-    def inner_products(self, v: Tensor) -> Tensor | None:
-        """Return the inner products with a direction; see `PerSampleGradient`."""
-        return (v[self.ids] * self.g).flatten(1).sum(dim=1)
-
-    def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Return the inner products with left (x) right; see `PerSampleGradient`."""
-        return (left[self.ids] * (as_type_of(right, self.g) @ right)).sum(dim=1)
-
-    def cost(self) -> tuple[str, float]:
-        """Return the method and its cost; see `PerSampleGradient`."""
-        return "rows", float(min(self.g.shape[1], self.g.shape[2]) * self.g[0].numel())
-
-
-def as_type_of(other: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor in the type of another one: itself, where it has that type."""
-    return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
-
-
-def upcast(gram: Tensor) -> Tensor:
-    """A Gram matrix in a type whose sums can be trusted."""
-    return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import CACHE, chunks
 from upslope.gradnorm.core.layout import (
     IndexedLayout,
     Layout,
@@ -16,13 +17,8 @@ from upslope.gradnorm.core.layout import (
     SamplesNotSeparable,
 )
 from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
-from upslope.gradnorm.core.per_sample_gradients import (
-    CACHE,
-    OfOneSample,
-    PerSampleGradient,
-    chunks,
-    squared_norms,
-)
+from upslope.gradnorm.core.per_sample_gradients import OfOneSample, PerSampleGradient
+from upslope.gradnorm.core.sums_of_squares import squared_norms
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.core.tied_gradients import norms_of_sum
 from upslope.gradnorm.core.weights import Weights

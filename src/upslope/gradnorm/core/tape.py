@@ -16,8 +16,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import SCRATCH
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import SCRATCH, PerSampleGradient
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.weights import Weights
 
 

@@ -17,15 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.per_sample_gradients import (
-    OuterProducts,
-    PerSampleGradient,
-    Rows,
-    cancels,
-    chunks,
-    squared_norms,
-    upcast,
-)
+from upslope.gradnorm.core.chunks import chunks
+from upslope.gradnorm.core.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
+from upslope.gradnorm.core.sums_of_squares import cancels, squared_norms, upcast
 
 
 def norms_of_sum(parts: Sequence[PerSampleGradient], scratch: int) -> Tensor | None:
@@ -33,17 +28,17 @@ def norms_of_sum(parts: Sequence[PerSampleGradient], scratch: int) -> Tensor | N
     total = parts[0].add(parts[1:])
     if total is not None:
         return total.squared_norms(scratch)
-    rows = [part for part in parts if isinstance(part, Rows)]
+    rows = [part for part in parts if isinstance(part, LookupGradient)]
     outer = [part for part in parts if isinstance(part, OuterProducts)]
     if not rows or not outer or len(rows) + len(outer) < len(parts):
         return None
     products, lookups = outer[0].add(outer[1:]), rows[0].add(rows[1:])
     assert isinstance(products, OuterProducts)
-    assert isinstance(lookups, Rows)
+    assert isinstance(lookups, LookupGradient)
     return None if products.g.is_complex() else _norms_of_tied(products, lookups, scratch)
 
 
-def _norms_of_tied(products: OuterProducts, rows: Rows, scratch: int) -> Tensor:
+def _norms_of_tied(products: OuterProducts, rows: LookupGradient, scratch: int) -> Tensor:
     squares = products.squared_norms(scratch) + rows.squared_norms(scratch)
     # The cross term has either sign, and may leave little of two squares that cancel.
     total = squares + 2 * _inner_products(products, rows, scratch)
@@ -54,7 +49,7 @@ def _norms_of_tied(products: OuterProducts, rows: Rows, scratch: int) -> Tensor:
     return total.clamp_min_(0)
 
 
-def _inner_products(products: OuterProducts, rows: Rows, scratch: int) -> Tensor:
+def _inner_products(products: OuterProducts, rows: LookupGradient, scratch: int) -> Tensor:
     """(n,): <O, R>, from the products of each row of x and each row that was looked up."""
     n, s, _ = products.x.shape
     u = rows.ids.shape[1]

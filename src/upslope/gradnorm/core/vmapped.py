@@ -25,7 +25,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unfl
 
 from upslope.gradnorm.core.program import is_only_outlined
 from upslope.gradnorm.core.torch_functions import without_torch_function_dispatch
-from upslope.gradnorm.core.vmapped_operators import RULES, Rows
+from upslope.gradnorm.core.vmapped_operators import RULES
+from upslope.gradnorm.core.vmapped_rows import Rows
 
 _functorch: Any = torch._C._functorch
 

@@ -8,50 +8,19 @@ NotImplemented where it does not cover the call. Called by `vmapped`.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, ENTRYWISE_IN_PLACE
-
-
-class Rows:
-    """Which tensors of an operator have rows in dimension 0.
-
-    count: how many rows there are. places, values: the arguments that have them, and all arguments.
-    """
-
-    def __init__(self, count: int, places: Iterable[int], values: Sequence[Any]):
-        self.count = count
-        self._ids = {id(values[i]) for i in places}
-
-    def has(self, tensor: Any) -> bool:
-        """Whether a tensor has rows."""
-        return id(tensor) in self._ids
-
-    def rank(self, tensor: Tensor) -> int:
-        """Return the number of dimensions of one row, or of a tensor without rows."""
-        return tensor.dim() - self.has(tensor)
-
-    def lift(self, tensor: Tensor, rank: int) -> Tensor:
-        """Return a tensor that broadcasts beside rows of so many dimensions."""
-        for _ in range(rank - self.rank(tensor) if self.has(tensor) else 0):
-            tensor = tensor.unsqueeze(1)
-        return tensor
-
-    def is_first_alone(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """Whether the first argument has rows, and no other one."""
-        others = (*args[1:], *kwargs.values())
-        return bool(args) and self.has(args[0]) and not any(map(self.has, others))
-
-
-Rule = Callable[[Rows, Callable[..., Any], list[Any], dict[str, Any]], Any]
+from upslope.gradnorm.core.vmapped_rows import Rows, Rule
+from upslope.gradnorm.core.vmapped_shapes import SHAPE_RULES
 
 
 def _entry_by_entry(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
-    """Align the dimensions of all tensors from the right."""
+    """Operators entry by entry: align the dimensions of all tensors from the right."""
     values = [*args, *kwargs.values()]
     tensors = [x for x in values if isinstance(x, Tensor)]
     if any(isinstance(x, (tuple, list)) for x in values):
@@ -63,9 +32,14 @@ def _entry_by_entry(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
     writes = func.__name__ in ENTRYWISE_IN_PLACE or func.__name__.startswith("__i")
     if writes and not (rows.has(args[0]) and rows.rank(args[0]) == max(ranks)):
         return NotImplemented
+    return _run_aligned(rows, func, args, kwargs, max(ranks))
+
+
+def _run_aligned(rows: Rows, func: Any, args: Any, kwargs: Any, rank: int) -> Any:
+    """Run an operator on tensors that broadcast beside rows of `rank` dimensions."""
 
     def lift(value: Any) -> Any:
-        return rows.lift(value, max(ranks)) if isinstance(value, Tensor) else value
+        return rows.lift(value, rank) if isinstance(value, Tensor) else value
 
     return func(*map(lift, args), **{key: lift(value) for key, value in kwargs.items()})
 
@@ -74,114 +48,6 @@ def _without_draws(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:  # noq
     """Dropout where nothing is dropped: its input."""
     trains = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
     return args[0] if args and trains is False else NotImplemented
-
-
-def _shift(dim: Any, rank: int) -> Any:
-    """Return a dimension of a row as one of a tensor with rows; None where it is none."""
-    # What counts from the back counts the same, but must not come to the rows.
-    if type(dim) is not int or not -rank <= dim < rank:
-        return None
-    return dim + 1 if dim >= 0 else dim
-
-
-def _along(*positions: int, default: Any = None, more: int = 0) -> Rule:
-    """Return the rule of an operator along dimensions of its first argument.
-
-    positions: where they are among the arguments; if there is one, it may be a tuple of dimensions,
-    and go by the name of `dim`. default: what they are if they are left out; "all" for all of them.
-    more: how many dimensions the result has beside those of the input.
-    """
-
-    def rule(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
-        first: Any = args[0] if args else None
-        several = isinstance(first, (tuple, list))  # tensors to be joined
-        tensors: list[Any] = list(first) if several else [first]
-        if not tensors or not all(isinstance(x, Tensor) for x in tensors):
-            return NotImplemented
-        if any(rows.has(x) for x in (*args[1:], *kwargs.values())):
-            return NotImplemented
-        ranks = {rows.rank(x) for x in tensors}
-        rank = ranks.pop() + more
-        if ranks or rank == 0:
-            return NotImplemented
-        args, kwargs = list(args), dict(kwargs)
-        if several:
-            # What has no rows is joined to each of them.
-            args[0] = [x if rows.has(x) else x.expand(rows.count, *x.shape) for x in tensors]
-        for position in positions:
-            if len(args) > position:
-                dims = args[position]
-            elif len(positions) == 1:
-                dims = kwargs.pop("dim", kwargs.pop("axis", default))
-            else:
-                return NotImplemented
-            if dims == "all" or (dims is None and default == "all"):
-                dims = tuple(range(rank))
-            is_one = not isinstance(dims, (tuple, list))
-            new_dims = [_shift(dim, rank) for dim in ((dims,) if is_one else dims)]
-            if None in new_dims or not new_dims:
-                return NotImplemented
-            value = new_dims[0] if is_one else tuple(new_dims)
-            if len(args) > position:
-                args[position] = value
-            else:
-                kwargs["dim"] = value
-        return func(*args, **kwargs)
-
-    return rule
-
-
-def _sizes(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
-    """`view`, `reshape`, `expand`: the rows stay, and each takes the shape."""
-    if kwargs or len(args) < 2 or not rows.is_first_alone(args, kwargs):
-        return NotImplemented
-    sizes = args[1:]
-    if isinstance(sizes[0], (tuple, list)):
-        sizes = sizes[0]
-    if not all(isinstance(size, int) for size in sizes):
-        return NotImplemented
-    # Only to expand adds dimensions in front, behind that of the rows.
-    tensor = rows.lift(args[0], len(sizes)) if func.__name__ == "expand" else args[0]
-    return func(tensor, (rows.count, *sizes))
-
-
-def _flatten(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
-    names = ("start_dim", "end_dim")
-    if len(args) > 3 or not set(kwargs) <= set(names) or not rows.has(args[0]):
-        return NotImplemented
-    rank = rows.rank(args[0])
-    by_name = {**dict(zip(names, args[1:], strict=False)), **kwargs}
-    ends = [_shift(by_name.get(name, end), rank) for name, end in zip(names, (0, -1), strict=True)]
-    return NotImplemented if None in ends else func(args[0], *ends)
-
-
-def _permute(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
-    if kwargs or len(args) < 2 or not rows.has(args[0]):
-        return NotImplemented
-    dims = args[1] if isinstance(args[1], (tuple, list)) else args[1:]
-    new_dims = [_shift(dim, rows.rank(args[0])) for dim in dims]
-    return NotImplemented if None in new_dims else func(args[0], (0, *new_dims))
-
-
-def _t(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001
-    """`t()`, `T` and `mT` of matrices."""
-    return args[0].transpose(1, 2) if rows.rank(args[0]) == 2 else NotImplemented
-
-
-def _take(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001
-    """`tensor[index]`: of each row the same entries; or of one table, what each row says."""
-    tensor, index = args
-    if not rows.has(tensor):  # a table, of which each row takes entries
-        is_index = rows.has(index) and not index.is_floating_point() and index.dtype != torch.bool
-        return func(tensor, index) if is_index else NotImplemented
-    items = index if isinstance(index, tuple) else (index,)
-    plain = (int, slice, type(None), type(...))
-    by_tensor = [x for x in items if isinstance(x, Tensor)]
-    if len(by_tensor) > 1 or any(map(rows.has, by_tensor)):
-        return NotImplemented
-    if not all(type(x) in plain for x in items if not isinstance(x, Tensor)):
-        return NotImplemented
-    return func(tensor, (slice(None), *items))
 
 
 def _matmul(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG001
@@ -297,11 +163,7 @@ def _attention(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
         return NotImplemented
     if any(rows.rank(x) != rank for x in args[:3]) or any(rows.rank(x) > rank for x in tensors):
         return NotImplemented
-
-    def lift(value: Any) -> Any:
-        return rows.lift(value, rank) if isinstance(value, Tensor) else value
-
-    return func(*map(lift, args), **{key: lift(value) for key, value in kwargs.items()})
+    return _run_aligned(rows, func, args, kwargs, rank)
 
 
 def _einsum(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
@@ -327,36 +189,19 @@ _MORE_ENTRYWISE = frozenset(
      "masked_fill", "lerp", "addcmul", "addcdiv", "atan2", "rsub", "log2", "log10", "logaddexp"}
 )  # fmt: skip
 
-_ALONG: dict[str, Rule] = {
-    **dict.fromkeys(("softmax", "log_softmax", "argmax", "argmin", "cumsum"), _along(1)),
-    **dict.fromkeys(("sum", "mean", "amax", "amin", "logsumexp"), _along(1, default="all")),
-    **dict.fromkeys(("chunk", "split"), _along(2, default=0)),
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "movedim"), _along(1, 2)),
-    **dict.fromkeys(("select", "narrow", "squeeze", "unflatten"), _along(1)),
-    **dict.fromkeys(("cat", "concat"), _along(1, default=0)),
-    "stack": _along(1, default=0, more=1),
-    "unsqueeze": _along(1, more=1),
-    "unbind": _along(1, default=0),
-    "glu": _along(1, default=-1),
-}
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(ENTRYWISE | ENTRYWISE_IN_PLACE | ENTRYWISE_BY_SIGN, _entry_by_entry),
     **dict.fromkeys(_MORE_ENTRYWISE, _entry_by_entry),
     **dict.fromkeys(("relu", "relu_", "gelu", "silu"), _on_each),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _without_draws),
-    **_ALONG,
-    **dict.fromkeys(("view", "reshape", "expand"), _sizes),
+    **SHAPE_RULES,
     **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "dot"), _matmul),
     **{f"conv{d}d": _on_images(d + 1) for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": _on_images(d + 1) for d in (1, 2, 3)},
     **{f"{kind}_pool{d}d": _on_images(d + 1)
        for kind in ("avg", "adaptive_avg") for d in (1, 2, 3)},
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
-    "flatten": _flatten,
-    "permute": _permute,
-    **dict.fromkeys(("t", "__get__"), _t),
-    "__getitem__": _take,
     "linear": _linear,
     "embedding": _embedding,
     "group_norm": _on_images(None),
@@ -364,4 +209,5 @@ RULES: Mapping[str, Rule] = {
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,
 }  # fmt: skip
-"""Name of an operator -> its rule. What stands for more than one thing is told by its arguments."""
+"""Name of an operator -> its rule. Operators that share a name share it, and it tells them apart by
+their arguments."""

@@ -5,8 +5,8 @@ With u = v / |v|, and G the gradient of w, of one row:
     dL/dg = <G, u>        dL/dv = g / |v| (G - <G, u> u)
 
 Autograd's operator can only be differentiated for one sample after the other: it has no rule for
-`vmap`. Here all samples go at once, and norms form neither more than G and what is left of it
-across u. A row is the entries along all dimensions but one. Called by `weights` and
+`vmap`. Here all samples go at once, and for norms nothing is formed that is larger than G and its
+part across u. A row is the entries along all dimensions but one. Called by `weights` and
 `leaf_gradients`.
 """
 
@@ -20,9 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.chunks import chunks
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
+from upslope.gradnorm.core.sums_of_squares import squared_norms
 
-_NODE = "WeightNormInterfaceBackward0"
+WEIGHT_NORM_NODE = "WeightNormInterfaceBackward0"
+"""Type of the node of `torch._weight_norm` in autograd's graph."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class WeightNorm:
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(m, *weight.shape) -> G - <G, u> u, of the same shape, and <G, u>, (m, *g.shape)."""
-        # In one order of memory, whatever it is, operators go through both as through a row.
+        # In the memory order of the gradients, or operators would be slow with both.
         u = torch.empty_like(values[0], dtype=self.u.dtype).copy_(self.u)
         dots = (values * u).sum(dim=self.dims, keepdim=True)
         return torch.addcmul(values.to(u.dtype), u, dots, value=-1), dots
@@ -59,7 +62,7 @@ def weight_norm_of(node: Any) -> WeightNorm | None:
 
     node: the weight's in autograd's graph.
     """
-    if type(node).__name__ != _NODE:
+    if type(node).__name__ != WEIGHT_NORM_NODE:
         return None
     v, g = (getattr(parent, "variable", None) for parent, _ in node.next_functions)
     if v is None or g is None:  # made of others in turn, or constant

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm.core.layout import IndexedLayout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, Rows
+from upslope.gradnorm.core.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 
 
@@ -43,7 +44,7 @@ class Embedding(Kernel):
         if self.padding >= 0:
             g = g.masked_fill((ids == self.padding)[..., None], 0)
         flat_ids = samples.rows(ids[..., None])[..., 0]
-        yield weight, Rows(flat_ids, samples.rows(g), weight.shape[0])
+        yield weight, LookupGradient(flat_ids, samples.rows(g), weight.shape[0])
 
 
 def embedding(
@@ -108,7 +109,7 @@ class Bags(Kernel):
         samples_of_ids = Samples(samples.n, IndexedLayout(0, owner=owner, n=samples.n))
         yield (
             weight,
-            Rows(
+            LookupGradient(
                 samples_of_ids.front(ids),
                 samples_of_ids.front(g[bags] * share[:, None]),
                 weight.shape[0],

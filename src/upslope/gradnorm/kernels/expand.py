@@ -43,11 +43,11 @@ def expand_operand(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:
     they are one use, and autograd adds up what reaches it from all steps.
     """
     expansions = tape.expansions
-    # Inside `vmap` a tensor is that of its own level.
+    # A tensor inside `vmap` belongs to one level of it, and cannot be kept for another.
     if expansions is None or torch._C._are_functorch_transforms_active():
         return expand_to_samples(tape, weight, shape)
     _, expansion, version = expansions.get((id(weight), shape), (None, None, 0))
-    # Both share their memory, and the count of the writes to it.
+    # The expansion shares the weight's memory and its count of writes: after one it is made anew.
     if expansion is None or expansion._version != version or weight._version != version:
         expansion = expand_to_samples(tape, weight, shape)
         if expansion.requires_grad:  # not where the model has switched gradients off

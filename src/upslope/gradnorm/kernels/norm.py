@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import CACHE, chunks
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import CACHE, Dense, PerSampleGradient, chunks
+from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import run_exactly
 

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, chunks, squared_norms
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
+from upslope.gradnorm.core.sums_of_squares import squared_norms
 from upslope.gradnorm.core.tape import Kernel, Tape
 
 

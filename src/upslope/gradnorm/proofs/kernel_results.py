@@ -146,7 +146,7 @@ class Checksums:
         layout = kernel_layout or self.layouts.get(index)
         if self.n == 1 or layout is None:
             return
-        # Of zeros no pass from some of the losses has told anything (`layout.LayoutProbe.silent`).
+        # Of zeros no pass from some of the losses has told anything (`LayoutProbe.silent`).
         if kernel_layout is not None and not bool(g.any()):
             return
         # The second gradient is a part of the first one's backward pass: neither is that of a

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.core.layout import Layout, LayoutProbe, SamplesNotSeparable, codes, halves
+from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
+from upslope.gradnorm.core.layout_probe import LayoutProbe, codes, halves
 from upslope.gradnorm.core.model_io import (
     Loss,
     call,

@@ -116,8 +116,8 @@ class Interceptor(TorchFunctionMode):
             if out is not NotImplemented:
                 return out
         operator = operator_of(func)
-        if operator.called is not None:
-            call = operator.called(*args, **kwargs)
+        if operator.inner_call is not None:
+            call = operator.inner_call(*args, **kwargs)
             if call is not None:
                 (func, args), kwargs = call, {}
                 operator = operator_of(func)

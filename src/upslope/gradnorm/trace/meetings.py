@@ -35,11 +35,7 @@ from upslope.gradnorm.trace.batch_expansion import (
     row_of_sample,
 )
 from upslope.gradnorm.trace.operator_facts import Operator
-from upslope.gradnorm.trace.operators import (
-    EXPANDING,
-    REPEATING,
-    tensors_of,
-)
+from upslope.gradnorm.trace.operators import EXPANDING, REPEATING, tensors_of
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
 
 
@@ -137,7 +133,12 @@ class Meetings:
         kwargs: dict[str, Any],
         tensors: list[Tensor],
     ) -> tuple[Any, bool]:
-        """What weights and constants make, and whether it is copies, one for each sample."""
+        """Run an operator on weights and constants, none of which is a sample.
+
+        Returns what it makes, and whether that is copies, one for each sample.
+
+        operator, args, kwargs: the operator and what it got. tensors: those among it.
+        """
         func, name, may_copy = operator.func, operator.name, self._may_copy()
         weights = [t for t in tensors if self._tape.weights.is_weight(t)]
         entrywise = may_copy and operator.is_entrywise  # asked first: it may work in place
@@ -180,7 +181,7 @@ class Meetings:
         return func(*args, **self._expand(kwargs, shape)) if kwargs else func(*args)
 
     def _expand(self, tree: Any, shape: torch.Size | None) -> Any:
-        """Return arguments with their weights expanded: to a shape, or each in its own."""
+        """Return arguments with their weights expanded: to a shape, or each to its own."""
         if isinstance(tree, Tensor):
             if not self._tape.weights.is_weight(tree):
                 return tree
@@ -197,7 +198,7 @@ class Meetings:
 
 
 def _broadcast_shape(tensors: list[Tensor]) -> torch.Size:
-    """Return the shape of what tensors make entry by entry: `torch.broadcast_shapes`, faster."""
+    """Return the shape that tensors broadcast to. `torch.broadcast_shapes` would take longer."""
     shape = tensors[0].shape
     for tensor in tensors[1:]:
         shape = _infer_size(shape, tensor.shape)

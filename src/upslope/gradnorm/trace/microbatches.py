@@ -23,12 +23,12 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.chunks import SCRATCH, evenly
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.per_sample_gradients import SCRATCH, evenly
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss

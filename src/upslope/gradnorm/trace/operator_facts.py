@@ -1,7 +1,7 @@
 """Facts about each torch function that hold whatever it is given, decided once.
 
-`operator_of` returns it to `intercept` for every operator that a network runs. Which names belong
-to which kind stands in `operators`, `program` and the registry of kernels.
+`intercept` asks `operator_of` for the facts of every operator that a network runs. Which names
+belong to which kind stands in `operators`, `program` and the registry of kernels.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _ASKING = frozenset(
     | {getattr(Tensor, name).__get__
        for name in ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "layout")}
 )  # fmt: skip
-"""What tells of a tensor and computes nothing."""
+"""Functions that tell of a tensor, and compute nothing."""
 
 _ASKING_FOR_SIZE = frozenset(
     {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.shape.__get__}  # type: ignore[attr-defined]
 )
-"""Those of them that may say how long a tensor is; a loop over one asks for `dim` first."""
+"""Those that may tell how long a tensor is; Python's loop over a tensor asks for `dim` first."""
 
 _DECIDING = frozenset(
     {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
@@ -127,15 +127,15 @@ def _rms_norm(
     return torch.rms_norm, (input, normalized_shape, weight, eps)
 
 
-_CALLED_BY: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
+_INNER_CALLS: Mapping[Callable[..., Any], Callable[..., Call | None]] = {
     F.embedding: _embedding,
     F.layer_norm: _layer_norm,
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.rms_norm: _rms_norm,
 }
-"""Function written in Python -> what gives the call of torch that is all it comes to, or None where
-it does more. Frequent ones, whose code need not be run to meet the operator inside."""
+"""Frequent function written in Python -> what takes its arguments and returns the one call of torch
+that it comes to, or None where it does more. Its own code need not be run to meet that operator."""
 
 
 def _has_fixed_statistics(args: tuple[Any, ...]) -> bool:
@@ -152,52 +152,64 @@ _CHECKS: Mapping[Callable[..., Any], Callable[[tuple[Any, ...]], bool]] = {
     torch.batch_norm: _has_fixed_statistics,
     torch.embedding: _divides_by_no_frequency,
 }
-"""Function -> whether a call without names is one of those that are never refused."""
+"""Function of which some calls are refused -> whether a call is none of these, from its arguments
+if none has a name."""
 
 
 @dataclass(slots=True, eq=False)
 class Operator:
-    """What is known of a torch function whatever it is given."""
+    """What is known of a torch function whatever it is given.
+
+    Most calls need little (`TensorKinds.read` says which): `runs_on_constants`, `runs_on_samples`
+    and `meets` say of which functions that holds. All other fields say what more there is to do.
+    """
 
     func: Callable[..., Any]
     name: str
-    called: Callable[..., Call | None] | None
-    """What gives the one call that it comes to, if it is written in Python (`_CALLED_BY`)."""
+    inner_call: Callable[..., Call | None] | None
+    """What returns the one call that it comes to, from its arguments (`_INNER_CALLS`); None for a
+    function that is not among those."""
     asks: bool
     """Whether it tells of a tensor and computes nothing."""
     asks_size: bool
     """Whether the answer may say how long a tensor is."""
     runs_on_constants: bool
-    """Whether it is only run, if all that it takes are constants."""
+    """Whether it need only be run where all tensors among its arguments are constants."""
     runs_on_samples: bool
-    """Whether it is only run and noted by its outline, if no weight is among its tensors."""
+    """Whether it need only be run, and its outline noted, where samples and no weights are among
+    its tensors."""
     lends: bool
-    """Whether that holds only if its first tensor depends on the samples (`operators.LENDING`)."""
+    """Whether `runs_on_samples` asks for a first tensor that depends on the samples
+    (`operators.LENDING`)."""
     moves: bool
-    """Whether it then takes one tensor, and numbers of Python's; or puts one into another."""
+    """Whether it moves entries (`program.MOVING`). `runs_on_samples` then asks for one tensor
+    beside Python's numbers, or, if it `puts`, for numbers that no data send anywhere."""
     puts: bool
     """Whether it puts numbers into entries of its first tensor, `x[index] = value`."""
     joins: bool
-    """Whether it may take that in a list."""
+    """Whether it moves entries, and may take its samples in a list."""
     run: Callable[..., Any]
-    """What runs it then."""
+    """What is called for it where `runs_on_samples` holds."""
     tells_places: bool
-    """Whether a single argument makes it another operator: `where` that tells of places."""
+    """Whether it tells the places of entries if it has one argument alone: `where`."""
     decides: bool
     """Whether it may be a step from a router's numbers to what they decide (`decisions`)."""
     meets: bool
-    """Whether nothing is asked but for its kernel, and its outline noted, where samples and weights
+    """Whether it need only go to its kernel, and its outline be noted, where samples and weights
     are among its tensors."""
     check: Callable[[tuple[Any, ...]], bool] | None
-    """What tells of a call whether that is so, if that is not so of all."""
+    """What tells from the arguments of a call whether `meets` holds for it (`_CHECKS`); None where
+    it holds for all calls."""
     rule: Callable[..., Any] | None
-    """The rule of its kernel."""
+    """The rule of its kernel (`kernels.REGISTRY`)."""
     composition: Callable[..., Any] | None
-    """What computes it by others."""
+    """What computes it by other operators (`kernels.COMPOSITIONS`)."""
     is_composed: bool
-    """Whether it is Python code that calls others."""
+    """Whether it is Python code that calls other operators."""
     is_entrywise: bool
+    """Whether each entry of the output follows from one entry of each tensor."""
     joins_tensors: bool
+    """Whether it puts several tensors beside each other, as `cat` does."""
     is_like_another: bool
     """Whether it takes the kind of its first tensor (`operators.LIKE_ANOTHER`)."""
     chooses: bool
@@ -205,15 +217,17 @@ class Operator:
     normalises: bool
     """Whether it is a batch normalisation."""
     embeds: bool
+    """Whether it looks up rows of a table."""
     writes: bool
+    """Whether it writes into its first tensor."""
 
 
 @functools.lru_cache(4096)  # asked of every operator
 def operator_of(func: Callable[..., Any]) -> Operator:
-    """Return what is known of a function."""
+    """Return what is known of a torch function, whatever it is given."""
     name = getattr(func, "__name__", "")
     moves, check = name in MOVING, _CHECKS.get(func)
-    # Whatever is told by its name must have one: operators by overload and scripts have none.
+    # What is told by a name must have one: single overloads and scripts have none.
     is_named = bool(name) and name == name_of(func) and func is not Tensor.register_hook
     in_outline = is_named and (is_noted_in_outline(name) or name in LOOKING_UP)
     asked_about = func in CHOOSING or func in BATCH_NORMS or func in EMBEDDINGS
@@ -221,7 +235,7 @@ def operator_of(func: Callable[..., Any]) -> Operator:
     return Operator(
         func=func,
         name=name,
-        called=_CALLED_BY.get(func),
+        inner_call=_INNER_CALLS.get(func),
         asks=func in _ASKING,
         asks_size=func in _ASKING_FOR_SIZE,
         runs_on_constants=is_named

@@ -1,6 +1,7 @@
 """How a convolution is run: in which order of memory, and as a product of matrices or not.
 
-All of it follows from shapes, strides and types, and is decided once for each.
+All of that follows from shapes, strides, types and the number of threads, and is decided once for
+each of their combinations. Called by `convolution`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.kernels.conv.gradients import ORDERS, Geometry
+from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
 from upslope.gradnorm.torch_faults import is_unfolded
 
 _FEW_CHANNELS = 4
@@ -49,8 +50,9 @@ def arrange(
 ) -> Arrangement:
     """Return how a convolution is run.
 
-    x: images (n, c, *space). weight: of the convolution, as the model has it. dtype: the type of
-    products that the caller asked for, if any. is_first: whether no other kernel came before.
+    x: images (n, c, *space). weight: of the convolution, as the model has it. geometry: of the
+    convolution. dtype: the type of products that the caller asked for, if any. is_first: whether
+    no other kernel came before. is_transposed: whether it is a transposed convolution.
     """
     return _arrange(
         x.shape, x.stride(), x.dtype,
@@ -75,7 +77,6 @@ def _arrange(
     threads: int,
     autocasts: bool,
 ) -> Arrangement:
-    device = "cpu" if is_on_cpu else "meta"
     x = torch.empty_strided(x_shape, x_stride, dtype=x_dtype, device="meta")
     weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
     plain = not is_first and _stays_plain(x, weight)
@@ -88,7 +89,7 @@ def _arrange(
         x.dim() == 4
         and len(x) < _FEW_IMAGES
         and threads == 1
-        and device == "cpu"
+        and is_on_cpu
         and not is_transposed
         and geometry.groups == 1
         and weight.shape[2:] == (1, 1)
@@ -97,18 +98,20 @@ def _arrange(
         and x.dtype == weight.dtype
         and not autocasts  # under which the type is another one
     )
+    # One number, expanded: it has the shape and the device that are asked about, and no memory.
+    volume = torch.empty((), dtype=x_dtype, device="cpu" if is_on_cpu else "meta").expand(x_shape)
     return Arrangement(
         images=order,
         # With one channel both orders have the same strides; only a copy marks it as last.
         copies_images=order is not None and x.shape[1] == 1,
         weight=None if has_order else weight_order,
         is_product=is_product,
-        is_one_volume=is_unfolded(torch.empty((), dtype=x_dtype, device=device).expand(x_shape)),
+        is_one_volume=is_unfolded(volume),
     )
 
 
 def _stays_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether images with positions last in memory are left as they are, within a network.
+    """Whether images with positions last in memory keep that order, within a network.
 
     Some operator has made them so: an instance normalisation, or gates each of which is a part of
     the channels. It would make them so again, or be slow with channels last.

@@ -21,8 +21,8 @@ from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.arrangement import Arrangement, arrange
-from upslope.gradnorm.kernels.conv.gradients import ORDERS, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
 from upslope.gradnorm.torch_faults import twice
 
 

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 import torch
 
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.gradients import ConvOperands, Geometry, samples_per_call
+from upslope.gradnorm.kernels.conv.gradients import samples_per_call
+from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
 
 CALL = 3.5e6
 """Cost of one call of a grouped convolution, times the number of threads: it stays, and theirs work

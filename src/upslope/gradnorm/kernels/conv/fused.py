@@ -23,14 +23,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import SCRATCH
 from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.per_sample_gradients import SCRATCH, Dense, PerSampleGradient
+from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution, in_front, sum_of_positions
-from upslope.gradnorm.kernels.conv.gradients import ConvOperands, Geometry
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
 
 _WORTH = 2
 """Entries of the output per entry of the weight from which folding pays, since s W has to be

@@ -1,4 +1,4 @@
-"""The operands of a convolution's weight gradient, and ways to form it for each sample.
+"""Ways to form a convolution's weight gradient for each sample.
 
 - direct: the samples become the groups of one grouped convolution, which runs at nearly the speed
   of the ordinary weight gradient of a batch.
@@ -26,14 +26,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts, chunks
+from upslope.gradnorm.core.chunks import chunks
+from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands
+from upslope.gradnorm.kernels.conv.patches import has_taps_first, patches, tap_windows, windows
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
@@ -53,75 +53,6 @@ outweighs slower copies. Set by hand."""
 _STACKED_BYTES = 1 << 20
 """Bytes of gradients of single samples that are handed on together: a call for all is cheaper than
 one for each, as long as they stay in the cache."""
-
-FEW_CHANNELS = 4
-"""Input channels up to which images are unfolded channel by channel: rows of so few channels are
-too short to be copied as a whole."""
-
-
-ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""
-
-
-class Geometry(NamedTuple):
-    """Stride, zero padding and dilation in each dimension; groups."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-
-@dataclass(frozen=True)
-class ConvOperands:
-    """What the weight gradients of n samples are computed from.
-
-    x: (n, k, c, *space), k images per sample. A layer that is used k times has k.
-    g: (n, k, o, *positions), the gradients of the outputs.
-    shape: the weight's, (o, c / groups, *kernel).
-    """
-
-    x: Tensor
-    g: Tensor
-    geometry: Geometry
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        """Return n, the number of samples."""
-        return len(self.g)
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether the convolution is a product with a matrix, so that `pointwise` applies."""
-        return math.prod(self.shape[2:]) == 1 and self.g.shape[1] == 1 and self.geometry.groups == 1
-
-    def pointwise(self) -> OuterProducts:
-        """Return the weight gradient as a sum of outer products; needs `is_pointwise`."""
-        x = self.pad(self.x)
-        for dim, stride in enumerate(self.geometry.stride, start=3):
-            if stride > 1:
-                x = x[(slice(None),) * dim + (slice(None, None, stride),)]
-        n, _, o = self.g.shape[:3]
-        t = math.prod(self.g.shape[3:])
-        return OuterProducts(x.reshape(n, self.shape[1], t).mT, self.g.reshape(n, o, t).mT)
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Return images (..., *space) with the convolution's border of zeros."""
-        if not any(self.geometry.padding):
-            return x  # padding by nothing would copy
-        return F.pad(x, [side for pad in reversed(self.geometry.padding) for side in (pad, pad)])
-
-
-def windows(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
-    """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
-
-    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
-    """
-    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
-    return x
 
 
 def samples_per_call(operands: ConvOperands) -> int:
@@ -343,26 +274,12 @@ def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
         yield gradient.movedim(0, -1)
 
 
-def tap_windows(operands: ConvOperands) -> Iterator[tuple[int, slice, slice]]:
-    """Yield each tap of a kernel in one dimension that meets pixels: at which positions, and which.
-
-    operands: of a convolution of stride 1.
-    """
-    (padding,), (gap,) = operands.geometry.padding, operands.geometry.dilation
-    extent, positions = operands.x.shape[3], operands.g.shape[3]
-    for tap in range(operands.shape[2]):
-        offset = tap * gap - padding
-        low, high = max(0, -offset), min(positions, extent - offset)
-        if low < high:
-            yield tap, slice(low, high), slice(low + offset, high + offset)
-
-
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with patches."""
     _, c, *kernel = operands.shape
     for x, g in patches(operands, scratch):
         for product in OuterProducts(x, g).gradients(scratch):  # (m, o, c * taps)
-            if _taps_first(operands):
+            if has_taps_first(operands):
                 yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
             else:
                 yield torch.unflatten(product, 2, (c, *kernel))
@@ -372,46 +289,6 @@ def pointwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with images; needs `is_pointwise`."""
     for product in operands.pointwise().gradients(scratch):
         yield product.view(-1, *operands.shape)
-
-
-def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield patches (m, t, c * taps) and output gradients (m, t, o), a few samples at a time."""
-    t, taps = math.prod(operands.g.shape[3:]), math.prod(operands.shape[2:])
-    bytes_each = operands.x.element_size() * t * taps * operands.shape[1]
-    for c in chunks(len(operands), bytes_each, scratch):
-        yield _unfold(operands, operands.x[c, 0]), operands.g[c, 0].flatten(2).mT
-
-
-def columns_of_patches(operands: ConvOperands) -> Tensor | None:
-    """Return the place of each entry of a patch among the weight's columns; None if in order."""
-    if not _taps_first(operands):
-        return None
-    _, c, *kernel = operands.shape
-    places = torch.arange(c * math.prod(kernel), device=operands.x.device)
-    return places.view(c, -1).T.flatten()
-
-
-def _taps_first(operands: ConvOperands) -> bool:
-    """Whether a patch is ordered by the kernel's taps, and by channels within a tap."""
-    return operands.shape[1] > FEW_CHANNELS and operands.x.stride(2) == 1
-
-
-def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
-    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
-    s, _, d, _ = operands.geometry
-    spaces, few = len(s), operands.shape[1] <= FEW_CHANNELS
-    if few:
-        x = x.contiguous()
-    # Rows of positions, where these lie last in memory; otherwise rows of channels.
-    by_positions = few or (x.is_contiguous() and not _taps_first(operands))
-    x = operands.pad(x)
-    x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
-    # The copy keeps together what lies together in memory.
-    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
-    if by_positions:
-        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
-    order = (*taps, 1) if _taps_first(operands) else (1, *taps)
-    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
 
 
 GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {

@@ -24,20 +24,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.matrix_products import batched_products
-from upslope.gradnorm.core.per_sample_gradients import (
-    OuterPieces,
-    OuterProducts,
-    PerSampleGradient,
+from upslope.gradnorm.core.per_sample_gradients import OuterPieces, OuterProducts, PerSampleGradient
+from upslope.gradnorm.core.sums_of_squares import (
     as_type_of,
     cancels,
-    chunks,
     frobenius_norms,
     squared_norms,
     upcast,
 )
 from upslope.gradnorm.kernels.conv import cost_model, gradients
-from upslope.gradnorm.kernels.conv.gradients import ConvOperands, in_memory_order
+from upslope.gradnorm.kernels.conv.gradients import in_memory_order
+from upslope.gradnorm.kernels.conv.operands import ConvOperands
+from upslope.gradnorm.kernels.conv.patches import columns_of_patches, patches, tap_windows
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -50,19 +50,19 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
     for rows in chunks(len(operands), operands.x.element_size() * o * c, scratch):
         x, g = operands.x[rows, 0], operands.g[rows, 0]
         total = g.new_zeros(len(g), dtype=upcast(g[:0]).dtype)  # half precision sums in float32
-        for _, positions, pixels in gradients.tap_windows(operands):
+        for _, positions, pixels in tap_windows(operands):
             total += squared_norms(g[:, :, positions] @ x[:, :, pixels].mT)
         out.append(total)
     return torch.cat(out)
 
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
-    pairs = gradients.patches(operands, scratch)
+    pairs = patches(operands, scratch)
     return torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])
 
 
 def _ghost(operands: ConvOperands, scratch: int) -> Tensor:
-    pairs = gradients.patches(operands, scratch)
+    pairs = patches(operands, scratch)
     return torch.cat([OuterProducts(x, g).ghost(scratch) for x, g in pairs])
 
 
@@ -171,8 +171,8 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         several = self.x.shape[1] != 1 or self.geometry.groups != 1
         if several or math.prod(self.g.shape[3:]) > most:
             return None
-        columns = gradients.columns_of_patches(self)
-        return (OuterPieces(x, g, columns) for x, g in gradients.patches(self, scratch))
+        columns = columns_of_patches(self)
+        return (OuterPieces(x, g, columns) for x, g in patches(self, scratch))
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. More images per sample, if all images have one size."""
