@@ -30,6 +30,28 @@ def candidates(tensor: Tensor, n: int) -> Iterator[Layout]:
             yield from (Layout(dim, b) for b in range(1, k) if k % b == 0)
 
 
+def is_ambiguous_in_front(entries: Tensor, n: int, dim: int | None) -> bool:
+    """Return whether another layout than that in front gives each entry to the same sample.
+
+    entries: bool, (a multiple of n, ...), which entries count. dim: where the samples must be,
+    if the operator tells.
+    """
+    front = Layout()
+    owners_in_front = front.owners(len(entries), n)
+    entries_along: dict[int, Tensor] = {}
+    for layout in candidates(entries, n):
+        if layout == front or dim not in (None, layout.dim):
+            continue
+        if layout.dim not in entries_along:
+            others = [d for d in range(1, entries.dim()) if d != layout.dim]
+            entries_along[layout.dim] = (entries.any(dim=others) if others else entries).cpu()
+        owners = layout.owners(entries.shape[layout.dim], n)
+        rows = owners_in_front if layout.dim == 0 else owners_in_front[:, None]
+        if not bool((entries_along[layout.dim] & (rows != owners)).any()):
+            return True
+    return False
+
+
 class HasLayout(Protocol):
     """What an operator knows of where its samples are: all, the dimension, or nothing."""
 

@@ -16,6 +16,7 @@ from upslope.gradnorm.core.layout import (
     Samples,
     SamplesNotSeparable,
 )
+from upslope.gradnorm.core.layout_probe import HasLayout, is_ambiguous_in_front
 from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
 from upslope.gradnorm.core.per_sample_gradients import OfOneSample, PerSampleGradient
 from upslope.gradnorm.core.sums_of_squares import squared_norms
@@ -192,6 +193,49 @@ class SquaredNorms:
 
 class LayoutUnknown(SamplesNotSeparable):
     """A gradient reached a use whose layout is not known: none had reached it before."""
+
+
+class FrontGuess:
+    """Holds all samples of a batch to be in front, as in batches of other shapes.
+
+    It hears the pass that is reduced, ahead of those who read layouts, and the proof of that pass
+    is the proof of the guess: powers of two tell whose loss reached which rows (`separation`). Two
+    things the proof cannot tell are asked here. Of more samples than there are powers, some share
+    one: so every sample must have reached every use. And gradients may be zero wherever samples in
+    another dimension would have shown: then the numbers of this batch are right, but the layout is
+    not one to remember.
+
+    n: the samples, two or more. uses: what the operators themselves know of their layouts.
+    """
+
+    def __init__(self, n: int, uses: Sequence[HasLayout]):
+        self._n, self._uses = n, uses
+        self.layouts: dict[int, Layout] = {}
+        """Layouts of the uses that the pass has reached so far with more than zeros."""
+        self.is_settled = True
+        """Whether no other layout explains what reached some use."""
+
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+        """Take in the gradient that reached one use; see `Listener`.
+
+        Raises:
+            LayoutUnknown: the samples cannot be in front, or not all have reached the use.
+        """
+        use = self._uses[index]
+        if not bool(g.any()):
+            return
+        if use.layout is not None:
+            self.layouts[index] = use.layout
+            return
+        if g.dim() == 0 or len(g) % self._n or use.dim not in (None, 0):
+            raise LayoutUnknown("samples that were in front are elsewhere in this batch")
+        # A gradient without zeros has, in each row, entries that others would own elsewhere.
+        if not bool(g.all()):
+            entries = g != 0
+            if not bool(entries.reshape(self._n, -1).any(dim=1).all()):
+                raise LayoutUnknown("samples that no gradient reaches do not show where they are")
+            self.is_settled &= not is_ambiguous_in_front(entries, self._n, use.dim)
+        self.layouts[index] = Layout()
 
 
 class ReducingListener:

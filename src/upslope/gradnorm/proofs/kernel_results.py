@@ -24,9 +24,9 @@ from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
 )
-from upslope.gradnorm.core.reductions import ReducingListener, Reduction, Uses, dense_sum
+from upslope.gradnorm.core.reductions import Reduction, Uses, dense_sum
 from upslope.gradnorm.core.separation import checksum
-from upslope.gradnorm.core.tape import Kernel
+from upslope.gradnorm.core.tape import Kernel, Listener
 from upslope.gradnorm.core.weights import Weights
 
 
@@ -171,13 +171,13 @@ class KernelGradients(NamedTuple):
     repeats: bool
 
 
-class BothListeners:
-    """Lets two listeners hear one backward pass."""
+class AllListeners:
+    """Lets several listeners hear one backward pass, in this order."""
 
-    def __init__(self, sums: Checksums, parts: ReducingListener):
-        self.sums, self.parts = sums, parts
+    def __init__(self, listeners: Sequence[Listener]):
+        self._listeners = listeners
 
     def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:
         """Take in the gradient that reached one use; see `Listener`."""
-        self.sums.on_gradient(index, g, inputs)
-        self.parts.on_gradient(index, g, inputs)
+        for listener in self._listeners:
+            listener.on_gradient(index, g, inputs)

@@ -25,7 +25,7 @@ from upslope.gradnorm.core.model_io import (
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.reductions import LayoutUnknown, ReducingListener, Reduction
+from upslope.gradnorm.core.reductions import FrontGuess, LayoutUnknown, ReducingListener, Reduction
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.steering import Steering
@@ -33,7 +33,7 @@ from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener,
 from upslope.gradnorm.losses import identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.kernel_results import (
-    BothListeners,
+    AllListeners,
     Checksums,
     KernelGradients,
     ProofFailed,
@@ -342,24 +342,27 @@ def reduce_proven(
     *,
     last: bool,
     holds_in_double: Callable[[Loss], bool],
+    guess: FrontGuess | None = None,
 ) -> ReducedGradients:
     """Return the same, held against what autograd alone says of this batch.
 
     scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
     holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
     rounded an activation to the other side of a kink: two right ways then differ by more than
-    rounding errors.
+    rounding errors. guess: what fills `layouts` while gradients come, where they are guessed.
 
     Raises:
         ProofFailed: the two do not agree.
+        LayoutUnknown: the guess is wrong.
     """
     noting = ProvenReduction(reduction)
     parts = ReducingListener(forward.tape, run.n, layouts, noting)
     once, again = (Checksums(run.n, layouts, forward.tape.kernels) for _ in range(2))
     # A single sample cannot be mixed with others; and probing may have taken the scaled pass.
     enough = run.n == 1 or scaled_sums is not None
-    both = BothListeners(once, parts)
-    forward.backward(losses, torch.ones_like(losses), both, last=last and enough)
+    listeners: list[Listener] = [once, parts] if guess is None else [guess, once, parts]
+    everyone = AllListeners(listeners)
+    forward.backward(losses, torch.ones_like(losses), everyone, last=last and enough)
     rows = parts.finish()
     if run.n > 1:
         u = scales(run.n, losses, precision=run.options.dtype)
@@ -381,6 +384,8 @@ def reduce_proven(
     # there is nothing better to ask.
     except ProofFailed:
         single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
-        if not (single and run.precision == torch.float32 and holds_in_double(loss)):
+        # In float64 layouts are probed: that says nothing of a guess.
+        may_excuse = single and run.precision == torch.float32 and guess is None
+        if not (may_excuse and holds_in_double(loss)):
             raise
     return ReducedGradients(rows, parts.reached)

@@ -1,7 +1,7 @@
 """The ladder of fallbacks: what the next attempt at a batch leaves out, and why.
 
-    1  kernels, with the layouts that are remembered of the program
-       |  a gradient came where none had come before, or a proof failed
+    1  kernels, with the layouts that are remembered of the program, or guessed from other shapes
+       |  a gradient came where none had come before, a proof failed, or any fault after a guess
     2  kernels, with layouts probed on this batch
        |  the model or the loss looked at a placeholder's NaN, and numbers were refused
     3  no convolution fused with its normalisation
@@ -53,11 +53,18 @@ class Ladder:
     """Whether they go one by one because hooks may change gradients."""
 
     def step_down(
-        self, error: Exception, *, used_memory: bool, has_placeholders: bool, has_copies: bool
+        self,
+        error: Exception,
+        *,
+        used_memory: bool,
+        is_guess: bool,
+        has_placeholders: bool,
+        has_copies: bool,
     ) -> None:
         """Go to the next rung that may do without what failed.
 
         error: what was raised. used_memory: whether the attempt had its layouts from memory.
+        is_guess: whether they were those of batches of other shapes (`reductions.FrontGuess`).
         has_placeholders, has_copies: whether it fused convolutions, and held weights to be copies.
 
         Raises:
@@ -70,7 +77,8 @@ class Ladder:
             if not has_placeholders:
                 raise error
             self.fuses = False
-        elif isinstance(error, (LayoutUnknown, ProofFailed)) and used_memory:
+        # Under a wrong guess kernels may fail in any way.
+        elif used_memory and (is_guess or isinstance(error, (LayoutUnknown, ProofFailed))):
             self.remembers = False
         elif has_copies and self.copies and not isinstance(error, KnownSlow):
             self.copies = False

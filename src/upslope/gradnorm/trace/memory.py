@@ -76,7 +76,8 @@ class Memory:
     def keep_front(self, operators: Hashable) -> None:
         """Remember that these operators had all samples in dimension 0.
 
-        Batches of other shapes are then tried so before anything is probed, and proven.
+        Batches of other shapes are then tried so before anything is probed, and proven
+        (`reductions.FrontGuess`).
         """
         self._front.add(operators)
 

@@ -9,7 +9,6 @@ shows about the places of its samples (`layout`) is remembered for the next, onc
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.reductions import Reduction, SquaredNorms
+from upslope.gradnorm.core.reductions import FrontGuess, Reduction, SquaredNorms
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
@@ -67,6 +66,8 @@ class Recording:
         """The program of the last losses, once they are known."""
         self._used_memory = False
         """Whether the attempt under way has its layouts from an earlier batch."""
+        self._guess: FrontGuess | None = None
+        """The layouts of the attempt under way, where they are those of batches of other shapes."""
         self.forward = self._forward()
         """The attempt under way, or the last one."""
         self.run_or_fall_back(lambda: None)  # for its outputs, which some callers read first
@@ -103,10 +104,11 @@ class Recording:
         ladder.step_down(
             error,
             used_memory=self._used_memory,
+            is_guess=self._guess is not None,
             has_placeholders=bool(self.forward.placeholders),
             has_copies=self.forward.has_copies,
         )
-        self._used_memory = False
+        self._used_memory, self._guess = False, None
         if remembers and not ladder.remembers:
             self._memory.forget(self._program, self.forward.operators())
         if ladder.fallback_reason is None:
@@ -172,6 +174,7 @@ class Recording:
     def _reduce(self, reduction: Reduction, loss: Loss, last: bool) -> ReducedGradients:
         """Reduce the gradients by kernels, with layouts from memory or from this batch."""
         run, forward = self.run, self.forward
+        self._used_memory, self._guess = False, None  # of the loss before, if there was one
         losses = forward.losses(loss)
         operators = forward.operators()
         self._program = program = forward.program(loss, operators)
@@ -182,6 +185,7 @@ class Recording:
         if record is not None and record.slow is not None:
             raise KnownSlow(record.slow)
         layouts: Mapping[int, Layout] | None = None
+        guess: FrontGuess | None = None
         if record is not None:
             layouts = record.layouts
         elif self.n == 1:
@@ -189,7 +193,8 @@ class Recording:
         # These operators had all samples in front for batches of other shapes: likely here too,
         # and the proof below tells.
         elif may_remember and not forward.is_routed and self._memory.is_front(operators):
-            layouts = defaultdict(Layout)
+            guess = self._guess = FrontGuess(self.n, forward.tape.kernels)
+            layouts = guess.layouts  # none yet: it hears each gradient first
         self._used_memory = layouts is not None and self.n > 1
         probe = None if layouts is not None else forward.probe(losses)
         scaled_sums = None
@@ -205,12 +210,13 @@ class Recording:
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
-                last=last, holds_in_double=self._holds_in_double,
+                last=last, holds_in_double=self._holds_in_double, guess=guess,
             )  # fmt: skip
         else:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
         ways = self._check_steered(loss, set() if record is None else record.ways)
-        if record is None and forward.repeats and (probe is None or probe.is_settled):
+        shown_by = guess or probe  # neither, of a single sample
+        if record is None and forward.repeats and (shown_by is None or shown_by.is_settled):
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
             self._keep(program, loss, known_layouts, ways)
