@@ -59,8 +59,10 @@ def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Ten
     """
     if weight.dim() == 3:
         if prefers_onednn(rows * weight[0].numel(), weight):
-            each = [prepare_product(w, rows) for w in weight]
-            return lambda x, y: torch.stack([f(a, b) for f, a, b in zip(each, x, y, strict=True)])
+            products = [prepare_product(w, rows) for w in weight]
+            return lambda x, y: torch.stack(
+                [f(a, b) for f, a, b in zip(products, x, y, strict=True)]
+            )
         matrices = weight.mT
         return lambda x, y: torch.baddbmm(y, x, matrices)
     if prefers_onednn(rows * weight.numel(), weight):

@@ -19,7 +19,7 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Layer,
     Recurrence,
-    joined,
+    join_directions,
     sigmoid_slope,
     tanh_slope,
 )
@@ -37,7 +37,7 @@ class GRU(Recurrence):
         d, steps, n, width = len(products), *products.shape[1:3], products.shape[3] // 3
         add_product = prepare_product(self.w_h, n)
         zeros = products.new_zeros(1)
-        shift = joined([(zeros if b is None else b)[None] for *_, b, _ in self.layers])
+        shift = join_directions([(zeros if b is None else b)[None] for *_, b, _ in self.layers])
         states = products.new_empty(d, steps + 1, n, width)
         self.gates, self.carry, self.slope = products, *products.new_empty(2, d, steps, n, width)
         both_gates = self._in_steps(products[..., : 2 * width])

@@ -24,7 +24,7 @@ from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleG
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
-    joined,
+    join_directions,
     sigmoid_slope,
     tanh_slope,
 )
@@ -81,8 +81,8 @@ class LSTM(Recurrence):
         return states
 
     def _projection(self) -> Tensor | None:
-        each = [layer.projection for layer in self.layers if layer.projection is not None]
-        return joined(each) if each else None
+        matrices = [layer.projection for layer in self.layers if layer.projection is not None]
+        return join_directions(matrices) if matrices else None
 
     def _to_coefficients(self, direction: int, block: range) -> None:
         """Overwrite the gates of some steps of a direction by the coefficients of the gradients.
@@ -90,11 +90,11 @@ class LSTM(Recurrence):
         Those of dc_t and dm_t above. c_{t-1} is overwritten by f, and tanh(c_t) by
         o (1 - tanh(c_t)^2).
         """
-        low, high, flipped = block.start, block.stop, int(direction == 1 and self.flipped)
-        if flipped:
+        low, high, flips = block.start, block.stop, int(direction == 1 and self.flips)
+        if flips:
             steps = self.gates.shape[1]
             low, high = steps - high, steps - low
-        before = self.cells[direction, low + flipped : high + flipped]
+        before = self.cells[direction, low + flips : high + flips]
         tanh_c = self.tanh_c[direction, low:high]
         i, f, g, o = self.gates[direction, low:high].chunk(4, dim=2)
         gate = i.clone()

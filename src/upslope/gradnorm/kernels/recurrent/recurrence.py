@@ -68,7 +68,7 @@ class Recurrence(Kernel):
     for the cells of an LSTM.
 
     The output is the hidden states, (t + 1, n, d p), with the start among them: first, or last
-    where the second direction is `flipped`. An LSTM pads them to (t + 1, n, d h) and adds its last
+    where the second direction `flips`. An LSTM pads them to (t + 1, n, d h) and adds its last
     cells, those after the last step of each sample.
     """
 
@@ -76,10 +76,10 @@ class Recurrence(Kernel):
 
     def __init__(self, tape: Tape, layers: Sequence[Layer], sizes: Sequence[int] | None = None):
         self.layers = layers
-        self.w_h = joined([layer.w_h for layer in layers])
+        self.w_h = join_directions([layer.w_h for layer in layers])
         self.sizes = sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
-        self.flipped = len(layers) == 2 and sizes is None
+        self.flips = len(layers) == 2 and sizes is None
         """Whether the second direction goes from the last step to the first. Packed sequences have
         the steps in the order in which they are taken."""
         select = tape.weights.select_weights
@@ -125,23 +125,23 @@ class Recurrence(Kernel):
         x, *start = inputs
         # The product in the type that the caller asked for (half precision, where it is faster);
         # the steps in the weights' own type, since their rounding errors accumulate over time.
-        each = [self._products(*pair) for pair in zip(self._each(x), self.layers, strict=True)]
-        sums = (each[0][None] if len(each) == 1 else torch.stack(each)).to(self.w_h.dtype)
+        pairs = zip(self._inputs(x), self.layers, strict=True)
+        sums = _stack([self._products(*pair) for pair in pairs]).to(self.w_h.dtype)
         # A start in half precision joins the steps in theirs.
         start = [s.to(sums.dtype) for s in start]
         self.states = self._run(sums, tuple(s[0] if len(s) == 1 else s for s in start))
-        output = torch.cat([*self.states], dim=2) if len(each) == 2 else self.states[0]
+        output = torch.cat([*self.states], dim=2) if len(self.states) == 2 else self.states[0]
         # Detached, because the graph holds this kernel: holding the graph would leak both.
         self._output, self._version = output.detach(), output._version
         return output
 
-    def _each(self, x: Tensor) -> Sequence[Tensor]:
+    def _inputs(self, x: Tensor) -> Sequence[Tensor]:
         """Return the input of each direction, (t, n, i)."""
         return x.unbind(0) if x.dim() == 4 else [x] * len(self.layers)
 
     def _in_steps(self, steps: Tensor) -> Sequence[Tensor]:
         """Return the steps of all directions in the order in which they are taken."""
-        return in_steps(steps, self.flipped)
+        return in_steps(steps, self.flips)
 
     def _ending(self, t: int) -> tuple[Any, ...]:
         """Return the index of the samples whose last step is t."""
@@ -152,9 +152,8 @@ class Recurrence(Kernel):
     def _gradients(self, g: Tensor) -> Gradients:
         """Return the gradients, computed once per g: weights and inputs both need them."""
         if self._last is None or self._last[0] is not g:
-            each = g.chunk(len(self.layers), dim=2)
-            apart = g[None].contiguous() if len(each) == 1 else torch.stack(each)
-            self._last = g, self._run_backward(apart)
+            by_direction = _stack(g.chunk(len(self.layers), dim=2))
+            self._last = g, self._run_backward(by_direction)
         return self._last[1]
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -165,13 +164,13 @@ class Recurrence(Kernel):
         start = [s[None] if one else s for s in gradients.start]
         if not x.requires_grad:
             return (None, *start)
-        each = [
+        products = [
             linear(g_x.to(self.dtype), layer.w_x.to(self.dtype).mT)
             for g_x, layer in zip(gradients.x, self.layers, strict=True)
         ]
         if x.dim() == 4:
-            return (torch.stack(each), *start)
-        return (each[0] if one else each[0].add_(each[1]), *start)
+            return (torch.stack(products), *start)
+        return (products[0] if one else products[0].add_(products[1]), *start)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -184,7 +183,7 @@ class Recurrence(Kernel):
         if self._output._version != self._version:
             raise SamplesNotSeparable("the model writes into the output of a recurrent layer")
         gradients = self._gradients(g)
-        for direction, x in enumerate(self._each(inputs[0])):
+        for direction, x in enumerate(self._inputs(inputs[0])):
             for weight, part in self._direction_gradients(direction, x, gradients, samples):
                 if weight is not None and id(weight) in self.wanted:
                     yield weight, part()
@@ -198,7 +197,7 @@ class Recurrence(Kernel):
         if gradients.hidden is not gradients.x:
             rows_h = samples.rows(gradients.hidden[direction])
         gram = self._gram(rows, layer) if rows_h is rows else None
-        begin = 1 if direction and self.flipped else 0
+        begin = 1 if direction and self.flips else 0
         before = self.states[direction, begin : begin + len(x), :, : layer.w_h.shape[1]]
         yield layer.w_x, lambda: OuterProducts(samples.rows(x), rows.to(x.dtype), gram)
         yield layer.w_h, lambda: OuterProducts(samples.rows(before), rows_h, gram)
@@ -230,21 +229,26 @@ class Recurrence(Kernel):
         return batched_products(rows, rows.mT)
 
 
-def joined(weights: Sequence[Tensor]) -> Tensor:
+def join_directions(weights: Sequence[Tensor]) -> Tensor:
     """Return the weights of both directions as one tensor, or the only one as it is."""
     return weights[0] if len(weights) == 1 else torch.stack([*weights])
 
 
-def in_steps(steps: Tensor, flipped: bool) -> Sequence[Tensor]:
+def _stack(directions: Sequence[Tensor]) -> Tensor:
+    """(...) of each direction -> (d, ...)."""
+    return directions[0][None].contiguous() if len(directions) == 1 else torch.stack([*directions])
+
+
+def in_steps(steps: Tensor, flips: bool) -> Sequence[Tensor]:
     """(d, t, ...) -> t views in the order in which the steps are taken.
 
-    One direction: (...). Two: (2, ...), the first's step from the start and, where the second is
-    flipped, its step as far from the end; with the directions one after the other in memory, the
+    One direction: (...). Two: (2, ...), the first's step from the start and, where the second
+    `flips`, its step as far from the end; with the directions one after the other in memory, the
     distance between the two is always positive, so that a view has them both.
     """
     if len(steps) == 1:
         return steps[0].unbind(0)
-    if not flipped:
+    if not flips:
         return steps.unbind(1)
     count, size = steps.shape[1], (2, *steps.shape[2:])
     (between, stride, *others), begin = steps.stride(), steps.storage_offset()

@@ -130,8 +130,8 @@ def _run_layer(
     """
     if packing is not None:
         # Padded steps are in the order in which they are taken, in both directions.
-        padded = [packing.pad(x, bool(reverse)) for reverse in range(len(layers))]
-        x = padded[0] if len(layers) == 1 else torch.stack(padded)
+        sequences = [packing.pad(x, bool(reverse)) for reverse in range(len(layers))]
+        x = sequences[0] if len(layers) == 1 else torch.stack(sequences)
     kernel = kind(tape, layers, None if packing is None else packing.sizes)
     if packing is not None:
         kernel.layout = packing.layout
