@@ -53,6 +53,19 @@ def test_batches_of_products() -> None:
 
 
 @pytest.mark.usefixtures("_library")
+def test_products_that_are_prepared_of_one_weight_and_of_several() -> None:
+    torch.manual_seed(0)
+    for weight in (*strided(7, 5), *strided(2, 7, 5)):
+        several = weight.shape[:-2]
+        y, x = torch.randn(*several, 4, 7), torch.randn(*several, 4, 5)
+        add_product = matrix_products.prepare_product(weight, 4)
+        for shift in (y, y[..., :1, :]):
+            expected = shift.double() + x.double() @ weight.double().mT
+            found = add_product(x, shift).double()
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("scratch", [SCRATCH, 40 * 4 * 7])
 def test_sums_of_outer_products_in_float32(scratch: int) -> None:
     torch.manual_seed(0)

@@ -7,6 +7,8 @@ from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from short_forms import mark_rest_long
 from upslope.gradnorm import expected_gradient_length, gradient_norms
 from upslope.gradnorm.core.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
+from upslope.gradnorm.kernels.recurrent.recurrence import in_steps
 
 
 class Sequences(nn.Module):
@@ -54,6 +57,89 @@ def test_as_many_samples_as_steps_and_a_single_sample(n, batch_first):
 def test_without_biases():
     torch.manual_seed(0)
     assert_agrees(Sequences("GRU", bias=False, batch_first=True), torch.randn(3, 4, 3))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh"])
+def test_both_directions_without_biases(kind):
+    torch.manual_seed(0)
+    assert_agrees(
+        Sequences(kind, bias=False, bidirectional=True, batch_first=True), torch.randn(3, 4, 3)
+    )
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh"])
+def test_a_single_step_in_both_directions(kind):
+    torch.manual_seed(0)
+    assert_agrees(Sequences(kind, bidirectional=True, batch_first=True), torch.randn(3, 1, 3))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_directions_that_share_weights(kind):
+    torch.manual_seed(0)
+    model = Sequences(kind, bidirectional=True, batch_first=True)
+    model.rnn.weight_hh_l0_reverse = model.rnn.weight_hh_l0
+    model.rnn.bias_ih_l0_reverse = model.rnn.bias_ih_l0
+    assert_agrees(model, torch.randn(3, 4, 3))
+
+
+@pytest.mark.parametrize("frozen", ["weight_hh_l0", "weight_ih_l0_reverse", "bias_hh_l0_reverse"])
+def test_one_direction_with_a_frozen_weight(frozen):
+    torch.manual_seed(0)
+    model = Sequences("GRU", bidirectional=True, batch_first=True)
+    getattr(model.rnn, frozen).requires_grad_(False)
+    assert_agrees(model, torch.randn(3, 4, 3))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_lstm_with_projection_in_both_directions(layers, batch_first):
+    torch.manual_seed(0)
+    model = Sequences(
+        "LSTM", proj_size=3, bidirectional=True, num_layers=layers, batch_first=batch_first
+    )
+    assert_agrees(model, torch.randn(3, 4, 3))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("place", [slice(None), slice(2, 4)])
+def test_steps_of_both_directions_are_views_in_the_order_taken(flipped, place):
+    steps = torch.randn(2, 5, 3, 6)[..., place]
+    views = in_steps(steps, flipped)
+    for t, view in enumerate(views):
+        assert torch.equal(view, torch.stack([steps[0, t], steps[1, 4 - t if flipped else t]]))
+        view.fill_(t)
+    expected = torch.arange(5.0)
+    assert torch.equal(steps[0, :, 0, 0], expected)
+    assert torch.equal(steps[1, :, 0, 0], expected.flip(0) if flipped else expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kind=st.sampled_from(["LSTM", "GRU", "RNN tanh", "RNN relu"]),
+    layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    bias=st.booleans(),
+    batch_first=st.booleans(),
+    projected=st.booleans(),
+    n=st.integers(1, 4),
+    steps=st.integers(1, 6),
+    seed=st.integers(0, 2**20),
+)
+def test_any_form_of_a_recurrent_network(
+    kind, layers, bidirectional, bias, batch_first, projected, n, steps, seed
+):
+    torch.manual_seed(seed)
+    options = {"proj_size": 3} if projected and kind == "LSTM" else {}
+    model = Sequences(
+        kind,
+        num_layers=layers,
+        bidirectional=bidirectional,
+        bias=bias,
+        batch_first=batch_first,
+        dropout=0.0,
+        **options,
+    )
+    assert_agrees(model, torch.randn(n, steps, 3))
 
 
 def test_lstm_with_projection():
@@ -217,6 +303,22 @@ def test_packed_sequences_of_a_projected_lstm():
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
 def test_packed_sequences_from_a_learned_state(kind):
     assert_packed_agrees(kind, [5, 2, 4], learned=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from([nn.LSTM, nn.GRU, nn.RNN]),
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    layers=st.integers(1, 2),
+    bidirectional=st.booleans(),
+    bias=st.booleans(),
+    projected=st.booleans(),
+)
+def test_any_form_of_packed_sequences(kind, lengths, layers, bidirectional, bias, projected):
+    options = {"proj_size": 2} if projected and kind is nn.LSTM else {}
+    assert_packed_agrees(
+        kind, lengths, num_layers=layers, bidirectional=bidirectional, bias=bias, **options
+    )
 
 
 def test_packed_sequences_that_are_sorted_already():

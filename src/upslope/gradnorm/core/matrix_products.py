@@ -54,8 +54,17 @@ def batched_products(a: Tensor, b: Tensor) -> Tensor:
 def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """(x, y) -> y + x W^T as a new tensor, for x after x: the weight is laid out once.
 
-    weight: W, (o, i). rows: how many x, (rows, i), and y, (rows, o), have.
+    weight: W, (o, i), or several, (d, o, i), each for x and y of its own. rows: how many each x,
+    (rows, i), and y, (rows, o), has; with several, y may be broadcast along the rows.
     """
+    if weight.dim() == 3:
+        if prefers_onednn(rows * weight[0].numel(), weight):
+            products = [prepare_product(w, rows) for w in weight]
+            return lambda x, y: torch.stack(
+                [f(a, b) for f, a, b in zip(products, x, y, strict=True)]
+            )
+        matrices = weight.mT
+        return lambda x, y: torch.baddbmm(y, x, matrices)
     if prefers_onednn(rows * weight.numel(), weight):
         reordered_weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
         return lambda x, y: _product(x, reordered_weight, None).add_(y)

@@ -17,8 +17,9 @@ from torch import Tensor
 from upslope.gradnorm.core.matrix_products import prepare_product
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
+    Layer,
     Recurrence,
-    by_gate,
+    join_directions,
     sigmoid_slope,
     tanh_slope,
 )
@@ -29,27 +30,27 @@ class GRU(Recurrence):
 
     name = "gru"
 
-    def _bias(self) -> Tensor | None:
-        return self.layer.b_x
+    def _bias(self, layer: Layer) -> Tensor | None:
+        return layer.b_x
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
-        steps, n, width = len(products), products.shape[1], products.shape[2] // 3
-        b_h = self.layer.b_h
-        add_product = prepare_product(self.layer.w_h, n)
-        shift = products.new_zeros(1) if b_h is None else b_h
-        states = products.new_empty(steps + 1, n, width)
-        states[steps if self.reverse else 0] = start[0]
-        self.gates, self.carry, self.slope = products, *products.new_empty(2, steps, n, width)
-        both_gates = products[..., : 2 * width].unbind(0)
-        rows, carry, slopes = (s.unbind(0) for s in (states, self.carry, self.slope))
-        gates = by_gate(products, 3)
-        for t, before, after in self._steps(steps):
-            (r, z, new), h = (gate[t] for gate in gates), rows[before]
+        d, steps, n, width = len(products), *products.shape[1:3], products.shape[3] // 3
+        add_product = prepare_product(self.w_h, n)
+        zeros = products.new_zeros(1)
+        shift = join_directions([(zeros if b is None else b)[None] for *_, b, _ in self.layers])
+        states = products.new_empty(d, steps + 1, n, width)
+        self.gates, self.carry, self.slope = products, *products.new_empty(2, d, steps, n, width)
+        both_gates = self._in_steps(products[..., : 2 * width])
+        rows, carry, slopes = (self._in_steps(s) for s in (states, self.carry, self.slope))
+        gates = [self._in_steps(gate) for gate in products.chunk(3, dim=3)]
+        rows[0].copy_(start[0])
+        for t in range(steps):
+            (r, z, new), h = (gate[t] for gate in gates), rows[t]
             hidden = add_product(h, shift)
-            both_gates[t].add_(hidden[:, : 2 * width]).sigmoid_()
-            state = hidden[:, 2 * width :]
+            both_gates[t].add_(hidden[..., : 2 * width]).sigmoid_()
+            state = hidden[..., 2 * width :]
             new.addcmul_(r, state).tanh_()
-            torch.lerp(new, h, z, out=rows[after])
+            torch.lerp(new, h, z, out=rows[t + 1])
             # From here on only the coefficients of the gradients above are kept: those of dh_t,
             # written over the gates.
             carry[t].copy_(z)
@@ -60,18 +61,19 @@ class GRU(Recurrence):
         return states
 
     def _run_backward(self, g: Tensor) -> Gradients:
-        last = 2 * g.shape[2]
+        last = 2 * g.shape[3]
         x, hidden = torch.empty_like(self.gates), torch.empty_like(self.gates)
-        gates, coefficients = by_gate(hidden, 3), by_gate(self.gates, 3)
+        gates, coefficients = (
+            self._in_steps(s.view(*s.shape[:3], 3, -1)) for s in (hidden, self.gates)
+        )
         # Lists of rows, as in the forward pass: no index of a tensor in each step.
-        new, sums = x[..., last:].unbind(0), hidden.unbind(0)
-        rows, carry, slope = (s.unbind(0) for s in (g, self.carry, self.slope))
-        dh = rows[0 if self.reverse else -1]
-        add_product = prepare_product(self.layer.w_h.mT, len(dh))
-        for t, before, _ in reversed([*self._steps(len(hidden))]):
-            for k in range(3):
-                torch.mul(dh, coefficients[k][t], out=gates[k][t])
+        new, sums = self._in_steps(x[..., last:]), self._in_steps(hidden)
+        rows, carry, slope = (self._in_steps(s) for s in (g, self.carry, self.slope))
+        dh = rows[-1]
+        add_product = prepare_product(self.w_h.mT, g.shape[2])
+        for t in reversed(range(len(sums))):
+            torch.mul(dh.unsqueeze(-2), coefficients[t], out=gates[t])
             torch.mul(dh, slope[t], out=new[t])
-            dh = add_product(sums[t], torch.addcmul(rows[before], dh, carry[t]))
+            dh = add_product(sums[t], torch.addcmul(rows[t], dh, carry[t]))
         x[..., :last] = hidden[..., :last]
         return Gradients(x, hidden, (dh,))

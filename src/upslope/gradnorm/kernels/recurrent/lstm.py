@@ -24,8 +24,7 @@ from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleG
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
-    Step,
-    by_gate,
+    join_directions,
     sigmoid_slope,
     tanh_slope,
 )
@@ -41,50 +40,63 @@ class LSTM(Recurrence):
     name = "lstm"
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
-        steps, n, width = len(products), products.shape[1], products.shape[2] // 4
-        w_h, projection = self.layer.w_h, self.layer.projection
-        first = steps if self.reverse else 0
-        states = products.new_zeros(steps + 2, n, width)
-        rows = states[..., : w_h.shape[1]].unbind(0)
-        rows[first].copy_(start[0])
-        cells, tanh_c = products.new_empty(steps + 1, n, width), products.new_empty(steps, n, width)
-        cells[first] = start[1]
-        self.gates, self.forget, self.slope = products, cells, tanh_c
+        d, steps, n, width = len(products), *products.shape[1:3], products.shape[3] // 4
+        projection = self._projection()
+        states = products.new_zeros(d, steps + 2, n, width)
+        rows = self._in_steps(states[:, :-1, :, : self.w_h.shape[-1]])
+        cells = products.new_empty(d, steps + 1, n, width)
+        tanh_c = products.new_empty(d, steps, n, width)
+        self.gates, self.cells, self.tanh_c = products, cells, tanh_c
         self.outputs = tanh_c if projection is None else torch.empty_like(tanh_c)
-        add_product = prepare_product(w_h, n)
-        i, f, g, o = by_gate(products, 4)
+        add_product = prepare_product(self.w_h, n)
+        i, f, g, o = (self._in_steps(gate) for gate in products.chunk(4, dim=3))
         # Indices of tensors cost as much as the products of a small step: of lists, nothing.
-        sums, c, tanh, m = (s.unbind(0) for s in (products, cells, tanh_c, self.outputs))
+        sums, c, tanh = (self._in_steps(s) for s in (products, cells, tanh_c))
+        # Their memory is overwritten by coefficients, which the backward pass takes step by step.
+        self.forget, self.slope = c, tanh
+        m = tanh if projection is None else self._in_steps(self.outputs)
+        last_cells = states[:, -1] if d == 2 else states[0, -1]
+        rows[0].copy_(start[0])
+        c[0].copy_(start[1])
         for block in self._blocks(products):
-            for t, before, after in block:
-                gates = add_product(rows[before], sums[t])
+            for t in block:
+                gates = add_product(rows[t], sums[t])
                 torch.sigmoid(gates, out=sums[t])
                 # The one gate that is no sigmoid, over what was put there.
-                torch.tanh(gates[:, 2 * width : 3 * width], out=g[t])
-                torch.mul(f[t], c[before], out=c[after])
-                torch.tanh(c[after].addcmul_(i[t], g[t]), out=tanh[t])
+                torch.tanh(gates[..., 2 * width : 3 * width], out=g[t])
+                torch.mul(f[t], c[t], out=c[t + 1])
+                torch.tanh(c[t + 1].addcmul_(i[t], g[t]), out=tanh[t])
                 if projection is None:
-                    torch.mul(o[t], tanh[t], out=rows[after])
+                    torch.mul(o[t], tanh[t], out=rows[t + 1])
                 else:
                     torch.mul(o[t], tanh[t], out=m[t])
-                    torch.mm(m[t], projection.mT, out=rows[after])
+                    rows[t + 1].copy_(m[t] @ projection.mT)
                 if self.sizes is not None:
                     ending = self._ending(t)
-                    states[-1, ending] = c[after][ending]
-            self._to_coefficients(block)
+                    last_cells[ending] = c[t + 1][ending]
+            for direction in range(d):
+                self._to_coefficients(direction, block)
         if self.sizes is None:
-            states[-1] = cells[0 if self.reverse else steps]
+            last_cells.copy_(c[-1])
         return states
 
-    def _to_coefficients(self, block: Sequence[Step]) -> None:
-        """Overwrite the gates of some steps by the coefficients of the gradients above.
+    def _projection(self) -> Tensor | None:
+        matrices = [layer.projection for layer in self.layers if layer.projection is not None]
+        return join_directions(matrices) if matrices else None
 
-        Those of dc_t and dm_t. c_{t-1} is overwritten by f, and tanh(c_t) by o (1 - tanh(c_t)^2).
+    def _to_coefficients(self, direction: int, block: range) -> None:
+        """Overwrite the gates of some steps of a direction by the coefficients of the gradients.
+
+        Those of dc_t and dm_t above. c_{t-1} is overwritten by f, and tanh(c_t) by
+        o (1 - tanh(c_t)^2).
         """
-        low, high = min(t for t, *_ in block), max(t for t, *_ in block) + 1
-        before = self.forget[low + self.reverse : high + self.reverse]
-        tanh_c = self.slope[low:high]
-        i, f, g, o = self.gates[low:high].chunk(4, dim=2)
+        low, high, flips = block.start, block.stop, int(direction == 1 and self.flips)
+        if flips:
+            steps = self.gates.shape[1]
+            low, high = steps - high, steps - low
+        before = self.cells[direction, low + flips : high + flips]
+        tanh_c = self.tanh_c[direction, low:high]
+        i, f, g, o = self.gates[direction, low:high].chunk(4, dim=2)
         gate = i.clone()
         sigmoid_slope(g, i, grad_input=i)
         tanh_slope(gate, g, grad_input=g)
@@ -96,43 +108,50 @@ class LSTM(Recurrence):
         tanh_slope(gate, tanh_c, grad_input=tanh_c)
 
     def _run_backward(self, g: Tensor) -> Gradients:
-        w_h, projection = self.layer.w_h, self.layer.projection
+        projection, (d, _, n, _), p = self._projection(), g.shape, self.w_h.shape[-1]
         gates = torch.empty_like(self.gates)
-        rows, hidden = g[..., : w_h.shape[1]].unbind(0), []
-        dc, dh = g[-1], rows[0 if self.reverse else -2]
+        rows = self._in_steps(g[:, :-1, :, :p])
+        last_cells = g[:, -1] if d == 2 else g[0, -1]
+        dc, dh = last_cells, rows[-1]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
-        add_product = prepare_product(w_h.mT, len(dc))
-        sums, coefficients = _split(gates), _split(self.gates)
+        add_product = prepare_product(self.w_h.mT, n)
+        (sums_c, sums_o), (of_dc, of_dm) = self._split(gates), self._split(self.gates)
         # Lists of rows, as in the forward pass.
-        at, slope, forget = (s.unbind(0) for s in (gates, self.slope, self.forget))
-        for t, before, _ in reversed([*self._steps(len(gates))]):
-            hidden.append(dh)
+        at, slope, forget = self._in_steps(gates), self.slope, self.forget
+        outputs = None if projection is None else g.new_empty(*self.gates.shape[:3], p)
+        hidden = [] if outputs is None else self._in_steps(outputs)
+        for t in reversed(range(len(at))):
             if self.sizes is not None:
                 ending = self._ending(t)
-                dc[ending] += g[-1, ending]
-            dm = dh if projection is None else dh @ projection
+                dc[ending] += last_cells[ending]
+            dm = dh
+            if projection is not None:
+                hidden[t].copy_(dh)
+                dm = dh @ projection
             dc = torch.addcmul(dc, dm, slope[t])
-            torch.mul(dc[:, None], coefficients[0][t], out=sums[0][t])
-            torch.mul(dm, coefficients[1][t], out=sums[1][t])
-            dc = dc * forget[before]
-            dh = add_product(at[t], rows[before])
-        outputs = None
-        if projection is not None:
-            outputs = torch.stack(hidden if self.reverse else hidden[::-1])
+            torch.mul(dc.unsqueeze(-2), of_dc[t], out=sums_c[t])
+            torch.mul(dm, of_dm[t], out=sums_o[t])
+            dc = dc * forget[t]
+            dh = add_product(at[t], rows[t])
         return Gradients(gates, gates, (dh, dc), outputs)
 
-    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> PerSampleGradient:
+    def _projection_gradient(
+        self, gradients: Gradients, direction: int, samples: Samples
+    ) -> PerSampleGradient:
         assert gradients.outputs is not None
-        return OuterProducts(samples.rows(self.outputs), samples.rows(gradients.outputs))
+        outputs = gradients.outputs[direction]
+        return OuterProducts(samples.rows(self.outputs[direction]), samples.rows(outputs))
 
-    def _blocks(self, products: Tensor) -> Iterator[Sequence[Step]]:
+    def _blocks(self, products: Tensor) -> Iterator[range]:
         """Yield the steps, in groups of about `_BLOCK` entries of their gates."""
-        size = max(1, _BLOCK // max(products[0].numel(), 1))
-        steps = [*self._steps(len(products))]
-        yield from (steps[i : i + size] for i in range(0, len(steps), size))
+        steps = products.shape[1]
+        size = max(1, _BLOCK // max(products[:, 0].numel(), 1))
+        yield from (range(i, min(i + size, steps)) for i in range(0, steps, size))
 
+    def _split(self, gates: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Return views of each step: of i, f and g, (n, 3, h), which act on c_t, and of o, (n, h).
 
-def _split(gates: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """(t, n, 4 h) -> t views (n, 3, h) of i, f and g, which act on c_t, and t views (n, h) of o."""
-    apart = gates.view(*gates.shape[:2], 4, -1)
-    return apart[:, :, :3].unbind(0), apart[:, :, 3].unbind(0)
+        gates: (d, t, n, 4 h).
+        """
+        apart = gates.view(*gates.shape[:3], 4, -1)
+        return self._in_steps(apart[..., :3, :]), self._in_steps(apart[..., 3, :])

@@ -1,4 +1,4 @@
-"""One direction of one layer of a recurrent network, as one kernel: all steps, all its weights.
+"""One layer of a recurrent network, as one kernel: all steps, all its weights.
 
     a_t = W_x x_t + b_x (+) W_h h_{t-1} + b_h        dL_n/dW_x = sum_t g_nt x_nt^T
                                                      dL_n/dW_h = sum_t g_nt h_{n,t-1}^T
@@ -8,19 +8,22 @@ with g_t the gradient of W_x x_t or of W_h h_{t-1} (backpropagation through time
 is linear in the gradients of the state, with coefficients that are known in the forward pass. They
 are kept in place of the gates, so that a step of the backward pass is one matrix product and a few
 entrywise products.
+
+Both directions of a layer take their steps together: one operator acts on a step of each. In memory
+each direction keeps its steps in the order of time, (d, t, n, k); `in_steps` pairs them.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.matrix_products import batched_products, linear
+from upslope.gradnorm.core.matrix_products import batched_products, linear, prepare_product
 from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 
@@ -29,9 +32,6 @@ sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
 tanh_slope = torch.ops.aten.tanh_backward.grad_input
 """(g, s) -> g * (1 - s^2)."""
-
-Step = tuple[int, int, int]
-"""t, and the rows of the states before and after it."""
 
 
 class Layer(NamedTuple):
@@ -50,8 +50,9 @@ class Layer(NamedTuple):
 class Gradients(NamedTuple):
     """The gradients that a backward pass through time gives.
 
-    x, hidden: of W_x x_t and of W_h h_{t-1}, (t, n, k h). start: of the first states.
-    outputs: of h_t, (t, n, p), where the layer has a projection.
+    x, hidden: of W_x x_t and of W_h h_{t-1}, (d, t, n, k h). start: of the first states,
+    (n, p) of one direction and (2, n, p) of both. outputs: of h_t, (d, t, n, p), where the layer
+    has a projection.
     """
 
     x: Tensor
@@ -61,21 +62,30 @@ class Gradients(NamedTuple):
 
 
 class Recurrence(Kernel):
-    """All steps of a layer. x: (t, n, i), start: (n, p), and (n, h) for the cells of an LSTM.
+    """All steps of a layer in d directions.
 
-    The output is the hidden states, (t + 1, n, p), with the start among them: first, or last where
-    the steps are taken in `reverse`. An LSTM pads them to (t + 1, n, h) and adds its last cells,
-    those after the last step of each sample.
+    x: (t, n, i), or (d, t, n, i) where each direction has its own. start: (d, n, p), and (d, n, h)
+    for the cells of an LSTM.
+
+    The output is the hidden states, (t + 1, n, d p), with the start among them: first, or last
+    where the second direction `flips`. An LSTM pads them to (t + 1, n, d h) and adds its last
+    cells, those after the last step of each sample.
     """
 
     dim = 1
 
-    def __init__(self, tape: Tape, layer: Layer, reverse: bool, sizes: Sequence[int] | None = None):
-        self.layer, self.reverse = layer, reverse
+    def __init__(self, tape: Tape, layers: Sequence[Layer], sizes: Sequence[int] | None = None):
+        self.layers = layers
+        self.w_h = join_directions([layer.w_h for layer in layers])
         self.sizes = sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
-        self.weights = tape.weights.select_weights(*layer)
-        self.dtype = tape.options.dtype or layer.w_x.dtype
+        self.flips = len(layers) == 2 and sizes is None
+        """Whether the second direction goes from the last step to the first. Packed sequences have
+        the steps in the order in which they are taken."""
+        select = tape.weights.select_weights
+        self.weights = select(*(weight for layer in layers for weight in layer))
+        self.wanted = {id(weight) for weight in self.weights}
+        self.dtype = tape.options.dtype or layers[0].w_x.dtype
         self.scratch = tape.options.scratch
         self._last: tuple[Tensor, Gradients] | None = None
         """The last gradient of the output, and what the backward pass gave for it."""
@@ -88,59 +98,79 @@ class Recurrence(Kernel):
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         """Return the output, and keep what `_run_backward` needs.
 
-        products: W_x x_t and biases, (t, n, k h); overwritten.
+        products: W_x x_t and biases, (d, t, n, k h); overwritten. start: those of a step.
+
+        Returns:
+            (d, t + 1, n, p), and one row more for an LSTM.
         """
 
     @abstractmethod
     def _run_backward(self, g: Tensor) -> Gradients:
-        """Backpropagate through time, from the gradient of the output."""
+        """Backpropagate through time, from the gradient of what `_run` returned."""
 
-    def _bias(self) -> Tensor | None:
+    def _bias(self, layer: Layer) -> Tensor | None:
         """Return the bias that is added to W_x x_t; a network has both biases or none."""
-        b_x, b_h = self.layer.b_x, self.layer.b_h
+        b_x, b_h = layer.b_x, layer.b_h
         return None if b_x is None or b_h is None else b_x + b_h
+
+    def _products(self, x: Tensor, layer: Layer) -> Tensor:
+        """Return W_x x_t and biases, in the type that the caller asked for."""
+        bias = self._bias(layer)
+        # It is added inside the product, which wants one type.
+        bias = None if bias is None else bias.to(self.dtype)
+        return linear(x, layer.w_x.to(self.dtype), bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
         x, *start = inputs
-        bias = self._bias()
-        # It is added inside the product, which wants one type.
-        bias = None if bias is None else bias.to(self.dtype)
         # The product in the type that the caller asked for (half precision, where it is faster);
         # the steps in the weights' own type, since their rounding errors accumulate over time.
-        sums = linear(x, self.layer.w_x.to(self.dtype), bias).to(self.layer.w_h.dtype)
+        pairs = zip(self._inputs(x), self.layers, strict=True)
+        sums = _stack([self._products(*pair) for pair in pairs]).to(self.w_h.dtype)
         # A start in half precision joins the steps in theirs.
-        states = self._run(sums, tuple(s.to(sums.dtype) for s in start))
+        start = [s.to(sums.dtype) for s in start]
+        self.states = self._run(sums, tuple(s[0] if len(s) == 1 else s for s in start))
+        output = torch.cat([*self.states], dim=2) if len(self.states) == 2 else self.states[0]
         # Detached, because the graph holds this kernel: holding the graph would leak both.
-        self.states, self._version = states.detach(), states._version
-        return states
+        self._output, self._version = output.detach(), output._version
+        return output
 
-    def _steps(self, count: int) -> Iterator[Step]:
-        """Yield the steps in the order in which they are taken."""
-        for t in reversed(range(count)) if self.reverse else range(count):
-            yield (t, t + 1, t) if self.reverse else (t, t, t + 1)
+    def _inputs(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the input of each direction, (t, n, i)."""
+        return x.unbind(0) if x.dim() == 4 else [x] * len(self.layers)
 
-    def _ending(self, t: int) -> slice:
-        """Return the samples whose last step is t."""
+    def _in_steps(self, steps: Tensor) -> Sequence[Tensor]:
+        """Return the steps of all directions in the order in which they are taken."""
+        return in_steps(steps, self.flips)
+
+    def _ending(self, t: int) -> tuple[Any, ...]:
+        """Return the index of the samples whose last step is t."""
         assert self.sizes is not None
-        return slice(self.sizes[t + 1] if t + 1 < len(self.sizes) else 0, self.sizes[t])
+        after = self.sizes[t + 1] if t + 1 < len(self.sizes) else 0
+        return (..., slice(after, self.sizes[t]), slice(None))
 
     def _gradients(self, g: Tensor) -> Gradients:
         """Return the gradients, computed once per g: weights and inputs both need them."""
         if self._last is None or self._last[0] is not g:
-            self._last = g, self._run_backward(g)
+            by_direction = _stack(g.chunk(len(self.layers), dim=2))
+            self._last = g, self._run_backward(by_direction)
         return self._last[1]
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
         gradients = self._gradients(g)
         self._last = None
-        if not inputs[0].requires_grad:
-            return (None, *gradients.start)
-        return (
-            linear(gradients.x.to(self.dtype), self.layer.w_x.to(self.dtype).mT),
-            *gradients.start,
-        )
+        x, one = inputs[0], len(self.layers) == 1
+        start = [s[None] if one else s for s in gradients.start]
+        if not x.requires_grad:
+            return (None, *start)
+        products = [
+            linear(g_x.to(self.dtype), layer.w_x.to(self.dtype).mT)
+            for g_x, layer in zip(gradients.x, self.layers, strict=True)
+        ]
+        if x.dim() == 4:
+            return (torch.stack(products), *start)
+        return (products[0] if one else products[0].add_(products[1]), *start)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -150,36 +180,48 @@ class Recurrence(Kernel):
         Raises:
             SamplesNotSeparable: the model has written into the output.
         """
-        if self.states._version != self._version:
+        if self._output._version != self._version:
             raise SamplesNotSeparable("the model writes into the output of a recurrent layer")
-        layer, x, gradients = self.layer, inputs[0], self._gradients(g)
-        rows = samples.rows(gradients.x)
-        rows_h = rows if gradients.hidden is gradients.x else samples.rows(gradients.hidden)
-        gram = self._gram(rows) if rows_h is rows else None
-        before = self.states[1 : len(x) + 1] if self.reverse else self.states[: len(x)]
-        for weight in self.weights:
-            if weight is layer.w_x:
-                yield weight, OuterProducts(samples.rows(x), rows.to(x.dtype), gram)
-            elif weight is layer.w_h:
-                states = before[..., : weight.shape[1]]
-                yield weight, OuterProducts(samples.rows(states), rows_h, gram)
-            elif weight is layer.projection:
-                yield weight, self._projection_gradient(gradients, samples)
-            else:
-                yield weight, Dense((rows if weight is layer.b_x else rows_h).sum(dim=1))
+        gradients = self._gradients(g)
+        for direction, x in enumerate(self._inputs(inputs[0])):
+            for weight, part in self._direction_gradients(direction, x, gradients, samples):
+                if weight is not None and id(weight) in self.wanted:
+                    yield weight, part()
 
-    def _projection_gradient(self, gradients: Gradients, samples: Samples) -> PerSampleGradient:
+    def _direction_gradients(
+        self, direction: int, x: Tensor, gradients: Gradients, samples: Samples
+    ) -> Iterator[tuple[Tensor | None, Callable[[], PerSampleGradient]]]:
+        """Yield each weight of one direction, and a function that returns its gradients."""
+        layer, rows = self.layers[direction], samples.rows(gradients.x[direction])
+        rows_h = rows
+        if gradients.hidden is not gradients.x:
+            rows_h = samples.rows(gradients.hidden[direction])
+        gram = self._gram(rows, layer) if rows_h is rows else None
+        begin = 1 if direction and self.flips else 0
+        before = self.states[direction, begin : begin + len(x), :, : layer.w_h.shape[1]]
+        yield layer.w_x, lambda: OuterProducts(samples.rows(x), rows.to(x.dtype), gram)
+        yield layer.w_h, lambda: OuterProducts(samples.rows(before), rows_h, gram)
+        yield layer.b_x, lambda: Dense(rows.sum(dim=1))
+        yield layer.b_h, lambda: Dense(rows_h.sum(dim=1))
+        yield (
+            layer.projection,
+            lambda: self._projection_gradient(gradients, direction, samples),
+        )
+
+    def _projection_gradient(
+        self, gradients: Gradients, direction: int, samples: Samples
+    ) -> PerSampleGradient:
         """Return the gradient of the projection; only an LSTM has one."""
         raise NotImplementedError
 
-    def _gram(self, rows: Tensor) -> Tensor | None:
+    def _gram(self, rows: Tensor, layer: Layer) -> Tensor | None:
         """Return the Gram matrix of the gradients, (n, t, t), for w_x and w_h to share.
 
         None where one of them takes no ghost norm, where the types differ, or where it exceeds the
         scratch memory.
         """
         n, t, o = rows.shape
-        matrices = (self.layer.w_x, self.layer.w_h)
+        matrices = (layer.w_x, layer.w_h)
         if self.dtype != rows.dtype or n * t * t * rows.element_size() > self.scratch:
             return None
         if any(t * (w.shape[1] + o) >= w.shape[1] * o for w in matrices):
@@ -187,9 +229,34 @@ class Recurrence(Kernel):
         return batched_products(rows, rows.mT)
 
 
-def by_gate(steps: Tensor, gates: int) -> list[tuple[Tensor, ...]]:
-    """(t, n, k h) -> for each of k gates, t views (n, h)."""
-    return [gate.unbind(0) for gate in steps.chunk(gates, dim=2)]
+def join_directions(weights: Sequence[Tensor]) -> Tensor:
+    """Return the weights of both directions as one tensor, or the only one as it is."""
+    return weights[0] if len(weights) == 1 else torch.stack([*weights])
+
+
+def _stack(directions: Sequence[Tensor]) -> Tensor:
+    """(...) of each direction -> (d, ...)."""
+    return directions[0][None].contiguous() if len(directions) == 1 else torch.stack([*directions])
+
+
+def in_steps(steps: Tensor, flips: bool) -> Sequence[Tensor]:
+    """(d, t, ...) -> t views in the order in which the steps are taken.
+
+    One direction: (...). Two: (2, ...), the first's step from the start and, where the second
+    `flips`, its step as far from the end; with the directions one after the other in memory, the
+    distance between the two is always positive, so that a view has them both.
+    """
+    if len(steps) == 1:
+        return steps[0].unbind(0)
+    if not flips:
+        return steps.unbind(1)
+    count, size = steps.shape[1], (2, *steps.shape[2:])
+    (between, stride, *others), begin = steps.stride(), steps.storage_offset()
+    last = between + (count - 1) * stride
+    return [
+        steps.as_strided(size, (last - 2 * t * stride, *others), begin + t * stride)
+        for t in range(count)
+    ]
 
 
 class Elman(Recurrence):
@@ -198,27 +265,29 @@ class Elman(Recurrence):
     name = "rnn_tanh"
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
-        steps, w_h = len(products), self.layer.w_h.mT
-        states = products.new_empty(steps + 1, *products.shape[1:])
-        states[steps if self.reverse else 0] = start[0]
+        _, steps, n, width = products.shape
+        states = products.new_empty(len(products), steps + 1, n, width)
         self.slopes = products
-        sums, rows = products.unbind(0), states.unbind(0)
-        for t, before, after in self._steps(steps):
-            self._activate(sums[t].addmm_(rows[before], w_h), rows[after])
+        sums, rows = self._in_steps(products), self._in_steps(states)
+        rows[0].copy_(start[0])
+        add_product = prepare_product(self.w_h, n)
+        for t in range(steps):
+            self._activate(add_product(rows[t], sums[t]), rows[t + 1], sums[t])
         return states
 
-    def _activate(self, a: Tensor, out: Tensor) -> None:
-        """Write the activation function at `a` to `out`, and then its slope at `a` to `a`."""
+    def _activate(self, a: Tensor, out: Tensor, slope: Tensor) -> None:
+        """Write the activation function at `a` to `out`, and its slope at `a` to `slope`."""
         torch.tanh(a, out=out)
-        torch.addcmul(out.new_ones(()), out, out, value=-1, out=a)
+        torch.addcmul(out.new_ones(()), out, out, value=-1, out=slope)
 
     def _run_backward(self, g: Tensor) -> Gradients:
         sums = torch.empty_like(self.slopes)
-        rows, slopes, products = (s.unbind(0) for s in (g, self.slopes, sums))
-        dh = rows[0 if self.reverse else -1]
-        for t, before, _ in reversed([*self._steps(len(sums))]):
+        rows, slopes, products = (self._in_steps(s) for s in (g, self.slopes, sums))
+        dh = rows[-1]
+        add_product = prepare_product(self.w_h.mT, g.shape[2])
+        for t in reversed(range(len(products))):
             torch.mul(dh, slopes[t], out=products[t])
-            dh = torch.addmm(rows[before], products[t], self.layer.w_h)
+            dh = add_product(products[t], rows[t])
         return Gradients(sums, sums, (dh,))
 
 
@@ -227,6 +296,6 @@ class ReluElman(Elman):
 
     name = "rnn_relu"
 
-    def _activate(self, a: Tensor, out: Tensor) -> None:
+    def _activate(self, a: Tensor, out: Tensor, slope: Tensor) -> None:
         torch.clamp_min(a, 0, out=out)
-        a.copy_(out > 0)
+        slope.copy_(out > 0)

@@ -1,8 +1,8 @@
 """The rules of recurrent networks and cells: `nn.LSTM`, `nn.GRU`, `nn.RNN`, `nn.LSTMCell` ...
 
-Of a network, each layer and direction is one kernel (`recurrence`, `gru`, `lstm`). A model calls a
-cell step by step: a step is two products with weights, each with the kernel of `linear`, and
-entrywise operators that autograd differentiates.
+Of a network, each layer is one kernel, of both directions (`recurrence`, `gru`, `lstm`). A model
+calls a cell step by step: a step is two products with weights, each with the kernel of `linear`,
+and entrywise operators that autograd differentiates.
 
 Packed sequences hold the steps of samples of unequal length, in the order of `PackedSequence`: the
 rows of step t are those of the samples that have one, the longest sample first; they begin at row
@@ -93,9 +93,9 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         weights_per_layer = len(params) // (num_layers * directions)
         finals: list[tuple[Tensor, ...]] = []
         for number in range(num_layers):
-            outputs = []
-            for direction in range(directions):
-                index = number * directions + direction
+            first = number * directions
+            layers = []
+            for index in range(first, first + directions):
                 w_x, w_h, *rest = params[
                     index * weights_per_layer : (index + 1) * weights_per_layer
                 ]
@@ -103,13 +103,10 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
                 projection = (
                     rest[2 * has_biases] if weights_per_layer == 3 + 2 * has_biases else None
                 )
-                layer = Layer(w_x, w_h, b_x, b_h, projection)
-                start = [s[index] for s in initial]
-                output, last, cells = _run_layer(
-                    tape, kind, layer, x, start, direction == 1, packing
-                )
-                outputs.append(output)
-                finals.append((last, cells) if len(initial) == 2 else (last,))
+                layers.append(Layer(w_x, w_h, b_x, b_h, projection))
+            start = [s[first : first + directions] for s in initial]
+            outputs, ends_of_layer = _run_layer(tape, kind, layers, x, start, packing)
+            finals += ends_of_layer
             x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
             if train and dropout > 0 and number + 1 < num_layers:
                 x = F.dropout(x, dropout)  # entries in the order in which torch's own draw
@@ -122,29 +119,36 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
 def _run_layer(
     tape: Tape,
     kind: type[Recurrence],
-    layer: Layer,
+    layers: Sequence[Layer],
     x: Tensor,
     start: Sequence[Tensor],
-    reverse: bool,
     packing: Packing | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run one direction of one layer.
+) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+    """Run the directions of one layer.
 
-    Returns its output, its last hidden state, and the last cell state, which only an LSTM has.
+    Returns the output of each direction, and its last states: hidden, and the cells of an LSTM.
     """
-    if packing is None:
-        kernel = kind(tape, layer, reverse)
-        states = kernel.apply(tape, x, *start)
-        hidden, steps = states[..., : layer.w_h.shape[1]], len(x)
-        output = hidden[:steps] if reverse else hidden[1 : steps + 1]
-        return output, hidden[0 if reverse else steps], states[-1]
-    padded_input = packing.pad(x, reverse)
-    # Padded steps are in the order in which they are taken, in both directions.
-    kernel = kind(tape, layer, False, packing.sizes)
-    kernel.layout = packing.layout
-    states = kernel.apply(tape, padded_input, *start)
-    hidden = states[: len(padded_input) + 1, :, : layer.w_h.shape[1]]
-    return packing.pack(hidden[1:], reverse), packing.last(hidden), states[-1]
+    if packing is not None:
+        # Padded steps are in the order in which they are taken, in both directions.
+        sequences = [packing.pad(x, bool(reverse)) for reverse in range(len(layers))]
+        x = sequences[0] if len(layers) == 1 else torch.stack(sequences)
+    kernel = kind(tape, layers, None if packing is None else packing.sizes)
+    if packing is not None:
+        kernel.layout = packing.layout
+    output = kernel.apply(tape, x, *start)
+    steps, width = x.shape[-3], layers[0].w_h.shape[1]
+    outputs: list[Tensor] = []
+    ends: list[tuple[Tensor, ...]] = []
+    for reverse, states in enumerate(output.chunk(len(layers), dim=2)):
+        hidden = states[: steps + 1, :, :width]
+        if packing is not None:
+            outputs.append(packing.pack(hidden[1:], bool(reverse)))
+            last = packing.last(hidden)
+        else:
+            outputs.append(hidden[:-1] if reverse else hidden[1:])
+            last = hidden[0 if reverse else -1]
+        ends.append((last, states[-1]) if len(start) == 2 else (last,))
+    return outputs, ends
 
 
 NETWORKS: Mapping[str, Callable[..., Any]] = {
