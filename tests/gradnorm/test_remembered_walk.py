@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import sys
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -223,3 +225,19 @@ def test_models_are_freed(leads_back: bool) -> None:
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_threads_remember_more_models_than_there_is_room_for() -> None:
+    def remember(models: list[nn.Module]) -> None:
+        for _ in range(300):
+            for model in models:
+                return_walk(borrow_walk(model))
+
+    models = [[nn.Linear(1, 1) for _ in range(10)] for _ in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(remember, models))  # raises what a thread has raised
+    finally:
+        sys.setswitchinterval(interval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import assert_agrees, watched
+from oracle import assert_agrees, norms_one_by_one, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import entropy_over, gradient_norms
@@ -84,6 +84,16 @@ class WritesToWeight(Gated):
 def test_norms_are_exact(model: type[Gated], shape: tuple[int, ...], path: str) -> None:
     torch.manual_seed(0)
     assert_agrees(model(), torch.randn(shape), path=path)
+
+
+def test_entries_that_share_their_memory_have_gradients_of_their_own() -> None:
+    torch.manual_seed(0)
+    model, x = Recurrence().double(), torch.randn(N, 4, 6, dtype=torch.float64)
+    gradient_norms(model, x, entropy_over(1))  # as it is seen first, so that nothing is proven anew
+    model.s.data = torch.randn(1, dtype=torch.float64).expand(6)
+    model.b.data = torch.randn(1, dtype=torch.float64).expand(6)
+    norms = gradient_norms(model, x, entropy_over(1))
+    torch.testing.assert_close(norms, norms_one_by_one(model, x), rtol=1e-9, atol=0)
 
 
 def test_one_use_for_all_steps() -> None:

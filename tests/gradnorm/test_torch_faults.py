@@ -187,3 +187,19 @@ def test_large_samples_are_summed_rightly_in_every_order():
         right = kernel._at_once(g[i : i + 1], x[i : i + 1])
         assert torch.allclose(scale, right[0])
         assert torch.allclose(shift, right[1])
+
+
+@pytest.mark.parametrize("shape", [(3, C, 4, 4), (3, C, 2, 3, 2)])
+def test_scales_of_groups_alone_with_channels_last(shape: tuple[int, ...]) -> None:
+    # PyTorch's own backward pass ends the process here, so that there is nothing to compare with
+    # but the same numbers in another order of memory.
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, C).double().requires_grad_()
+    x = torch.randn(shape, dtype=torch.float64)
+    order = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+
+    def loss(y: Tensor) -> Tensor:
+        return y.tanh().flatten(1).pow(3).sum(1)
+
+    norms = gradient_norms(norm, x.to(memory_format=order), loss)
+    torch.testing.assert_close(norms, gradient_norms(norm, x, loss), rtol=1e-9, atol=0)

@@ -13,6 +13,10 @@ Seen in PyTorch 2.13.0 on a CPU, in float32 and float64. Not seen, in the same s
 in `group_norm`, `layer_norm`, pooling, padding or interpolation. Of convolutions, see
 `kernels/conv/gradients`.
 
+The backward pass of `group_norm` ends the process (a segmentation fault) on a CPU where the input
+has its channels last and the gradients of scale or shift are asked for without the input's: of a
+frozen network with trained normalisations, say. Their input is laid out in the plain order.
+
 Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead. And
 a float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its size
 for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left out.
@@ -33,6 +37,7 @@ _BATCH = frozenset({F.batch_norm, torch.batch_norm})
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _VOLUMES = frozenset({F.conv3d, F.conv_transpose3d})
 _INSTANCE = frozenset({F.instance_norm, torch.instance_norm})
+_GROUP = frozenset({F.group_norm, torch.group_norm})
 FAULTY = _BATCH | _INSTANCE
 """The functions whose backward pass reads some gradients in the wrong order."""
 
@@ -55,7 +60,10 @@ class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a functio
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run one operator, exactly if it is a faulty one."""
-        return run_exactly(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if func in _GROUP:  # here alone, for kernels ask for the input's gradient only
+            args, kwargs = _with_input(_plain, args, kwargs)
+        return run_exactly(func, args, kwargs)
 
 
 def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -72,14 +80,20 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     as_groups = _as_group_norm.get(func)
     if as_groups is not None:
         func, args, kwargs = as_groups(*args, **kwargs) or (func, args, kwargs)
-    if args:
-        args = (order(args[0]), *args[1:])
-    else:
-        kwargs = {**kwargs, "input": order(kwargs["input"])}
+    args, kwargs = _with_input(order, args, kwargs)
     output = func(*args, **kwargs)
     if output.requires_grad:
         output.register_hook(order)
     return output
+
+
+def _with_input(
+    order: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a normalisation with its input laid out by `order`."""
+    if args:
+        return (order(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "input": order(kwargs["input"])}
 
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]

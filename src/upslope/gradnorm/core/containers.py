@@ -214,8 +214,11 @@ def return_walk(walk: Walk) -> None:
     model = walk.modules[0]
     walk.give_root(_NOBODY)
     _walks[model] = walk
-    while len(_walks) > _MOST_WALKS:
-        del _walks[next(iter(_walks))]
+    # Other threads, and Python's search for circles, may take walks away meanwhile.
+    for reference in _walks.keyrefs()[:-_MOST_WALKS]:
+        oldest = reference()
+        if oldest is not None:
+            _walks.pop(oldest, None)
 
 
 def give_back(walk: Walk) -> None:

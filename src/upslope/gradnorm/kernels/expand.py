@@ -29,7 +29,9 @@ def expand_to_samples(
 
     sample: the one to which all of it belongs, where that is known.
     """
-    if 0 in weight.stride():
+    # A parameter whose memory is expanded has as many gradients as entries all the same.
+    source = weight if weight._base is None else weight._base
+    if 0 in weight.stride() and 0 not in source.stride():
         for dim, (size, stride) in enumerate(zip(weight.shape, weight.stride(), strict=True)):
             if stride == 0 and size > 1:  # expanded before: all entries are one of the weight's
                 weight = weight.narrow(dim, 0, 1)
