@@ -71,8 +71,11 @@ class Recurrence(Kernel):
     dim = 1
 
     def __init__(self, tape: Tape, layer: Layer, reverse: bool, sizes: Sequence[int] | None = None):
-        self.layer, self.reverse = layer, reverse
-        self.sizes = sizes
+        apart = tape.weights.apart
+        self.layer = layer = layer._replace(
+            w_h=apart(layer.w_h, layer.w_x), b_h=apart(layer.b_h, layer.b_x)
+        )
+        self.reverse, self.sizes = reverse, sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
         self.weights = tape.weights.select_weights(*layer)
         self.dtype = tape.options.dtype or layer.w_x.dtype
