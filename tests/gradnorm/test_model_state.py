@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.ao import quantization
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm import gradient_norms
+from upslope.gradnorm import gradient_norms, samples_that_fit, select
 
 D = torch.float64
 
@@ -449,3 +449,23 @@ def test_a_parametrization_that_a_pass_registers_is_taken_back() -> None:
     assert type(model.last) is before
     assert "weight" in dict(model.last.named_parameters())
     torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model: gradient_norms(model, batch(), squares, parameters="last"),
+        lambda model: select(model, "last", batch()),
+        lambda model: samples_that_fit(model, batch(), 1 << 20),
+    ],
+    ids=["norms", "select", "samples that fit"],
+)
+def test_what_a_pass_writes_is_put_back_in_inference_mode(run: Callable[[nn.Module], Any]) -> None:
+    def count(module: Any, x: Tensor) -> Tensor:
+        return x * module.passes.add_(1)
+
+    model = Between(count, passes=nn.Buffer(torch.zeros(1)))
+    for mode in (torch.inference_mode(), torch.no_grad()):  # which remembers what the first made
+        with mode:
+            run(model)
+        assert float(model.passes) == 0

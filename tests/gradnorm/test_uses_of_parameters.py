@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from oracle import TOLERANCE, assert_agrees, norms_one_by_one, relative_error, watched
@@ -341,3 +343,32 @@ def test_functions_of_several_parameters_share_a_backward_pass(room, passes, n, 
     assert_agrees(model, x)
     assert len(calls) == 2 * passes  # of both norms
     assert sorted(name for names in calls for name in names) == sorted(2 * "abcd")
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.GroupNorm(2, 6), nn.BatchNorm1d(6)])
+def test_a_scale_that_becomes_the_shift_as_well(norm: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), nn.Linear(6, 3)).double().eval()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for _ in range(2):  # the second time, nothing but the tensor has changed
+        found = gradient_norms(model, x, "entropy", parameters=["1.weight"])
+        truth = norms_one_by_one(model, x, wanted=lambda name: name == "1.weight")
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+        norm.bias = norm.weight
+
+
+def test_weights_of_a_recurrence_that_become_one() -> None:
+    torch.manual_seed(0)
+    model = nn.GRU(6, 6, batch_first=True).double()
+    x = torch.randn(5, 4, 6, dtype=torch.float64)
+    names = ["weight_ih_l0", "bias_ih_l0"]
+
+    def squares(outputs: Any, _: int = 0) -> Tensor:
+        return outputs[0].square().sum(dim=(1, 2))
+
+    for _ in range(2):  # the second time, nothing but the tensors has changed
+        found = gradient_norms(model, x, squares, parameters=names)
+        truth = norms_one_by_one(model, x, squares, wanted=lambda name: name in names).flatten()
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+        model.weight_hh_l0, model.bias_hh_l0 = model.weight_ih_l0, model.bias_ih_l0

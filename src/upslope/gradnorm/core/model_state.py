@@ -96,12 +96,14 @@ class ModelState:
             plain = [t for t in walk.tensors.values() if has_memory(t)]
             ids = {id(t) for t in plain}
             # Sparse tensors and their like have no memory that could be compared.
-            self._odd = [
-                OddTensor(t)
-                for t in walk.tensors.values()
-                if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
-            ]
-            self._stretches = stretches_of(plain)
+            # In inference mode they would be tensors that cannot be written to outside of it.
+            with torch.inference_mode(False):
+                self._odd = [
+                    OddTensor(t)
+                    for t in walk.tensors.values()
+                    if id(t) not in ids and t.numel() and not nn.parameter.is_lazy(t)
+                ]
+                self._stretches = stretches_of(plain)
             self._looks = Looks(self._stretches)
         self._requires = self._looks.requires_grad()
 

@@ -9,6 +9,7 @@ parameters a weight is made, `combined` adds up all uses of one parameter, exact
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,14 @@ class Weights:
         """The same, for a kernel's own views of a weight."""
         self.mark_derived(tensor)
         return tensor
+
+    def apart(self, tensor: Any, other: Tensor | None) -> Any:
+        """Return a weight of a use; as a view if it is another weight of the same use as well.
+
+        A scale that is the shift too has two gradients, which are told apart by their tensors.
+        """
+        is_both = tensor is not None and tensor is other and self.is_weight(tensor)
+        return self.view(tensor.view_as(tensor)) if is_both else tensor
 
     def is_weight(self, tensor: object) -> bool:
         """Whether something is a weight: a tracked parameter, or made of such alone."""

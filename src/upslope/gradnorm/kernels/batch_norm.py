@@ -46,8 +46,9 @@ class BatchNormEval(Kernel):
     name = "batch_norm (eval)"
 
     def __init__(self, tape: Tape, norm: Normalisation, allows_cudnn: bool = False):
-        self.weight, self.bias, self.mean, self.var, self.eps = norm
-        self.weights = tape.weights.select_weights(norm.weight, norm.bias)
+        self.weight, bias, self.mean, self.var, self.eps = norm
+        self.bias = tape.weights.apart(bias, self.weight)
+        self.weights = tape.weights.select_weights(self.weight, self.bias)
         self._allows_cudnn = allows_cudnn
 
     @functools.cached_property

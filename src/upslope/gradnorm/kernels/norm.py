@@ -33,6 +33,7 @@ class Affine(Kernel):
     def __init__(
         self, tape: Tape, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]
     ):
+        bias = tape.weights.apart(bias, weight)
         self.weight, self.bias, self.shape = weight, bias, tuple(shape)
         self.weights = tape.weights.select_weights(weight, bias)
 
@@ -66,8 +67,9 @@ class LayerNorm(Kernel):
     name = "layer_norm"
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, shape: Sequence[int], eps: float):
-        self.weight, self.bias, self.shape, self.eps = weight, bias, tuple(shape), eps
-        self.weights = tape.weights.select_weights(weight, bias)
+        self.weight, self.shape, self.eps = weight, tuple(shape), eps
+        self.bias = tape.weights.apart(bias, weight)
+        self.weights = tape.weights.select_weights(weight, self.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
@@ -147,8 +149,9 @@ class GroupNorm(Kernel):
     name = "group_norm"
 
     def __init__(self, tape: Tape, weight: Tensor, bias: Tensor, groups: int, eps: float):
-        self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
-        self.weights = tape.weights.select_weights(weight, bias)
+        self.weight, self.groups, self.eps = weight, groups, eps
+        self.bias = tape.weights.apart(bias, weight)
+        self.weights = tape.weights.select_weights(weight, self.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""

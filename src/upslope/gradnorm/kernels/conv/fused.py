@@ -85,6 +85,9 @@ def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     one_type = kernel.dtype is None and weight.dtype == dtype and norm.mean.dtype == dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False
+    vectors = [id(v) for v in (kernel.bias, norm.weight, norm.bias) if v is not None]
+    if len(set(vectors)) < len(vectors):  # one parameter in two places, with a gradient for each
+        return False
     threads = torch.get_num_threads()
     return _is_cheaper(x.shape, weight.shape, kernel.geometry, dtype, threads, _WORTH)
 

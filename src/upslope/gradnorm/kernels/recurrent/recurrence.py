@@ -75,7 +75,7 @@ class Recurrence(Kernel):
     dim = 1
 
     def __init__(self, tape: Tape, layers: Sequence[Layer], sizes: Sequence[int] | None = None):
-        self.layers = layers
+        self.layers = layers = tell_weights_apart(tape, layers)
         self.w_h = join_directions([layer.w_h for layer in layers])
         self.sizes = sizes
         """How many samples take each step, the first of the batch; None: all samples take all."""
@@ -227,6 +227,22 @@ class Recurrence(Kernel):
         if any(t * (w.shape[1] + o) >= w.shape[1] * o for w in matrices):
             return None
         return batched_products(rows, rows.mT)
+
+
+def tell_weights_apart(tape: Tape, layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers, with a view in place of each weight that another place has as well.
+
+    One that stands in two places has a gradient for each (`Weights.apart`).
+    """
+    weights: dict[int, Tensor] = {}
+
+    def tell_apart(weight: Any) -> Any:
+        before = weights.get(id(weight))
+        if weight is not None:
+            weights[id(weight)] = weight
+        return tape.weights.apart(weight, before)
+
+    return [Layer(*map(tell_apart, layer)) for layer in layers]
 
 
 def join_directions(weights: Sequence[Tensor]) -> Tensor:
