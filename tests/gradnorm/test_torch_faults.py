@@ -203,3 +203,33 @@ def test_scales_of_groups_alone_with_channels_last(shape: tuple[int, ...]) -> No
 
     norms = gradient_norms(norm, x.to(memory_format=order), loss)
     torch.testing.assert_close(norms, gradient_norms(norm, x, loss), rtol=1e-9, atol=0)
+
+
+class NoiseLikeGroups(nn.Module):
+    """Noise that lies in memory as the output of a group normalisation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, C, 3), nn.GroupNorm(2, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x).contiguous(memory_format=torch.channels_last))
+        return y * (1 + torch.randn_like(y))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_noise_like_a_group_normalisation_with_channels_last(n: int) -> None:
+    torch.manual_seed(0)
+    model, x = NoiseLikeGroups().double(), torch.randn(n, 3, 7, 7, dtype=torch.float64)
+
+    def loss(y: Tensor) -> Tensor:
+        return y.tanh().flatten(1).pow(3).sum(1)
+
+    torch.manual_seed(1)
+    norms = gradient_norms(model, x, loss)
+    torch.manual_seed(1)
+    losses = loss(model(x))
+    for k in range(n):
+        gradients = torch.autograd.grad(losses[k], list(model.parameters()), retain_graph=True)
+        expected = torch.cat([g.flatten() for g in gradients]).norm()
+        torch.testing.assert_close(norms[k], expected, rtol=1e-9, atol=0)
