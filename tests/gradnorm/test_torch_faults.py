@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -233,3 +234,28 @@ def test_noise_like_a_group_normalisation_with_channels_last(n: int) -> None:
         gradients = torch.autograd.grad(losses[k], list(model.parameters()), retain_graph=True)
         expected = torch.cat([g.flatten() for g in gradients]).norm()
         torch.testing.assert_close(norms[k], expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("function", [F.batch_norm, F.instance_norm, F.group_norm])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.randn(1, 35, 4).mT.unflatten(2, (5, 7)),
+        torch.randn(3, 35, 4).mT.unflatten(2, (5, 7)),
+        torch.randn(3, 5, 1, 4).permute(0, 3, 1, 2),
+        torch.randn(1, 4, 5, 6).to(memory_format=torch.channels_last),
+        torch.randn(2, 4, 5, 6, 3).to(memory_format=torch.channels_last_3d),
+        torch.randn(6, 5, 4, 3).permute(3, 2, 1, 0),
+        torch.randn(3, 4, 6),
+    ],
+    ids=lambda x: str(x.stride()),
+)
+def test_outputs_lie_where_pytorch_leaves_them(function: Any, x: Tensor) -> None:
+    more = {
+        F.batch_norm: (torch.zeros(4), torch.ones(4)), F.instance_norm: (), F.group_norm: (2,)
+    }[function]  # fmt: skip
+    wanted = function(x, *more)
+    with exact_batch_norm():
+        output = function(x, *more)
+    assert output.stride() == wanted.stride()
+    torch.testing.assert_close(output, wanted)

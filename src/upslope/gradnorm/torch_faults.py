@@ -63,22 +63,27 @@ class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a functio
         """Run one operator, exactly if it is a faulty one."""
         kwargs = kwargs or {}
         # Here alone, for kernels ask for the input's gradient only.
-        return (
-            _run_group_norm(func, args, kwargs)
-            if func in _GROUP
-            else run_exactly(func, args, kwargs)
-        )
+        run = _run_group_norm if func in _GROUP else run_exactly
+        return run(func, args, kwargs)
 
 
 def _run_group_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a group normalisation on its input in the plain order.
 
-    The output lies in memory as PyTorch leaves it: a model that draws noise like it would meet the
-    same numbers in other places.
+    The output lies in memory as PyTorch leaves it: a model that draws noise like it would else meet
+    the same numbers in other places.
     """
     input = args[0] if args else kwargs["input"]
     args, kwargs = _with_input(_plain, args, kwargs)
     return func(*args, **kwargs).contiguous(memory_format=suggest_memory_format(input))
+
+
+def _format_of_batch_norm(input: Tensor) -> torch.memory_format:
+    """Return the memory format in which PyTorch leaves the output of a batch normalisation."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    if last is None or input.is_contiguous() or not input.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -91,15 +96,20 @@ def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
         if func in _VOLUMES and args and is_unfolded(args[0]):
             return func(twice(args[0]), *args[1:], **kwargs)[:1]
         return func(*args, **kwargs)
-    order = in_order if func in _BATCH else _plain
+    is_batch_norm = func in _BATCH
+    order = in_order if is_batch_norm else _plain
     as_groups = _as_group_norm.get(func)
     if as_groups is not None:
         func, args, kwargs = as_groups(*args, **kwargs) or (func, args, kwargs)
+    input = args[0] if args else kwargs["input"]
     args, kwargs = _with_input(order, args, kwargs)
     output = func(*args, **kwargs)
     if output.requires_grad:
         output.register_hook(order)
-    return output
+    # As of `_run_group_norm`; instance normalisation leaves it in the plain order anyway.
+    return (
+        output.contiguous(memory_format=_format_of_batch_norm(input)) if is_batch_norm else output
+    )
 
 
 def _with_input(
