@@ -20,6 +20,7 @@ from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core import containers
 from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
 
 D = torch.float64
@@ -241,3 +242,5 @@ def test_threads_remember_more_models_than_there_is_room_for() -> None:
             list(pool.map(remember, models))  # raises what a thread has raised
     finally:
         sys.setswitchinterval(interval)
+    return_walk(borrow_walk(models[0][0]))
+    assert len(containers._walks) <= containers._MOST_WALKS

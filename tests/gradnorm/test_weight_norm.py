@@ -122,11 +122,11 @@ def test_nothing_goes_by_autograd_of_one_sample_after_the_other(monkeypatch):
         raise AssertionError("a batched backward pass")
 
     model, x = convolutions().double(), torch.randn(5, 2, 8).double()
-    gradient_norms(model, x, "entropy")  # proven, which takes autograd's own passes
+    proven_norms = gradient_norms(model, x, "entropy")  # proven, which takes autograd's own passes
     pull = torch.autograd.grad
     monkeypatch.setattr(
         torch.autograd, "grad",
         lambda *args, **options: refuse() if options.get("is_grads_batched")
         else pull(*args, **options),
     )  # fmt: skip
-    gradient_norms(model, x, "entropy")
+    torch.testing.assert_close(gradient_norms(model, x, "entropy"), proven_norms)

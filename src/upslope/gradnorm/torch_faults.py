@@ -49,7 +49,8 @@ NAMES = _RECURRENT | {func.__name__ for func in FAULTY | _VOLUMES}
 class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a function)
     """Make the gradients of batch and instance normalisation exact while this is entered.
 
-    Outputs stay as they are, but for rounding. It is entered around the forward pass; the backward
+    Those of group normalisation are made without ending the process. Outputs stay as they are, also
+    in memory, but for rounding. It is entered around the forward pass; the backward
     pass may come later.
     """
 
