@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from speed.zoo import ZOO
+from speed.zoo import ZOO, check_networks
 from speed.zoo.entry import loss, words
 from speed.zoo.published import WORDS
 from upslope.gradnorm import gradient_norms
@@ -36,10 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", default=("distilbert",))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "networks",
+        nargs="*",
+        default=("distilbert",),
+        help="that take words; distilbert by default",
+    )
+    parser.add_argument("--batch", type=int, default=8, help="texts per batch; 8")
+    parser.add_argument("--rounds", type=int, default=3, help="fresh models of each network; 3")
     options = parser.parse_args()
+    check_networks(parser, options.networks)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print("| network | plain, ms | new length | known length | forward | backward |")

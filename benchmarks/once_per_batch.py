@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from speed.zoo import ZOO
+from speed.zoo import ZOO, check_networks
 from speed.zoo.entry import loss
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.trace import forward, recording
@@ -58,8 +58,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("networks", nargs="*", default=NETWORKS, help=f"of {', '.join(ZOO)}")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=60, help="calls of each network; 60")
     options = parser.parse_args()
+    check_networks(parser, options.networks)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     inside = Inside()

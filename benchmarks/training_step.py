@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from speed.peak import forget_peak, peak
-from speed.zoo import ZOO
+from speed.zoo import ZOO, check_networks
 from speed.zoo.entry import loss
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--one", choices=("plain", "ours"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    for name in options.networks:
-        if name not in ZOO:
-            parser.error(f"expected networks among {', '.join(ZOO)} but got {name!r}")
+    check_networks(parser, options.networks)
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     if options.one is not None:

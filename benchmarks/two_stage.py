@@ -255,11 +255,17 @@ def main(
         answers = write_labels(place, labelled) if labelled else None
         print(json.dumps(measure(name, place, budget, form == "exact", judged, answers)))
         return
+    every_name = (*TWO_STAGE, *SCORED)
+    chosen_names = every_name if names == "all" else tuple(names.split(","))
+    for name in chosen_names:
+        if name not in every_name:
+            expected = f"expected strategies among {', '.join(every_name)} but got {name!r}"
+            raise typer.BadParameter(expected, param_hint="--names")
     if not (place / TABLE).is_file():
         write_store(place, candidates, features)
     print("| strategy | form | CPU s | wall s | GiB | quality |", flush=True)
     print("| --- | --- | --: | --: | --: | --- |", flush=True)
-    for name in (*TWO_STAGE, *SCORED) if names == "all" else names.split(","):
+    for name in chosen_names:
         for form in (["exact"] if exact and name not in SCORED else []) + ["selected"]:
             command = [sys.executable, __file__, "--candidates", str(candidates), "--features",
                        str(features), "--budget", str(budget), "--folder", str(folder),
