@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.gradnorm.core.derived_gradients import DerivedGradients
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-from upslope.gradnorm.core.weight_norm import weight_norm_of
 
 
 class Weights:
@@ -101,51 +101,10 @@ class Weights:
         weight_gradients: weights, and the gradients of each for m samples, (m, *weight.shape).
         A parameter that none is made of is left out.
         """
-        totals: dict[str, Tensor] = {}
-        tensors, gradients = list[Tensor](), list[Tensor]()
-        for weight, g in weight_gradients:
-            norm = weight_norm_of(weight.grad_fn)
-            if norm is None:
-                tensors.append(weight)
-                gradients.append(g)
-                continue
-            for leaf, of_leaf in zip((norm.direction, norm.length), norm.pull(g), strict=True):
-                name = self._names.get(id(leaf), "")
-                if name in parameters:
-                    totals[name] = totals[name] + of_leaf if name in totals else of_leaf
-        if not tensors:
-            return totals
-        sources = {name for weight in tensors for name in self.sources(weight)}
-        names = [name for name in parameters if name in sources]
-        parameter_list = [parameters[name] for name in names]
-        try:
-            rows: Sequence[Tensor | None] = torch.autograd.grad(
-                tensors,
-                parameter_list,
-                gradients,
-                retain_graph=True,
-                is_grads_batched=True,
-                allow_unused=True,
-            )
-        except RuntimeError:  # an operator that cannot be batched: one sample at a time
-            single = [
-                torch.autograd.grad(
-                    tensors,
-                    parameter_list,
-                    [g[i] for g in gradients],
-                    retain_graph=True,
-                    allow_unused=True,
-                )
-                for i in range(len(gradients[0]))
-            ]
-            rows = [
-                None if column[0] is None else torch.stack(column)
-                for column in zip(*single, strict=True)
-            ]
-        for name, row in zip(names, rows, strict=True):
-            if row is not None:
-                totals[name] = totals[name] + row if name in totals else row
-        return totals
+        on_their_way = DerivedGradients()
+        for weight, gradients in weight_gradients:
+            on_their_way.add(weight, gradients)
+        return on_their_way.of_parameters(parameters)
 
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
