@@ -1,13 +1,15 @@
 """What exact norms cost of a training step, on networks of many kinds.
 
     python benchmarks/training_step.py                      all, one thread
-    python benchmarks/training_step.py mixtral gpt2 --threads 2
+    python benchmarks/training_step.py mixtral gpt2-full --threads 2
+    python benchmarks/training_step.py --full-size          at the sizes in which they are published
     python benchmarks/training_step.py --no-memory --json results/step.json
 
 For each network: plain forward and backward passes of the sum of the losses, and our norms of the
-same batch, each in both memory formats where the network has images, interleaved. Times are of the
-processor, so that what else the machine does counts little; the median round is taken, of the
-better format of each. The first batches, which are proven, are not among them: `proofs.py` has
+same batch, each in both memory formats where the network has images, interleaved. Times of one
+thread are of the processor, so that what else the machine does counts little; of more they are of
+the clock, for threads that wait for work are busy waiting. The median round is taken, of the better
+format of each. The first batches, which are proven, are not among them: `proofs.py` has
 their price. Before anything is timed, norms in float64 are held against autograd of one sample at a
 time. Peak memory is that of a process of its own, beyond model and samples. Networks whose samples
 go one by one say why.
@@ -32,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from speed.peak import forget_peak, peak
-from speed.zoo import ZOO, check_networks
+from speed.zoo import FULL_SIZE, SMALL, ZOO, check_networks
 from speed.zoo.entry import loss
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
@@ -48,7 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(ZOO)}; all by default")
+    parser.add_argument(
+        "networks", nargs="*", help=f"of {', '.join(ZOO)}; all small ones by default"
+    )
+    parser.add_argument("--full-size", action="store_true", help="by default those of full size")
     parser.add_argument("--repeats", type=int, default=7, help="rounds")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
@@ -62,8 +67,9 @@ def main() -> None:
         (name,) = options.networks
         print(json.dumps(memory(name, options.one)))
         return
+    by_default = FULL_SIZE if options.full_size else SMALL
     print(HEADER, flush=True)
-    rows = [measure(name, options) for name in options.networks or ZOO]
+    rows = [measure(name, options) for name in options.networks or by_default]
     ratios = sorted(row["ratio"] for row in rows if "ratio" in row)
     print(f"median {statistics.median(ratios):.2f}, least {ratios[0]:.2f}, {len(ratios)} networks")
     print(f"torch {torch.__version__}, {options.threads} threads")
@@ -157,11 +163,12 @@ def times(name: str, repeats: int) -> dict[str, Any]:
             for _ in range(5):  # the first batches of ours are proven, of routed rows four
                 run()
     seconds: dict[str, list[float]] = {key: [] for key in runs}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for _ in range(repeats):
         for key, run in runs.items():
-            start = time.process_time()
+            start = clock()
             run()
-            seconds[key].append(time.process_time() - start)
+            seconds[key].append(clock() - start)
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     best = {
         what: min(value for key, value in medians.items() if key.startswith(what))

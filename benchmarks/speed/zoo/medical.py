@@ -12,7 +12,8 @@ from torch import nn
 from speed.zoo.entry import Entry, images
 
 
-def _build(name: str, **options: Any) -> nn.Module:
+def build(name: str, **options: Any) -> nn.Module:
+    """Return a network of MONAI without layers that are zero."""
     from monai.networks import nets
 
     model: nn.Module = getattr(nets, name)(**options)
@@ -28,27 +29,27 @@ def _entries() -> dict[str, Entry]:
     steps = {"channels": (16, 32, 64, 128), "strides": (2, 2, 2), "num_res_units": 2}
     return {
         "segresnet-3d": Entry(
-            make(_build, "SegResNet", spatial_dims=3, init_filters=8, **sizes, norm="INSTANCE"),
+            make(build, "SegResNet", spatial_dims=3, init_filters=8, **sizes, norm="INSTANCE"),
             images(1, 32, 32, 32), 2, volume,
         ),
         "swin-unetr-2d": Entry(
-            make(_build, "SwinUNETR", **sizes, feature_size=12, spatial_dims=2),
+            make(build, "SwinUNETR", **sizes, feature_size=12, spatial_dims=2),
             images(1, 64, 64), 4, torch.channels_last,
         ),
         "unet-2d": Entry(
-            make(_build, "UNet", spatial_dims=2, **sizes, **steps), images(1, 96, 96), 4,
+            make(build, "UNet", spatial_dims=2, **sizes, **steps), images(1, 96, 96), 4,
             torch.channels_last,
         ),
         "unet-3d": Entry(
-            make(_build, "UNet", spatial_dims=3, **sizes, **steps), images(1, 32, 32, 32), 2,
+            make(build, "UNet", spatial_dims=3, **sizes, **steps), images(1, 32, 32, 32), 2,
             volume,
         ),
         "densenet121-2d": Entry(
-            make(_build, "DenseNet121", spatial_dims=2, in_channels=3, out_channels=10),
+            make(build, "DenseNet121", spatial_dims=2, in_channels=3, out_channels=10),
             images(3, 64, 64), 8, torch.channels_last,
         ),
         "densenet121-3d": Entry(
-            make(_build, "DenseNet121", spatial_dims=3, in_channels=1, out_channels=10),
+            make(build, "DenseNet121", spatial_dims=3, in_channels=1, out_channels=10),
             images(1, 32, 32, 32), 2, volume,
         ),
     }  # fmt: skip

@@ -29,7 +29,8 @@ PATCHES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _build(head: str, configuration: str, argument: str, **options: Any) -> nn.Module:
+def build(head: str, configuration: str, argument: str, **options: Any) -> nn.Module:
+    """Return an architecture that takes its input by the name `argument` and returns logits."""
     import transformers
 
     config = getattr(transformers, configuration)(**options)
@@ -51,9 +52,8 @@ class _Adapter(nn.Module):
         return out
 
 
-def _adapted() -> nn.Module:
-    """DistilBERT with adapters at queries and values; they and the head are trained."""
-    model = _distilbert()
+def adapt(model: nn.Module) -> nn.Module:
+    """Put adapters at the queries and values of DistilBERT; they and the head are trained."""
     model.requires_grad_(False)
     for module in list(model.modules()):
         for name in ("q_lin", "v_lin"):
@@ -65,7 +65,7 @@ def _adapted() -> nn.Module:
 
 
 def _distilbert() -> nn.Module:
-    return _build(
+    return build(
         "DistilBertForSequenceClassification", "DistilBertConfig", "input_ids", dim=256,
         hidden_dim=1024, n_layers=4, n_heads=4, vocab_size=WORDS, num_labels=4,
     )  # fmt: skip
@@ -83,7 +83,8 @@ class _Classified(nn.Module):
         return logits
 
 
-def _decoder(head: str, configuration: str, **options: Any) -> nn.Module:
+def decoder(head: str, configuration: str, **options: Any) -> nn.Module:
+    """Return a language model that returns the logits of its last position."""
     import transformers
 
     config = getattr(transformers, configuration)(**options)
@@ -144,34 +145,34 @@ def _entries() -> dict[str, Entry]:
     classify = "ForImageClassification"
     return {
         "distilbert": Entry(_distilbert, words(WORDS, 96)),
-        "distilbert-lora": Entry(_adapted, words(WORDS, 96)),
+        "distilbert-lora": Entry(lambda: adapt(_distilbert()), words(WORDS, 96)),
         "gpt2": Entry(
-            make(_decoder, "GPT2LMHeadModel", "GPT2Config", n_embd=256, n_layer=4, n_head=4,
+            make(decoder, "GPT2LMHeadModel", "GPT2Config", n_embd=256, n_layer=4, n_head=4,
                  n_positions=128, vocab_size=WORDS),
             words(WORDS, 96),
         ),
         "llama": Entry(
-            make(_decoder, "LlamaForCausalLM", "LlamaConfig", **TEXT, num_key_value_heads=2),
+            make(decoder, "LlamaForCausalLM", "LlamaConfig", **TEXT, num_key_value_heads=2),
             words(WORDS, 96),
         ),
         "mixtral": Entry(
-            make(_decoder, "MixtralForCausalLM", "MixtralConfig",
+            make(decoder, "MixtralForCausalLM", "MixtralConfig",
                  **{**TEXT, "intermediate_size": 512}, num_key_value_heads=2, num_local_experts=4,
                  num_experts_per_tok=2),
             words(WORDS, 64),
         ),
         "mamba": Entry(
-            make(_decoder, "MambaForCausalLM", "MambaConfig", hidden_size=192, num_hidden_layers=4,
+            make(decoder, "MambaForCausalLM", "MambaConfig", hidden_size=192, num_hidden_layers=4,
                  state_size=8, vocab_size=WORDS),
             words(WORDS, 48),
         ),
         "rwkv": Entry(
-            make(_decoder, "RwkvForCausalLM", "RwkvConfig", hidden_size=256, num_hidden_layers=4,
+            make(decoder, "RwkvForCausalLM", "RwkvConfig", hidden_size=256, num_hidden_layers=4,
                  attention_hidden_size=256, vocab_size=WORDS, context_length=64),
             words(WORDS, 48),
         ),
         "deberta-v3": Entry(
-            make(_build, "DebertaV2ForSequenceClassification", "DebertaV2Config", "input_ids",
+            make(build, "DebertaV2ForSequenceClassification", "DebertaV2Config", "input_ids",
                  **TEXT, relative_attention=True, position_buckets=32, pos_att_type=["p2c", "c2p"],
                  norm_rel_ebd="layer_norm", share_att_key=True, position_biased_input=False,
                  num_labels=4),
@@ -179,76 +180,76 @@ def _entries() -> dict[str, Entry]:
         ),
         "t5": Entry(_Encoded, words(WORDS, 64)),
         "convnext": Entry(
-            make(_build, "ConvNext" + classify, "ConvNextConfig", pixels,
+            make(build, "ConvNext" + classify, "ConvNextConfig", pixels,
                  hidden_sizes=[48, 96, 192, 384], depths=[2, 2, 4, 2], num_labels=10),
             images(3, 96, 96), 8, _LAST,
         ),
         "efficientnet-b0": Entry(
-            make(_build, "EfficientNet" + classify, "EfficientNetConfig", pixels,
+            make(build, "EfficientNet" + classify, "EfficientNetConfig", pixels,
                  width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, image_size=96,
                  num_labels=10),
             images(3, 96, 96), 8, _LAST,
         ),
         "dinov2": Entry(
-            make(_build, "Dinov2" + classify, "Dinov2Config", pixels, **PATCHES, mlp_ratio=4,
+            make(build, "Dinov2" + classify, "Dinov2Config", pixels, **PATCHES, mlp_ratio=4,
                  image_size=64, patch_size=8),
             image,
         ),
         "swin": Entry(
-            make(_build, "Swin" + classify, "SwinConfig", pixels, image_size=64, patch_size=4,
+            make(build, "Swin" + classify, "SwinConfig", pixels, image_size=64, patch_size=4,
                  embed_dim=48, depths=[2, 2, 2], num_heads=[3, 6, 12], window_size=4,
                  num_labels=10),
             image,
         ),
         "resnet50": Entry(
-            make(_build, "ResNet" + classify, "ResNetConfig", pixels, num_labels=10),
+            make(build, "ResNet" + classify, "ResNetConfig", pixels, num_labels=10),
             images(3, 96, 96), 8, _LAST,
         ),
         "mobilenet-v2": Entry(
-            make(_build, "MobileNetV2" + classify, "MobileNetV2Config", pixels, image_size=96,
+            make(build, "MobileNetV2" + classify, "MobileNetV2Config", pixels, image_size=96,
                  num_labels=10),
             images(3, 96, 96), 8, _LAST,
         ),
         "regnet-y": Entry(
-            make(_build, "RegNet" + classify, "RegNetConfig", pixels, layer_type="y",
+            make(build, "RegNet" + classify, "RegNetConfig", pixels, layer_type="y",
                  hidden_sizes=[48, 104, 208, 440], depths=[1, 3, 6, 2], groups_width=8,
                  embedding_size=32, num_labels=10),
             images(3, 96, 96), 8, _LAST,
         ),
         "mobilevit-v2": Entry(
-            make(_build, "MobileViTV2" + classify, "MobileViTV2Config", pixels, image_size=64,
+            make(build, "MobileViTV2" + classify, "MobileViTV2Config", pixels, image_size=64,
                  width_multiplier=0.5, num_labels=10),
             image, 8, _LAST,
         ),
         "segformer-b0": Entry(
-            make(_build, "SegformerForSemanticSegmentation", "SegformerConfig", pixels,
+            make(build, "SegformerForSemanticSegmentation", "SegformerConfig", pixels,
                  num_labels=8, decoder_hidden_size=256),
             image,
         ),
         "siglip2": Entry(_Siglip2, images(64, 48)),
         "videomae": Entry(
-            make(_build, "VideoMAEForVideoClassification", "VideoMAEConfig", pixels, **PATCHES,
+            make(build, "VideoMAEForVideoClassification", "VideoMAEConfig", pixels, **PATCHES,
                  image_size=32, patch_size=8, num_frames=8),
             images(8, 3, 32, 32),
         ),
         "timesformer": Entry(
-            make(_build, "TimesformerForVideoClassification", "TimesformerConfig", pixels,
+            make(build, "TimesformerForVideoClassification", "TimesformerConfig", pixels,
                  **PATCHES, image_size=32, patch_size=8, num_frames=4),
             images(4, 3, 32, 32),
         ),
         "whisper": Entry(
-            make(_build, "WhisperForAudioClassification", "WhisperConfig", "input_features",
+            make(build, "WhisperForAudioClassification", "WhisperConfig", "input_features",
                  d_model=192, encoder_layers=4, encoder_attention_heads=4, encoder_ffn_dim=768,
                  num_mel_bins=40, max_source_positions=100, num_labels=12),
             images(40, 200),
         ),
         "hubert": Entry(
-            make(_build, "HubertForSequenceClassification", "HubertConfig", "input_values",
+            make(build, "HubertForSequenceClassification", "HubertConfig", "input_values",
                  **SPEECH),
             images(8000), 4,
         ),
         "wav2vec2": Entry(
-            make(_build, "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", "input_values",
+            make(build, "Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", "input_values",
                  **SPEECH),
             images(8000), 4,
         ),
