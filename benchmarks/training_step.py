@@ -1,6 +1,6 @@
 """What exact norms cost of a training step, on networks of many kinds.
 
-    python benchmarks/training_step.py                      all, one thread
+    python benchmarks/training_step.py                      all small ones, one thread
     python benchmarks/training_step.py mixtral gpt2-full --threads 2
     python benchmarks/training_step.py --full-size          at the sizes in which they are published
     python benchmarks/training_step.py --no-memory --json results/step.json
@@ -9,10 +9,10 @@ For each network: plain forward and backward passes of the sum of the losses, an
 same batch, each in both memory formats where the network has images, interleaved. Times of one
 thread are of the processor, so that what else the machine does counts little; of more they are of
 the clock, for threads that wait for work are busy waiting. The median round is taken, of the better
-format of each. The first batches, which are proven, are not among them: `proofs.py` has
-their price. Before anything is timed, norms in float64 are held against autograd of one sample at a
-time. Peak memory is that of a process of its own, beyond model and samples. Networks whose samples
-go one by one say why.
+format of each. The first batches, which are proven, are not among them: `proofs.py` has their
+price. Before anything is timed, norms in float64 are held against autograd of one sample at a time.
+Peak memory is that of a process of its own, beyond model and samples. Networks whose samples go one
+by one say why.
 """
 
 from __future__ import annotations
