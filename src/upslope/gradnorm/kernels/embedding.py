@@ -30,7 +30,7 @@ class Embedding(Kernel):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. ids: (...) -> (..., e)."""
-        return F.embedding(inputs[0], self.weights[0])
+        return torch.embedding(self.weights[0], inputs[0])
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
         """See `Kernel`: ids have no gradient."""
@@ -43,7 +43,7 @@ class Embedding(Kernel):
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:
             g = g.masked_fill((ids == self.padding)[..., None], 0)
-        flat_ids = samples.rows(ids[..., None])[..., 0]
+        flat_ids = samples.rows(ids, keep=0)
         yield weight, LookupGradient(flat_ids, samples.rows(g), weight.shape[0])
 
 
