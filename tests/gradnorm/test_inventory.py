@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.holders import addresses_of
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.memory_copies import JointCopy, WholeCopies
 from upslope.gradnorm.core.restoring import RandomState
@@ -210,6 +211,36 @@ def test_states_are_read_anew_once_numbers_were_drawn(draw: Callable[[], float])
         assert numbers.has_moved()
         numbers.rewind()
         assert draw() == first
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_draws_of_all_words_of_a_generator_are_seen(turns: int) -> None:
+    """After 624 words, or twice as many, the next one is at the same place."""
+    for draw_words in (
+        np.random.mtrand.get_bit_generator().random_raw,
+        lambda count: random.getrandbits(32 * count),
+    ):
+        numbers = RandomState(Inventory(Net()))
+        draw_words(624 * turns)
+        assert numbers.has_moved()
+
+
+def test_a_seed_is_seen() -> None:
+    inventory = Inventory(Net())
+    for seed in (np.random.seed, random.seed, torch.manual_seed):
+        seed(0)
+        numbers = RandomState(inventory)
+        seed(0)
+        assert not numbers.has_moved()
+        seed(1)
+        assert numbers.has_moved()
+
+
+def test_addresses_are_those_of_the_objects() -> None:
+    objects = (None, 5, "a", [], torch.ones(2), {}, object(), [])
+    assert np.frombuffer(addresses_of(objects), np.uintp).tolist() == list(map(id, objects))
+    assert addresses_of(()) == b""
+    assert addresses_of(objects) != addresses_of((*objects[:-1], []))
 
 
 def test_a_joint_copy_tells_which_memory_was_written() -> None:

@@ -96,8 +96,10 @@ def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Compu
             f"Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got {dtype}. "
             "For float64, convert the model and its inputs."
         )
-    most = ComputeOptions().scratch
-    return ComputeOptions(most if max_memory is None else min(most, max_memory), dtype)
+    return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
+
+
+_MOST = ComputeOptions().scratch
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:

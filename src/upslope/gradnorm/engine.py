@@ -60,7 +60,7 @@ def gradient_norms(
     call = Call.of(model, inputs, parameters, max_memory, dtype)
     norms = reduce(call.reduce(SquaredNorms(), resolve_loss(loss)))
     # Exact and useless: ranked by position, it would look like a selection.
-    if len(norms) and not bool(norms.any()):
+    if norms.shape[0] and float(norms.sum()) == 0:
         warn_user(
             f"The gradient norms of all {len(norms)} samples are exactly zero: the loss is flat at "
             "these outputs (ties, as the entropy of a uniform posterior has; a margin that every "

@@ -15,6 +15,7 @@ nothing here: `model_state` asks for these in every call.
 from __future__ import annotations
 
 import gc
+import operator
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from functools import partial
@@ -66,8 +67,10 @@ class Walk:
         self.modules: list[nn.Module] = []
         self.notes: dict[str, Any] = {}
         """What `model_state` has made of the walk, and can use again with it."""
-        self._objects: list[tuple[Any, dict[Any, Any]]] = []
-        """The modules and objects that were opened, with the dict of the attributes of each."""
+        self._objects: list[Any] = []
+        """The modules and objects that were opened."""
+        self._attributes: list[dict[Any, Any]] = []
+        """The dict of the attributes of each of them."""
         self._is_comparable = True
         """Whether all containers are of kinds whose contents are compared by identity."""
         self._visited_ids: set[int] = set()
@@ -112,7 +115,7 @@ class Walk:
         """Whether every container holds what it held, so that another walk would end the same."""
         return (
             vars(self.modules[0]) is self._dicts[0]
-            and all(owner.__dict__ is attributes for owner, attributes in self._objects)
+            and all(map(operator.is_, map(_ATTRIBUTES_OF, self._objects), self._attributes))
             and all(holder.is_as_before() for holder in self.holders)
         )
 
@@ -136,7 +139,8 @@ class Walk:
         attributes = vars(module)
         self._dicts.append(attributes)
         if module is not self.modules[0]:  # which the memory of walks must not keep alive
-            self._objects.append((module, attributes))
+            self._objects.append(module)
+            self._attributes.append(attributes)
         for name, value in attributes.items():
             if type(value) not in _ATOMS and name not in _MODULE_FIELDS:
                 self._visit(value, _DEPTH)
@@ -178,7 +182,8 @@ class Walk:
         # Objects in objects lead to what others share: loggers, data sets, a trainer.
         elif not in_object and isinstance(getattr(value, "__dict__", None), dict):
             self._dicts.append(value.__dict__)
-            self._objects.append((value, value.__dict__))
+            self._objects.append(value)
+            self._attributes.append(value.__dict__)
             inner, in_object = value.__dict__.values(), True
         else:
             return
@@ -187,6 +192,8 @@ class Walk:
             if type(item) not in _ATOMS:
                 self._visit(item, depth - 1, in_object=in_object)
 
+
+_ATTRIBUTES_OF = operator.attrgetter("__dict__")
 
 _MOST_WALKS = 8
 """Models whose walks are remembered at once."""
@@ -214,6 +221,8 @@ def return_walk(walk: Walk) -> None:
     model = walk.modules[0]
     walk.give_root(_NOBODY)
     _walks[model] = walk
+    if len(_walks) <= _MOST_WALKS:
+        return
     # Other threads, and Python's search for circles, may take walks away meanwhile.
     for reference in _walks.keyrefs()[:-_MOST_WALKS]:
         oldest = reference()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
@@ -66,14 +67,20 @@ class HolderOfDicts(Holder):
         self._views = [dictionary.values() for dictionary in self._nonempty]
         super().__init__(dicts)
         self._has_names_alone = all(type(key) is str for key in self._keys)
+        self._addresses = self._addresses_to_be = addresses_of(tuple(self._values))
+
+    def expect(self, instead: Callable[[Any], Any]) -> None:
+        """Expect other values from now on; see `Holder`."""
+        super().expect(instead)
+        self._addresses_to_be = addresses_of(tuple(self._values_to_be))
 
     def is_as_before(self) -> bool:
         """Whether each dict holds, by identity, what it held at first."""
-        return self._holds(self._values)
+        return self._holds(self._addresses)
 
     def put_back(self) -> None:
         """Let each dict hold what is expected, if a pass has changed it."""
-        if self._holds(self._values_to_be):
+        if self._holds(self._addresses_to_be):
             return
         start = 0
         for dictionary, size in zip(self.held, self._sizes, strict=True):
@@ -90,11 +97,11 @@ class HolderOfDicts(Holder):
         values = chain.from_iterable(self._views)
         return list(chain.from_iterable(self._nonempty)), list(values)
 
-    def _holds(self, values_to_be: Sequence[Any]) -> bool:
+    def _holds(self, addresses_to_be: bytes) -> bool:
         # Asked of every entry of a model twice per call: without a loop of Python's.
         return (
             self._sizes == list(map(len, self.held))
-            and all(map(operator.is_, chain.from_iterable(self._views), values_to_be))
+            and addresses_of(tuple(chain.from_iterable(self._views))) == addresses_to_be
             and self._has_keys()
         )
 
@@ -109,6 +116,18 @@ class HolderOfDicts(Holder):
 def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Whether two sequences are of the same objects: tensors have no other equality."""
     return len(first) == len(second) and all(map(operator.is_, first, second))
+
+
+def addresses_of(objects: tuple[Any, ...]) -> bytes:
+    """Return the addresses of objects, the `id` of each, in one piece: they are compared at once.
+
+    Who keeps them must keep the objects: another one may come to lie where one has gone.
+    """
+    # A tuple has the pointers to its entries behind its header.
+    return ctypes.string_at(id(objects) + tuple.__basicsize__, _POINTER * len(objects))
+
+
+_POINTER = ctypes.sizeof(ctypes.c_void_p)
 
 
 class HolderOfScript(Holder):

@@ -27,6 +27,9 @@ Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 _DENSE = (torch.strided, torch.jagged)
 """Layouts of tensors from which the rows of samples can be taken."""
 
+_OF_A_LEAF = tree_flatten(None)[1]
+"""How inputs that are one tensor are put back together."""
+
 _MOST_SHARED = 2
 """Tensors that are tried as shared at once. Models with more such inputs at a batch whose size is
 theirs by chance are refused; 2 covers a mask and a table of weights."""
@@ -56,6 +59,13 @@ class Batch:
         Raises:
             GradientNormError: there is no tensor with a dimension.
         """
+        if (
+            type(inputs) is Tensor
+            and inputs.dim() > 0
+            and not inputs.is_nested
+            and inputs.layout == torch.strided
+        ):
+            return cls((inputs,), _OF_A_LEAF, inputs.shape[0], (True,))  # as nearly all are
         parts = dict(inputs) if isinstance(inputs, Mapping) else inputs
         leaves, spec = tree_flatten(parts)
         # Numbers without a dimension are options of the model, not samples.
@@ -116,7 +126,7 @@ class Batch:
             change(leaf, has_rows) if isinstance(leaf, Tensor) else leaf
             for leaf, has_rows in zip(self.leaves, self.per_sample, strict=True)
         ]
-        return tree_unflatten(leaves, self.spec)
+        return leaves[0] if self.spec is _OF_A_LEAF else tree_unflatten(leaves, self.spec)
 
     def call(self, model: nn.Module) -> Any:
         """Return the model's outputs. It gets copies, for it may write into what it is given."""
@@ -135,7 +145,7 @@ class Batch:
         Those of the first tensor's length in dimension 0, unless dimension 1 agrees with the first
         tensor as well and is not itself n: (n, length) ids beside an (n, length) mask.
         """
-        first = next(i for i, has_rows in enumerate(self.per_sample) if has_rows)
+        first = self.per_sample.index(True)
         second = self.leaves[first].shape[1:2]
 
         def clear(tensor: Tensor) -> bool:
@@ -187,7 +197,7 @@ def shared_choices(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def clone_rows(tensor: Tensor) -> Tensor:
     """Return a copy that belongs to the engine."""
-    return tensor.detach().clone()
+    return tensor.detach().clone() if tensor.requires_grad else tensor.clone()
 
 
 def half(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -219,6 +229,8 @@ _DEPTH = 4
 def tensors_in(outputs: Any) -> list[Tensor]:
     """The tensors of numbers in what a model returned: a tensor, a container or an object."""
     leaves = leaves_of(outputs)
+    if type(outputs) is Tensor:
+        return leaves if _has_numbers(outputs) else []
     tensor_ids: set[int] = set()
     for _ in range(_DEPTH):  # an object in an object: an independent distribution, say
         objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in tensor_ids]
@@ -226,11 +238,12 @@ def tensors_in(outputs: Any) -> list[Tensor]:
             break
         tensor_ids.update(map(id, objects))
         leaves += [inner for leaf in objects for inner in tree_flatten(vars(leaf))[0]]
-    return [
-        t
-        for t in leaves
-        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()) and t.dim() > 0
-    ]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and _has_numbers(leaf)]
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor has a dimension, and numbers that may have a gradient."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.dim() > 0
 
 
 def copy_objects(outputs: Any) -> Any:

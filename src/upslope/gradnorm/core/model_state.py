@@ -167,7 +167,7 @@ class ModelState:
         """After a pass: see what it has written."""
         if self._learns:
             self._learn()
-        if not self.draws_others:
+        if self._ids_of_writes and not self.draws_others:
             self._compare_ends()
 
     def renew(self) -> None:
@@ -319,8 +319,6 @@ class ModelState:
     @torch.no_grad()
     def _compare_ends(self) -> None:
         """See that every pass leaves the same in the parameters that it writes."""
-        if not self._ids_of_writes:
-            return
         for stretch in self._stretches_to_copy:
             for p in stretch.parameters:
                 if p.requires_grad:

@@ -6,9 +6,9 @@ of these passes starts from the state and the random numbers that the caller's m
 
 from __future__ import annotations
 
-import _random
 import contextlib
 import ctypes
+import functools
 import operator
 import random
 import sys
@@ -37,13 +37,13 @@ class RandomState:
             self._devices = inventory.cuda_devices
         self._cpu = torch.get_rng_state()
         self._cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
-        self._memory, self._numpy, self._python = _states_of_numpy_and_python()
+        self._places, self._numpy, self._python = _states_of_numpy_and_python()
 
     def has_moved(self) -> bool:
         """Whether numbers were drawn since."""
         return (
             not torch.equal(self._cpu, torch.get_rng_state())
-            or self._memory != _memory_of_generators()
+            or self._places != _places_of_generators()
             or any(
                 not torch.equal(state, torch.cuda.get_rng_state(device))
                 for device, state in zip(self._devices, self._cuda, strict=True)
@@ -72,46 +72,66 @@ class RandomState:
                 random.setstate(outer_state[1])
 
 
-def _states_of_numpy_and_python() -> tuple[Hashable, Any, Any]:
-    """Return the memory of both generators, and their states, as they are set again.
+def _bytes_of(state: torch.Tensor) -> bytes:
+    """Return the state of a generator of torch, (bytes,), to be compared."""
+    return ctypes.string_at(state.data_ptr(), len(state))
 
-    To ask for the states takes as long as a small layer, three times per batch. So those of the
-    last time are kept, and hold as long as the memory is the same.
+
+def _states_of_numpy_and_python() -> tuple[Hashable, Any, Any]:
+    """Return where both generators are, and their states, as they are set again.
+
+    To ask for the states takes as long as a small layer. So those of the last time are kept, and
+    hold as long as the generators are where they were.
     """
     global _last_states
-    memory, states = _memory_of_generators(), _last_states
-    if states is None or states[0] != memory:
-        states = _last_states = memory, np.random.get_state(legacy=False), random.getstate()
+    places, states = _places_of_generators(), _last_states
+    if states is None or states[0] != places:
+        states = _last_states = places, np.random.get_state(legacy=False), random.getstate()
     return states
 
 
 _last_states: tuple[Hashable, Any, Any] | None = None
 
 
-def _memory_of_generators() -> Hashable:
-    """Return all that the generators of NumPy and Python draw their numbers from, as it lies there.
+def _places_of_generators() -> Hashable:
+    """Return what is another once NumPy or Python has drawn a number, or was seeded.
 
-    Also the normal number that each keeps for the next call: a draw of it moves nothing else.
+    Both generators are Mersenne twisters: a draw moves the place among 624 words, or makes all
+    words anew. So the place and a few words tell it, at a tenth of what it takes to read them all.
+    Each also keeps a normal number for the next call: a draw of it moves nothing else.
     """
     generator = np.random.mtrand.get_bit_generator()
     if type(generator) is np.random.MT19937:
-        words: Hashable = ctypes.string_at(generator.ctypes.state_address, _BYTES_OF_MT19937)
+        words: Hashable = bytes(_view_of_words(generator))
     else:
         words = repr(np.random.get_state(legacy=False))
-    return words, _fields_of(np.random.mtrand._rand), _fields_of(_PYTHON), _PYTHON.gauss_next
+    return generator, words, bytes(_FIELDS_OF_NUMPY), bytes(_FIELDS_OF_PYTHON), _PYTHON.gauss_next
 
 
-_PYTHON: Any = random._inst
+def _view(address: int, size: int) -> memoryview:
+    """Return some bytes of memory, to be read many times: what keeps them must stay alive."""
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+
+
+_FEW = 128
+"""Bytes that are read of the words of a generator."""
 
 _BYTES_OF_MT19937 = 4 * (624 + 1)
 """Those of `mt19937_state` in NumPy's C code: 624 words, and a place among them."""
 
 
-def _fields_of(generator: np.random.RandomState | random.Random) -> bytes:
-    """Return the fields that an object of the C code has behind the header of every object."""
-    kind = np.random.RandomState if generator is not _PYTHON else _random.Random
-    header: int = object.__basicsize__
-    return ctypes.string_at(id(generator) + header, kind.__basicsize__ - header)
+@functools.lru_cache(maxsize=1)
+def _view_of_words(generator: np.random.MT19937) -> memoryview:
+    """Return the last words of a generator of NumPy's, and its place among them."""
+    return _view(generator.ctypes.state_address + _BYTES_OF_MT19937 - _FEW, _FEW)
+
+
+_PYTHON: Any = random._inst
+_NUMPY = np.random.mtrand._rand
+_HEADER: int = object.__basicsize__
+"""Bytes of an object before the fields of the C code; of Python's generator, its place is first."""
+_FIELDS_OF_NUMPY = _view(id(_NUMPY) + _HEADER, np.random.RandomState.__basicsize__ - _HEADER)
+_FIELDS_OF_PYTHON = _view(id(_PYTHON) + _HEADER, _FEW)
 
 
 @contextlib.contextmanager
@@ -132,7 +152,7 @@ def restoring_state(model: nn.Module, walk: Walk | None = None) -> Iterator[Mode
     try:
         # The caller scores without gradients, as a rule; here they are what is asked for.
         with (
-            torch.inference_mode(False),
+            _outside_inference(),
             torch.enable_grad(),
             _without_compiling(),
             restoring(ModelState(model, walk=walk)) as state,
@@ -165,6 +185,13 @@ def restoring(state: ModelState) -> Iterator[ModelState]:
             state.restore()
         raise
     state.restore()
+
+
+def _outside_inference() -> contextlib.AbstractContextManager[Any]:
+    """Leave the mode in which nothing is recorded, if the caller is in it."""
+    # To enter any mode takes as long as a small layer.
+    mode: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else mode
 
 
 def _without_compiling() -> contextlib.AbstractContextManager[Any]:

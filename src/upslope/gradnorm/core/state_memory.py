@@ -189,6 +189,7 @@ def equal_bytes(a: Tensor, b: Tensor) -> bool:
 
 
 _VERSION, _REQUIRES_GRAD = attrgetter("_version"), attrgetter("requires_grad")
+_SHAPE_AND_TYPE = attrgetter("shape", "dtype")
 
 
 class Looks:
@@ -239,10 +240,9 @@ class Looks:
     def _places_now(self) -> tuple[list[Any], ...]:
         tensors = self._tensors
         return (
-            [t.data_ptr() for t in tensors],
-            [t.shape for t in tensors],
-            [t.stride() for t in tensors],
-            [t.dtype for t in tensors],
+            list(map(Tensor.data_ptr, tensors)),
+            list(map(Tensor.stride, tensors)),
+            list(map(_SHAPE_AND_TYPE, tensors)),
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
-from upslope.gradnorm.core.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.lookup_gradients import LookupGradient, lookups_in
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
 from upslope.gradnorm.core.sums_of_squares import cancels, squared_norms, upcast
 
@@ -28,7 +28,7 @@ def norms_of_sum(parts: Sequence[PerSampleGradient], scratch: int) -> Tensor | N
     total = parts[0].add(parts[1:])
     if total is not None:
         return total.squared_norms(scratch)
-    rows = [part for part in parts if isinstance(part, LookupGradient)]
+    rows = lookups_in(parts)
     outer = [part for part in parts if isinstance(part, OuterProducts)]
     if not rows or not outer or len(rows) + len(outer) < len(parts):
         return None

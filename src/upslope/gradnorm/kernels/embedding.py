@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.gradnorm.core.layout import IndexedLayout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.lookup_gradients import BagGradient, LookupGradient
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 
@@ -30,7 +30,7 @@ class Embedding(Kernel):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. ids: (...) -> (..., e)."""
-        return F.embedding(inputs[0], self.weights[0])
+        return torch.embedding(self.weights[0], inputs[0])
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG002
         """See `Kernel`: ids have no gradient."""
@@ -43,7 +43,7 @@ class Embedding(Kernel):
         (weight,), ids = self.weights, inputs[0]
         if self.padding >= 0:
             g = g.masked_fill((ids == self.padding)[..., None], 0)
-        flat_ids = samples.rows(ids[..., None])[..., 0]
+        flat_ids = samples.rows(ids, keep=0)
         yield weight, LookupGradient(flat_ids, samples.rows(g), weight.shape[0])
 
 
@@ -88,43 +88,41 @@ class Bags(Kernel):
         ids, offsets, *factors = inputs
         if not factors:
             return (None, None)
-        products = (g[self._bags(ids, offsets)] * self.weights[0][ids]).sum(dim=1)
-        return (None, None, products * self._counts(ids))
+        bags = torch.repeat_interleave(self._sizes(ids, offsets))
+        products = (g[bags] * self.weights[0][ids]).sum(dim=1)
+        return (None, None, products * (ids != self.padding))
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        (weight,), (ids, offsets, *factors) = self.weights, inputs
-        bags, share = self._bags(ids, offsets), self._counts(ids).to(g.dtype)
+        (weight,), (ids, offsets) = self.weights, inputs[:2]
+        factors = inputs[2] if len(inputs) > 2 else None
+        sizes = self._sizes(ids, offsets)
+        if self.padding >= 0:  # the padding row gets no gradient, and counts for no mean
+            is_kept = ids != self.padding
+            bags = torch.repeat_interleave(sizes)[is_kept]
+            ids, sizes = ids[is_kept], torch.bincount(bags, minlength=len(g))
+            factors = None if factors is None else factors[is_kept]
         if self.mode == "mean":
-            sizes = torch.zeros_like(g[:, 0]).index_add_(0, bags, share)
-            share = share / sizes.clamp(min=1)[bags]
-        if factors:
-            share = share * factors[0]
+            g = g / sizes.clamp(min=1)[:, None]
+        if samples.layout.is_usual and len(g) == samples.n:
+            yield weight, BagGradient(ids, sizes, factors, g, weight.shape[0])
+            return
         if samples.layout.last > 0:
             raise SamplesNotSeparable("samples lie in a dimension that a weight acts on")
+        bags = torch.repeat_interleave(sizes)
+        rows = g[bags] if factors is None else g[bags] * factors[:, None]
         # The ids of a bag belong to the sample that the bag belongs to.
         owner = samples.owners(g).expand(len(g), 1)[bags, 0]
         samples_of_ids = Samples(samples.n, IndexedLayout(0, owner=owner, n=samples.n))
-        yield (
-            weight,
-            LookupGradient(
-                samples_of_ids.front(ids),
-                samples_of_ids.front(g[bags] * share[:, None]),
-                weight.shape[0],
-            ),
-        )
+        flat_ids, flat_rows = samples_of_ids.front(ids), samples_of_ids.front(rows)
+        yield weight, LookupGradient(flat_ids, flat_rows, weight.shape[0])
 
-    def _counts(self, ids: Tensor) -> Tensor:
-        """(t,): whether an id is looked up, and not padding."""
-        return ids != self.padding
-
-    def _bags(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Return the bag of each id, (t,)."""
+    def _sizes(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Return the number of ids of each bag, (bags,)."""
         starts = offsets[:-1] if self.has_last_offset else offsets
-        places = torch.arange(len(ids), device=ids.device, dtype=offsets.dtype)
-        return torch.searchsorted(starts, places, right=True) - 1
+        return starts.long().diff(append=starts.new_full((1,), len(ids), dtype=torch.int64))
 
 
 def index(tape: Tape, input: Tensor, index: Any) -> Any:
@@ -160,23 +158,18 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Any:
-    """Run `F.embedding_bag`: over bags given by offsets by its kernel.
-
-    Over bags in rows, (n, t) ids, it is an embedding, and then a weighted sum.
-    """
+    """Run `F.embedding_bag`: over bags given by offsets, or in rows, (n, t) ids."""
     if mode not in ("sum", "mean") or not tape.weights.is_weight(weight):
         return NotImplemented
-    padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
-    if offsets is not None and input.dim() == 1:
-        bags = Bags(weight, mode, padding, include_last_offset)
-        more = () if per_sample_weights is None else (per_sample_weights,)
-        return tape.use(bags, input, offsets, *more)
-    if offsets is not None or input.dim() != 2:
+    if offsets is None and input.dim() == 2 and input.shape[1] > 0:
+        offsets = torch.arange(
+            0, input.numel(), input.shape[1], dtype=input.dtype, device=input.device
+        )
+        input = input.reshape(-1)
+        if per_sample_weights is not None:
+            per_sample_weights = per_sample_weights.reshape(-1)
+    if offsets is None or input.dim() != 1:
         return NotImplemented
-    rows: Tensor = tape.use(Embedding(weight, padding), input)  # (n, t, e)
-    # PyTorch gives the padding row no gradient, whatever is looked up there.
-    factors = (input != padding).to(rows.dtype)
-    if per_sample_weights is not None:
-        factors = factors * per_sample_weights
-    total = torch.einsum("nte,nt->ne", rows, factors)
-    return total / factors.sum(dim=1, keepdim=True).clamp(min=1) if mode == "mean" else total
+    padding = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    more = () if per_sample_weights is None else (per_sample_weights,)
+    return tape.use(Bags(weight, mode, padding, include_last_offset), input, offsets, *more)
