@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.joint_uses import JointUses, Use
 from upslope.gradnorm.core.layout import (
     IndexedLayout,
     Layout,
@@ -249,6 +250,7 @@ class ReducingListener:
         self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
+        self._joint_uses = JointUses()
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
@@ -259,13 +261,28 @@ class ReducingListener:
         samples = self._samples(kernel, index, g)
         if samples is None:
             return
+        use = Use(kernel, g, inputs)
+        count = self._count_uses(kernel.weights[0]) if samples is self._usual else 1
+        if count > 1 and kernel.joint_key is not None:
+            joint_use = self._joint_uses.keep(use, count)
+            if joint_use is None:
+                return
+            use = joint_use
+        self._take(use, samples)
+
+    def _count_uses(self, weight: Tensor) -> int:
+        """Return how many uses there are of the first parameter that a weight is made of."""
+        return self.tape.uses_of[self.tape.weights.sources(weight)[0]]
+
+    def _take(self, use: Use, samples: Samples) -> None:
+        """Take in the per-sample gradients of the weights of a use, or of several that are one."""
         weights, uses_of = self.tape.weights, self.tape.uses_of
-        for weight, part in kernel.weight_gradients(g, *inputs, samples=samples):
+        for weight, part in use.kernel.weight_gradients(use.g, *use.inputs, samples=samples):
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
-            if len(names) == 1 and uses_of[names[0]] == 1 and weights.isometric(weight):
+            if len(names) == 1 and uses_of[names[0]] == use.count and weights.isometric(weight):
                 self._results[names[0]] = self._reduce(names[0], [(weight, part)])
-            elif all(uses_of[name] == 1 for name in names) and (
+            elif all(uses_of[name] == use.count for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
@@ -303,6 +320,8 @@ class ReducingListener:
     def finish(self) -> dict[str, Tensor]:
         """name -> (n, ...), for every parameter that a gradient reached."""
         weights = self.tape.weights
+        for use in self._joint_uses.take_rest():
+            self._take(use, self._usual)
         for names in self._group_parameters():
             uses_of = {name: self._pending.pop(name) for name in names}
             rows: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -44,6 +44,16 @@ class Kernel(ABC):
     """The dimension along which they must be, if no other makes sense."""
     is_replayed: ClassVar[bool] = False
     """Whether the operator is run again for each sample's share of the gradient."""
+
+    @property
+    def joint_key(self) -> Hashable | None:
+        """What is equal for uses that are one use of the same weights, with the rows of all.
+
+        The rows are those of dimension 0 of inputs and output; of each, the operator computes by
+        itself. None where an operator does not, or where its operands need not be kept for its
+        weights.
+        """
+        return None
 
     def arrange(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the inputs in the memory format in which the methods below are fastest.

@@ -10,7 +10,7 @@ autograd has it, so that the other factor of a product is conjugated.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
@@ -44,6 +44,13 @@ class Linear(Kernel):
         self._converts = half is not None
         # Detached: the kernel must leave no edge to the weight, or the batch's sum would be formed.
         self._w = weight.detach().mT if is_transposed else weight.detach()
+
+    @property
+    def joint_key(self) -> Hashable | None:
+        """What is equal for products with one weight and bias; see `Kernel`."""
+        if self.weights[0] is not self.weight:
+            return None
+        return id(self.weight), id(self.bias), self.is_transposed
 
     def apply(self, tape: Tape, x: Tensor) -> Tensor:
         """Return the product with x, (..., i) -> (..., o), on the tape."""

@@ -10,7 +10,7 @@ that of the convolution with input and output gradient in each other's place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,13 @@ class Convolution(Kernel):
         if arrangement.copies_images:
             return (x.clone(memory_format=order),)
         return (x.contiguous(memory_format=order),)
+
+    @property
+    def joint_key(self) -> Hashable | None:
+        """What is equal for convolutions with one weight and bias; see `Kernel`."""
+        if self.weights[0] is not self.weight:
+            return None
+        return id(self.weight), id(self.bias), self.geometry, self.is_transposed
 
     def channels_last_weight(self) -> Tensor:
         """Return the weight with its channels last."""
