@@ -54,7 +54,10 @@ class Weights:
 
     def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
-        return tuple(t for t in tensors if t is not None and self.is_weight(t))
+        names = self._names
+        return tuple(
+            [t for t in tensors if t is not None and (id(t) in names or self.is_weight(t))]
+        )
 
     def tracks(self, tensor: Tensor) -> bool:
         """Whether the tensor is one of the tracked parameters."""
