@@ -94,11 +94,12 @@ class Program:
     """The identity of one forward pass, built while it runs."""
 
     def __init__(self, n: int) -> None:
-        self._parts: list[Any] = []
-        """What is known of each operator, in order."""
-        self.note_outline: Callable[[tuple[Any, ...]], None] = self._parts.append
+        self._hashes: list[int] = []
+        """Of what is known of each operator, in order. To keep that itself would be work for the
+        garbage collector."""
+        self.note_hash: Callable[[int], None] = self._hashes.append
         """Takes in an operator of which no more than its outline is noted (`is_noted_in_outline`):
-        its name, and `outline_of` each argument. Called for most: it must be fast."""
+        the hash of its name, and `outline_of` each argument. Called for most: it must be fast."""
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
@@ -148,9 +149,9 @@ class Program:
 
         For those of which it is known otherwise where each sample's entries go (`routing`).
         """
-        count, repeats = len(self._parts), self.repeats
+        count, repeats = len(self._hashes), self.repeats
         yield
-        self._parts[count:], self.repeats = [outline], repeats
+        self._hashes[count:], self.repeats = [hash(outline)], repeats
 
     def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
@@ -166,23 +167,23 @@ class Program:
         return not _is_strided(values)
 
     def _add(self, description: Any) -> None:
-        self._parts.append(description)
+        self._hashes.append(hash(description))
 
     def rewind(self, point: tuple[int, int]) -> None:
         """Go back to an earlier point: another loss follows on the same forward pass."""
         count, numbers = point
-        del self._parts[count:]
+        del self._hashes[count:]
         self.steering.rewind(numbers)
 
     @property
     def point(self) -> tuple[int, int]:
         """How far the pass has come, for `rewind`."""
-        return len(self._parts), len(self.steering.numbers)
+        return len(self._hashes), len(self.steering.numbers)
 
     @property
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
-        return hash(tuple(self._parts))
+        return hash(tuple(self._hashes))
 
 
 def is_noted_in_outline(name: str) -> bool:

@@ -24,6 +24,8 @@ class Weights:
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
+        self.tracked_ids = self._names.keys()
+        """The `id`s of the tracked parameters."""
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
         self._copies_in_format: dict[str, Tensor] = {}
 

@@ -77,6 +77,7 @@ class TensorKinds:
         self._plain_marks = shared_marks(self.session)
         """The marks of samples of which nothing else is known."""
         self._weights, self._tracks, self._types = tape.weights, tape.weights.tracks, tape.types
+        self._tracked_ids = tape.weights.tracked_ids
 
     def as_sample(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
@@ -110,7 +111,7 @@ class TensorKinds:
 
         operator, args, kwargs: the operator and what it got.
         """
-        moves, plain = operator.moves, self._plain_marks
+        moves, plain, tracked_ids = operator.moves, self._plain_marks, self._tracked_ids
         outline: list[Any] = [operator.name]
         samples, constants, meets, has_placeholder = 0, 0, False, False
         for value in (*args, *kwargs.values()) if kwargs else args:
@@ -138,7 +139,7 @@ class TensorKinds:
                     return _UNREAD
                 outline.append(value.shape)
             elif kind is nn.Parameter:
-                if self._tracks(value):
+                if id(value) in tracked_ids:
                     meets = True
                 elif value.requires_grad or MARKS in value.__dict__:
                     return _UNREAD
@@ -147,7 +148,7 @@ class TensorKinds:
                 if value.layout is not _DENSE:
                     return _UNREAD
                 outline.append(value.shape)
-            elif kind in AS_IT_IS:
+            elif kind is int or kind in AS_IT_IS:
                 outline.append(value)
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
