@@ -84,8 +84,11 @@ class Listener(Protocol):
 class Fusion(Protocol):
     """Makes one kernel of a convolution and the normalisation of its output (`conv_bn_fusion`)."""
 
-    def on_convolution(self, kernel: Any, x: Tensor) -> Tensor:
-        """The output of a convolution, or what stands for it until it is normalised."""
+    def on_convolution(self, tape: Tape, kernel: Any, x: Tensor) -> Tensor:
+        """The output of a convolution, or what stands for it until it is normalised.
+
+        tape: which has this fusion; one that kept the tape would keep it from going with a pass.
+        """
         ...
 
     def on_normalisation(self, conv_output: Tensor, norm: Any) -> Tensor | None:

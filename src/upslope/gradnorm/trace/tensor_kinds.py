@@ -76,8 +76,8 @@ class TensorKinds:
         """What marks the samples of this pass, and of no other."""
         self._plain_marks = shared_marks(self.session)
         """The marks of samples of which nothing else is known."""
-        self._weights, self._tracks, self._types = tape.weights, tape.weights.tracks, tape.types
-        self._tracked_ids = tape.weights.tracked_ids
+        self._tracks, self._types = tape.weights.tracks, tape.types
+        self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
 
     def as_sample(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
@@ -129,9 +129,9 @@ class TensorKinds:
                     return _UNREAD
                 elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
-                elif marks.made_of is self._weights and marks.samples_in is None:
+                elif marks.made_of is self._key_of_weights and marks.samples_in is None:
                     meets = True
-                elif marks.samples_in == self.session and marks.made_of is not self._weights:
+                elif marks.samples_in == self.session and marks.made_of is not self._key_of_weights:
                     samples += 1
                 else:
                     return _UNREAD
@@ -188,7 +188,7 @@ class TensorKinds:
         marks = marks_of(value)
         return marks is self._plain_marks or (
             marks.samples_in == self.session
-            and marks.made_of is not self._weights
+            and marks.made_of is not self._key_of_weights
             and marks.placeholder_of is None
             and marks.route is None
         )
