@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.tape import Kernel, Tape
 
 MEASURE = """
 import resource, sys, torch
@@ -110,3 +112,39 @@ def test_a_volume_alone_and_in_company_have_the_same_norms() -> None:
         torch.testing.assert_close(torch.cat(rows).double(), exact, rtol=1e-4, atol=0)
         together = gradient_norms(model, x, "entropy", max_memory=memory)
         torch.testing.assert_close(together.double(), exact, rtol=1e-4, atol=0)
+
+
+class Shifted(nn.Module):
+    """A scale that is used twice with one shape, and a weight made of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(6))
+        self.direction = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.direction / self.direction.norm(dim=1, keepdim=True)
+        return (x * self.scale) @ weight.t() + x * self.scale
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)),
+        Shifted(),
+    ],
+    ids=["fused convolution", "weights of a weight"],
+)
+def test_what_a_pass_keeps_goes_with_it(model: nn.Module) -> None:
+    # Without the garbage collector, which would take as long as the pass, and come too late.
+    x = torch.randn(4, 6) if isinstance(model, Shifted) else torch.randn(4, 1, 5, 5)
+    gc.disable()
+    try:
+        loss = lambda out: out.flatten(1).square().sum(dim=1)  # noqa: E731
+        gradient_norms(model.eval(), x, loss)  # which also proves the program, in passes of others
+        gc.collect()
+        gradient_norms(model, x, loss)
+        left = [x for x in gc.get_objects() if issubclass(type(x), (Tape, Kernel))]
+    finally:
+        gc.enable()
+    assert not left

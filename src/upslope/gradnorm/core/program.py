@@ -94,7 +94,12 @@ class Program:
     """The identity of one forward pass, built while it runs."""
 
     def __init__(self, n: int) -> None:
-        self._identity = 0
+        self._hashes: list[int] = []
+        """Of what is known of each operator, in order. To keep that itself would be work for the
+        garbage collector."""
+        self.note_hash: Callable[[int], None] = self._hashes.append
+        """Takes in an operator of which no more than its outline is noted (`is_noted_in_outline`):
+        the hash of its name, and `outline_of` each argument. Called for most: it must be fast."""
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
@@ -138,22 +143,15 @@ class Program:
         else:
             self._add((name, *map(outline_of, args), *map(outline_of, kwargs.values())))
 
-    def note_outline(self, outline: tuple[Any, ...]) -> None:
-        """Take in an operator of which no more than its outline is noted (`is_noted_in_outline`).
-
-        outline: its name, and `outline_of` each argument.
-        """
-        self._identity = hash((self._identity, outline))
-
     @contextlib.contextmanager
     def noting(self, outline: Any) -> Iterator[None]:
         """Note an outline for the operator that runs, in place of all that decides on places.
 
         For those of which it is known otherwise where each sample's entries go (`routing`).
         """
-        identity, repeats = self._identity, self.repeats
+        count, repeats = len(self._hashes), self.repeats
         yield
-        self._identity, self.repeats = hash((identity, outline)), repeats
+        self._hashes[count:], self.repeats = [hash(outline)], repeats
 
     def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
@@ -169,22 +167,23 @@ class Program:
         return not _is_strided(values)
 
     def _add(self, description: Any) -> None:
-        self._identity = hash((self._identity, description))
+        self._hashes.append(hash(description))
 
     def rewind(self, point: tuple[int, int]) -> None:
         """Go back to an earlier point: another loss follows on the same forward pass."""
-        self._identity, numbers = point
+        count, numbers = point
+        del self._hashes[count:]
         self.steering.rewind(numbers)
 
     @property
     def point(self) -> tuple[int, int]:
         """How far the pass has come, for `rewind`."""
-        return self._identity, len(self.steering.numbers)
+        return len(self._hashes), len(self.steering.numbers)
 
     @property
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
-        return self._identity
+        return hash(tuple(self._hashes))
 
 
 def is_noted_in_outline(name: str) -> bool:
@@ -238,7 +237,7 @@ def outline_of(value: Any) -> Any:
     switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
     """
     kind = type(value)
-    if kind in _AS_IT_IS:  # asked of every argument of every operator
+    if kind in AS_IT_IS:  # asked of every argument of every operator
         return value
     if isinstance(value, Tensor):
         return value.shape
@@ -250,7 +249,8 @@ def outline_of(value: Any) -> Any:
     return value if switches or isinstance(value, (int, str, torch.dtype)) else kind
 
 
-_AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
+AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
+"""Types of arguments that are their own outline."""
 
 
 def descriptor_of(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,10 @@ from upslope.gradnorm.core.chunks import SCRATCH
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.weights import Weights
+
+# Asked at each use of a weight.
+_is_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+_is_autocast_entered: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 class ComputeOptions(NamedTuple):
@@ -44,6 +48,8 @@ class Kernel(ABC):
     """The dimension along which they must be, if no other makes sense."""
     is_replayed: ClassVar[bool] = False
     """Whether the operator is run again for each sample's share of the gradient."""
+    makes_memory: ClassVar[bool] = False
+    """Whether the output never lies in the memory of an input or a weight."""
 
     @property
     def joint_key(self) -> Hashable | None:
@@ -88,8 +94,11 @@ class Listener(Protocol):
 class Fusion(Protocol):
     """Makes one kernel of a convolution and the normalisation of its output (`conv_bn_fusion`)."""
 
-    def on_convolution(self, kernel: Any, x: Tensor) -> Tensor:
-        """The output of a convolution, or what stands for it until it is normalised."""
+    def on_convolution(self, tape: Tape, kernel: Any, x: Tensor) -> Tensor:
+        """The output of a convolution, or what stands for it until it is normalised.
+
+        tape: which has this fusion; one that kept the tape would keep it from going with a pass.
+        """
         ...
 
     def on_normalisation(self, conv_output: Tensor, norm: Any) -> Tensor | None:
@@ -114,7 +123,9 @@ class Tape:
     def __init__(self, weights: Weights, options: ComputeOptions):
         self.weights, self.options = weights, options
         self.kernels: list[Kernel] = []
-        self.uses_of: Counter[str] = Counter()
+        self._uses_of: Counter[str] = Counter()
+        self._kernels_in_uses = 0
+        """How many of the kernels are counted in it."""
         self.anchors = [torch.zeros((), requires_grad=True)]
         """Keep an edge to every use, also where the input needs no gradient: one to all uses, or
         one to those before and one to those after the samples' entries are mixed by the data."""
@@ -136,22 +147,30 @@ class Tape:
             self.expansions = None
             self.anchors.append(torch.zeros((), requires_grad=True))
 
+    @property
+    def uses_of(self) -> Mapping[str, int]:
+        """Return name of a parameter -> in how many places a use takes it."""
+        if self._kernels_in_uses < len(self.kernels):  # asked once all are there, of every use
+            for kernel in self.kernels[self._kernels_in_uses :]:
+                for weight in kernel.weights:
+                    for name in self.weights.sources(weight):
+                        self._uses_of[name] += 1
+            self._kernels_in_uses = len(self.kernels)
+        return self._uses_of
+
     def use(self, kernel: Kernel, *inputs: Tensor) -> Tensor:
         """Run the kernel on its inputs; the output carries the gradient edge."""
         index = len(self.kernels)
         self.kernels.append(kernel)
-        for weight in kernel.weights:
-            for name in self.weights.sources(weight):
-                self.uses_of[name] += 1
         # Under `vmap` and its like PyTorch has more to ask; of each use, that takes as long as a
         # small product.
         apply: Callable[..., Tensor] = _apply_record
-        if torch._C._are_functorch_transforms_active():
+        if _is_transforming():
             apply = _Record.apply
         output: Tensor = apply(self, index, self.anchors[-1], *inputs)
         self.types.add(output.dtype)
         # Autocast computes in half precision and may put out float32: what is proven must know.
-        if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(output.device.type):
+        if _is_autocast_entered() and torch.is_autocast_enabled(output.device.type):
             self.types.add(torch.get_autocast_dtype(output.device.type))
         return output
 
@@ -165,7 +184,9 @@ class _Record(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         kernel = tape.kernels[index]
         output = kernel.forward(*kernel.arrange(*inputs))
-        return _writable(output, (*inputs, *kernel.weights)) if output._is_view() else output
+        if not output._is_view():
+            return output
+        return output.data if kernel.makes_memory else _writable(output, (*inputs, *kernel.weights))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:

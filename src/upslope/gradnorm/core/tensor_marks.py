@@ -23,7 +23,7 @@ class Marks:
     samples_in: int | None = None
     """The session of the interceptor in which it depends on the samples (`trace/intercept`)."""
     made_of: object = None
-    """The `Weights` of which alone it is computed (`core/weights`)."""
+    """The key of the `Weights` of which alone it is computed (`core/weights`)."""
     order: Tensor | None = None
     """(n,): the sample in each of its places, where a sequence is sorted (`sequence_order`)."""
     is_copy: bool = False

@@ -24,6 +24,11 @@ class Weights:
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         self.parameters = dict(parameters)
         self._names = {id(p): name for name, p in self.parameters.items()}
+        self.tracked_ids = self._names.keys()
+        """The `id`s of the tracked parameters."""
+        self.key = object()
+        """What marks tensors that are made of these alone. These themselves hold such tensors, and
+        would not go with the call but wait for the garbage collector."""
         self._sources: dict[int, tuple[Tensor, tuple[str, ...]]] = {}
         self._copies_in_format: dict[str, Tensor] = {}
 
@@ -31,7 +36,7 @@ class Weights:
         """Take in a tensor that was computed from weights alone."""
         # Without a gradient it is a constant, whatever it was made of.
         if tensor.requires_grad and not self.tracks(tensor):
-            mark(tensor).made_of = self
+            mark(tensor).made_of = self.key
 
     def view(self, tensor: Tensor) -> Tensor:
         """The same, for a kernel's own views of a weight."""
@@ -50,11 +55,14 @@ class Weights:
         """Whether something is a weight: a tracked parameter, or made of such alone."""
         if id(tensor) in self._names:
             return True
-        return isinstance(tensor, Tensor) and marks_of(tensor).made_of is self
+        return isinstance(tensor, Tensor) and marks_of(tensor).made_of is self.key
 
     def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
-        return tuple(t for t in tensors if t is not None and self.is_weight(t))
+        names = self._names
+        return tuple(
+            [t for t in tensors if t is not None and (id(t) in names or self.is_weight(t))]
+        )
 
     def tracks(self, tensor: Tensor) -> bool:
         """Whether the tensor is one of the tracked parameters."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _infer_size
 from torch.nn import functional as F
 
 from upslope.gradnorm.core.layout import LayoutOfOne, Samples
@@ -97,9 +98,9 @@ def scaled_dot_product_attention(
     **options: Any,
 ) -> Any:
     """`F.scaled_dot_product_attention`. query: (..., l, e), key: (..., s, e), bias: (..., l, s)."""
-    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (query, key, value)))  # type: ignore[no-untyped-call]
-    if options.get("enable_gqa"):
-        batch = batch[:0]  # queries and keys have unequal numbers of heads: no common shape
+    batch = torch.Size()
+    if not options.get("enable_gqa"):  # with unequal numbers of heads there is no common shape
+        batch = _infer_size(_infer_size(query.shape[:-2], key.shape[:-2]), value.shape[:-2])
 
     def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         return expand_to_samples(tape, tensor, shape) if tape.weights.is_weight(tensor) else tensor

@@ -32,6 +32,7 @@ class Linear(Kernel):
     """y = x W^T + b. weight: (o, i), or its transpose (i, o) where `is_transposed`; bias: (o,)."""
 
     name = "linear"
+    makes_memory = True
 
     def __init__(
         self, tape: Tape, weight: Tensor, bias: Tensor | None, is_transposed: bool = False

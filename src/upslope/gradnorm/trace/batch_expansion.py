@@ -45,6 +45,9 @@ class BatchExpansion(NamedTuple):
     """The first and the last of the dimensions that become one."""
 
 
+_JOINING_COPIES = frozenset({"stack", "cat", "concat", "concatenate", "repeat_interleave"})
+
+
 def expansion_by_joining(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], n: int
 ) -> BatchExpansion | None:
@@ -52,6 +55,8 @@ def expansion_by_joining(
 
     None for anything else.
     """
+    if name not in _JOINING_COPIES:
+        return None
     names = ("input", "repeats", "dim") if name == "repeat_interleave" else ("tensors", "dim")
     named_arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     if name == "repeat_interleave":
@@ -62,15 +67,13 @@ def expansion_by_joining(
         )
         weight = weight if dim is not None else weight.flatten()
         dim, stack_count, inner = 0 if dim is None else dim % max(1, weight.dim()), False, 1
-    elif name in ("stack", "cat", "concat", "concatenate"):
+    else:
         tensors = named_arguments["tensors"]
         weight, count, dim = tensors[0], len(tensors), named_arguments.get("dim", 0)
         stack_count, inner = name == "stack", 0
         dim = dim % (weight.dim() + stack_count) if weight.dim() + stack_count else 0
         if not all(_same(weight, other) for other in tensors[1:]):
             return None
-    else:
-        return None
     if (
         not isinstance(count, int)
         or count == 0

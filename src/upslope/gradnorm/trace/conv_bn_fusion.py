@@ -33,23 +33,23 @@ _pairs: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDict
 class ConvBatchNormFusion:
     """What one forward pass folds. See `tape.Fusion`."""
 
-    def __init__(self, tape: Tape, pairs: Pairs):
-        self.tape, self.pairs = tape, pairs
+    def __init__(self, pairs: Pairs):
+        self.pairs = pairs
         self.seen: dict[int, Normalisation] = {}
         """The pairs that were met and not folded."""
         self.placeholders: list[Tensor] = []
         self._waiting: dict[int, Tensor] = {}
         self._places = itertools.count()
 
-    def on_convolution(self, kernel: Convolution, x: Tensor) -> Tensor:
+    def on_convolution(self, tape: Tape, kernel: Convolution, x: Tensor) -> Tensor:
         """Return the output of a convolution, or its placeholder; see `tape.Fusion`."""
         place = next(self._places)
         norm = self.pairs.get(place)
         if norm is None or not is_fusible(kernel, x, norm):
-            out = self.tape.use(kernel, x)
+            out = tape.use(kernel, x)
             mark(out).convolution = place
             return out
-        out = self.tape.use(FusedConvolution(self.tape, kernel, norm), x)
+        out = tape.use(FusedConvolution(tape, kernel, norm), x)
         # Whatever looks at it all the same gets no number that it could take for one.
         placeholder = out.new_full((), math.nan).expand(out.shape).requires_grad_()
         mark(placeholder).placeholder_of = place

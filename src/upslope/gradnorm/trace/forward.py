@@ -80,7 +80,7 @@ class Forward:
         pairs = pairs_of(*model_and_weights, self._learn_pairs) if fuses else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
             self.tape = Tape(run.weights, run.options)
-            fusion = ConvBatchNormFusion(self.tape, pairs)
+            fusion = ConvBatchNormFusion(pairs)
             self.tape.fusion, self.placeholders = fusion, fusion.placeholders
             self._interceptor = Interceptor(self.tape, run.inventory, run.n, self._copies)
             run.types = self.tape.types
@@ -104,7 +104,7 @@ class Forward:
         """Run two samples with nothing fused, and see which normalisation follows which kernel."""
         run = self._run
         tape = Tape(run.weights, ComputeOptions())
-        tape.fusion = fusion = ConvBatchNormFusion(tape, {})
+        tape.fusion = fusion = ConvBatchNormFusion({})
         interceptor = Interceptor(tape, run.inventory, 2)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:
@@ -242,6 +242,8 @@ class Forward:
             )
         finally:
             self.tape.listener = None
+            if last:  # their graph holds the tape, which would wait for the garbage collector
+                self.tape.expansions = None
         names = [*parameters, *("a convolution's output" for _ in self.placeholders)]
         of_places = parameter_gradients[len(parameter_gradients) - len(places) :]
         for number, gradient in zip(places, of_places, strict=True):

@@ -25,7 +25,7 @@ from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
-from upslope.gradnorm.core.tensor_marks import marks_of, remove_marks
+from upslope.gradnorm.core.tensor_marks import SharedMarks, marks_of, remove_marks
 from upslope.gradnorm.core.vmapped import is_transforming, run_outside
 from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.trace.batch_expansion import (
@@ -48,7 +48,7 @@ from upslope.gradnorm.trace.refusals import (
 from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
-from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, TensorKinds
+from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEIGHTS, TensorKinds
 
 
 class Interceptor(TorchFunctionMode):
@@ -62,13 +62,11 @@ class Interceptor(TorchFunctionMode):
         self._reads_rows = False
         """Whether the operator that runs is one whose rows are followed by `routes`."""
         self.program = Program(n)
-        self._kinds = TensorKinds(tape, self.program, self._orders)
+        self._kinds = TensorKinds(tape, self.program, self._orders, inventory.buffer_ids)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
+        self._mark_sample = self._kinds.mark_sample
         self._meetings = Meetings(tape, self._kinds, n, copies)
         self._module_with_hook = module_with_backward_hook(inventory)
-        self._buffers = inventory.buffer_ids
-        self._tensors_written: list[Tensor] = []
-        """Buffers that samples were written into: they lose their mark when the model has run."""
         self._depth = 0
 
     def __enter__(self) -> Interceptor:
@@ -89,8 +87,8 @@ class Interceptor(TorchFunctionMode):
         """Stop to intercept operators."""
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._depth -= 1
-        while self._depth == 0 and self._tensors_written:
-            remove_marks(self._tensors_written.pop())
+        while self._depth == 0 and self._kinds.buffers_written:
+            remove_marks(self._kinds.buffers_written.pop())
 
     @property
     def copied(self) -> bool:
@@ -109,25 +107,23 @@ class Interceptor(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run one operator, through a kernel if weights and samples meet in it."""
+        operator = operator_of(func)
+        # Nothing is computed, and these are asked for hundreds of times per pass.
+        if operator.asks:
+            if operator.asks_size and type(marks_of(args[0])) is not SharedMarks:
+                self._note_question(func, args[0])
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = kwargs or {}
         if is_transforming():  # tensors of one row: this comes again, with those of all rows
             with self:
                 out = run_outside(func, args, kwargs)
             if out is not NotImplemented:
                 return out
-        operator = operator_of(func)
         if operator.inner_call is not None:
             call = operator.inner_call(*args, **kwargs)
             if call is not None:
                 (func, args), kwargs = call, {}
                 operator = operator_of(func)
-        # Nothing is computed, and these are asked for hundreds of times per pass.
-        if operator.asks:
-            # A loop over routed rows asks for their dimensions, and is noted when it takes them.
-            is_routed = func is Tensor.dim and marks_of(args[0]).route is not None
-            if operator.asks_size and not is_routed:
-                self.program.steering.ask_size(args[0])
-            return func(*args, **kwargs)
         if self._orders.met or (operator.tells_places and len(args) == 1):
             return self._run_asking(operator, args, kwargs)
         kinds, outline = self._kinds.read(operator, args, kwargs)
@@ -139,9 +135,11 @@ class Interceptor(TorchFunctionMode):
             out = self._meetings.meet(operator, args, kwargs, self)
         elif kinds == CONSTANTS:
             return func(*args, **kwargs)
+        elif kinds == WEIGHTS:
+            return self._run_on_weights(operator, args, kwargs)
         else:
             return self._run_asking(operator, args, kwargs)
-        self.program.note_outline(outline)
+        self.program.note_hash(hash(outline))
         if isinstance(out, Tensor):
             if not out.dim():
                 self.program.steering.follow(func, operator.name, args, kwargs, out)
@@ -150,6 +148,32 @@ class Interceptor(TorchFunctionMode):
             self._mark_samples(args[:1] if operator.puts else out)
         if operator.decides:
             note_decision(func, operator.name, args, kwargs, out)
+        return out
+
+    def _note_question(self, func: Callable[..., Any], tensor: Tensor) -> None:
+        """Note that the model asks, by `func`, how long a tensor is."""
+        # A loop over routed rows asks for their dimensions, and is noted when it takes them.
+        if func is not Tensor.dim or marks_of(tensor).route is None:
+            self.program.steering.ask_size(tensor)
+
+    def _run_on_weights(
+        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run an operator on weights and constants alone; arguments as of `_run_asking`."""
+        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        if self._meetings.gives_to_each(operator, args, kwargs, tensors):
+            return self._run(operator, args, kwargs, tensors)
+        out, is_copied = self._meetings.among_weights(operator, args, kwargs, tensors)
+        if not is_copied:
+            return self._mark_derived(out)
+        self._meetings.copied = True
+        self._mark_samples(out)
+        return out
+
+    def _mark_derived(self, out: Any) -> Any:
+        """Mark and return what an operator made of weights alone."""
+        for tensor in tensors_of(out):
+            self.tape.weights.mark_derived(tensor)
         return out
 
     def _run_asking(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -277,9 +301,7 @@ class Interceptor(TorchFunctionMode):
         else:
             out, copies = meetings.among_weights(operator, args, kwargs, tensors)
             if not copies:
-                for tensor in tensors_of(out):
-                    self.tape.weights.mark_derived(tensor)
-                return out
+                return self._mark_derived(out)
             meetings.copied = True
             kinds.add("sample")
         if "sample" in kinds:
@@ -291,13 +313,7 @@ class Interceptor(TorchFunctionMode):
     def _mark_samples(self, out: Any) -> None:
         """Mark what an operator made, or wrote into, as tensors that depend on the samples."""
         for tensor in tensors_of(out):
-            self._mark_sample(tensor)
-
-    def _mark_sample(self, tensor: Tensor) -> None:
-        self.tape.types.add(tensor.dtype)
-        self._kinds.mark_sample(tensor)
-        if id(tensor) in self._buffers:
-            self._tensors_written.append(tensor)
+            self._kinds.mark_sample(tensor)
 
     def _order_behind(
         self,

@@ -73,7 +73,11 @@ class Meetings:
                 "`out` of its own"
             )
         rule, composition = operator.rule, operator.composition
-        if rule is not None and _takes(rule, 1 + len(args), tuple(kwargs)):
+        if rule is not None and (
+            _takes(rule, 1 + len(args), tuple(kwargs))
+            if kwargs
+            else len(args) in operator.rule_counts
+        ):
             out = rule(self._tape, *args, **kwargs)
             if out is not NotImplemented:
                 return out

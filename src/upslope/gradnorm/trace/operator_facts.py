@@ -7,8 +7,10 @@ belong to which kind stands in `operators`, `program` and the registry of kernel
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,9 @@ _DECIDING = frozenset(
 )  # fmt: skip
 """Operators from a router's numbers to the experts that they choose (`decisions`)."""
 
+_is_cudnn_enabled: Callable[[], bool] = torch._C._get_cudnn_enabled
+"""What `torch.backends.cudnn.enabled` says, in a tenth of the time."""
+
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function, and its arguments."""
 
@@ -85,8 +90,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Call:
-    cudnn = torch.backends.cudnn.enabled
-    return torch.layer_norm, (input, normalized_shape, weight, bias, eps, cudnn)
+    return torch.layer_norm, (input, normalized_shape, weight, bias, eps, _is_cudnn_enabled())
 
 
 def _batch_norm(
@@ -101,7 +105,7 @@ def _batch_norm(
 ) -> Call | None:
     if training or eps < 0:
         return None
-    rest = (running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
+    rest = (running_mean, running_var, training, momentum, eps, _is_cudnn_enabled())
     return torch.batch_norm, (input, weight, bias, *rest)
 
 
@@ -115,7 +119,7 @@ def _group_norm(
     # With a single number in a group torch refuses, and says why.
     if input.dim() < 2 or input.numel() < 2 * num_groups:
         return None
-    return torch.group_norm, (input, num_groups, weight, bias, eps, torch.backends.cudnn.enabled)
+    return torch.group_norm, (input, num_groups, weight, bias, eps, _is_cudnn_enabled())
 
 
 def _rms_norm(
@@ -178,6 +182,9 @@ class Operator:
     runs_on_samples: bool
     """Whether it need only be run, and its outline noted, where samples and no weights are among
     its tensors."""
+    runs_on_weights: bool
+    """Whether it need only be asked for copies (`batch_expansion`) where weights, or weights and
+    constants, are all tensors among its arguments."""
     lends: bool
     """Whether `runs_on_samples` asks for a first tensor that depends on the samples
     (`operators.LENDING`)."""
@@ -202,6 +209,8 @@ class Operator:
     it holds for all calls."""
     rule: Callable[..., Any] | None
     """The rule of its kernel (`kernels.REGISTRY`)."""
+    rule_counts: Container[int]
+    """How many arguments without names the rule takes, where none has a name."""
     composition: Callable[..., Any] | None
     """What computes it by other operators (`kernels.COMPOSITIONS`)."""
     is_composed: bool
@@ -220,6 +229,17 @@ class Operator:
     """Whether it looks up rows of a table."""
     writes: bool
     """Whether it writes into its first tensor."""
+
+
+def _counts_of_arguments(rule: Callable[..., Any]) -> range:
+    """Return how many arguments a rule takes without their names, beside the tape."""
+    parameters = list(inspect.signature(rule).parameters.values())[1:]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return range(0)
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    is_open = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    least = sum(p.default is p.empty for p in places)
+    return range(least, sys.maxsize if is_open else len(places) + 1)
 
 
 @functools.lru_cache(4096)  # asked of every operator
@@ -244,6 +264,8 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         runs_on_samples=is_named
         and (is_noted_in_outline(name) or name == "__setitem__")
         and name not in ASKED_OF_SAMPLES,
+        runs_on_weights=in_outline
+        and not (writes(name) or name in LIKE_ANOTHER or func in BATCH_NORMS or func in EMBEDDINGS),
         lends=name in LENDING,
         moves=moves,
         puts=name == "__setitem__",
@@ -256,6 +278,7 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         and (check is not None or not asked_about),
         check=check,
         rule=REGISTRY.get(name) if whole else None,
+        rule_counts=_counts_of_arguments(REGISTRY[name]) if whole and name in REGISTRY else (),
         composition=COMPOSITIONS.get(name) if whole else None,
         is_composed=isinstance(func, types.FunctionType),
         is_entrywise=is_entrywise(name),

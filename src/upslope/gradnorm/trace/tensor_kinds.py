@@ -6,13 +6,13 @@ Asked by `intercept` of every tensor that an operator takes: it must be fast.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program import Program, outline_of
+from upslope.gradnorm.core.program import AS_IT_IS, Program, outline_of
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
 from upslope.gradnorm.core.weights import leaves
@@ -28,12 +28,15 @@ _PLACES = frozenset({int, type(None), type(...)})
 """Types of what an index without tensors is made of."""
 
 _SEQUENCES = frozenset({tuple, list, torch.Size})
+_DENSE = torch.strided
+_peek_at_transforms = torch._C._functorch.peek_interpreter_stack
 _WHOLE_NUMBERS = frozenset({int})
 
-CONSTANTS, SAMPLES, MEETING, UNREAD = range(4)
+CONSTANTS, SAMPLES, MEETING, WEIGHTS, UNREAD = range(5)
 """The kinds of tensors in most calls of operators: see `TensorKinds.read`."""
 
 _CONSTANTS: tuple[int, tuple[Any, ...]] = (CONSTANTS, ())
+_WEIGHTS: tuple[int, tuple[Any, ...]] = (WEIGHTS, ())
 _UNREAD: tuple[int, tuple[Any, ...]] = (UNREAD, ())
 
 
@@ -55,32 +58,41 @@ def _puts_numbers(args: tuple[Any, ...]) -> bool:
     return target.is_floating_point() and not whole and not isinstance(index, Tensor)
 
 
-def _is_under_vmap() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 class TensorKinds:
     """Tells the kinds of the tensors of one pass.
 
     tape, program, orders: of the pass; they are told of tensors that depend on the samples and
-    that no operator under the interceptor put out.
+    that no operator under the interceptor put out. buffers: the `id`s of the model's buffers.
     """
 
-    def __init__(self, tape: Tape, program: Program, orders: SequenceOrders):
+    def __init__(
+        self, tape: Tape, program: Program, orders: SequenceOrders, buffers: Collection[int]
+    ):
         self.tape, self.program, self._orders = tape, program, orders
+        self._buffers = buffers
+        self.buffers_written: list[Tensor] = []
+        """Buffers that samples were written into: they lose their mark when the model has run."""
         self.session = next(_session)
         """What marks the samples of this pass, and of no other."""
         self._plain_marks = shared_marks(self.session)
         """The marks of samples of which nothing else is known."""
-        self._weights, self._tracks = tape.weights, tape.weights.tracks
+        self._tracks, self._types = tape.weights.tracks, tape.types
+        self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
 
     def as_sample(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
-        self.mark_sample(tensor)
+        self._mark(tensor)
         return tensor
 
     def mark_sample(self, tensor: Tensor) -> None:
-        """Mark a tensor as one that depends on the samples. Called for every one of them."""
+        """Mark what an operator made as depending on the samples. Called for every one of them."""
+        self._types.add(tensor.dtype)
+        if tensor.__dict__.get(MARKS) is not self._plain_marks:
+            self._mark(tensor)
+            if id(tensor) in self._buffers:
+                self.buffers_written.append(tensor)
+
+    def _mark(self, tensor: Tensor) -> None:
         marks = tensor.__dict__.get(MARKS)
         if marks is None:
             tensor.__dict__[MARKS] = self._plain_marks
@@ -92,13 +104,14 @@ class TensorKinds:
     ) -> tuple[int, tuple[Any, ...]]:
         """Return which kinds of tensors an operator takes, and its outline (`program`).
 
-        The kinds are `CONSTANTS`, `SAMPLES`, or `MEETING` of samples and weights. They are `UNREAD`
-        where it takes anything but dense tensors and plain numbers, or where more is to be asked of
-        this operator. Asked of every one: it must be fast.
+        The kinds are `CONSTANTS`, `SAMPLES`, `MEETING` of samples and weights, or `WEIGHTS` among
+        themselves and constants. They are `UNREAD` where it takes anything but dense tensors and
+        plain numbers, or where more is to be asked of this operator. Asked of every one: it must
+        be fast.
 
         operator, args, kwargs: the operator and what it got.
         """
-        moves, plain = operator.moves, self._plain_marks
+        moves, plain, tracked_ids = operator.moves, self._plain_marks, self._tracked_ids
         outline: list[Any] = [operator.name]
         samples, constants, meets, has_placeholder = 0, 0, False, False
         for value in (*args, *kwargs.values()) if kwargs else args:
@@ -116,25 +129,27 @@ class TensorKinds:
                     return _UNREAD
                 elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
-                elif marks.made_of is self._weights and marks.samples_in is None:
+                elif marks.made_of is self._key_of_weights and marks.samples_in is None:
                     meets = True
-                elif marks.samples_in == self.session and marks.made_of is not self._weights:
+                elif marks.samples_in == self.session and marks.made_of is not self._key_of_weights:
                     samples += 1
                 else:
                     return _UNREAD
-                if value.layout is not torch.strided:
+                if value.layout is not _DENSE:
                     return _UNREAD
                 outline.append(value.shape)
             elif kind is nn.Parameter:
-                if self._tracks(value):
+                if id(value) in tracked_ids:
                     meets = True
                 elif value.requires_grad or MARKS in value.__dict__:
                     return _UNREAD
                 else:
                     constants += 1
-                if value.layout is not torch.strided:
+                if value.layout is not _DENSE:
                     return _UNREAD
                 outline.append(value.shape)
+            elif kind is int or kind in AS_IT_IS:
+                outline.append(value)
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
             elif operator.joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
@@ -147,6 +162,8 @@ class TensorKinds:
             else:
                 return _UNREAD
         if meets:
+            if not (samples or has_placeholder):
+                return _WEIGHTS if operator.runs_on_weights else _UNREAD
             meets = operator.meets and (samples > 0 or (has_placeholder and operator.normalises))
             is_checked = operator.check is None or (not kwargs and operator.check(args))
             return (MEETING, tuple(outline)) if meets and is_checked else _UNREAD
@@ -160,18 +177,18 @@ class TensorKinds:
         if moves:
             # What is put beside others, or moved in a row alone, has more to be asked.
             is_told = _puts_numbers(args) if operator.puts else samples + constants == 1
-            if not is_told or _is_under_vmap():
+            if not is_told or _peek_at_transforms() is not None:
                 return _UNREAD
         return (SAMPLES, tuple(outline)) if operator.runs_on_samples else _UNREAD
 
     def _is_plain_sample(self, value: Any) -> bool:
         """Whether something is dense samples with dimensions, as they come to be joined."""
-        if type(value) is not Tensor or value.layout is not torch.strided or not value.shape:
+        if type(value) is not Tensor or value.layout is not _DENSE or not value.shape:
             return False
         marks = marks_of(value)
         return marks is self._plain_marks or (
             marks.samples_in == self.session
-            and marks.made_of is not self._weights
+            and marks.made_of is not self._key_of_weights
             and marks.placeholder_of is None
             and marks.route is None
         )

@@ -237,7 +237,7 @@ def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Ten
     if kernel.dtype is not None:
         input = input.to(kernel.dtype)
     if tape.fusion is not None:
-        return tape.fusion.on_convolution(kernel, input)
+        return tape.fusion.on_convolution(tape, kernel, input)
     return tape.use(kernel, input)
 
 
