@@ -20,7 +20,8 @@ from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.trace import recording
 
-NORMS = ("global", "tensor-sum")
+NORMS = ("tensor-sum", "global")
+"""In this order: the first batch is proven parameter by parameter, the second adds them up."""
 TOLERANCE = 1e-9
 PointLoss = Callable[[Any, int], Tensor]
 """From the outputs for sample i alone, and i, to its loss."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from upslope.errors import warn_user
 from upslope.gradnorm.arguments import Call, reduction
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.reductions import SquaredNorms
+from upslope.gradnorm.core.reductions import SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
@@ -58,7 +58,8 @@ def gradient_norms(
     """
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)
-    norms = reduce(call.reduce(SquaredNorms(), resolve_loss(loss)))
+    squares = TotalSquaredNorms() if norm == "global" else SquaredNorms()
+    norms = reduce(call.reduce(squares, resolve_loss(loss)))
     # Exact and useless: ranked by position, it would look like a selection.
     if norms.shape[0] and float(norms.sum()) == 0:
         warn_user(

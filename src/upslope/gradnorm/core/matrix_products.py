@@ -46,10 +46,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def batched_products(a: Tensor, b: Tensor) -> Tensor:
     """(n, r, i) @ (n, i, o) -> (n, r, o), each product by itself, without autograd."""
     # BLAS gives each core a product of its own; oneDNN has them share one, in a call for each.
-    if prefers_onednn_for_each(a[0].numel() * b.shape[2] // torch.get_num_threads(), a, b):
+    _, r, i = a.shape
+    if prefers_onednn_for_each(r * i * b.shape[2] // torch.get_num_threads(), a, b):
         pairs = zip(torch.unbind(a), torch.unbind(_pack(b.mT)), strict=True)
         return torch.stack([_product(x, w, None) for x, w in pairs])
-    return a @ b
+    return torch.bmm(a, b)
 
 
 def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -14,6 +14,7 @@ their own (`lookup_gradients`), and so have weights that are made of others (`le
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,22 +23,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.chunks import CACHE, SCRATCH, chunks
 from upslope.gradnorm.core.matrix_products import (
     batched_products,
     linear,
     prefers_onednn_for_each,
 )
 from upslope.gradnorm.core.sums_of_squares import (
+    SumOfSquares,
     as_type_of,
     cancels,
     frobenius_norms,
+    norms,
     squared_norms,
     upcast,
 )
 
 _WIDE = 32
 """Rows and columns of a result from which oneDNN is the faster one for a sum of outer products."""
+
+_BLOCK = CACHE // 8
+"""Bytes of products that are formed at a time: they stay in the second-level cache."""
+
+_GRAM_ENTRY, _PRODUCT_ENTRY = 200, 16
+"""What an entry of a pair of Gram matrices, and of a product, costs beside its multiply-adds, in
+such: it is written, and read again. Set by hand, as the next."""
+
+_CALLS_OF_GHOST = 3_000_000
+"""What the more numerous calls of the ghost norm cost, in multiply-adds."""
 
 
 class OuterPieces(NamedTuple):
@@ -62,6 +75,10 @@ class PerSampleGradient(ABC):
     @abstractmethod
     def squared_norms(self, scratch: int) -> Tensor:
         """(n,): squared Frobenius norms, in chunks of at most `scratch` bytes where possible."""
+
+    def add_squares(self, total: SumOfSquares, scratch: int) -> None:
+        """Add the squared norms to a sum of such; `scratch` as of `squared_norms`."""
+        total.add_squares(self.squared_norms(scratch))
 
     @abstractmethod
     def materialize(self, rows: slice) -> Tensor:
@@ -117,6 +134,10 @@ class Dense(PerSampleGradient):
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
         """Return the squared norms; see `PerSampleGradient`."""
         return squared_norms(self.values)
+
+    def add_squares(self, total: SumOfSquares, scratch: int) -> None:  # noqa: ARG002
+        """Add the squared norms to a sum; see `PerSampleGradient`."""
+        total.add_rows(self.values)
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""
@@ -189,12 +210,38 @@ class OuterProducts(PerSampleGradient):
         return len(self.g)
 
     def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`. The cheaper of both methods, in multiply-adds and in memory."""
-        _, t, i = self.x.shape
-        o = self.g.shape[2]
-        if t == 1:
-            return squared_norms(self.x) * squared_norms(self.g)
-        return self.ghost(scratch) if t * (i + o) < i * o else self.direct(scratch)
+        """See `PerSampleGradient`. The cheapest method, by multiply-adds and calls."""
+        roots = self._norms_at_once(scratch)
+        return self._squared_norms_in_pieces(scratch) if roots is None else roots.square_()
+
+    def add_squares(self, total: SumOfSquares, scratch: int) -> None:
+        """Add the squared norms to a sum; see `PerSampleGradient`."""
+        roots = self._norms_at_once(scratch)
+        if roots is None:
+            total.add_squares(self._squared_norms_in_pieces(scratch))
+        else:
+            total.add_norms(roots)
+
+    def _norms_at_once(self, scratch: int) -> Tensor | None:
+        """(n,): the norms, where few calls have them for all samples; None elsewhere."""
+        x, g, method = self.x, self.g, self._method(scratch)
+        if method == "product":
+            return norms(x).mul_(norms(g))
+        if method != "direct, at once":
+            return None
+        # The longer side goes along the rows of the result: a thin product is far slower otherwise.
+        left, right = (g, x) if g.shape[2] <= x.shape[2] else (x, g)
+        return norms(torch.bmm(_gather(left).mT, _gather(right)))
+
+    def _squared_norms_in_pieces(self, scratch: int) -> Tensor:
+        """(n,): the squared norms, a few samples or a block of rows at a time."""
+        return self.ghost(scratch) if self._method(scratch) == "ghost" else self.direct(scratch)
+
+    def _method(self, scratch: int) -> str:
+        """Return the cheapest way to the norms: see `_method_of`."""
+        x, o = self.x, self.g.shape[2]
+        grams = x.shape[2] + (o if self.gg is None else 0)
+        return _method_of(x.shape, o, grams, x.element_size(), scratch, torch.get_num_threads())
 
     def ghost(self, scratch: int) -> Tensor:
         """(n,): squared norms from both Gram matrices."""
@@ -209,7 +256,7 @@ class OuterProducts(PerSampleGradient):
         x, g = _gather(self.x), _gather(self.g)
         xx = batched_products(x, x.mH)  # (n, t, t)
         gg = batched_products(g, g.mH) if self.gg is None else self.gg
-        sizes = frobenius_norms(xx) * frobenius_norms(gg)
+        sizes = frobenius_norms(xx).mul_(frobenius_norms(gg))
         total = upcast(xx).mul_(gg).sum(dim=(1, 2))
         # A sum of products of either sign can round to just below zero.
         total = (total.real if total.is_complex() else total).clamp_min_(0)
@@ -235,11 +282,8 @@ class OuterProducts(PerSampleGradient):
             return torch.stack(
                 [_norm_by_blocks(g, x, width) for g, x in zip(left, right, strict=True)]
             )
-        together = max(torch.get_num_threads(), CACHE // 8 // (i * width * size))
+        together = max(torch.get_num_threads(), _BLOCK // (i * width * size))
         together = max(1, min(n, together, scratch // (i * width * size)))
-        # All fit the buffer at once: it is the product's own memory.
-        if together == n and width == o:
-            return squared_norms(torch.bmm(_gather(left).mT, _gather(right)))
         buffer = right.new_empty(together, width, i)
         out = []
         for start in range(0, n, together):
@@ -292,12 +336,30 @@ class OuterProducts(PerSampleGradient):
         return products.sum(dim=1)
 
     def cost(self) -> tuple[str, float]:
-        """Return the cheaper of both methods, and what it costs; see `PerSampleGradient`."""
+        """Return the method of the norm, and what it costs; see `PerSampleGradient`."""
         (t, i), o = self.x.shape[1:], self.g.shape[2]
         direct, ghost = float(t * i * o), float(t * t * (i + o))
-        if t == 1:
-            return "product", 2 * direct + i + o
-        return min(("direct", 3 * direct), ("ghost", 2 * direct + ghost), key=lambda m: m[1])
+        method = self._method(SCRATCH).partition(",")[0]
+        norm = {"product": direct + i + o, "direct": 2 * direct, "ghost": direct + ghost}
+        return method, direct + norm[method]
+
+
+@functools.lru_cache(4096)  # every use in every batch asks, and networks have few shapes
+def _method_of(x: torch.Size, o: int, grams: int, element: int, scratch: int, threads: int) -> str:
+    """Return the cheapest way to the norms of sums of outer products.
+
+    x: (n, t, i). o: entries of a row of g. grams: entries of rows whose Gram matrices are to be
+    formed. element: bytes of an entry.
+    """
+    n, t, i = x
+    if t == 1:
+        return "product"
+    ghost = _CALLS_OF_GHOST + n * t * t * (grams + _GRAM_ENTRY)
+    if ghost < n * i * o * (t + _PRODUCT_ENTRY):
+        return "ghost"
+    bytes_each = element * i * o
+    together = min(max(threads, _BLOCK // max(1, bytes_each)), scratch // max(1, bytes_each))
+    return "direct, at once" if n <= together else "direct"
 
 
 def _norm_by_blocks(g: Tensor, x: Tensor, width: int) -> Tensor:

@@ -20,7 +20,7 @@ from upslope.gradnorm.core.layout import (
 from upslope.gradnorm.core.layout_probe import HasLayout, is_ambiguous_in_front
 from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
 from upslope.gradnorm.core.per_sample_gradients import OfOneSample, PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import squared_norms
+from upslope.gradnorm.core.sums_of_squares import SumOfSquares, squared_norms
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.core.tied_gradients import norms_of_sum
 from upslope.gradnorm.core.weights import Weights
@@ -192,6 +192,25 @@ class SquaredNorms:
         return squared_norms(gradients)
 
 
+class TotalSquaredNorms(SquaredNorms):
+    """Squared Frobenius norms of the whole gradient, (n,): of no parameter by itself.
+
+    A pass that is proven has them of each parameter, by which it is held against autograd; `total`
+    makes one of all. Any other pass adds them up on its way (`ReducingListener`).
+    """
+
+    of_all = ""
+    """The name under which the sum stands, in place of all parameters' names."""
+
+    def total(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sum, (n,) float64. rows: name -> (n,), one or more."""
+        if self.of_all in rows:
+            return dict(rows)
+        # In double: small tensors' squares would be lost beside those of large ones.
+        squares = torch.stack(list(rows.values())).sum(dim=0, dtype=torch.float64)
+        return {self.of_all: squares}
+
+
 class LayoutUnknown(SamplesNotSeparable):
     """A gradient reached a use whose layout is not known: none had reached it before."""
 
@@ -249,6 +268,8 @@ class ReducingListener:
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
         self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
+        self._total = SumOfSquares() if isinstance(reduction, TotalSquaredNorms) else None
+        """Where the results of all parameters are added up, if they are not asked for by name."""
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self._joint_uses = JointUses()
         self.reached = False
@@ -277,16 +298,24 @@ class ReducingListener:
     def _take(self, use: Use, samples: Samples) -> None:
         """Take in the per-sample gradients of the weights of a use, or of several that are one."""
         weights, uses_of = self.tape.weights, self.tape.uses_of
+        parameters, total = weights.parameters, self._total
         for weight, part in use.kernel.weight_gradients(use.g, *use.inputs, samples=samples):
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
-            if len(names) == 1 and uses_of[names[0]] == use.count and weights.isometric(weight):
-                self._results[names[0]] = self._reduce(names[0], [(weight, part)])
+            if (
+                len(names) == 1
+                and uses_of[names[0]] == use.count
+                and (weight is parameters[names[0]] or weights.isometric(weight))
+            ):
+                if total is None:
+                    self._results[names[0]] = self._reduce(names[0], [(weight, part)])
+                else:
+                    part.add_squares(total, self.tape.options.scratch)
             elif all(uses_of[name] == use.count for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
-                    parameter = weights.parameters[name]
+                    parameter = parameters[name]
                     uses = [(leaf, its_part) for leaf, its_part in of_leaves if leaf is parameter]
                     self._results[name] = self._reduce(name, uses)
             else:
@@ -318,7 +347,10 @@ class ReducingListener:
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
-        """name -> (n, ...), for every parameter that a gradient reached."""
+        """name -> (n, ...), for every parameter that a gradient reached.
+
+        Of the squares of all parameters together, one entry; see `TotalSquaredNorms`.
+        """
         weights = self.tape.weights
         for use in self._joint_uses.take_rest():
             self._take(use, self._usual)
@@ -332,7 +364,12 @@ class ReducingListener:
         for name, uses in self._pending.items():
             self._results[name] = self._reduce(name, uses)
         self._pending.clear()
-        return self._results
+        if self._total is None:
+            return self._results
+        for squares in self._results.values():
+            self._total.add_squares(squares)
+        total = self._total.total()
+        return {} if total is None else {TotalSquaredNorms.of_all: total}
 
     def _group_parameters(self) -> list[list[str]]:
         """Return groups of parameters whose gradients are formed by one backward pass each.

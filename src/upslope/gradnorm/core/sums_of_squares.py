@@ -12,21 +12,93 @@ _ROUNDINGS = 1000
 """Roundings of a product's size below which a sum of products is formed another way: its relative
 error is then about a thousandth."""
 
+_SMALL_ROWS = 32 << 10
+"""Bytes of a tensor that is kept to be squared with others. Set by hand: to copy more takes longer
+than a call."""
+
+_MOST_ROWS = 1 << 20
+"""Bytes of such tensors that are kept at a time: they stay in the cache."""
+
+_DIMENSIONS = {2: (1,), 3: (1, 2)}
+"""Number of dimensions -> those that are not of the samples."""
+
+
+def norms(values: Tensor) -> Tensor:
+    """(n, ...) -> (n,): norms of all entries of each, accumulated in float32 or better."""
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
+    dimensions = values.dim()
+    if dimensions not in (2, 3):
+        values, dimensions = values.reshape(values.shape[0], -1), 2
+    # Squares of half precision overflow at 256, and sums of them lose every small one.
+    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+    roots: Tensor = torch.linalg.vector_norm(values, dim=_DIMENSIONS[dimensions], dtype=dtype)
+    return roots
+
 
 def squared_norms(values: Tensor) -> Tensor:
     """(n, ...) -> (n,): sums of squares, accumulated in float32 or better."""
-    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    # Squares of half precision overflow at 256, and sums of them lose every small one.
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    flat = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
-    norms: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
-    return norms.square()
+    return norms(values).square_()
 
 
 def frobenius_norms(matrices: Tensor) -> Tensor:
     """(n, ...) -> (n,): the norms of all entries of each."""
-    norms: Tensor = torch.linalg.vector_norm(matrices.flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(matrices, dim=tuple(range(1, matrices.dim())))
     return norms
+
+
+class SumOfSquares:
+    """Sums of squares of n samples' numbers, (n,), added up from many tensors.
+
+    To square and sum a bias costs more in calls than in arithmetic. So small tensors are kept until
+    there are many, and are squared and summed together; and so are norms.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[torch.dtype, list[Tensor]] = {}
+        self._room = _MOST_ROWS
+        self._norms: list[Tensor] = []
+        self._squares: list[Tensor] = []
+
+    def add_rows(self, values: Tensor) -> None:
+        """Add the squares of values, (n, ...), to which nobody writes any more."""
+        if values.dim() != 2:
+            values = values.reshape(values.shape[0], -1)
+        # Its whole memory is held, of which it may be a small part.
+        size = values.untyped_storage().nbytes()
+        if size > _SMALL_ROWS:
+            self._norms.append(norms(values))
+            return
+        self._rows.setdefault(values.dtype, []).append(values)
+        self._room -= size
+        if self._room < 0:
+            self._sum_rows()
+
+    def add_norms(self, norms: Tensor) -> None:
+        """Add the squares of norms, (n,)."""
+        self._norms.append(norms)
+
+    def add_squares(self, squares: Tensor) -> None:
+        """Add sums of squares, (n,)."""
+        self._squares.append(squares)
+
+    def total(self) -> Tensor | None:
+        """Return the sum, (n,) float64; None if nothing was added."""
+        self._sum_rows()
+        squares = [torch.stack(self._squares)] if self._squares else []
+        if self._norms:
+            squares.append(torch.stack(self._norms).square_())
+        # In double: small tensors' squares would be lost beside those of large ones.
+        sums = [terms.sum(dim=0, dtype=torch.float64) for terms in squares]
+        return sum(sums[1:], sums[0]) if sums else None
+
+    def _sum_rows(self) -> None:
+        self._norms += [
+            norms(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0])
+            for rows in self._rows.values()
+        ]
+        self._rows.clear()
+        self._room = _MOST_ROWS
 
 
 def cancels(squares: Tensor, sizes: Tensor) -> Tensor | None:

@@ -104,9 +104,9 @@ class LayerNorm(Kernel):
 
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
-    n, t, e = g.shape
-    pieces = [*chunks(n, 3 * t * e * g.element_size(), CACHE // 8)]
-    if len(pieces) > 1:
+    size = 3 * g.numel() * g.element_size()
+    if size > CACHE // 8 and (n := g.shape[0]) > 1:
+        pieces = chunks(n, size // n, CACHE // 8)
         return torch.cat([_scale_gradient(g[c], x[c], mean[c], rstd[c]) for c in pieces])
     # The mean goes first: to subtract sums in its place would cancel where it is far from zero.
     return torch.sub(x, mean).mul_(rstd).mul_(g).sum(dim=1)
@@ -184,10 +184,12 @@ class GroupNorm(Kernel):
         shift = _sum_of_positions(g)
         for weight in self.weights:
             if weight is self.weight:
-                product = _sum_of_positions(g * inputs[0])
-                groups = samples.n, self.groups, -1
-                sums = product.view(groups) - self.mean[..., None] * shift.view(groups)
-                yield weight, Dense((self.rstd[..., None] * sums).flatten(1))
+                scale = _sum_of_positions(g * inputs[0])
+                mean, rstd = self.mean, self.rstd  # (n, groups), which is (n, 1) as it should be
+                if self.groups > 1:
+                    width = scale.shape[1] // self.groups
+                    mean, rstd = (t.repeat_interleave(width, dim=1) for t in (mean, rstd))
+                yield weight, Dense(torch.addcmul(scale, mean, shift, value=-1).mul(rstd))
             else:
                 yield weight, Dense(shift)
 

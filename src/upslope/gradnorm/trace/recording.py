@@ -19,7 +19,12 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.reductions import FrontGuess, Reduction, SquaredNorms
+from upslope.gradnorm.core.reductions import (
+    FrontGuess,
+    Reduction,
+    SquaredNorms,
+    TotalSquaredNorms,
+)
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
@@ -155,8 +160,11 @@ class Recording:
             if not results.rows and not results.has_reached and self._is_cut_off(loss):
                 raise cut_off(list(self.weights.parameters))
             rows = results.rows
+        if isinstance(reduction, TotalSquaredNorms) and rows:
+            return reduction.total(rows)
         missing = (name for name in self.weights.parameters if name not in rows)
-        return rows | {name: self._zeros(reduction, name) for name in missing}
+        rows = rows | {name: self._zeros(reduction, name) for name in missing}
+        return reduction.total(rows) if isinstance(reduction, TotalSquaredNorms) else rows
 
     def _is_cut_off(self, loss: Loss) -> bool:
         """Whether no parameter is in the graph of the losses: zeros alone do not say so."""
