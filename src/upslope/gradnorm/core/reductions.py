@@ -304,14 +304,14 @@ class ReducingListener:
             # Reduced at once, its operands can go before the next layer is reached.
             if (
                 len(names) == 1
-                and uses_of[names[0]] == use.count
+                and uses_of[names[0]] == use.times
                 and (weight is parameters[names[0]] or weights.isometric(weight))
             ):
                 if total is None:
                     self._results[names[0]] = self._reduce(names[0], [(weight, part)])
                 else:
                     part.add_squares(total, self.tape.options.scratch)
-            elif all(uses_of[name] == use.count for name in names) and (
+            elif all(uses_of[name] == use.times for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
