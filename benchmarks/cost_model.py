@@ -126,6 +126,10 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
     few = [Layer(c, c, side, groups=c) for c, side in ((256, 2), (384, 2), (960, 3), (192, 4))]
     volumes = [Layer(c, c, side, 3, 3) for c, side in ((16, 16), (16, 32), (32, 16), (8, 32))]
     deep = [Layer(c, c, side) for c, side in ((128, 8), (256, 8), (64, 16), (512, 4))]
+    grouped = [
+        Layer(192, 192, 24, 31, 1, groups=4),
+        *(Layer(c, c, side, groups=c // 24) for c, side in ((336, 10), (888, 5))),
+    ]
     wide = [layer for layer in layers if layer.c >= 64]
     direct = [by_method("direct", layer, None) for layer in layers]
     small = ((64, 128, 128), (32, 192, 192), (256, 64, 64))
@@ -143,6 +147,7 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         (("WIDE_DEPTHWISE",), [by_method("per_sample", layer) for layer in depthwise[-2:]]),
         (("SLICE", "SLICE_CALL"), [by_method("per_depth_slice", layer) for layer in volumes]),
         (("UNFOLD",), [by_method("im2col", layer) for layer in wide]),
+        (("UNFOLD_GROUPS",), [by_method("im2col", layer) for layer in grouped]),
         (("GRAM_ENTRY",), [by_method("shifted_ghost", layer) for layer in deep]),
     ]
 

@@ -116,6 +116,20 @@ def test_transposed_depthwise_with_a_border_that_no_window_needs():
     assert_agrees(Net(conv, 4), torch.randn(4, 4, 4, 3))
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_products_of_pixels_in_the_order_of_the_images(dimensions, bias, order):
+    torch.manual_seed(0)
+    kind, shape = CONVOLUTIONS[dimensions - 1], (5, 4, 3)[:dimensions]
+    first = kind(2, 4, 3, padding=1)
+    model = Net(nn.Sequential(first, nn.Tanh(), kind(4, 6, 1, bias=bias)), 6)
+    x = torch.randn(4, 2, *shape)
+    if dimensions == 3:
+        model, x = model.to(memory_format=order), x.contiguous(memory_format=order)
+    assert_agrees(model, x)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_one_sample_with_its_channels_last(groups, dtype):
@@ -144,6 +158,11 @@ GEOMETRIES = {
     "dilated past the image": lambda: (nn.Conv2d(4, 3, 3, dilation=6, padding=6), (4, 5, 5)),
     "strided": lambda: (nn.Conv2d(4, 3, 3, stride=2, padding=1), (4, 7, 6)),
     "1x1": lambda: (nn.Conv2d(4, 3, 1), (4, 5, 5)),
+    "groups": lambda: (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (4, 6, 5)),
+    "groups of many channels": lambda: (nn.Conv2d(12, 6, 3, groups=2), (12, 5, 4)),
+    "groups, 1d": lambda: (nn.Conv1d(4, 6, 5, padding=2, groups=2), (4, 8)),
+    "groups, 3d": lambda: (nn.Conv3d(4, 4, 2, groups=2), (4, 3, 4, 3)),
+    "groups, transposed": lambda: (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), (4, 4, 4)),
     "1x1, strided and padded": lambda: (nn.Conv2d(4, 3, 1, stride=2, padding=1), (4, 5, 4)),
     "1d": lambda: (nn.Conv1d(4, 3, 5, padding=2, dilation=2), (4, 11)),
     "3d": lambda: (nn.Conv3d(3, 4, 3, padding=1), (3, 4, 3, 5)),
@@ -165,6 +184,9 @@ TRIED = {
     "3x3": EVERYWHERE,
     "1d": EVERYWHERE | {"per_tap"},
     "3d": EVERYWHERE | {"per_depth_slice"},
+    "groups": {"direct", "im2col"},
+    "groups of many channels": {"direct", "im2col"},
+    "groups, 1d": {"direct", "im2col"},
     "depthwise": {"direct", "depthwise", "windows"},
     "depthwise, transposed": {"direct", "depthwise", "windows"},
 }
@@ -208,11 +230,10 @@ def test_signals_by_every_generator(padding, dilation):
     part = ConvWeightGradient(x, g, Geometry((1,), (padding,), (dilation,), 1), shape)
     for i in range(6):
         (truth,) = torch.autograd.grad(conv(x[i]), conv.weight, g[i])
-        for name in cost_model.costs(part):
+        for name in gradients.GENERATORS.keys() & cost_model.costs(part).keys():
             with mock.patch.object(cost_model, "best", return_value=name):
                 for scratch in (1, 1 << 20):
-                    pieces = part.dense_pieces(scratch)
-                    formed = torch.cat(list(pieces or [part.materialize(slice(0, 6))]))
+                    formed = torch.cat(list(part.dense_pieces(scratch)))
                     assert torch.allclose(formed[i], truth, rtol=1e-12, atol=1e-12), name
 
 

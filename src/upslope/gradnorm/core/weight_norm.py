@@ -5,16 +5,16 @@ With u = v / |v|, and G the gradient of w, of one row:
     dL/dg = <G, u>        dL/dv = g / |v| (G - <G, u> u)
 
 Autograd's operator can only be differentiated for one sample after the other: it has no rule for
-`vmap`. Here all samples go at once, and for norms nothing is formed that is larger than G and its
-part across u. A row is the entries along all dimensions but one. Called by `weights` and
-`leaf_gradients`.
+`vmap`. Here all samples go at once, and for norms nothing is formed but G: the square of what it
+has across u is its own less that along u. A row is the entries along all dimensions but one. Called
+by `weights` and `leaf_gradients`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,10 +22,15 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import squared_norms
+from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms, upcast
 
 WEIGHT_NORM_NODE = "WeightNormInterfaceBackward0"
 """Type of the node of `torch._weight_norm` in autograd's graph."""
+
+_LEAST_ACROSS = 0.01
+"""Share of a gradient's square that is across u below which that part is formed: as the difference
+of two squares it would lose two digits and more. Only rows of one entry, and gradients along the
+weight itself, have so little."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,40 @@ class WeightNorm:
 
     dims: tuple[int, ...]
     """The dimensions of a row, in the gradients of several samples."""
+    _u_by_strides: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+    """u by strides."""
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, *weight.shape) -> G - <G, u> u, of the same shape, and <G, u>, (m, *g.shape)."""
-        # In the memory order of the gradients, or operators would be slow with both.
-        u = torch.empty_like(values[0], dtype=self.u.dtype).copy_(self.u)
+    def dots_and_squares(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of g, (m, *g.shape), and the squared norms of those of v, (m,).
+
+        values: the gradients of the weight, (m, *shape).
+        """
+        u = upcast(self._in_order_of(values))
+        values, squared_scale = as_type_of(u, values), upcast(self.scale).flatten().square()
         dots = (values * u).sum(dim=self.dims, keepdim=True)
-        return torch.addcmul(values.to(u.dtype), u, dots, value=-1), dots
+        # By Pythagoras, row by row. `vector_norm` is slow along dimensions that lie apart.
+        squares = values.square().sum(dim=self.dims, keepdim=True)
+        lengths = squares.flatten(1) @ squared_scale
+        across = lengths - dots.square().flatten(1) @ squared_scale
+        mask = across < _LEAST_ACROSS * lengths
+        if bool(mask.any()):
+            rows = torch.addcmul(values[mask], u, dots[mask], value=-1)
+            across[mask] = rows.square().sum(dim=self.dims).flatten(1) @ squared_scale
+        return dots, across
 
     def pull(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients of v and of g, (m, *shape) each, from those of the weight."""
-        across, dots = self.split(values)
+        u = self._in_order_of(values)
+        dots = (values * u).sum(dim=self.dims, keepdim=True)
+        across = torch.addcmul(values.to(u.dtype), u, dots, value=-1)
         return across * self.scale, dots
+
+    def _in_order_of(self, values: Tensor) -> Tensor:
+        """Return u in the memory order of gradients: operators would be slow with both."""
+        like = torch.empty_like(values[0], dtype=self.u.dtype)
+        if like.stride() not in self._u_by_strides:  # asked for each piece of them
+            self._u_by_strides[like.stride()] = like.copy_(self.u)
+        return self._u_by_strides[like.stride()]
 
 
 def weight_norm_of(node: Any) -> WeightNorm | None:
@@ -99,12 +126,10 @@ class _Sums:
     def both(self) -> tuple[Tensor, Tensor]:
         """(n, *shape): the gradients of g. (n,): the squared norms of those of v."""
         every_dots, every_squares = [], []
-        squared_scale = self.norm.scale.flatten().square()
         for values in self._pieces():
-            across, dots = self.norm.split(values)
-            rows: Tensor = torch.linalg.vector_norm(across, dim=self.norm.dims)
+            dots, squares = self.norm.dots_and_squares(values)
             every_dots.append(dots)
-            every_squares.append(rows.flatten(1).square() @ squared_scale)
+            every_squares.append(squares)
         return torch.cat(every_dots), torch.cat(every_squares)
 
     def _pieces(self) -> Iterator[Tensor]:

@@ -34,7 +34,9 @@ class Arrangement(NamedTuple):
     weight: torch.memory_format | None
     """The order to bring the weight into; None where it stays as it is."""
     is_product: bool
-    """Whether it is one product of all pixels with a matrix."""
+    """Whether it is a product of all pixels with a matrix."""
+    has_rows: bool
+    """Whether such a product is of rows of channels; otherwise, of columns."""
     is_one_volume: bool
     """Whether it is of a single volume, which PyTorch would unfold (`torch_faults`)."""
 
@@ -79,25 +81,28 @@ def _arrange(
 ) -> Arrangement:
     x = torch.empty_strided(x_shape, x_stride, dtype=x_dtype, device="meta")
     weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
-    plain = not is_first and _stays_plain(x, weight)
-    order = None if plain else ORDERS.get(x.dim())
-    weight_order = torch.contiguous_format if plain else ORDERS.get(weight.dim())
-    has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
+    order, weight_order = ORDERS.get(x.dim()), ORDERS.get(weight.dim())
     # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
     # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
     is_product = (
-        x.dim() == 4
-        and len(x) < _FEW_IMAGES
-        and threads == 1
+        (x.dim() != 4 or (len(x) < _FEW_IMAGES and threads == 1))
         and is_on_cpu
         and not is_transposed
-        and geometry.groups == 1
-        and weight.shape[2:] == (1, 1)
-        and geometry.stride == (1, 1)
-        and geometry.padding == (0, 0)
+        and math.prod((geometry.groups, *weight.shape[2:], *geometry.stride)) == 1
+        and not any(geometry.padding)
         and x.dtype == weight.dtype
         and not autocasts  # under which the type is another one
     )
+    if is_product and x.dim() != 4:
+        # PyTorch's own gradient of a volume takes up to six times as long as a product of matrices,
+        # which are as fast in either order.
+        has_rows = order is not None and x.shape[1] > 1 and x.is_contiguous(memory_format=order)
+        order = order if has_rows else None
+    else:
+        has_rows = True
+        if not is_first and _stays_plain(x, weight):
+            order, weight_order = None, torch.contiguous_format
+    has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
     # One number, expanded: it has the shape and the device that are asked about, and no memory.
     volume = torch.empty((), dtype=x_dtype, device="cpu" if is_on_cpu else "meta").expand(x_shape)
     return Arrangement(
@@ -106,6 +111,7 @@ def _arrange(
         copies_images=order is not None and x.shape[1] == 1,
         weight=None if has_order else weight_order,
         is_product=is_product,
+        has_rows=has_rows,
         is_one_volume=is_unfolded(volume),
     )
 

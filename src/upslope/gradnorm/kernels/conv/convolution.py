@@ -103,7 +103,7 @@ class Convolution(Kernel):
             bias = bias.to(weight.dtype)  # which `torch.convolution` wants it to have
         if arrangement.is_product:
             self._matrix = weight.view(weight.shape[:2])
-            return _rows_times(x, self._matrix, bias)
+            return _multiply(x, self._matrix, bias, has_rows=arrangement.has_rows)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
         y = torch.convolution(
@@ -117,7 +117,7 @@ class Convolution(Kernel):
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
         if arrangement.is_product:
-            return (_rows_times(g, self._matrix.mT, None),)
+            return (_multiply(g, self._matrix.mT, None, has_rows=arrangement.has_rows),)
         weight = self._arranged_weight(arrangement)
         s, p, d, groups = self.geometry
         is_one_volume = arrangement.is_one_volume
@@ -157,14 +157,24 @@ def sum_of_positions(front: Tensor) -> Tensor:
     return front.sum(dim=(1, *range(3, front.dim())))
 
 
-def _rows_times(images: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the products of the pixels of images (n, c, h, w) with a matrix (o, c), (n, o, h, w).
+def _multiply(images: Tensor, matrix: Tensor, bias: Tensor | None, *, has_rows: bool) -> Tensor:
+    """Return the products of the pixels of images (n, c, *space) with a matrix (o, c).
 
-    Images and products have their channels last in memory.
+    has_rows: whether images and products, (n, o, *space), have their channels last in memory.
     """
-    rows = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    if has_rows:
+        rows = images.contiguous(memory_format=ORDERS[images.dim()]).movedim(1, -1)
+        products = F.linear(rows, matrix, bias).movedim(-1, 1)
+    else:
+        columns = images.contiguous().flatten(2)
+        matrices = matrix.expand(len(columns), *matrix.shape)
+        if bias is None:
+            products = torch.bmm(matrices, columns)
+        else:
+            products = torch.baddbmm(bias[:, None], matrices, columns)
+        products = torch.unflatten(products, 2, images.shape[2:])
     # No view of the product: nobody else has its memory, and the tape need not ask.
-    return F.linear(rows, matrix, bias).permute(0, 3, 1, 2).data
+    return products.data
 
 
 def convolution(dimensions: int) -> Callable[..., Any]:

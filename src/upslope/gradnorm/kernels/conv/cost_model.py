@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 
@@ -52,6 +52,8 @@ SLICE_CALL = 2.1
 """Cost of the calls for the slices of one sample, in units of `CALL`."""
 UNFOLD = 33.0
 """Cost of copying one entry of a patch."""
+UNFOLD_GROUPS = 100.0
+"""The same where a layer has groups: of their few channels, less lies together in memory."""
 GRAM_ENTRY = 40.0
 """Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
 BLAS = 1.2
@@ -65,10 +67,14 @@ SHORT_SIDE = 5.5
 multiply-add as with long sides."""
 
 
-def best(operands: ConvOperands) -> str:
-    """Return the name of the cheapest method."""
+def best(operands: ConvOperands, among: Container[str] | None = None) -> str:
+    """Return the name of the cheapest method.
+
+    among: the methods that are asked about; all by default.
+    """
     estimates = costs(operands)
-    return min(estimates, key=estimates.__getitem__)
+    names = estimates if among is None else [name for name in estimates if name in among]
+    return min(names, key=estimates.__getitem__)
 
 
 def costs(operands: ConvOperands) -> Mapping[str, float]:
@@ -115,15 +121,17 @@ def _costs(
         convolution = DEPTHWISE / kernel[-1] ** 2 * work
         estimates["depthwise"] = convolution + COPY * entries_moved + CHANNEL * o + call / n
         estimates["windows"] = WINDOW * work
-    if images > 1 or groups > 1:
+    if images > 1 or "depthwise" in estimates:
         return estimates
+    unfolding = (UNFOLD if groups == 1 else UNFOLD_GROUPS) * t * taps * c * groups
+    estimates["im2col"] = product(work, o // groups, taps * c) + unfolding
+    if groups > 1:
+        return estimates
+    estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
     if volumes:
         estimates["per_depth_slice"] = SLICE * t * taps * o * max(c, 4) + SLICE_CALL * call
     if stride == (1,):
         estimates["per_tap"] = taps * product(work // taps, o, c)
-    unfolding = UNFOLD * t * taps * c
-    estimates["im2col"] = product(work, o, taps * c) + unfolding
-    estimates["ghost"] = product(t * t * (taps * c + o)) + GRAM_ENTRY * t * t + unfolding
     if all(s == 1 for s in stride):
         pixels = math.prod(x[3:])
         estimates["shifted_ghost"] = (

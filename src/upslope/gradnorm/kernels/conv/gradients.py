@@ -13,8 +13,8 @@
   each times its gradient; where there are few positions.
 - per_tap, in one dimension and with stride 1: for each tap of the kernel, one product of the
   signals shifted by so much. Nothing is copied.
-- im2col: a matrix product with unfolded patches; better where many output channels share the cost
-  of unfolding.
+- im2col: a matrix product with unfolded patches, one for each group; better where many output
+  channels share the cost of unfolding, or where few positions have large kernels.
 
 Each is a generator of gradients (m, o, c / groups, *kernel), in the order of the samples and in any
 memory format. `methods` has the norms that need no gradient.
@@ -50,9 +50,9 @@ _PLAIN_WEIGHTS = 0.25
 are laid out with positions last: the library then writes the gradients twice as fast, which
 outweighs slower copies. Set by hand."""
 
-_STACKED_BYTES = 1 << 20
-"""Bytes of gradients of single samples that are handed on together: a call for all is cheaper than
-one for each, as long as they stay in the cache."""
+_BLOCK_BYTES = 1 << 20
+"""Bytes of gradients that are handed on together: a call for all samples is cheaper than one for
+each, as long as what was written is still in the cache when it is read."""
 
 
 def samples_per_call(operands: ConvOperands) -> int:
@@ -164,7 +164,7 @@ def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     stencil = _stencil(operands.x[:, 0], operands.shape)
     images = zip(_images(operands.g), _images(operands.x), strict=True)
     bytes_each = operands.x.element_size() * math.prod(operands.shape)
-    for rows in chunks(len(operands), bytes_each, min(scratch // 2, _STACKED_BYTES)):
+    for rows in chunks(len(operands), bytes_each, min(scratch // 2, _BLOCK_BYTES)):
         gradients = [
             torch.ops.aten.convolution_backward.default(
                 g, x, stencil, None, s, p, d, False, [0] * len(s), groups, (False, True, False)
@@ -266,7 +266,8 @@ def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor
 def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with shifted signals."""
     o, c, taps = operands.shape
-    for rows in chunks(len(operands), operands.x.element_size() * o * c * taps, scratch):
+    bytes_each = operands.x.element_size() * o * c * taps
+    for rows in chunks(len(operands), bytes_each, min(scratch, _BLOCK_BYTES)):
         x, g = operands.x[rows, 0], operands.g[rows, 0]
         gradient = g.new_zeros(taps, len(g), o, c)
         for tap, positions, pixels in tap_windows(operands):
@@ -276,9 +277,16 @@ def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
 
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with patches."""
-    _, c, *kernel = operands.shape
-    for x, g in patches(operands, scratch):
-        for product in OuterProducts(x, g).gradients(scratch):  # (m, o, c * taps)
+    o, c, *kernel = operands.shape
+    for x, g in patches(operands, min(scratch, _BLOCK_BYTES)):
+        products = OuterProducts(x, g)
+        # Groups of one sample stay together.
+        pieces = (
+            products.gradients(scratch)
+            if operands.geometry.groups == 1
+            else [products.materialize(slice(None)).view(-1, o, x.shape[2])]
+        )
+        for product in pieces:  # (m, o, c * taps)
             if has_taps_first(operands):
                 yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
             else:
@@ -302,3 +310,6 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
 """Name of a method -> a function of operands and bytes of scratch that yields the gradients.
 
 Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""
+
+GENERATORS = {**GRADIENTS, "per_tap": per_tap}
+"""The same with `per_tap`, for those who need the gradients themselves."""

@@ -58,7 +58,8 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
     pairs = patches(operands, scratch)
-    return torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])
+    squares = torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])  # of each group
+    return squares.view(len(operands), -1).sum(dim=1) if len(squares) > len(operands) else squares
 
 
 def _ghost(operands: ConvOperands, scratch: int) -> Tensor:
@@ -155,14 +156,11 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return gradients.group_gradients(self, rows)
 
     def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
-        """See `PerSampleGradient`. By the method that the norm is taken by, if it can form them."""
+        """See `PerSampleGradient`. By the cheapest method that forms them."""
         if self.is_pointwise:
             return gradients.pointwise(self, scratch)
-        method = cost_model.best(self)
-        generator = gradients.GRADIENTS.get(method)
-        if method == "per_tap":
-            generator = gradients.per_tap
-        return None if generator is None else generator(self, scratch)
+        generators = gradients.GENERATORS
+        return generators[cost_model.best(self, generators)](self, scratch)
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
         """See `PerSampleGradient`. From unfolded patches."""

@@ -46,11 +46,15 @@ def tap_windows(operands: ConvOperands) -> Iterator[tuple[int, slice, slice]]:
 
 
 def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield patches (m, t, c * taps) and output gradients (m, t, o), a few samples at a time."""
+    """Yield patches and output gradients, a few samples at a time, of each group by itself.
+
+    Patches: (m * groups, t, c / groups * taps). Output gradients: (m * groups, t, o / groups).
+    """
     t, taps = math.prod(operands.g.shape[3:]), math.prod(operands.shape[2:])
-    bytes_each = operands.x.element_size() * t * taps * operands.shape[1]
+    bytes_each = operands.x.element_size() * t * taps * operands.x.shape[2]
     for c in chunks(len(operands), bytes_each, scratch):
-        yield _unfold(operands, operands.x[c, 0]), operands.g[c, 0].flatten(2).mT
+        g = torch.unflatten(operands.g[c, 0], 1, (operands.geometry.groups, -1))
+        yield _unfold(operands, operands.x[c, 0]), g.flatten(3).mT.flatten(0, 1)
 
 
 def columns_of_patches(operands: ConvOperands) -> Tensor | None:
@@ -68,18 +72,21 @@ def has_taps_first(operands: ConvOperands) -> bool:
 
 
 def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
-    """(n, c, *space) -> (n, t, c * taps), channels and taps in either order."""
-    s, _, d, _ = operands.geometry
+    """(n, c, *space) -> (n * groups, t, c / groups * taps), channels and taps in either order."""
+    s, _, d, groups = operands.geometry
     spaces, few = len(s), operands.shape[1] <= _FEW_CHANNELS
     if few:
         x = x.contiguous()
     # Rows of positions, where these lie last in memory; otherwise rows of channels.
     by_positions = few or (x.is_contiguous() and not has_taps_first(operands))
     x = operands.pad(x)
-    x = windows(x, operands.shape[2:], s, d)  # (n, c, *positions, *taps)
-    # The copy keeps together what lies together in memory.
-    positions, taps = range(2, 2 + spaces), range(2 + spaces, 2 + 2 * spaces)
+    x = torch.unflatten(windows(x, operands.shape[2:], s, d), 1, (groups, -1))
+    # From here on (n, groups, c, *positions, *taps). The copy keeps together what lies together in
+    # memory.
+    positions, taps = range(3, 3 + spaces), range(3 + spaces, 3 + 2 * spaces)
     if by_positions:
-        return x.permute(0, 1, *taps, *positions).flatten(2 + spaces).flatten(1, -2).mT
-    order = (*taps, 1) if has_taps_first(operands) else (1, *taps)
-    return x.permute(0, *positions, *order).flatten(1 + spaces).flatten(1, -2)
+        rows = x.permute(0, 1, 2, *taps, *positions).flatten(3 + spaces).flatten(2, -2).mT
+    else:
+        order = (*taps, 2) if has_taps_first(operands) else (2, *taps)
+        rows = x.permute(0, 1, *positions, *order).flatten(2 + spaces).flatten(2, -2)
+    return rows.flatten(0, 1)
