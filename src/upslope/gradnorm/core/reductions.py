@@ -272,7 +272,8 @@ class ReducingListener:
 
     def _count_uses(self, weight: Tensor) -> int:
         """Return how many uses there are of the first parameter that a weight is made of."""
-        return self.tape.uses_of[self.tape.weights.sources(weight)[0]]
+        names = self.tape.weights.sources(weight)
+        return self.tape.uses_of[names[0]] if names else 1
 
     def _take(self, use: Use, samples: Samples) -> None:
         """Take in the per-sample gradients of the weights of a use, or of several that are one."""
@@ -280,9 +281,9 @@ class ReducingListener:
         for weight, part in use.kernel.weight_gradients(use.g, *use.inputs, samples=samples):
             names = weights.sources(weight)
             # Reduced at once, its operands can go before the next layer is reached.
-            if len(names) == 1 and uses_of[names[0]] == use.count and weights.isometric(weight):
+            if len(names) == 1 and uses_of[names[0]] == use.number and weights.isometric(weight):
                 self._results[names[0]] = self._reduce(names[0], [(weight, part)])
-            elif all(uses_of[name] == use.count for name in names) and (
+            elif all(uses_of[name] == use.number for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
