@@ -19,12 +19,12 @@ from upslope.gradnorm.core.tape import Kernel
 
 
 class Use(NamedTuple):
-    """A kernel, the gradient of its output, and its inputs. times: how many uses it stands for."""
+    """A kernel, the gradient of its output, and its inputs. number: how many uses it stands for."""
 
     kernel: Kernel
     g: Tensor
     inputs: tuple[Tensor, ...]
-    times: int = 1
+    number: int = 1
 
 
 class JointUses:

@@ -293,7 +293,8 @@ class ReducingListener:
 
     def _count_uses(self, weight: Tensor) -> int:
         """Return how many uses there are of the first parameter that a weight is made of."""
-        return self.tape.uses_of[self.tape.weights.sources(weight)[0]]
+        names = self.tape.weights.sources(weight)
+        return self.tape.uses_of[names[0]] if names else 1
 
     def _take(self, use: Use, samples: Samples) -> None:
         """Take in the per-sample gradients of the weights of a use, or of several that are one."""
@@ -304,14 +305,14 @@ class ReducingListener:
             # Reduced at once, its operands can go before the next layer is reached.
             if (
                 len(names) == 1
-                and uses_of[names[0]] == use.times
+                and uses_of[names[0]] == use.number
                 and (weight is parameters[names[0]] or weights.isometric(weight))
             ):
                 if total is None:
                     self._results[names[0]] = self._reduce(names[0], [(weight, part)])
                 else:
                     part.add_squares(total, self.tape.options.scratch)
-            elif all(uses_of[name] == use.times for name in names) and (
+            elif all(uses_of[name] == use.number for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
