@@ -113,18 +113,16 @@ class _MeetingsBothWays(Meetings):
         self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], interceptor: Any
     ) -> Any:
         """See `Meetings`; the output has the kernel's numbers and autograd's history."""
-        # Of Python code the operators that it calls come back here one by one.
-        if operator.is_like_another or operator.is_composed:
-            return super().meet(operator, args, kwargs, interceptor)
         writes = operator.writes or (kwargs and kwargs.get("out") is not None)
-        has_kernel = operator.rule is not None or operator.composition is not None
-        numbers = None
-        # Without a kernel of its own an operator is run as it is, on copies of weights.
-        if has_kernel and not writes:
-            numbers = super().meet(operator, args, kwargs, interceptor)
+        has_kernel = not writes and (operator.rule or operator.composition) is not None
+        # Of Python code the operators that it calls come back here one by one.
+        if operator.is_like_another or (operator.is_composed and not has_kernel):
+            return super().meet(operator, args, kwargs, interceptor)
+        numbers = super().meet(operator, args, kwargs, interceptor) if has_kernel else None
         with exact_batch_norm():
             history = operator.func(*args, **kwargs)
-        return history if numbers is None else _join(history, numbers)
+        # Without a kernel of its own an operator runs as it is, on copies of weights.
+        return _join(history, numbers) if has_kernel else history
 
 
 def _join(history: Any, numbers: Any) -> Any:
