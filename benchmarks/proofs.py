@@ -23,7 +23,6 @@ from rich.table import Table
 from speed.networks import NETWORKS, Network
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.proofs.independence import model_may_mix_samples
 from upslope.gradnorm.trace import recording
 from upslope.gradnorm.trace.memory import PROOF_SHARE, memory_of
 
@@ -40,11 +39,7 @@ def seconds(network: Network, *, prove: bool, again: bool | None = None) -> floa
         return recording.reduce_unproven(run, forward, reduction, losses, layouts, last=last)
 
     proven = recording.reduce_proven
-    around = model_may_mix_samples if prove else lambda _: False
-    with (
-        mock.patch.object(recording, "reduce_proven", proven if prove else unproven),
-        mock.patch.object(recording, "model_may_mix_samples", around),
-    ):
+    with mock.patch.object(recording, "reduce_proven", proven if prove else unproven):
         if again is not None:
             gradient_norms(model, x, "entropy")
         with mock.patch.object(type(memory_of(model)), "draw_proof", return_value=bool(again)):

@@ -20,6 +20,15 @@ _BOUND = 32 << 20
 _OWN_PAGES = 1 << 20
 """Bytes from which a block has pages of its own where memory is bounded."""
 
+_gives_back = False
+"""Whether blocks have pages of their own just now."""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """Return the C library, where it may be glibc."""
+    return ctypes.CDLL(None) if sys.platform == "linux" else None
+
 
 @functools.cache
 def keep_pages() -> None:
@@ -32,6 +41,16 @@ def keep_pages() -> None:
     torch.empty(_BOUND - (64 << 10), dtype=torch.uint8)
 
 
+def drop_free_pages() -> None:
+    """Give all pages that the C library keeps free back to the system, once.
+
+    Behind a pass that is seldom, whose holes the tensors of the next one would not find.
+    """
+    trim = getattr(_library(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 @contextlib.contextmanager
 def give_pages_back() -> Iterator[None]:
     """Give each block of a megabyte or more pages of its own, that go when it goes.
@@ -40,15 +59,17 @@ def give_pages_back() -> Iterator[None]:
     alive. It costs time, since the system clears each page, in all threads of the process while it
     lasts. C libraries other than glibc have no such switch.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    switch = getattr(library, "mallopt", None)
-    if switch is None:
+    global _gives_back
+    switch = getattr(_library(), "mallopt", None)
+    if switch is None or _gives_back:
         yield
         return
     switch(_MMAP_THRESHOLD, _OWN_PAGES)
+    _gives_back = True
     try:
         yield
     finally:
+        _gives_back = False
         # What it has learnt in `keep_pages`, which a switch once touched no longer does.
         switch(_MMAP_THRESHOLD, _BOUND)
         switch(_TRIM_THRESHOLD, 2 * _BOUND)

@@ -20,6 +20,9 @@ from torch import Tensor
 _MOST_BYTES = 64 << 20
 """Bytes of gradients of a weight that has entries for single samples: one by one is better."""
 
+_COPIED = 1 << 20
+"""Bytes of a gradient that are copied at a time to be looked at."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -33,12 +36,17 @@ class Layout:
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:
         """(n, k, *other dimensions): the k = a*b entries of each sample along `dim`."""
+        if self.b is None:
+            rows_first = tensor.movedim(self.dim, 0)
+            return rows_first.reshape(n, rows_first.shape[0] // n, *rows_first.shape[1:])
+        return self._blocks(tensor, n).flatten(1, 2)
+
+    def _blocks(self, tensor: Tensor, n: int) -> Tensor:
+        """(n, a, b, *other dimensions): the same as a view of the tensor."""
         rows_first = tensor.movedim(self.dim, 0)
         k = rows_first.shape[0] // n
         b = k if self.b is None else self.b
-        if b == k:
-            return rows_first.reshape(n, k, *rows_first.shape[1:])
-        return rows_first.reshape(k // b, n, b, *rows_first.shape[1:]).transpose(0, 1).flatten(1, 2)
+        return rows_first.reshape(k // max(1, b), n, b, *rows_first.shape[1:]).transpose(0, 1)
 
     def owners(self, size: int, n: int) -> Tensor:
         """(size,): to which sample each entry along `dim` belongs."""
@@ -59,7 +67,12 @@ class Layout:
 
     def explains(self, gradient: Tensor, mask: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""
-        return not bool(self.samples(gradient, len(mask))[~mask].any())
+        rows = self._blocks(gradient, len(mask))
+        # A few samples at a time: a copy of half of the largest gradient is seldom needed.
+        size = rows[:1].numel() * rows.element_size()
+        others = (~mask).nonzero().flatten()
+        few = max(1, _COPIED // max(1, size))
+        return not any(bool(rows[others[a : a + few]].any()) for a in range(0, len(others), few))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +98,9 @@ class IndexedLayout(Layout):
         places, there = self._places
         there = there.view(*there.shape, *(1,) * (rows_first.dim() - 1))
         return torch.where(there, rows_first[places], 0)
+
+    def _blocks(self, tensor: Tensor, n: int) -> Tensor:
+        return self.samples(tensor, n)
 
     def owners(self, size: int, n: int) -> Tensor:  # noqa: ARG002
         """Return the sample of each entry; see `Layout`."""

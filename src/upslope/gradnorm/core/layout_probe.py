@@ -52,6 +52,10 @@ def is_ambiguous_in_front(entries: Tensor, n: int, dim: int | None) -> bool:
     return False
 
 
+_LARGE = 1 << 20
+"""Bytes of a gradient of which no copies are made as long as they may not be needed."""
+
+
 class HasLayout(Protocol):
     """What an operator knows of where its samples are: all, the dimension, or nothing."""
 
@@ -101,12 +105,7 @@ class LayoutProbe:
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
         if self.u is not None and not self.by_codes:
-            sums_by_layout = self.sums.setdefault(index, {})
-            for layout in self.fitting[index]:
-                n = len(self.kept)
-                sums_by_layout[layout] = (
-                    sums_by_layout.get(layout, 0) + checksum(layout.samples(g, n))[0]
-                )
+            self._add_checksums(index, g)
         if self.by_codes:
             along = [_rows_reached(g, dim) for dim in range(g.dim())]
             if g.dim() > 2:
@@ -115,6 +114,23 @@ class LayoutProbe:
             self.filled[index] = (g != 0) | self.filled.get(
                 index, torch.zeros((), dtype=torch.bool)
             )
+
+    def _add_checksums(self, index: int, g: Tensor) -> None:
+        """Add what reached a use to its checksums, for each layout that still explains it.
+
+        Of a large gradient those of samples in front come without a copy, and are most likely asked
+        for: as long as they may be, no others are made.
+        """
+        is_first = index not in self.sums
+        layouts, sums_by_layout = self.fitting[index], self.sums.setdefault(index, {})
+        front = [layout for layout in layouts if layout.is_usual]
+        if front and g.nbytes > _LARGE:
+            layouts = front
+        if not is_first:  # a layout without the sums of the first pass has none
+            layouts = [layout for layout in layouts if layout in sums_by_layout]
+        for layout in layouts:
+            rows = layout.samples(g, len(self.kept))
+            sums_by_layout[layout] = sums_by_layout.get(layout, 0) + checksum(rows)[0]
 
     def layouts(self) -> dict[int, Layout]:
         """use -> layout, for this batch.
@@ -125,8 +141,10 @@ class LayoutProbe:
         return {index: self._layout(index) for index in self.heard}
 
     def checksums(self, layouts: Mapping[int, Layout]) -> dict[int, Tensor] | None:
-        """use -> checksum (n,) of u times the losses; None where codes had to tell the layouts."""
+        """use -> checksum (n,) of u times the losses; None where these passes have not made it."""
         if self.u is None or self.by_codes:
+            return None
+        if any(layout not in self.sums[index] for index, layout in layouts.items()):
             return None
         return {index: self.sums[index][layout] for index, layout in layouts.items()}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +35,65 @@ def pull_back(
     if _has_reentrant_checkpoint(outputs):
         return _accumulate(outputs, gradients, parameters)
     return torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)
+
+
+def hand_out_gradients(
+    ends: Sequence[Tensor],
+    shares: Sequence[Tensor],
+    parameters: Mapping[str, Tensor],
+    take: Callable[[str, Tensor], None],
+) -> None:
+    """Hand out the gradient of each parameter, and let it go before the next one is formed.
+
+    Of a model with few activations, the gradients of all parameters are most of its memory.
+
+    ends, shares: as of `pull_back`. parameters: name -> what is differentiated by. take: is given
+    the name and the gradient of each parameter that is reached, once, in no particular order.
+    """
+    tensors = list(parameters.values())
+    names_taken: set[str] = set()
+    # A reentrant checkpoint hands on the gradient of a parameter in parts.
+    is_whole = not _has_reentrant_checkpoint(ends)
+    with _taking(parameters if is_whole else {}, take, names_taken):
+        gradients = pull_back(ends, shares, tensors)
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and name not in names_taken:
+            take(name, gradient)
+
+
+@contextlib.contextmanager
+def _taking(
+    parameters: Mapping[str, Tensor], take: Callable[[str, Tensor], None], names_taken: set[str]
+) -> Iterator[None]:
+    """Take the gradients of parameters as they come, and leave zeros without memory in their place.
+
+    names_taken: gets the names of those that were taken.
+    """
+
+    def hook_of(name: str) -> Callable[[Tensor], Tensor | None]:
+        def on_gradient(gradient: Tensor) -> Tensor | None:
+            names_taken.add(name)
+            take(name, gradient)
+            # Autograd wants a gradient of the same type and shape.
+            return None if gradient.is_sparse else gradient.new_zeros(()).expand(gradient.shape)
+
+        return on_gradient
+
+    before = [(p, p._backward_hooks) for p in parameters.values()]
+    # Of what is made of others the gradient is still needed, and comes at the end.
+    handles = [
+        p.register_hook(hook_of(name))  # type: ignore[no-untyped-call]
+        for name, p in parameters.items()
+        if p.is_leaf
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for p, hooks in before:
+            if hooks is None:
+                p._backward_hooks = None
 
 
 def _has_reentrant_checkpoint(outputs: Sequence[Tensor]) -> bool:

@@ -21,10 +21,7 @@ A batch that fails is done again sample by sample, and said so.
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,15 +31,16 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import differ
-from upslope.gradnorm.proofs.backward import one_hot, pull_back
+from upslope.gradnorm.proofs.backward import hand_out_gradients, one_hot
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.count import refuse_count
-from upslope.gradnorm.proofs.kernel_results import (
-    Checksums,
-    Direction,
-    KernelGradients,
-    ProofFailed,
+from upslope.gradnorm.proofs.comparison import (
+    AutogradGradients,
+    compare,
+    compare_losses,
+    random_numbers,
 )
+from upslope.gradnorm.proofs.count import refuse_count
+from upslope.gradnorm.proofs.kernel_results import Checksums, KernelGradients, ProofFailed
 from upslope.gradnorm.proofs.mixing import (
     groups_without_others,
     refuse_company,
@@ -53,19 +51,6 @@ from upslope.gradnorm.proofs.mixing import (
 from upslope.gradnorm.proofs.own_outputs import gradients_at_own_outputs, run_without_company
 from upslope.gradnorm.proofs.passes import DrawsFollowData
 from upslope.gradnorm.proofs.per_sample_loop import refuse_unless_provable, sample_by_sample
-
-_TOLERANCES = {torch.float64: (1e-7, 1e-10), torch.float32: (3e-2, 2e-5)}
-"""Of a type: how far two ways may differ, relative to the gradient of the parameter, and to the
-largest gradient of any. In float32 a few of a million activations round to the other side of a
-kink, which moves the gradient of a deep network's first layers by up to a hundredth; a sample in a
-wrong place moves it by a quarter or more. What differs by more is done again in float64."""
-
-_HALF = (0.2, 1e-2)
-
-_ONE_SAMPLE = {torch.float64: 4e-7, torch.float32: 4e-2}
-"""Of a type: how far what is asked of one sample may differ, relative to it; squares do twice."""
-
-_ONE_SAMPLE_HALF = 0.8
 
 _ALL = 16
 """Samples up to which the gradients of all of them are proven."""
@@ -106,51 +91,12 @@ def check_gradients(
         ProofFailed: naming the parameter whose gradients differ.
         GradientNormError: the model or the loss mixes samples.
     """
-    rng = torch.Generator().manual_seed(run.n)
-    # Away from zero, so that no sample goes unproven; of either sign, so that errors do not add
-    # up to a common scale.
-    w = (torch.rand(run.n, generator=rng) + 0.5) * (
-        torch.randint(2, (run.n,), generator=rng) * 2 - 1
-    )
     # Of a model that draws, a sample by itself takes a pass of the whole batch.
     groups = choose_samples(run.n, everyone=run.may_mix_samples and not run.is_random)
     samples_checked = torch.cat(groups)
-    w = torch.zeros_like(w).index_copy(0, samples_checked, w[samples_checked])
-    one = int(torch.randint(len(samples_checked), (1,), generator=rng))
-    plain, of_one = _comparable_gradients(
-        run, loss, kernel_gradients, w, groups, int(samples_checked[one])
-    )
-    near, floor = tolerance(run)
-    largest = max((gradient.size for gradient in plain.values()), default=0.0)
-    for name in run.weights.parameters:
-        product, gradient = kernel_gradients.products.get(name), plain[name]
-        ours = 0.0
-        if product is not None:
-            # In double: sums of float32 over thousands of samples would lose the digits compared
-            # here.
-            ours = float((product.double() * w.to(product).double()).sum())
-        if not abs(ours - gradient.product) <= near * gradient.size + floor * largest:
-            raise ProofFailed(
-                f"autograd finds another gradient for {_uses(run, kernel_gradients, name)}"
-            )
-    _check_one(run, of_one, kernel_gradients, reduction, int(samples_checked[one]))
-
-
-def _uses(run: BatchRun, kernel_gradients: KernelGradients, name: str) -> str:
-    operators = {
-        kernel.name
-        for kernel in kernel_gradients.kernels
-        if any(name in run.weights.sources(w) for w in kernel.weights)
-    }
-    operator_words = (
-        ", ".join(f"`{operator}`" for operator in sorted(operators)) or "an operator not seen"
-    )
-    return f"`{name}`, used by {operator_words}"
-
-
-def tolerance(run: BatchRun) -> tuple[float, float]:
-    """How far two ways may differ: relative to a parameter's gradient, and to the largest one."""
-    return _TOLERANCES.get(run.precision, _HALF)
+    w, one = random_numbers(run.n, samples_checked)
+    autograd = _comparable_gradients(run, loss, kernel_gradients, reduction, w, groups, one)
+    compare(run, kernel_gradients, w, one, autograd)
 
 
 def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
@@ -168,40 +114,19 @@ def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
     return [order[: max(_ALL // 2, n // 8)].sort(descending=True).values]
 
 
-class SummedGradient(NamedTuple):
-    """What is compared of the gradient of one parameter, summed over groups of samples.
-
-    size: the root of the sum of squares of the groups' norms, the norm of their sum but for what
-    they have in common. product: with the direction of the parameter (`kernel_results`).
-    """
-
-    size: float = 0.0
-    product: float = 0.0
-
-    def add(self, name: str, parameter: Tensor, gradient: Tensor) -> SummedGradient:
-        """Return the same with the gradient of another group."""
-        dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
-        product = Direction.of(name, parameter).product(dense[None], parameter.dim())
-        size = math.hypot(self.size, float(torch.linalg.vector_norm(dense)))
-        return SummedGradient(size, self.product + float(product.double()))
-
-
-Gradients = tuple[Tensor | None, ...]
-"""One gradient per parameter, in order; None where none is reached."""
-
-
 def _comparable_gradients(
     run: BatchRun,
     loss: Loss,
     kernel_gradients: KernelGradients,
+    reduction: Reduction,
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
-) -> tuple[dict[str, SummedGradient], Gradients]:
+) -> AutogradGradients:
     """As `_plain_gradients`, by passes that meet the random numbers of the batch."""
     while True:
         try:
-            return _plain_gradients(run, loss, kernel_gradients, w, groups, one)
+            return _plain_gradients(run, loss, kernel_gradients, reduction, w, groups, one)
         except DrawsFollowData:  # twice at most: the run has taken note of what they follow
             refuse_unless_provable(run)
 
@@ -210,42 +135,43 @@ def _plain_gradients(
     run: BatchRun,
     loss: Loss,
     kernel_gradients: KernelGradients,
+    reduction: Reduction,
     w: Tensor,
     groups: Sequence[Tensor],
     one: int,
-) -> tuple[dict[str, SummedGradient], Gradients]:
-    """name -> the gradient of sum_n w_n L_n, by autograd alone; and the gradients of L_one.
-
-    No more than one gradient of all parameters is there at a time: of a model with few activations,
-    these are most of its memory.
-    """
-    parameters = list(run.weights.parameters.values())
-    shares = gradients_at_own_outputs(run, loss, parameters)
+) -> AutogradGradients:
+    """The gradients of sum_n w_n L_n and of L_one, by autograd alone."""
+    parameters = run.weights.parameters
+    found = AutogradGradients(parameters, reduction)
+    shares = gradients_at_own_outputs(run, loss, list(parameters.values()))
     if run.draws_follow_data:
         shares = None  # no pass but that of the batch as it is meets the same random numbers
-    parts: Iterator[Gradients]
-    if shares is not None:
-        if run.is_random and run.n > 1:
-            _refuse_company_of_random(run, loss, shares, groups, one)
-        # Routing by capacity shows only where the company is changed, which is cheap without
-        # gradients.
-        if not kernel_gradients.repeats and not (run.is_random and run.may_mix_samples):
-            _compare_rest(run, loss, shares, torch.cat(list(groups)))
-        parts = map(functools.partial(_gradients_of, run, loss, parameters, shares, w), groups)
-    else:
-        parts = iter([_whole_gradients(run, parameters, loss, w, kernel_gradients.losses)])
-    sums_of_groups = {name: SummedGradient() for name in run.weights.parameters}
-    for part in parts:
-        for (name, parameter), g in zip(run.weights.parameters.items(), part, strict=True):
-            if g is not None:
-                sums_of_groups[name] = sums_of_groups[name].add(name, parameter, g)
-        del part, g
     if shares is None:
-        return sums_of_groups, _gradients_of_one(run, loss, one)
-    # Alone, and not from its group: a model may do something else for few samples.
-    unit = one_hot(w, one)
-    of_one = _gradients_of(run, loss, parameters, shares, unit, torch.tensor([one]))
-    return sums_of_groups, of_one
+        _whole_gradients(run, found, loss, w, kernel_gradients.losses)
+        for name, g in zip(parameters, _gradients_of_one(run, loss, one), strict=True):
+            if g is not None:
+                found.take_one(name, g)
+        return found
+    if run.is_random and run.n > 1:
+        _refuse_company_of_random(run, loss, shares, groups, one)
+    # Routing by capacity shows only where the company is changed, which is cheap without
+    # gradients.
+    if not kernel_gradients.repeats and not (run.is_random and run.may_mix_samples):
+        _compare_rest(run, loss, shares, torch.cat(list(groups)))
+    # One alone, and not in its group: a model may do something else for few samples. Its pass
+    # is its part of the sum as well.
+    factor = float(w[one])
+
+    def take_both(name: str, gradient: Tensor) -> None:
+        found.take_one(name, gradient)
+        found.take(name, gradient, factor)
+
+    for rows in groups:
+        rest = rows[rows != one]
+        if len(rest):
+            _hand_out(run, loss, shares, w, rest, found.take)
+    _hand_out(run, loss, shares, one_hot(w, one), torch.tensor([one]), take_both)
+    return found
 
 
 def _refuse_company_of_random(
@@ -283,15 +209,15 @@ def _compare_rest(
                 run_without_company(run, loss, shares, rest[places])
 
 
-def _gradients_of(
+def _hand_out(
     run: BatchRun,
     loss: Loss,
-    parameters: Sequence[Tensor],
     shares: Sequence[Tensor],
     w: Tensor,
     rows: Tensor,
-) -> Gradients:
-    """Return the sum, weighted by w (n,), of the gradients of samples that run without the others.
+    take: Callable[[str, Tensor], None],
+) -> None:
+    """Hand out the sum, weighted by w (n,), of the gradients of samples without the others.
 
     Their outputs must be what they are in the batch.
     """
@@ -304,21 +230,18 @@ def _gradients_of(
     weighted_gradients = [
         g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in kernel_gradients
     ]
-    return pull_back(ends, weighted_gradients, parameters)
+    hand_out_gradients(ends, weighted_gradients, run.weights.parameters, take)
 
 
 def _whole_gradients(
-    run: BatchRun, parameters: Sequence[Tensor], loss: Loss, w: Tensor, losses: Tensor
-) -> Gradients:
+    run: BatchRun, found: AutogradGradients, loss: Loss, w: Tensor, losses: Tensor
+) -> None:
     outputs = run.run_plain(run.batch)
     with run.loss_pass():
         plain = loss(copy_objects(outputs))
-    near, floor = tolerance(run)
-    size = losses.detach().abs().max() if run.n else losses.new_zeros(())
-    if not bool(((plain - losses).detach().abs() <= near * size + floor).all()):
-        raise ProofFailed("the losses are not those of an ordinary forward pass")
+    compare_losses(run, plain, losses)
     if not plain.requires_grad:
-        return (None,) * len(parameters)
+        return
     if run.n > 1:
         if not run.draws_follow_data:
             refuse_company(run, outputs, plain)
@@ -326,43 +249,13 @@ def _whole_gradients(
             refuse_count(run, groups_without_others(run), unread_outputs(outputs, plain))
         if run.may_mix_samples:
             refuse_losses_in_company(run, loss)
-    return pull_back([plain], [w.to(plain)], parameters)
+    hand_out_gradients([plain], [w.to(plain)], run.weights.parameters, found.take)
 
 
-def _gradients_of_one(run: BatchRun, loss: Loss, sample: int) -> Gradients:
+def _gradients_of_one(run: BatchRun, loss: Loss, sample: int) -> tuple[Tensor | None, ...]:
     """The gradients of one sample's loss by autograd alone, where the loss cannot be cut off."""
     try:
         (gradients,) = sample_by_sample(run, loss, [sample])
     except GradientNormError as error:  # or rounding: float64, or all samples one by one, will tell
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
     return gradients
-
-
-def _check_one(
-    run: BatchRun,
-    gradients: Gradients,
-    kernel_gradients: KernelGradients,
-    reduction: Reduction,
-    sample: int,
-) -> None:
-    """Hold what was asked of one sample against its gradients by autograd alone."""
-    near, (_, floor) = _ONE_SAMPLE.get(run.precision, _ONE_SAMPLE_HALF), tolerance(run)
-    names, rows = run.weights.parameters, kernel_gradients.rows
-    pairs = {}
-    for (name, parameter), g in zip(names.items(), gradients, strict=True):
-        # Neither way reached it: it has zeros in both.
-        if g is None and name not in rows:
-            continue
-        dense = torch.zeros_like(parameter) if g is None else g
-        dense = dense.to_dense() if dense.is_sparse else dense
-        wanted_norm = reduction.of_dense(name, dense.detach()[None])[0].double()
-        got = rows[name][sample].double() if name in rows else torch.zeros_like(wanted_norm)
-        pairs[name] = got, wanted_norm
-    # Reductions are of the square of a norm's size.
-    largest = max((float(e.abs().max()) for _, e in pairs.values()), default=0.0)
-    for name, (got, wanted_norm) in pairs.items():
-        largest_difference = near * wanted_norm.abs().max() + 4 * floor * largest
-        if not bool(((got - wanted_norm).abs() <= largest_difference).all()):
-            raise ProofFailed(
-                f"autograd finds another norm for {_uses(run, kernel_gradients, name)}"
-            )

@@ -6,8 +6,8 @@ may go backward several times: from all losses, from parts of them, or scaled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,21 +25,13 @@ from upslope.gradnorm.core.model_io import (
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.reductions import FrontGuess, LayoutUnknown, ReducingListener, Reduction
+from upslope.gradnorm.core.reductions import LayoutUnknown
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.steering import Steering
 from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
-from upslope.gradnorm.proofs.kernel_results import (
-    AllListeners,
-    Checksums,
-    KernelGradients,
-    ProofFailed,
-    ProvenReduction,
-)
-from upslope.gradnorm.proofs.proof import check_gradients, check_separation
 from upslope.gradnorm.trace.conv_bn_fusion import (
     ConvBatchNormFusion,
     Pairs,
@@ -47,6 +39,7 @@ from upslope.gradnorm.trace.conv_bn_fusion import (
     pairs_of,
 )
 from upslope.gradnorm.trace.intercept import Interceptor
+from upslope.gradnorm.trace.same_activations import BothWays
 
 
 class Forward:
@@ -54,12 +47,20 @@ class Forward:
 
     run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
+    sees_by: the interceptor.
     """
 
     tape: Tape
 
-    def __init__(self, run: BatchRun, *, fuses: bool, copies: bool):
-        self._run, self._fuses, self._copies = run, fuses, copies
+    def __init__(
+        self,
+        run: BatchRun,
+        *,
+        fuses: bool,
+        copies: bool,
+        sees_by: type[Interceptor] = Interceptor,
+    ):
+        self._run, self._fuses, self._copies, self._sees_by = run, fuses, copies, sees_by
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.inventory)
@@ -82,7 +83,7 @@ class Forward:
             self.tape = Tape(run.weights, run.options)
             fusion = ConvBatchNormFusion(pairs)
             self.tape.fusion, self.placeholders = fusion, fusion.placeholders
-            self._interceptor = Interceptor(self.tape, run.inventory, run.n, self._copies)
+            self._interceptor = self._sees_by(self.tape, run.inventory, run.n, self._copies)
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
@@ -130,6 +131,10 @@ class Forward:
     def _take(self, tensor: Tensor, per_sample: bool) -> Tensor:
         own_tensor = clone_rows(tensor)  # for a model may write into what it is given
         return self._interceptor.as_sample(own_tensor) if per_sample else own_tensor
+
+    def by_both_ways(self) -> Forward:
+        """Return a pass of the same batch in which kernels tell no more than numbers."""
+        return Forward(self._run, fuses=self._fuses, copies=False, sees_by=BothWays)
 
     @property
     def has_copies(self) -> bool:
@@ -304,90 +309,3 @@ class Forward:
 def upcast_output(tensor: Tensor) -> Tensor:
     """Upcast half-precision outputs to float32 before the loss."""
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-class ReducedGradients(NamedTuple):
-    """rows: name -> (n, ...), of every parameter that a gradient reached."""
-
-    rows: dict[str, Tensor]
-    has_reached: bool
-    """Whether the backward pass came to any use of a weight, be it with zeros."""
-
-
-def reduce_unproven(
-    run: BatchRun,
-    forward: Forward,
-    reduction: Reduction,
-    losses: Tensor,
-    layouts: Mapping[int, Layout],
-    *,
-    last: bool,
-) -> ReducedGradients:
-    """Return the reduced gradients of a batch whose program is proven.
-
-    run, forward: the batch and its pass. losses: (n,). layouts: use -> where its samples are.
-    last: whether no other pass follows.
-    """
-    listener = ReducingListener(forward.tape, run.n, layouts, reduction)
-    forward.backward(losses, torch.ones_like(losses), listener, last=last)
-    return ReducedGradients(listener.finish(), listener.reached)
-
-
-def reduce_proven(
-    run: BatchRun,
-    forward: Forward,
-    reduction: Reduction,
-    loss: Loss,
-    losses: Tensor,
-    layouts: Mapping[int, Layout],
-    scaled_sums: Mapping[int, Tensor] | None,
-    *,
-    last: bool,
-    holds_in_double: Callable[[Loss], bool],
-    guess: FrontGuess | None = None,
-) -> ReducedGradients:
-    """Return the same, held against what autograd alone says of this batch.
-
-    scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
-    holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
-    rounded an activation to the other side of a kink: two right ways then differ by more than
-    rounding errors. guess: what fills `layouts` while gradients come, where they are guessed.
-
-    Raises:
-        ProofFailed: the two do not agree.
-        LayoutUnknown: the guess is wrong.
-    """
-    noting = ProvenReduction(reduction)
-    parts = ReducingListener(forward.tape, run.n, layouts, noting)
-    once, again = (Checksums(run.n, layouts, forward.tape.kernels) for _ in range(2))
-    # A single sample cannot be mixed with others; and probing may have taken the scaled pass.
-    enough = run.n == 1 or scaled_sums is not None
-    listeners: list[Listener] = [once, parts] if guess is None else [guess, once, parts]
-    everyone = AllListeners(listeners)
-    forward.backward(losses, torch.ones_like(losses), everyone, last=last and enough)
-    rows = parts.finish()
-    if run.n > 1:
-        u = scales(run.n, losses, precision=run.options.dtype)
-        if scaled_sums is None:
-            forward.backward(losses, u, again, last=last)
-            scaled_sums = {index: sums for index, (sums, _) in again.sums.items()}
-        scaled_sums = {index: scaled_sums[index] for index in scaled_sums if index in once.sums}
-        check_separation(run, once, scaled_sums, u)
-    gradients = KernelGradients(
-        rows,
-        noting.products,
-        losses.detach(),
-        forward.tape.kernels,
-        forward.repeats and not forward.is_routed,
-    )
-    try:
-        check_gradients(run, loss, gradients, reduction)
-    # A rounding at a kink is no fault of a kernel: float64 tells the two apart. In other types
-    # there is nothing better to ask.
-    except ProofFailed:
-        single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
-        # In float64 layouts are probed: that says nothing of a guess.
-        may_excuse = single and run.precision == torch.float32 and guess is None
-        if not (may_excuse and holds_in_double(loss)):
-            raise
-    return ReducedGradients(rows, parts.reached)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.heap import drop_free_pages
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
@@ -32,7 +33,7 @@ from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
 from upslope.gradnorm.proofs.independence import losses_may_mix_samples, model_may_mix_samples
 from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
-from upslope.gradnorm.trace.forward import Forward, ReducedGradients, reduce_proven, reduce_unproven
+from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
     ROUTED_PROOFS,
@@ -43,6 +44,7 @@ from upslope.gradnorm.trace.memory import (
     warn_of_looking_around,
     warn_of_slowness,
 )
+from upslope.gradnorm.trace.reducing import ReducedGradients, reduce_proven, reduce_unproven
 
 T = TypeVar("T")
 
@@ -207,18 +209,18 @@ class Recording:
         probe = None if layouts is not None else forward.probe(losses)
         scaled_sums = None
         if probe is not None:
+            drop_free_pages()  # the probe has looked at each gradient in several ways
             layouts = probe.layouts()
             # Of routed rows no pass of the probe has told anything.
             scaled_sums = None if forward.is_routed else probe.checksums(layouts)
         assert layouts is not None
         program_layouts, layouts = layouts, forward.layouts_with_routes(layouts)
         forward.note_own_loops(program_layouts)
-        if record is None:
-            run.may_mix_samples = model_may_mix_samples(run)
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
-                last=last, holds_in_double=self._holds_in_double, guess=guess,
+                last=last, looks_around=record is None, holds_in_double=self._holds_in_double,
+                guess=guess,
             )  # fmt: skip
         else:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)

@@ -1,0 +1,157 @@
+"""What is asked of a batch's per-sample gradients, made by one backward pass through the kernels.
+
+Proven, for the first batch of a program and some of the others, or as it is. Called by `recording`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.heap import drop_free_pages, give_pages_back
+from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.model_io import Loss
+from upslope.gradnorm.core.reductions import FrontGuess, ReducingListener, Reduction
+from upslope.gradnorm.core.separation import scales
+from upslope.gradnorm.core.tape import Listener
+from upslope.gradnorm.proofs.batch_run import BatchRun
+from upslope.gradnorm.proofs.comparison import GradientsDiffer
+from upslope.gradnorm.proofs.independence import model_may_mix_samples
+from upslope.gradnorm.proofs.kernel_results import (
+    AllListeners,
+    Checksums,
+    KernelGradients,
+    ProofFailed,
+    ProvenReduction,
+)
+from upslope.gradnorm.proofs.proof import check_gradients, check_separation
+from upslope.gradnorm.trace.forward import Forward
+from upslope.gradnorm.trace.same_activations import agree_at_same_activations
+
+
+class ReducedGradients(NamedTuple):
+    """rows: name -> (n, ...), of every parameter that a gradient reached."""
+
+    rows: dict[str, Tensor]
+    has_reached: bool
+    """Whether the backward pass came to any use of a weight, be it with zeros."""
+
+
+def reduce_unproven(
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    losses: Tensor,
+    layouts: Mapping[int, Layout],
+    *,
+    last: bool,
+) -> ReducedGradients:
+    """Return the reduced gradients of a batch whose program is proven.
+
+    run, forward: the batch and its pass. losses: (n,). layouts: use -> where its samples are.
+    last: whether no other pass follows.
+    """
+    listener = ReducingListener(forward.tape, run.n, layouts, reduction)
+    forward.backward(losses, torch.ones_like(losses), listener, last=last)
+    return ReducedGradients(listener.finish(), listener.reached)
+
+
+def reduce_proven(
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    loss: Loss,
+    losses: Tensor,
+    layouts: Mapping[int, Layout],
+    scaled_sums: Mapping[int, Tensor] | None,
+    *,
+    last: bool,
+    looks_around: bool,
+    holds_in_double: Callable[[Loss], bool],
+    guess: FrontGuess | None = None,
+) -> ReducedGradients:
+    """Return the same, held against what autograd alone says of this batch.
+
+    scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
+    looks_around: whether to see if samples may depend on others, as for each new program.
+    holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
+    rounded an activation to the other side of a kink: two right ways then differ by more than
+    rounding errors. guess: what fills `layouts` while gradients come, where they are guessed.
+
+    Raises:
+        ProofFailed: the two do not agree.
+        LayoutUnknown: the guess is wrong.
+    """
+    noting = ProvenReduction(reduction)
+    parts = ReducingListener(forward.tape, run.n, layouts, noting)
+    try:
+        rows = _run_and_separate(run, forward, parts, losses, scaled_sums, last=last, guess=guess)
+    finally:
+        # Behind the passes that may let activations go, and also where these have failed.
+        if looks_around:
+            if guess is None:
+                drop_free_pages()  # of the activations
+            run.may_mix_samples = model_may_mix_samples(run)
+    gradients = KernelGradients(
+        rows,
+        noting.products,
+        losses.detach(),
+        forward.tape.kernels,
+        forward.repeats and not forward.is_routed,
+    )
+    try:
+        check_gradients(run, loss, gradients, reduction)
+    # A rounding at a kink is no fault of a kernel: the same activations tell the two apart, or
+    # float64. In other types the tolerance says nothing of kinks.
+    except ProofFailed as failure:
+        single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
+        if not (single and run.precision == torch.float32):
+            raise
+        drop_free_pages()
+        with give_pages_back():
+            both = forward.by_both_ways()
+            is_kink = isinstance(failure, GradientsDiffer) and agree_at_same_activations(
+                run, both, loss, gradients, reduction
+            )
+            del both  # its activations, before there are others
+            # In float64 layouts are probed: that says nothing of a guess.
+            if not (is_kink or (guess is None and holds_in_double(loss))):
+                raise
+    if guess is None:
+        drop_free_pages()  # the next batch is not proven, and has other tensors
+    return ReducedGradients(rows, parts.reached)
+
+
+def _run_and_separate(
+    run: BatchRun,
+    forward: Forward,
+    parts: ReducingListener,
+    losses: Tensor,
+    scaled_sums: Mapping[int, Tensor] | None,
+    *,
+    last: bool,
+    guess: FrontGuess | None,
+) -> dict[str, Tensor]:
+    """Return what is reduced of the gradients, once powers of two have told the samples apart.
+
+    parts: reduces. Other arguments and errors as of `reduce_proven`.
+    """
+    layouts, kernels = parts.layouts, forward.tape.kernels
+    once, again = (Checksums(run.n, layouts, kernels) for _ in range(2))
+    # A single sample cannot be mixed with others; and probing may have taken the scaled pass.
+    enough = run.n == 1 or scaled_sums is not None
+    listeners: list[Listener] = [once, parts] if guess is None else [guess, once, parts]
+    everyone = AllListeners(listeners)
+    forward.backward(losses, torch.ones_like(losses), everyone, last=last and enough)
+    rows = parts.finish()
+    if run.n > 1:
+        u = scales(run.n, losses, precision=run.options.dtype)
+        if scaled_sums is None:
+            forward.backward(losses, u, again, last=last)
+            scaled_sums = {index: sums for index, (sums, _) in again.sums.items()}
+        scaled_sums = {index: scaled_sums[index] for index in scaled_sums if index in once.sums}
+        check_separation(run, once, scaled_sums, u)
+    return rows
