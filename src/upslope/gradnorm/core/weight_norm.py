@@ -58,9 +58,10 @@ class WeightNorm:
         """
         u = upcast(self._in_order_of(values))
         values, squared_scale = as_type_of(u, values), upcast(self.scale).flatten().square()
-        dots = (values * u).sum(dim=self.dims, keepdim=True)
+        products = values * u
+        dots = products.sum(dim=self.dims, keepdim=True)
         # By Pythagoras, row by row. `vector_norm` is slow along dimensions that lie apart.
-        squares = values.square().sum(dim=self.dims, keepdim=True)
+        squares = torch.square(values, out=products).sum(dim=self.dims, keepdim=True)
         lengths = squares.flatten(1) @ squared_scale
         across = lengths - dots.square().flatten(1) @ squared_scale
         mask = across < _LEAST_ACROSS * lengths
