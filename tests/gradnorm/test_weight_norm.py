@@ -104,12 +104,18 @@ def test_one_of_the_two_leaves(leaf, is_frozen):
         assert relative_error(found, truth) < TOLERANCE
 
 
-def test_gradients_along_the_weight_itself():
-    """Of a layer whose outputs are normalised: almost nothing is left across the weight."""
+@pytest.mark.parametrize("count", [2, 5])
+def test_gradients_along_the_weight_itself(count):
+    """Of a layer whose outputs are normalised: almost nothing is left across the weight.
+
+    Of `count` samples of five, that is.
+    """
     torch.manual_seed(0)
     model = Head(weight_norm(nn.Linear(4, 1)), nn.Unflatten(1, (1, 1)))
     model.head = nn.Linear(1, 3)
-    x = torch.randn(5, 1) * model.layers[0].weight.detach() + 1e-6 * torch.randn(5, 4)
+    noise = torch.randn(5, 4)
+    noise[:count] *= 1e-6
+    x = torch.randn(5, 1) * model.layers[0].weight.detach() + noise
     assert_agrees(model, x)
 
 
