@@ -109,15 +109,14 @@ class BagGradient(PerSampleGradient):
 
     def _sums_of_factors(self) -> tuple[Tensor, Tensor]:
         """Return the sum of factors of each row that a sample looks up, and that sample, (k,)."""
-        owners = torch.repeat_interleave(self.sizes)
-        keys = torch.add(self.ids, owners, alpha=self.count)
+        # One number for a row and its sample.
+        keys = torch.add(self.ids, torch.repeat_interleave(self.sizes), alpha=self.count)
         if self.factors is None:
-            _, repeats = torch.unique_consecutive(_sort(keys), return_counts=True)
-            # In order, the keys of a sample are where its look-ups were.
-            return owners[repeats.cumsum(dim=0) - 1], repeats
-        rows, place = torch.unique(keys, return_inverse=True)
-        factors = upcast(self.factors)
-        sums = factors.new_zeros(len(rows)).index_add_(0, place, factors)
+            rows, sums = torch.unique_consecutive(_sort(keys), return_counts=True)
+        else:
+            rows, place = torch.unique(keys, return_inverse=True)
+            factors = upcast(self.factors)
+            sums = factors.new_zeros(len(rows)).index_add_(0, place, factors)
         return rows.div(self.count, rounding_mode="floor"), sums
 
     def lookups(self) -> LookupGradient:
