@@ -18,7 +18,12 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms, upcast
+from upslope.gradnorm.core.sums_of_squares import (
+    SumOfSquares,
+    as_type_of,
+    squared_norms,
+    upcast,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class LookupGradient(PerSampleGradient):
             return squared_norms(self.g)
         pieces = chunks(len(self), 2 * t * e * self.g.element_size(), scratch)
         return torch.cat([squared_norms(self._compact(c)) for c in pieces])
+
+    def add_squares(self, total: SumOfSquares, scratch: int) -> None:
+        """Add the squared norms to a sum; see `PerSampleGradient`."""
+        if self.g.shape[1] == 1:
+            total.add_rows(self.g)
+        else:
+            total.add_squares(self.squared_norms(scratch))
 
     def _compact(self, c: slice) -> Tensor:
         """(c, t, e): the sums of the rows of equal index, and zeros."""
