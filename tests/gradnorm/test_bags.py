@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.lookup_gradients import BagGradient, LookupGradient
 from upslope.gradnorm.core.per_sample_gradients import Dense
+from upslope.gradnorm.core.sums_of_squares import SumOfSquares
 from upslope.gradnorm.core.tied_gradients import norms_of_sum
 
 ROWS, WIDTH = 6, 3
@@ -63,6 +64,18 @@ def test_sums_of_bags_and_rows(has_factors: bool) -> None:
         assert norms is not None
         assert torch.allclose(norms, wanted.square().sum(dim=(1, 2)), rtol=1e-12)
     assert part.add([Dense(wanted)]) is None
+
+
+@pytest.mark.parametrize("lookups", [1, 4])
+def test_squares_of_lookups_in_a_sum_of_others(lookups: int) -> None:
+    torch.manual_seed(0)
+    ids, g = torch.randint(ROWS, (4, lookups)), torch.randn(4, lookups, WIDTH).double()
+    bag, total = draw(has_factors=False), SumOfSquares()
+    parts = [LookupGradient(ids, g, ROWS), bag]
+    for part in parts:
+        part.add_squares(total, 1 << 20)
+    wanted = sum(part.materialize(EVERY).square().sum(dim=(1, 2)) for part in parts)
+    assert torch.allclose(total.total(), wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("has_factors", [False, True])

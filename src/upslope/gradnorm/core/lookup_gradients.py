@@ -18,7 +18,12 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms, upcast
+from upslope.gradnorm.core.sums_of_squares import (
+    SumOfSquares,
+    as_type_of,
+    squared_norms,
+    upcast,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class LookupGradient(PerSampleGradient):
             return squared_norms(self.g)
         pieces = chunks(len(self), 2 * t * e * self.g.element_size(), scratch)
         return torch.cat([squared_norms(self._compact(c)) for c in pieces])
+
+    def add_squares(self, total: SumOfSquares, scratch: int) -> None:
+        """Add the squared norms to a sum; see `PerSampleGradient`."""
+        if self.g.shape[1] == 1:
+            total.add_rows(self.g)
+        else:
+            total.add_squares(self.squared_norms(scratch))
 
     def _compact(self, c: slice) -> Tensor:
         """(c, t, e): the sums of the rows of equal index, and zeros."""
@@ -109,15 +121,14 @@ class BagGradient(PerSampleGradient):
 
     def _sums_of_factors(self) -> tuple[Tensor, Tensor]:
         """Return the sum of factors of each row that a sample looks up, and that sample, (k,)."""
-        owners = torch.repeat_interleave(self.sizes)
-        keys = torch.add(self.ids, owners, alpha=self.count)
+        # One number for a row and its sample.
+        keys = torch.add(self.ids, torch.repeat_interleave(self.sizes), alpha=self.count)
         if self.factors is None:
-            _, repeats = torch.unique_consecutive(_sort(keys), return_counts=True)
-            # In order, the keys of a sample are where its look-ups were.
-            return owners[repeats.cumsum(dim=0) - 1], repeats
-        rows, place = torch.unique(keys, return_inverse=True)
-        factors = upcast(self.factors)
-        sums = factors.new_zeros(len(rows)).index_add_(0, place, factors)
+            rows, sums = torch.unique_consecutive(_sort(keys), return_counts=True)
+        else:
+            rows, place = torch.unique(keys, return_inverse=True)
+            factors = upcast(self.factors)
+            sums = factors.new_zeros(len(rows)).index_add_(0, place, factors)
         return rows.div(self.count, rounding_mode="floor"), sums
 
     def lookups(self) -> LookupGradient:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
@@ -45,8 +45,7 @@ class StatefulLoss:
         return losses
 
 
-@contextlib.contextmanager
-def keeping_loss(loss: Loss, model: nn.Module) -> Iterator[Loss]:
+def keeping_loss(loss: Loss, model: nn.Module) -> contextlib.AbstractContextManager[Loss]:
     """Give the loss to call in place of a caller's; what its modules keep is put back at the end.
 
     loss: the caller's. model: the network, whose own modules are left to what restores it: a loss
@@ -56,9 +55,12 @@ def keeping_loss(loss: Loss, model: nn.Module) -> Iterator[Loss]:
     if modules:
         model_ids = {id(module) for module in modules_of(model)}
         modules = [module for module in modules if id(module) not in model_ids]
-    if not modules:
-        yield loss
-        return
+    return _keeping(loss, model, modules) if modules else contextlib.nullcontext(loss)
+
+
+@contextlib.contextmanager
+def _keeping(loss: Loss, model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[Loss]:
+    """Do that for a loss that holds some modules beside those of the model."""
     with restoring(ModelState(*modules, apart_from=modules_of(model))) as state:
         yield StatefulLoss(loss, state)
 

@@ -63,9 +63,9 @@ class SharedMarks(Marks):
 
 def shared_marks(samples_in: int | None) -> SharedMarks:
     """Return what is known of every tensor of which nothing else is. samples_in: as of `Marks`."""
-    marks = object.__new__(SharedMarks)
-    for name, value in ((name, getattr(Marks(samples_in), name)) for name in Marks.__slots__):
-        object.__setattr__(marks, name, value)
+    marks, plain = object.__new__(SharedMarks), Marks(samples_in)
+    for name in Marks.__slots__:
+        object.__setattr__(marks, name, getattr(plain, name))
     return marks
 
 

@@ -178,8 +178,9 @@ class BatchRun:
             return call(self.model, batch.map(take))
 
 
-@contextlib.contextmanager
-def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Iterator[None]:
+def showing_batch_last(
+    model: nn.Module, batch: Batch, state: ModelState
+) -> contextlib.AbstractContextManager[None]:
     """Run the model on the whole batch at the end of a call, if forward hooks have seen another.
 
     Hooks keep what they see where the engine cannot put it back: in a closure, a list, a file. Its
@@ -187,9 +188,12 @@ def showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Ite
 
     model, batch: of the call. state: what each pass starts from, and how many there were.
     """
-    if not _has_hooks(state.inventory):
-        yield
-        return
+    is_seen = _has_hooks(state.inventory)
+    return _showing_batch_last(model, batch, state) if is_seen else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _showing_batch_last(model: nn.Module, batch: Batch, state: ModelState) -> Iterator[None]:
     numbers = RandomState(state.inventory)
     yield
     # A program that is known takes one pass, which is the one that the caller asked for.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
@@ -239,11 +240,16 @@ class Forward:
         anchors, parameters = self.tape.anchors, self._run.weights.parameters
         places = places or {}
         try:
-            parameter_gradients = torch.autograd.grad(
-                (losses * share).sum(),  # one number: for more, torch imports half a second of code
-                [*anchors, *parameters.values(), *self.placeholders, *places.values()],
-                retain_graph=not last,
-                allow_unused=True,
+            # What `torch.autograd.grad` comes to. It would ask each parameter whether it is a
+            # tensor, and import half a second of code for more losses than one.
+            parameter_gradients = _engine_run_backward(
+                (losses,),
+                (share.to(losses.dtype),),
+                not last,
+                False,  # no graph of the gradients
+                (*anchors, *parameters.values(), *self.placeholders, *places.values()),
+                allow_unreachable=True,
+                accumulate_grad=False,
             )
         finally:
             self.tape.listener = None

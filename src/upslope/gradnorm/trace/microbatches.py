@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -54,6 +55,8 @@ _AVERAGE = 8 << 20
 
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
+
+_IS_ON_CPU = operator.attrgetter("is_cpu")
 
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
@@ -128,11 +131,11 @@ def microbatches(inventory: Inventory, batch: Batch, options: ComputeOptions) ->
     Where the caller bounds the scratch there are two pieces at least: the activations that the
     second does not hold yet make room for what the engine needs beside those of the first.
     """
-    if any(inventory.training):
+    if True in inventory.training:
         yield batch  # in pieces, random numbers would be drawn in another order
         return
     most = _most(inventory.modules[0], batch, is_bounded=options.scratch < SCRATCH)
-    slices = list(evenly(batch.n, most)) if batch.n > 1 else []
+    slices = list(evenly(batch.n, most)) if most < batch.n else []
     if len(slices) < 2:
         yield batch
         return
@@ -142,10 +145,22 @@ def microbatches(inventory: Inventory, batch: Batch, options: ComputeOptions) ->
 def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
     limit = (batch.n + 1) // 2 if is_bounded else batch.n
-    if any(x.device.type != "cpu" for x in batch.tensors):
+    if not all(map(_IS_ON_CPU, batch.tensors)):
         return limit  # a GPU has no such caches
-    key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     sizes_of_model = _sizes.setdefault(model, {})
+    # Of batches of one size, as nearly all are, one key serves here and for their program.
+    most = sizes_of_model.get(batch.shapes)
+    if most is None:
+        most = sizes_of_model[batch.shapes] = _most_in_cache(model, batch, sizes_of_model)
+    return min(limit, most)
+
+
+def _most_in_cache(model: nn.Module, batch: Batch, sizes_of_model: dict[Any, int]) -> int:
+    """Return the most samples whose activations a cache has room for.
+
+    sizes_of_model: what is known already, by shapes of single samples.
+    """
+    key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     if key not in sizes_of_model:
         try:
             sample_bytes, _ = held_by_one(model, batch)
@@ -158,7 +173,7 @@ def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
         weights = sum(p.nbytes for p in model.parameters())
         enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
         sizes_of_model[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
-    return min(limit, sizes_of_model[key])
+    return sizes_of_model[key]
 
 
 def _with_labels_of_rows(
