@@ -141,14 +141,14 @@ def _run_layer(
     if packing is None:
         last = [s[-1 if k == 0 else 0] for k, s in enumerate(states)]
         is_padded = hidden.shape[2] > directions * width  # behind projected states
-        joined = torch.cat(states, dim=2) if is_padded else hidden
+        steps_out = torch.cat(states, dim=2) if is_padded else hidden
     else:
         last = [packing.last(s) for s in states]
         rows = [packing.pack(s, bool(k)) for k, s in enumerate(states)]
-        joined = torch.cat(rows, dim=1)
+        steps_out = torch.cat(rows, dim=1)
     if cells is None:
-        return joined, [(h,) for h in last]
-    return joined, list(zip(last, cells.chunk(directions, dim=1), strict=True))
+        return steps_out, [(h,) for h in last]
+    return steps_out, list(zip(last, cells.chunk(directions, dim=1), strict=True))
 
 
 NETWORKS: Mapping[str, Callable[..., Any]] = {
