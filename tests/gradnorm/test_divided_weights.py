@@ -92,7 +92,7 @@ def test_any_divisor(name: str) -> None:
 def test_which_divisions_have_the_closed_form(name: str) -> None:
     model = Divided(DIVISORS[name])
     quotient = model.w / DIVISORS[name](model.w, model.p)
-    leaves = gradients_through_division(quotient.grad_fn, Dense(torch.randn(2, 3, 4)))
+    leaves = gradients_through_division(quotient.grad_fn, Dense(torch.randn(2, 3, 4)), 1 << 20)
     has_form = name in {"its norm", "its largest entry", "its own sum and a constant"}
     assert (leaves is not None) == has_form
     if leaves is None and name == "a number":
@@ -107,7 +107,9 @@ def test_digits_are_kept_where_division_takes_out_most(share: float) -> None:
     w = (g[0].mT @ x[0, 0] + share * torch.randn(3, 4)).requires_grad_()
     part = OuterProducts(x[0], g)
     truth_part = OuterProducts(x[0].double(), g.double())
-    (divided,) = (p for _, p in gradients_through_division((w / w.norm()).grad_fn, part) or ())
+    (divided,) = (
+        p for _, p in gradients_through_division((w / w.norm()).grad_fn, part, 1 << 20) or ()
+    )
     double = w.detach().double().requires_grad_()
     values = truth_part.materialize(slice(None))
     quotient = double / double.norm()
@@ -126,7 +128,7 @@ def test_digits_are_kept_where_division_takes_out_most(share: float) -> None:
 def test_gradients_without_inner_products_are_formed() -> None:
     torch.manual_seed(0)
     values, w = torch.randn(5, 3, 4).double(), torch.randn(3, 4).double().requires_grad_()
-    ((leaf, divided),) = gradients_through_division((w / w.norm()).grad_fn, Dense(values)) or ()
+    ((leaf, divided),) = gradients_through_division((w / w.norm()).grad_fn, Dense(values), 99) or ()
     assert leaf is w
     assert isinstance(divided, DividedGradient)
     assert len(divided) == 5

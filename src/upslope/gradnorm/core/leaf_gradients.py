@@ -56,7 +56,7 @@ def _pull(
         return [(leaf, part)]
     if type(node).__name__ == WEIGHT_NORM_NODE:
         return gradients_through_weight_norm(node, part, scratch)
-    of_divided = gradients_through_division(node, part)
+    of_divided = gradients_through_division(node, part, scratch)
     if of_divided is not None:
         return of_divided
     rule = _RULES.get(type(node).__name__)
