@@ -2,8 +2,8 @@
 
 A weight may be made of others by a few operators whose gradients keep the form of its own: a scale
 before it (equalised learning rates), a low-rank update merged into a base (LoRA), transposes,
-weight normalisation. They are read from autograd's graph, and each is gone through backwards with
-all samples at once:
+weight normalisation, spectral normalisation (`divided_weights`). They are read from autograd's
+graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
     W = P Q            dP = G Q^T = sum_s g_s (Q x_s)^T,  dQ = P^T G = sum_s (P^T g_s) x_s^T
@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from upslope.gradnorm.core.divided_weights import gradients_through_division
 from upslope.gradnorm.core.per_sample_gradients import (
     OuterProducts,
     PerSampleGradient,
@@ -55,6 +56,9 @@ def _pull(
         return [(leaf, part)]
     if type(node).__name__ == WEIGHT_NORM_NODE:
         return gradients_through_weight_norm(node, part, scratch)
+    of_divided = gradients_through_division(node, part, scratch)
+    if of_divided is not None:
+        return of_divided
     rule = _RULES.get(type(node).__name__)
     of_parents = None if rule is None else rule(node, part)
     if of_parents is None:

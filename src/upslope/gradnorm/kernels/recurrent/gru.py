@@ -20,6 +20,7 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     Layer,
     Recurrence,
     join_directions,
+    rows_before,
     sigmoid_slope,
     tanh_slope,
 )
@@ -69,11 +70,11 @@ class GRU(Recurrence):
         # Lists of rows, as in the forward pass: no index of a tensor in each step.
         new, sums = self._in_steps(x[..., last:]), self._in_steps(hidden)
         rows, carry, slope = (self._in_steps(s) for s in (g, self.carry, self.slope))
-        dh = rows[-1]
+        dh, before = rows[-1], rows_before(rows)
         add_product = prepare_product(self.w_h.mT, g.shape[2])
         for t in reversed(range(len(sums))):
             torch.mul(dh.unsqueeze(-2), coefficients[t], out=gates[t])
             torch.mul(dh, slope[t], out=new[t])
-            dh = add_product(sums[t], torch.addcmul(rows[t], dh, carry[t]))
+            dh = add_product(sums[t], torch.addcmul(before[t], dh, carry[t]))
         x[..., :last] = hidden[..., :last]
         return Gradients(x, hidden, (dh,))

@@ -25,6 +25,7 @@ from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
     join_directions,
+    rows_before,
     sigmoid_slope,
     tanh_slope,
 )
@@ -42,7 +43,8 @@ class LSTM(Recurrence):
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         d, steps, n, width = len(products), *products.shape[1:3], products.shape[3] // 4
         projection = self._projection()
-        states = products.new_zeros(d, steps + 2, n, width)
+        new = products.new_empty if projection is None else products.new_zeros
+        states = new(d, steps + 2, n, width)  # with zeros behind projected states
         rows = self._in_steps(states[:, :-1, :, : self.w_h.shape[-1]])
         cells = products.new_empty(d, steps + 1, n, width)
         tanh_c = products.new_empty(d, steps, n, width)
@@ -74,8 +76,7 @@ class LSTM(Recurrence):
                 if self.sizes is not None:
                     ending = self._ending(t)
                     last_cells[ending] = c[t + 1][ending]
-            for direction in range(d):
-                self._to_coefficients(direction, block)
+            self._to_coefficients(block)
         if self.sizes is None:
             last_cells.copy_(c[-1])
         return states
@@ -84,33 +85,32 @@ class LSTM(Recurrence):
         matrices = [layer.projection for layer in self.layers if layer.projection is not None]
         return join_directions(matrices) if matrices else None
 
-    def _to_coefficients(self, direction: int, block: range) -> None:
-        """Overwrite the gates of some steps of a direction by the coefficients of the gradients.
+    def _to_coefficients(self, block: range) -> None:
+        """Overwrite the gates of some steps by the coefficients of the gradients.
 
         Those of dc_t and dm_t above. c_{t-1} is overwritten by f, and tanh(c_t) by
         o (1 - tanh(c_t)^2).
         """
-        low, high, flips = block.start, block.stop, int(direction == 1 and self.flips)
-        if flips:
-            steps = self.gates.shape[1]
-            low, high = steps - high, steps - low
-        before = self.cells[direction, low + flips : high + flips]
-        tanh_c = self.tanh_c[direction, low:high]
-        i, f, g, o = self.gates[direction, low:high].chunk(4, dim=2)
-        gate = i.clone()
-        sigmoid_slope(g, i, grad_input=i)
-        tanh_slope(gate, g, grad_input=g)
-        gate.copy_(f)
-        sigmoid_slope(before, f, grad_input=f)
-        before.copy_(gate)
-        gate.copy_(o)
-        sigmoid_slope(tanh_c, o, grad_input=o)
-        tanh_slope(gate, tanh_c, grad_input=tanh_c)
+        gates, cells, tanh_c = self.gates, self.cells, self.tanh_c
+        d, steps = tanh_c.shape[:2]
+        if len(block) == steps:  # all at once; the second direction may begin at the last cells
+            direction, step, *others = cells.stride()
+            between = direction + (step if self.flips else 0)
+            before = cells.as_strided(tanh_c.shape, (between, step, *others))
+            _overwrite(gates, before, tanh_c)
+            return
+        for k in range(d):
+            low, high, flips = block.start, block.stop, int(k == 1 and self.flips)
+            if flips:
+                low, high = steps - high, steps - low
+            before = cells[k, low + flips : high + flips]
+            _overwrite(gates[k, low:high], before, tanh_c[k, low:high])
 
     def _run_backward(self, g: Tensor) -> Gradients:
         projection, (d, _, n, _), p = self._projection(), g.shape, self.w_h.shape[-1]
         gates = torch.empty_like(self.gates)
         rows = self._in_steps(g[:, :-1, :, :p])
+        before = rows_before(rows)
         last_cells = g[:, -1] if d == 2 else g[0, -1]
         dc, dh = last_cells, rows[-1]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
@@ -132,7 +132,7 @@ class LSTM(Recurrence):
             torch.mul(dc.unsqueeze(-2), of_dc[t], out=sums_c[t])
             torch.mul(dm, of_dm[t], out=sums_o[t])
             dc = dc * forget[t]
-            dh = add_product(at[t], rows[t])
+            dh = add_product(at[t], before[t])
         return Gradients(gates, gates, (dh, dc), outputs)
 
     def _projection_gradient(
@@ -155,3 +155,17 @@ class LSTM(Recurrence):
         """
         apart = gates.view(*gates.shape[:3], 4, -1)
         return self._in_steps(apart[..., :3, :]), self._in_steps(apart[..., 3, :])
+
+
+def _overwrite(gates: Tensor, before: Tensor, tanh_c: Tensor) -> None:
+    """Overwrite gates (..., 4 h), c_{t-1} and tanh_c (..., h): see `LSTM._to_coefficients`."""
+    i, f, g, o = gates.chunk(4, dim=-1)
+    gate = i.clone()
+    sigmoid_slope(g, i, grad_input=i)
+    tanh_slope(gate, g, grad_input=g)
+    gate.copy_(f)
+    sigmoid_slope(before, f, grad_input=f)
+    before.copy_(gate)
+    gate.copy_(o)
+    sigmoid_slope(tanh_c, o, grad_input=o)
+    tanh_slope(gate, tanh_c, grad_input=tanh_c)

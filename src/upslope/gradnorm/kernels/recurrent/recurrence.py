@@ -15,6 +15,7 @@ each direction keeps its steps in the order of time, (d, t, n, k); `in_steps` pa
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +24,12 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.matrix_products import batched_products, linear, prepare_product
+from upslope.gradnorm.core.matrix_products import (
+    batched_products,
+    linear,
+    prefers_onednn,
+    prepare_product,
+)
 from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 
@@ -67,9 +73,8 @@ class Recurrence(Kernel):
     x: (t, n, i), or (d, t, n, i) where each direction has its own. start: (d, n, p), and (d, n, h)
     for the cells of an LSTM.
 
-    The output is the hidden states, (t + 1, n, d p), with the start among them: first, or last
-    where the second direction `flips`. An LSTM pads them to (t + 1, n, d h) and adds its last
-    cells, those after the last step of each sample.
+    The output is the hidden states after each step, (t, n, d p). An LSTM pads them to (t, n, d h)
+    and adds its last cells, those after the last step of each sample, as one row more.
     """
 
     dim = 1
@@ -101,38 +106,60 @@ class Recurrence(Kernel):
         products: W_x x_t and biases, (d, t, n, k h); overwritten. start: those of a step.
 
         Returns:
-            (d, t + 1, n, p), and one row more for an LSTM.
+            (d, t + 1, n, p), the start among them: first, or, in a second direction that `flips`,
+            behind the steps. One row more for an LSTM.
         """
 
     @abstractmethod
     def _run_backward(self, g: Tensor) -> Gradients:
-        """Backpropagate through time, from the gradient of what `_run` returned."""
+        """Backpropagate through time. g: the gradient of the output, (d, t, n, p), as `_run`'s."""
 
     def _bias(self, layer: Layer) -> Tensor | None:
         """Return the bias that is added to W_x x_t; a network has both biases or none."""
         b_x, b_h = layer.b_x, layer.b_h
         return None if b_x is None or b_h is None else b_x + b_h
 
-    def _products(self, x: Tensor, layer: Layer) -> Tensor:
-        """Return W_x x_t and biases, in the type that the caller asked for."""
-        bias = self._bias(layer)
-        # It is added inside the product, which wants one type.
-        bias = None if bias is None else bias.to(self.dtype)
-        return linear(x, layer.w_x.to(self.dtype), bias)
+    def _products(self, x: Tensor) -> Tensor:
+        """Return W_x x_t and biases, (d, t, n, k h)."""
+        sums = self.w_h.new_empty(len(self.layers), *x.shape[-3:-1], self.layers[0].w_x.shape[0])
+        rows: dict[int, Tensor] = {}
+        for out, x_d, layer in zip(sums, self._inputs(x), self.layers, strict=True):
+            if id(x_d) not in rows:  # both directions may have the same
+                rows[id(x_d)] = x_d.flatten(0, 1)
+            # The product in the type that the caller asked for (half precision, where it is
+            # faster); the steps in the weights' own type, since their rounding errors accumulate
+            # over time.
+            bias = self._bias(layer)
+            bias = None if bias is None else bias.to(self.dtype)
+            _put_product(out.flatten(0, 1), rows[id(x_d)], layer.w_x.to(self.dtype), bias)
+        return sums
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
         x, *start = inputs
-        # The product in the type that the caller asked for (half precision, where it is faster);
-        # the steps in the weights' own type, since their rounding errors accumulate over time.
-        pairs = zip(self._inputs(x), self.layers, strict=True)
-        sums = _stack([self._products(*pair) for pair in pairs]).to(self.w_h.dtype)
+        sums = self._products(x)
         # A start in half precision joins the steps in theirs.
         start = [s.to(sums.dtype) for s in start]
         self.states = self._run(sums, tuple(s[0] if len(s) == 1 else s for s in start))
-        output = torch.cat([*self.states], dim=2) if len(self.states) == 2 else self.states[0]
+        # No view, so that the tape hands on this very tensor, and writes to it are counted.
+        one = len(self.layers) == 1
+        output = self.states[0, 1:].data if one else self._join(self.states, sums.shape[1])
         # Detached, because the graph holds this kernel: holding the graph would leak both.
         self._output, self._version = output.detach(), output._version
+        return output
+
+    def _join(self, states: Tensor, steps: int) -> Tensor:
+        """(2, t + 1, n, p) -> (t, n, 2 p): both directions, without the start.
+
+        An LSTM has its cells in one row more.
+        """
+        _, rows, n, p = states.shape
+        first, second = states
+        output = states.new_empty(rows - 1, n, 2 * p)
+        output[..., :p] = first[1:]
+        start = steps if self.flips else 0
+        output[:start, :, p:] = second[:start]
+        output[start:, :, p:] = second[start + 1 :]
         return output
 
     def _inputs(self, x: Tensor) -> Sequence[Tensor]:
@@ -180,7 +207,8 @@ class Recurrence(Kernel):
         Raises:
             SamplesNotSeparable: the model has written into the output.
         """
-        if self._output._version != self._version:
+        # The states of both directions were copied to the output, those of one are its memory.
+        if len(self.layers) == 1 and self._output._version != self._version:
             raise SamplesNotSeparable("the model writes into the output of a recurrent layer")
         gradients = self._gradients(g)
         for direction, x in enumerate(self._inputs(inputs[0])):
@@ -196,13 +224,17 @@ class Recurrence(Kernel):
         rows_h = rows
         if gradients.hidden is not gradients.x:
             rows_h = samples.rows(gradients.hidden[direction])
-        gram = self._gram(rows, layer) if rows_h is rows else None
+        # Copied once, not by each that reads them: rows far apart miss the caches.
+        rows, is_shared = rows.contiguous(), rows_h is rows
+        rows_h = rows if is_shared else rows_h.contiguous()
+        gram = self._gram(rows, layer) if is_shared else None
+        sums = functools.cache(lambda rows: rows.sum(dim=1))
         begin = 1 if direction and self.flips else 0
         before = self.states[direction, begin : begin + len(x), :, : layer.w_h.shape[1]]
         yield layer.w_x, lambda: OuterProducts(samples.rows(x), rows.to(x.dtype), gram)
         yield layer.w_h, lambda: OuterProducts(samples.rows(before), rows_h, gram)
-        yield layer.b_x, lambda: Dense(rows.sum(dim=1))
-        yield layer.b_h, lambda: Dense(rows_h.sum(dim=1))
+        yield layer.b_x, lambda: Dense(sums(rows))
+        yield layer.b_h, lambda: Dense(sums(rows_h))
         yield (
             layer.projection,
             lambda: self._projection_gradient(gradients, direction, samples),
@@ -255,6 +287,21 @@ def _stack(directions: Sequence[Tensor]) -> Tensor:
     return directions[0][None].contiguous() if len(directions) == 1 else torch.stack([*directions])
 
 
+def _put_product(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Write x W^T + b to `out`, (rows, o). x: (rows, i), weight: (o, i), bias: (o,)."""
+    if out.dtype != x.dtype or prefers_onednn(x.numel() * weight.shape[0], x, weight):
+        out.copy_(linear(x, weight, bias))
+    elif bias is None:
+        torch.mm(x, weight.mT, out=out)
+    else:
+        torch.addmm(bias, x, weight.mT, out=out)
+
+
+def rows_before(rows: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the gradient of the state before each step; that of the start is part of no output."""
+    return [rows[0].new_zeros(1), *rows[:-1]]
+
+
 def in_steps(steps: Tensor, flips: bool) -> Sequence[Tensor]:
     """(d, t, ...) -> t views in the order in which the steps are taken.
 
@@ -299,11 +346,11 @@ class Elman(Recurrence):
     def _run_backward(self, g: Tensor) -> Gradients:
         sums = torch.empty_like(self.slopes)
         rows, slopes, products = (self._in_steps(s) for s in (g, self.slopes, sums))
-        dh = rows[-1]
+        dh, before = rows[-1], rows_before(rows)
         add_product = prepare_product(self.w_h.mT, g.shape[2])
         for t in reversed(range(len(products))):
             torch.mul(dh, slopes[t], out=products[t])
-            dh = add_product(products[t], rows[t])
+            dh = add_product(products[t], before[t])
         return Gradients(sums, sums, (dh,))
 
 

@@ -65,8 +65,8 @@ class Packing:
         return steps.flatten(0, 1)[self._places[reverse]]
 
     def last(self, states: Tensor) -> Tensor:
-        """(t + 1, n, h) -> (n, h): the states after each sample's last step."""
-        return states[self._lengths, self._sample]
+        """(t, n, h) -> (n, h): the states after each sample's last step."""
+        return states[self._lengths - 1, self._sample]
 
 
 def _network(kind: type[Recurrence]) -> Callable[..., Any]:
@@ -105,9 +105,8 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
                 )
                 layers.append(Layer(w_x, w_h, b_x, b_h, projection))
             start = [s[first : first + directions] for s in initial]
-            outputs, ends_of_layer = _run_layer(tape, kind, layers, x, start, packing)
+            x, ends_of_layer = _run_layer(tape, kind, layers, x, start, packing)
             finals += ends_of_layer
-            x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
             if train and dropout > 0 and number + 1 < num_layers:
                 x = F.dropout(x, dropout)  # entries in the order in which torch's own draw
         ends = [torch.stack(states) for states in zip(*finals, strict=True)]
@@ -123,10 +122,10 @@ def _run_layer(
     x: Tensor,
     start: Sequence[Tensor],
     packing: Packing | None,
-) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
+) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     """Run the directions of one layer.
 
-    Returns the output of each direction, and its last states: hidden, and the cells of an LSTM.
+    Returns the output, and the last states of each direction: hidden, and the cells of an LSTM.
     """
     if packing is not None:
         # Padded steps are in the order in which they are taken, in both directions.
@@ -136,19 +135,20 @@ def _run_layer(
     if packing is not None:
         kernel.layout = packing.layout
     output = kernel.apply(tape, x, *start)
-    steps, width = x.shape[-3], layers[0].w_h.shape[1]
-    outputs: list[Tensor] = []
-    ends: list[tuple[Tensor, ...]] = []
-    for reverse, states in enumerate(output.chunk(len(layers), dim=2)):
-        hidden = states[: steps + 1, :, :width]
-        if packing is not None:
-            outputs.append(packing.pack(hidden[1:], bool(reverse)))
-            last = packing.last(hidden)
-        else:
-            outputs.append(hidden[:-1] if reverse else hidden[1:])
-            last = hidden[0 if reverse else -1]
-        ends.append((last, states[-1]) if len(start) == 2 else (last,))
-    return outputs, ends
+    directions, width = len(layers), layers[0].w_h.shape[1]
+    hidden, cells = (output[:-1], output[-1]) if len(start) == 2 else (output, None)
+    states = [s[..., :width] for s in hidden.chunk(directions, dim=2)]
+    if packing is None:
+        last = [s[-1 if k == 0 else 0] for k, s in enumerate(states)]
+        is_padded = hidden.shape[2] > directions * width  # behind projected states
+        steps_out = torch.cat(states, dim=2) if is_padded else hidden
+    else:
+        last = [packing.last(s) for s in states]
+        rows = [packing.pack(s, bool(k)) for k, s in enumerate(states)]
+        steps_out = torch.cat(rows, dim=1)
+    if cells is None:
+        return steps_out, [(h,) for h in last]
+    return steps_out, list(zip(last, cells.chunk(directions, dim=1), strict=True))
 
 
 NETWORKS: Mapping[str, Callable[..., Any]] = {
