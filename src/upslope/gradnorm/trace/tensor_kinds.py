@@ -150,13 +150,18 @@ class TensorKinds:
                 outline.append(value.shape)
             elif kind is int or kind in AS_IT_IS:
                 outline.append(value)
+            elif kind in _SEQUENCES:
+                if _WHOLE_NUMBERS.issuperset(map(type, value)):
+                    outline.append(value if kind is tuple else tuple(value))
+                elif operator.joins and all(map(self._is_plain_sample, value)):
+                    samples += 1
+                    outline.append(tuple(map(outline_of, value)))
+                elif moves and (index := _outline_of_index(value)) is not None:
+                    outline.append(index)
+                else:
+                    return _UNREAD
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
-            elif operator.joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
-                samples += 1
-                outline.append(tuple(map(outline_of, value)))
-            elif kind in _SEQUENCES and _WHOLE_NUMBERS.issuperset(map(type, value)):
-                outline.append(tuple(value))
             elif moves and (index := _outline_of_index(value)) is not None:
                 outline.append(index)
             else:
