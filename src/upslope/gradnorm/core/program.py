@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import cmath
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -239,6 +240,8 @@ def outline_of(value: Any) -> Any:
     kind = type(value)
     if kind in AS_IT_IS:  # asked of every argument of every operator
         return value
+    if kind is float:
+        return value if value in (0.0, 1.0) or not math.isfinite(value) else kind
     if isinstance(value, Tensor):
         return value.shape
     if isinstance(value, (tuple, list)):

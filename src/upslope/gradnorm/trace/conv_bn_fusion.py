@@ -31,12 +31,16 @@ _pairs: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], Pairs]] = WeakKeyDict
 
 
 class ConvBatchNormFusion:
-    """What one forward pass folds. See `tape.Fusion`."""
+    """What one forward pass folds. See `tape.Fusion`.
 
-    def __init__(self, pairs: Pairs):
-        self.pairs = pairs
+    pairs: what is to be folded. None in a pass that folds nothing, and shows what can be.
+    """
+
+    def __init__(self, pairs: Pairs | None):
+        self.pairs = pairs or {}
+        self._is_learning = pairs is None
         self.seen: dict[int, Normalisation] = {}
-        """The pairs that were met and not folded."""
+        """The pairs that such a pass has met."""
         self.placeholders: list[Tensor] = []
         self._waiting: dict[int, Tensor] = {}
         self._places = itertools.count()
@@ -47,7 +51,8 @@ class ConvBatchNormFusion:
         norm = self.pairs.get(place)
         if norm is None or not is_fusible(kernel, x, norm):
             out = tape.use(kernel, x)
-            mark(out).convolution = place
+            if self._is_learning:
+                mark(out).convolution = place
             return out
         out = tape.use(FusedConvolution(tape, kernel, norm), x)
         # Whatever looks at it all the same gets no number that it could take for one.

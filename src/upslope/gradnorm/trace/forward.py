@@ -106,7 +106,7 @@ class Forward:
         """Run two samples with nothing fused, and see which normalisation follows which kernel."""
         run = self._run
         tape = Tape(run.weights, ComputeOptions())
-        tape.fusion = fusion = ConvBatchNormFusion({})
+        tape.fusion = fusion = ConvBatchNormFusion(None)
         interceptor = Interceptor(tape, run.inventory, 2)
 
         def take(tensor: Tensor, per_sample: bool) -> Tensor:

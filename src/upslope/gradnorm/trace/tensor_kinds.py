@@ -44,10 +44,16 @@ def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
     """Return what is noted of an index of numbers of Python's alone; None for any other."""
     parts: list[Any] = []
     for item in index if type(index) is tuple else (index,):
-        part = (item.start, item.stop, item.step) if type(item) is slice else (item,)
-        if not _PLACES.issuperset(map(type, part)):
+        kind = type(item)
+        if kind in _PLACES:
+            parts.append(item)
+        elif kind is slice:
+            part = (item.start, item.stop, item.step)
+            if not _PLACES.issuperset(map(type, part)):
+                return None
+            parts.append(part)
+        else:
             return None
-        parts.append(part)
     return tuple(parts)
 
 
@@ -150,13 +156,18 @@ class TensorKinds:
                 outline.append(value.shape)
             elif kind is int or kind in AS_IT_IS:
                 outline.append(value)
+            elif kind in _SEQUENCES:
+                if _WHOLE_NUMBERS.issuperset(map(type, value)):
+                    outline.append(value if kind is tuple else tuple(value))
+                elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
+                    samples += 1
+                    outline.append(shapes)
+                elif moves and (index := _outline_of_index(value)) is not None:
+                    outline.append(index)
+                else:
+                    return _UNREAD
             elif kind in _PLAIN:
                 outline.append(outline_of(value))
-            elif operator.joins and kind in _SEQUENCES and all(map(self._is_plain_sample, value)):
-                samples += 1
-                outline.append(tuple(map(outline_of, value)))
-            elif kind in _SEQUENCES and _WHOLE_NUMBERS.issuperset(map(type, value)):
-                outline.append(tuple(value))
             elif moves and (index := _outline_of_index(value)) is not None:
                 outline.append(index)
             else:
@@ -181,17 +192,25 @@ class TensorKinds:
                 return _UNREAD
         return (SAMPLES, tuple(outline)) if operator.runs_on_samples else _UNREAD
 
-    def _is_plain_sample(self, value: Any) -> bool:
-        """Whether something is dense samples with dimensions, as they come to be joined."""
-        if type(value) is not Tensor or value.layout is not _DENSE or not value.shape:
-            return False
-        marks = marks_of(value)
-        return marks is self._plain_marks or (
-            marks.samples_in == self.session
-            and marks.made_of is not self._key_of_weights
-            and marks.placeholder_of is None
-            and marks.route is None
-        )
+    def _shapes_of_samples(self, values: Iterable[Any]) -> tuple[torch.Size, ...] | None:
+        """Return the shapes of dense samples with dimensions, as they come to be joined.
+
+        None where there is anything else among the values.
+        """
+        shapes = []
+        for value in values:
+            if type(value) is not Tensor or value.layout is not _DENSE or not value.shape:
+                return None
+            marks = marks_of(value)
+            if marks is not self._plain_marks and not (
+                marks.samples_in == self.session
+                and marks.made_of is not self._key_of_weights
+                and marks.placeholder_of is None
+                and marks.route is None
+            ):
+                return None
+            shapes.append(value.shape)
+        return tuple(shapes)
 
     def is_sample(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the samples."""

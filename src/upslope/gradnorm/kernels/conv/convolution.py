@@ -41,7 +41,7 @@ class Convolution(Kernel):
         output_padding: Sequence[int] | None,
     ):
         self.weight, self.bias, self.geometry = weight, bias, geometry
-        self.output_padding = list(output_padding or [0] * len(geometry.stride))
+        self.output_padding = output_padding or (0,) * len(geometry.stride)
         self.is_transposed = output_padding is not None
         self.dtype = tape.options.dtype
         self._all_weights = tape.weights
