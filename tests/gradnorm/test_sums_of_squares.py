@@ -79,7 +79,7 @@ def test_each_way_to_the_norms_of_outer_products(n, t, i, o, method, dtype):
     x, g = torch.randn(n, t, i, dtype=dtype), torch.randn(n, t, o, dtype=dtype)
     part = OuterProducts(x, g)
     if dtype == torch.float64:
-        assert part._method(SCRATCH) == method
+        assert part.method(SCRATCH) == method
     total = SumOfSquares()
     part.add_squares(total, SCRATCH)
     found = total.total()
