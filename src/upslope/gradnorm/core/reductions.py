@@ -282,6 +282,7 @@ class ReducingListener:
         self._total = SumOfSquares() if has_total or not self._is_by_name else None
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self._joint_uses = JointUses()
+        self._has_loops = max(tape.uses_of.values(), default=1) > 1
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
@@ -293,12 +294,13 @@ class ReducingListener:
         if samples is None:
             return
         use = Use(kernel, g, inputs)
-        count = self._count_uses(kernel.weights[0]) if samples is self._usual else 1
-        if count > 1 and kernel.joint_key is not None:
-            joint_use = self._joint_uses.keep(use, count)
-            if joint_use is None:
-                return
-            use = joint_use
+        if self._has_loops and samples is self._usual:
+            count = self._count_uses(kernel.weights[0])
+            if count > 1 and kernel.joint_key is not None:
+                joint_use = self._joint_uses.keep(use, count)
+                if joint_use is None:
+                    return
+                use = joint_use
         self._take(use, samples)
 
     def _count_uses(self, weight: Tensor) -> int:
