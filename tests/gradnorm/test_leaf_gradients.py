@@ -83,6 +83,40 @@ def test_the_weight_s_gradient_is_not_formed(case, positions):
         gradient_norms(model, x, "entropy")
 
 
+IDS = torch.tensor([3, 0, 3, -1, 2, 0, 3, 5])
+ADDED: dict[str, Make] = {
+    "rows of a table": lambda m: m.w[IDS[:4]],
+    "relative positions": lambda m: m.w[IDS].view(4, 2, 6).permute(1, 0, 2).contiguous()[None],
+    "rows of a multiple": lambda m: (2 * m.w)[IDS].view(2, 4, 6)[:, None].transpose(0, 1)[0],
+    "positions looked up": lambda m: F.embedding(IDS[:3], m.w).repeat(1, 1)[:, None] + m.fixed[:1],
+    "positions twice": lambda m: F.embedding(IDS[:3].abs(), m.w) + m.w[IDS[5:]] - m.v[3:],
+    "few rows of a table": lambda m: m.w[IDS[:1]],
+    "rows by a mask": lambda m: m.w[m.fixed[:, 0] > -9],
+    "entries by two indices": lambda m: m.w[IDS.abs()[:4, None], IDS.abs()[:6]],
+}
+
+
+@pytest.mark.parametrize("case", ADDED)
+def test_rows_of_tables_that_are_added_to_samples(case):
+    torch.manual_seed(0)
+    model = Model(ADDED[case], torch.add)
+    model.make = make = ADDED[case]
+    shape = make(model).shape
+    assert_agrees(model, torch.randn(5, *([1] * (3 - len(shape))), *shape[-3:]))
+
+
+def test_relative_positions_are_added_up_for_all_samples_at_once():
+    torch.manual_seed(0)
+    model = Model(ADDED["relative positions"], torch.add).double()
+    x = torch.randn(5, 2, 4, 6).double()
+    gradient_norms(model, x, "entropy")
+    with (
+        mock.patch.object(reductions, "dense_sums", side_effect=AssertionError("by autograd")),
+        mock.patch.object(Memory, "draw_proof", return_value=False),
+    ):
+        gradient_norms(model, x, "entropy")
+
+
 @pytest.mark.parametrize("case", DENSE)
 def test_other_functions_are_differentiated_by_autograd(case):
     torch.manual_seed(0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import GradientNormError
+from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 from upslope.gradnorm.core.sums_of_squares import SumOfSquares
@@ -79,7 +83,7 @@ def test_each_way_to_the_norms_of_outer_products(n, t, i, o, method, dtype):
     x, g = torch.randn(n, t, i, dtype=dtype), torch.randn(n, t, o, dtype=dtype)
     part = OuterProducts(x, g)
     if dtype == torch.float64:
-        assert part._method(SCRATCH) == method
+        assert part.method(SCRATCH) == method
     total = SumOfSquares()
     part.add_squares(total, SCRATCH)
     found = total.total()
@@ -114,3 +118,21 @@ def test_squares_that_overflow_are_refused_in_every_batch():
     for _ in range(3):
         with pytest.raises(GradientNormError, match="finite"):
             gradient_norms(model, x, lambda y: (y * 1e-15).sum(dim=1) * 1e15)
+
+
+def test_a_tensor_that_is_written_to_before_it_is_squared_is_no_silent_error():
+    """Small gradients are kept until the end: in the pass that is proven, both sums must agree."""
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    x = torch.randn(5, 6)
+    truth = gradient_norms(model, x, "entropy")
+    add_rows = SumOfSquares.add_rows
+
+    def spoil(self: SumOfSquares, values: Tensor) -> None:
+        values = values.clone()
+        add_rows(self, values)
+        values.mul_(3)
+
+    fresh = copy.deepcopy(model)
+    with mock.patch.object(SumOfSquares, "add_rows", spoil), warnings.catch_warnings():
+        warnings.simplefilter("ignore", GradientNormWarning)  # it goes one by one, and says so
+        torch.testing.assert_close(gradient_norms(fresh, x, "entropy"), truth)

@@ -7,6 +7,7 @@ graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
     W = P Q            dP = G Q^T = sum_s g_s (Q x_s)^T,  dQ = P^T G = sum_s (P^T g_s) x_s^T
+    W = T[ids]         dT has G_k added to row ids_k: of a table of relative positions, say
 
 Called by `reductions` for weights that are used once. Of any other operator autograd is asked
 (`weights`).
@@ -18,10 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.divided_weights import gradients_through_division
 from upslope.gradnorm.core.per_sample_gradients import (
+    Dense,
     OuterProducts,
     PerSampleGradient,
     TransposedGradient,
@@ -31,6 +34,10 @@ from upslope.gradnorm.core.weight_norm import WEIGHT_NORM_NODE, gradients_throug
 OfParents = Sequence[PerSampleGradient | None] | None
 """The gradient of each input of a node of autograd's graph, None for one that is constant; None in
 place of them all where no rule here covers the node."""
+
+_ROWS_PER_ID = 4
+"""Rows of a table per row that is taken from it up to which its gradient is formed: with more, it
+is mostly zeros. Set by hand."""
 
 
 def gradients_of_leaves(
@@ -108,6 +115,56 @@ def _quotient(node: Any, part: PerSampleGradient) -> OfParents:
     return (scale(part, 1 / node._saved_other.item()),)
 
 
+def _reshape(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a tensor that was brought to another shape, in the same order."""
+    if not isinstance(part, Dense):
+        return None
+    parent, place = node.next_functions[0]
+    return (Dense(part.values.reshape(len(part), *parent._input_metadata[place].shape)),)
+
+
+def _permutation(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a tensor whose dimensions were permuted."""
+    if not isinstance(part, Dense):
+        return None
+    rank = part.values.dim() - 1
+    order = [_with_sign(dim) % rank for dim in node._saved_dims]
+    back = sorted(range(rank), key=order.__getitem__)
+    return (Dense(part.values.permute(0, *(1 + dim for dim in back))),)
+
+
+def _rows_by_index(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a table of which rows were taken: `table[ids]`."""
+    ids, *more = node._saved_indices
+    if more or ids is None or ids.dtype not in (torch.int32, torch.int64):
+        return None
+    return _rows_of_table(node, part, ids)
+
+
+def _rows_of_embedding(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a table of which rows were taken by `F.embedding`."""
+    if _with_sign(node._saved_padding_idx) >= 0 or node._saved_scale_grad_by_freq:
+        return None
+    return _rows_of_table(node, part, node._saved_indices)
+
+
+def _rows_of_table(node: Any, part: PerSampleGradient, ids: Tensor) -> OfParents:
+    """Return the gradient of a table (rows, ...), which has that of each id added to its row."""
+    parent, place = node.next_functions[0]
+    rows, *shape = parent._input_metadata[place].shape
+    # All rows of the table are formed, for each sample: of a large one that would be too much.
+    if not isinstance(part, Dense) or rows > _ROWS_PER_ID * ids.numel():
+        return None
+    values = part.values.reshape(len(part), ids.numel(), *shape)
+    total = values.new_zeros(len(part), rows, *shape)
+    return (Dense(total.index_add_(1, ids.flatten() % rows, values)),)  # negative ids from the end
+
+
+def _with_sign(number: int) -> int:
+    """Return a number that a node of the graph has kept without its sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
     """Return the gradient of a matrix that was transposed."""
     outer = _outer(part)
@@ -179,6 +236,13 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "DivBackward0": _quotient,
     "NegBackward0": lambda node, part: (scale(part, -1.0),),  # noqa: ARG005
     "TBackward0": _transpose,
+    "ViewBackward0": _reshape,
+    "UnsafeViewBackward0": _reshape,
+    "UnsqueezeBackward0": _reshape,
+    "CloneBackward0": lambda node, part: (part,),  # noqa: ARG005
+    "PermuteBackward0": _permutation,
+    "IndexBackward0": _rows_by_index,
+    "EmbeddingBackward0": _rows_of_embedding,
     "MmBackward0": _product,
 }
 """Name of a node of autograd's graph -> the gradients of its inputs, from that of its output."""

@@ -1,11 +1,8 @@
 """Lazy forms of per-sample gradients: their norms are computed without forming them.
 
 The gradient of one sample's loss with respect to one weight is a `PerSampleGradient`. Most weights
-meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`), whose
-norm needs either the product itself ("direct": t*i*o multiply-adds for t positions) or two
-t x t Gram matrices ("ghost norm", Li et al. 2021, arXiv:2110.05679: t^2 (i+o)):
-
-    ||G||^2 = sum_{s,s'} <x_s, x_s'> <g_s, g_s'>        (complex numbers: <a, b> = a^T conj(b))
+meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`);
+`outer_norms` has the ways to its norm.
 
 A part never leaves the samples' order: row k of everything is sample k. Embeddings have a form of
 their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
@@ -14,7 +11,6 @@ their own (`lookup_gradients`), and so have weights that are made of others (`le
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,34 +19,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core import outer_norms
 from upslope.gradnorm.core.chunks import CACHE, SCRATCH, chunks
-from upslope.gradnorm.core.matrix_products import (
-    batched_products,
-    linear,
-    prefers_onednn_for_each,
-)
+from upslope.gradnorm.core.matrix_products import batched_products
+from upslope.gradnorm.core.outer_norms import WIDE, gather
 from upslope.gradnorm.core.sums_of_squares import (
     SumOfSquares,
     as_type_of,
-    cancels,
-    frobenius_norms,
-    norms,
     squared_norms,
-    upcast,
 )
-
-_WIDE = 32
-"""Rows and columns of a result from which oneDNN is the faster one for a sum of outer products."""
-
-_BLOCK = CACHE // 8
-"""Bytes of products that are formed at a time: they stay in the second-level cache."""
-
-_GRAM_ENTRY, _PRODUCT_ENTRY = 200, 16
-"""What an entry of a pair of Gram matrices, and of a product, costs beside its multiply-adds, in
-such: it is written, and read again. Set by hand, as the next."""
-
-_CALLS_OF_GHOST = 3_000_000
-"""What the more numerous calls of the ghost norm cost, in multiply-adds."""
 
 
 class OuterPieces(NamedTuple):
@@ -210,7 +187,7 @@ class OuterProducts(PerSampleGradient):
         return len(self.g)
 
     def squared_norms(self, scratch: int) -> Tensor:
-        """See `PerSampleGradient`. The cheapest method, by multiply-adds and calls."""
+        """See `PerSampleGradient`. By the cheapest method."""
         roots = self._norms_at_once(scratch)
         return self._squared_norms_in_pieces(scratch) if roots is None else roots.square_()
 
@@ -224,87 +201,37 @@ class OuterProducts(PerSampleGradient):
 
     def _norms_at_once(self, scratch: int) -> Tensor | None:
         """(n,): the norms, where few calls have them for all samples; None elsewhere."""
-        x, g, method = self.x, self.g, self._method(scratch)
-        if method == "product":
-            return norms(x).mul_(norms(g))
-        if method != "direct, at once":
-            return None
-        # The longer side goes along the rows of the result: a thin product is far slower otherwise.
-        left, right = (g, x) if g.shape[2] <= x.shape[2] else (x, g)
-        return norms(torch.bmm(_gather(left).mT, _gather(right)))
+        method = self.method(scratch)
+        if method == "direct, at once":
+            return outer_norms.direct_at_once(self.x, self.g)
+        return outer_norms.of_one_position(self.x, self.g) if method == "product" else None
 
     def _squared_norms_in_pieces(self, scratch: int) -> Tensor:
         """(n,): the squared norms, a few samples or a block of rows at a time."""
-        return self.ghost(scratch) if self._method(scratch) == "ghost" else self.direct(scratch)
+        return self.ghost(scratch) if self.method(scratch) == "ghost" else self.direct(scratch)
 
-    def _method(self, scratch: int) -> str:
-        """Return the cheapest way to the norms: see `_method_of`."""
-        x, o = self.x, self.g.shape[2]
+    def method(self, scratch: int) -> str:
+        """Return the cheapest way to the norms (`outer_norms`)."""
+        x, o, threads = self.x, self.g.shape[2], torch.get_num_threads()
         grams = x.shape[2] + (o if self.gg is None else 0)
-        return _method_of(x.shape, o, grams, x.element_size(), scratch, torch.get_num_threads())
+        return outer_norms.method_of(x.shape, o, grams, x.element_size(), scratch, threads)
 
     def ghost(self, scratch: int) -> Tensor:
         """(n,): squared norms from both Gram matrices."""
-        n, t, _ = self.x.shape
-        pieces = [*chunks(n, 2 * t * t * self.x.element_size(), scratch)]
-        if len(pieces) == 1:
-            return self._ghost_of(scratch)
-        return torch.cat([self.of_samples(c)._ghost_of(scratch) for c in pieces])
-
-    def _ghost_of(self, scratch: int) -> Tensor:
-        """Return the squared norms of as many samples as the scratch has room for."""
-        x, g = _gather(self.x), _gather(self.g)
-        xx = batched_products(x, x.mH)  # (n, t, t)
-        gg = batched_products(g, g.mH) if self.gg is None else self.gg
-        sizes = frobenius_norms(xx).mul_(frobenius_norms(gg))
-        total = upcast(xx).mul_(gg).sum(dim=(1, 2))
-        # A sum of products of either sign can round to just below zero.
-        total = (total.real if total.is_complex() else total).clamp_min_(0)
-        if (has_cancelled := cancels(total, sizes)) is not None:
-            total[has_cancelled] = OuterProducts(x[has_cancelled], g[has_cancelled]).direct(scratch)
-        return total
-
-    def of_samples(self, rows: slice) -> OuterProducts:
-        """Return the gradients of some of the samples."""
-        return OuterProducts(self.x[rows], self.g[rows], None if self.gg is None else self.gg[rows])
+        return outer_norms.ghost(self.x, self.g, self.gg, scratch)
 
     def direct(self, scratch: int) -> Tensor:
-        """(n,): squared norms of the products themselves, a block of rows of each at a time.
-
-        All go to one small buffer, which stays in the second-level cache to be read once more.
-        """
-        # The longer side goes along the rows of the result: a thin product is far slower otherwise.
-        left, right = (self.g, self.x) if self.g.shape[2] <= self.x.shape[2] else (self.x, self.g)
-        n, t, o = left.shape
-        i, size = right.shape[2], right.element_size()
-        width = max(1, min(o, scratch // (i * size)))
-        if min(i, o) >= _WIDE and prefers_onednn_for_each(t * i * width, left, right):
-            return torch.stack(
-                [_norm_by_blocks(g, x, width) for g, x in zip(left, right, strict=True)]
-            )
-        together = max(torch.get_num_threads(), _BLOCK // (i * width * size))
-        together = max(1, min(n, together, scratch // (i * width * size)))
-        buffer = right.new_empty(together, width, i)
-        out = []
-        for start in range(0, n, together):
-            rows = slice(start, start + together)
-            x, g = _gather(right[rows]), _gather(left[rows]).mT
-            squares = []
-            for k in range(0, o, width):
-                block = g[:, k : k + width]
-                product = torch.bmm(block, x, out=buffer[: len(x), : block.shape[1]])
-                squares.append(squared_norms(product))
-            out.append(torch.stack(squares).sum(dim=0))
-        return torch.cat(out)
+        """(n,): squared norms of the products themselves."""
+        return outer_norms.direct(self.x, self.g, scratch)
 
     def gradients(self, scratch: int) -> Iterator[Tensor]:
         """(m, o, i): the products themselves, a few samples at a time, in either memory order."""
         # The longer side along the rows, as in `direct`.
         left, right = sorted((self.g, self.x), key=lambda side: side.shape[2])
         size = right.element_size() * left.shape[2] * right.shape[2]
-        times = batched_products if left.shape[2] >= _WIDE else torch.bmm
+        times = batched_products if left.shape[2] >= WIDE else torch.bmm
         for c in chunks(len(self), size, scratch):
-            product = times(_gather(left[c]).mT, _gather(right[c]))
+            product = times(gather(left[c]).mT, gather(right[c]))
             yield product if left is self.g else product.mT
 
     def materialize(self, rows: slice) -> Tensor:
@@ -339,39 +266,9 @@ class OuterProducts(PerSampleGradient):
         """Return the method of the norm, and what it costs; see `PerSampleGradient`."""
         (t, i), o = self.x.shape[1:], self.g.shape[2]
         direct, ghost = float(t * i * o), float(t * t * (i + o))
-        method = self._method(SCRATCH).partition(",")[0]
+        method = self.method(SCRATCH).partition(",")[0]
         norm = {"product": direct + i + o, "direct": 2 * direct, "ghost": direct + ghost}
         return method, direct + norm[method]
-
-
-@functools.lru_cache(4096)  # every use in every batch asks, and networks have few shapes
-def _method_of(x: torch.Size, o: int, grams: int, element: int, scratch: int, threads: int) -> str:
-    """Return the cheapest way to the norms of sums of outer products.
-
-    x: (n, t, i). o: entries of a row of g. grams: entries of rows whose Gram matrices are to be
-    formed. element: bytes of an entry.
-    """
-    n, t, i = x
-    if t == 1:
-        return "product"
-    ghost = _CALLS_OF_GHOST + n * t * t * (grams + _GRAM_ENTRY)
-    if ghost < n * i * o * (t + _PRODUCT_ENTRY):
-        return "ghost"
-    bytes_each = element * i * o
-    together = min(max(threads, _BLOCK // max(1, bytes_each)), scratch // max(1, bytes_each))
-    return "direct, at once" if n <= together else "direct"
-
-
-def _norm_by_blocks(g: Tensor, x: Tensor, width: int) -> Tensor:
-    """The squared norm of g^T x, `width` rows at a time. g: (t, o), x: (t, i)."""
-    blocks = torch.split(g, width, dim=1)
-    norms = [torch.linalg.vector_norm(linear(block.mT, x.mT)) for block in blocks]
-    return torch.stack(norms).square().sum()
-
-
-def _gather(x: Tensor) -> Tensor:
-    """(n, t, i), copied if a sample's rows lie far apart: a product would miss the caches."""
-    return x.contiguous() if x.stride(2) == 1 and x.stride(1) > 2 * x.shape[2] else x
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,8 @@ class SquaredNorms:
 class TotalSquaredNorms(SquaredNorms):
     """Squared Frobenius norms of the whole gradient, (n,): of no parameter by itself.
 
-    A pass that is proven has them of each parameter, by which it is held against autograd; `total`
-    makes one of all. Any other pass adds them up on its way (`ReducingListener`).
+    `ReducingListener` adds them up on its way. A pass that is proven does so too, to the same bits,
+    and has the squares of each parameter beside, which are held against autograd.
     """
 
     of_all = ""
@@ -262,16 +262,27 @@ class ReducingListener:
     """Reduces the gradient of each parameter as soon as it is complete.
 
     A parameter with a single use is reduced at once, so that its activations can go.
+
+    has_total: whether squares are added up over all parameters beside what the reduction makes of
+    each; without being asked where the reduction is `TotalSquaredNorms`, and nothing else then.
     """
 
-    def __init__(self, tape: Tape, n: int, layouts: Mapping[int, Layout], reduction: Reduction):
+    def __init__(
+        self,
+        tape: Tape,
+        n: int,
+        layouts: Mapping[int, Layout],
+        reduction: Reduction,
+        has_total: bool = False,
+    ):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
         self._usual = Samples(n)
         self._results: dict[str, Tensor] = {}
-        self._total = SumOfSquares() if isinstance(reduction, TotalSquaredNorms) else None
-        """Where the results of all parameters are added up, if they are not asked for by name."""
+        self._is_by_name = not isinstance(reduction, TotalSquaredNorms)
+        self._total = SumOfSquares() if has_total or not self._is_by_name else None
         self._pending: dict[str, list[tuple[Tensor, PerSampleGradient]]] = {}
         self._joint_uses = JointUses()
+        self._has_loops = max(tape.uses_of.values(), default=1) > 1
         self.reached = False
         """Whether the backward pass came to some use of a weight, be it with zeros."""
 
@@ -283,12 +294,13 @@ class ReducingListener:
         if samples is None:
             return
         use = Use(kernel, g, inputs)
-        count = self._count_uses(kernel.weights[0]) if samples is self._usual else 1
-        if count > 1 and kernel.joint_key is not None:
-            joint_use = self._joint_uses.keep(use, count)
-            if joint_use is None:
-                return
-            use = joint_use
+        if self._has_loops and samples is self._usual:
+            count = self._count_uses(kernel.weights[0])
+            if count > 1 and kernel.joint_key is not None:
+                joint_use = self._joint_uses.keep(use, count)
+                if joint_use is None:
+                    return
+                use = joint_use
         self._take(use, samples)
 
     def _count_uses(self, weight: Tensor) -> int:
@@ -308,17 +320,17 @@ class ReducingListener:
                 and uses_of[names[0]] == use.number
                 and (weight is parameters[names[0]] or weights.isometric(weight))
             ):
-                if total is None:
-                    self._results[names[0]] = self._reduce(names[0], [(weight, part)])
-                else:
+                if total is not None:
                     part.add_squares(total, self.tape.options.scratch)
+                if self._is_by_name:
+                    self._results[names[0]] = self._reduce(names[0], [(weight, part)])
             elif all(uses_of[name] == use.number for name in names) and (
                 of_leaves := gradients_of_leaves(weight, part, self.tape.options.scratch)
             ):
                 for name in names:
                     parameter = parameters[name]
                     uses = [(leaf, its_part) for leaf, its_part in of_leaves if leaf is parameter]
-                    self._results[name] = self._reduce(name, uses)
+                    self._keep(name, self._reduce(name, uses))
             else:
                 for name in names:
                     self._pending.setdefault(name, []).append((weight, part))
@@ -348,10 +360,7 @@ class ReducingListener:
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:
-        """name -> (n, ...), for every parameter that a gradient reached.
-
-        Of the squares of all parameters together, one entry; see `TotalSquaredNorms`.
-        """
+        """name -> (n, ...), for every parameter that a gradient reached; or as `total`."""
         weights = self.tape.weights
         for use in self._joint_uses.take_rest():
             self._take(use, self._usual)
@@ -361,16 +370,25 @@ class ReducingListener:
             for _, totals in dense_sums(weights, uses_of, self.tape.options.scratch):
                 for name, gradients in totals.items():
                     rows[name].append(self.reduction.of_dense(name, gradients))
-            self._results |= {name: torch.cat(parts) for name, parts in rows.items()}
+            for name, parts in rows.items():
+                self._keep(name, torch.cat(parts))
         for name, uses in self._pending.items():
-            self._results[name] = self._reduce(name, uses)
+            self._keep(name, self._reduce(name, uses))
         self._pending.clear()
-        if self._total is None:
-            return self._results
-        for squares in self._results.values():
-            self._total.add_squares(squares)
-        total = self._total.total()
+        return self._results if self._is_by_name else self.total()
+
+    @torch.no_grad()
+    def total(self) -> dict[str, Tensor]:
+        """Return the squares of all parameters together, by one name; {} if there are none."""
+        total = None if self._total is None else self._total.total()
         return {} if total is None else {TotalSquaredNorms.of_all: total}
+
+    def _keep(self, name: str, rows: Tensor) -> None:
+        """Keep what the reduction has made of a parameter: of `TotalSquaredNorms`, squares."""
+        if self._is_by_name:
+            self._results[name] = rows
+        if self._total is not None:
+            self._total.add_squares(rows)
 
     def _group_parameters(self) -> list[list[str]]:
         """Return groups of parameters whose gradients are formed by one backward pass each.

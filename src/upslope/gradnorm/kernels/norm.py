@@ -105,8 +105,8 @@ class LayerNorm(Kernel):
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
     size = 3 * g.numel() * g.element_size()
-    if size > CACHE // 8 and (n := g.shape[0]) > 1:
-        pieces = chunks(n, size // n, CACHE // 8)
+    if size > CACHE // 2 and (n := g.shape[0]) > 1:
+        pieces = chunks(n, size // n, CACHE // 2)
         return torch.cat([_scale_gradient(g[c], x[c], mean[c], rstd[c]) for c in pieces])
     # The mean goes first: to subtract sums in its place would cancel where it is far from zero.
     return torch.sub(x, mean).mul_(rstd).mul_(g).sum(dim=1)

@@ -14,7 +14,12 @@ from torch import Tensor
 from upslope.gradnorm.core.heap import drop_free_pages, give_pages_back
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.model_io import Loss
-from upslope.gradnorm.core.reductions import FrontGuess, ReducingListener, Reduction
+from upslope.gradnorm.core.reductions import (
+    FrontGuess,
+    ReducingListener,
+    Reduction,
+    TotalSquaredNorms,
+)
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.tape import Listener
 from upslope.gradnorm.proofs.batch_run import BatchRun
@@ -30,6 +35,10 @@ from upslope.gradnorm.proofs.kernel_results import (
 from upslope.gradnorm.proofs.proof import check_gradients, check_separation
 from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.same_activations import agree_at_same_activations
+
+_SAME_SQUARES = 1e-3
+"""The relative difference that float32 may make of two orders in which squares are summed. Set by
+hand, far above that of a million of them and far below that of a tensor that is not what it was."""
 
 
 class ReducedGradients(NamedTuple):
@@ -86,7 +95,8 @@ def reduce_proven(
         LayoutUnknown: the guess is wrong.
     """
     noting = ProvenReduction(reduction)
-    parts = ReducingListener(forward.tape, run.n, layouts, noting)
+    has_total = isinstance(reduction, TotalSquaredNorms)
+    parts = ReducingListener(forward.tape, run.n, layouts, noting, has_total)
     try:
         rows = _run_and_separate(run, forward, parts, losses, scaled_sums, last=last, guess=guess)
     finally:
@@ -122,7 +132,21 @@ def reduce_proven(
                 raise
     if guess is None:
         drop_free_pages()  # the next batch is not proven, and has other tensors
-    return ReducedGradients(rows, parts.reached)
+    return ReducedGradients(_total(parts, rows) if has_total else rows, parts.reached)
+
+
+def _total(parts: ReducingListener, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the squares that were added up, which must be those of all parameters.
+
+    Raises:
+        ProofFailed: they are not: what was kept to be squared at the end has been written to.
+    """
+    total = parts.total()
+    of_parameters = TotalSquaredNorms().total(rows) if rows else {}
+    for name, squares in of_parameters.items():
+        if not torch.allclose(total[name], squares, rtol=_SAME_SQUARES, atol=0, equal_nan=True):
+            raise ProofFailed("the squares of all parameters are not the sum of those of each")
+    return total
 
 
 def _run_and_separate(
