@@ -100,7 +100,7 @@ def owners_of_output(
             rows = [_spread(owners_of_input.get(id(x)), x) for x in args[0]]
             spread_output = func(rows, *args[1:], **kwargs)
         elif is_entrywise(name):
-            return _together([owners for _, owners in inputs], out)
+            return owners_together([owners for _, owners in inputs], out)
         elif name == "linear" and len(inputs) == 1 and inputs[0][1].shape[-1] == 1:
             return inputs[0][1]
         else:
@@ -144,8 +144,11 @@ def _shortest(owners: Tensor) -> Tensor:
     return compact(owners, absorb=False)
 
 
-def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
-    """The owners of what is made entry by entry; None where two samples meet in an entry."""
+def owners_together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
+    """Return the owners of what is made entry by entry; None where two samples meet in an entry.
+
+    owners: of what it is made of, broadcast to each other. out: what is made.
+    """
     if do_meet(owners):
         return None
     whole = owners[0]

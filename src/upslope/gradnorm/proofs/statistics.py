@@ -24,7 +24,13 @@ from torch.utils._pytree import tree_flatten
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.vmapped import is_transforming, tells_of_row
-from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, of_sequences, try_dependence
+from upslope.gradnorm.proofs.dependence import (
+    Dependence,
+    keeps_apart,
+    of_products,
+    of_sequences,
+    try_dependence,
+)
 from upslope.gradnorm.proofs.owners import (
     compact,
     counting_dimensions,
@@ -179,7 +185,11 @@ class StatisticsWatch(TorchFunctionMode):
         """On whose entries what an operator makes depends, if its name does not tell."""
         if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
             return None
-        pairs = [(x, self._owners(x)) for x, kind in zip(operands, marks, strict=True) if kind]
+        of_all = [
+            (x, kind, self._owners(x) if kind else None)
+            for x, kind in zip(operands, marks, strict=True)
+        ]
+        pairs = [(x, own) for x, kind, own in of_all if kind]
         with_owners = [(x, owners) for x, owners in pairs if owners is not None]
         if (
             len(with_owners) < len(pairs)
@@ -188,6 +198,9 @@ class StatisticsWatch(TorchFunctionMode):
             return None
         owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)
+        if apart is None:
+            of_operands = [own for *_, own in of_all]
+            apart = of_products(name, args, kwargs, operands, of_operands, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
