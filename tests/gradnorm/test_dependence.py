@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.proofs.dependence import try_dependence
+from upslope.gradnorm.proofs.dependence import of_products, try_dependence
 from upslope.gradnorm.proofs.owners import front_owners
 
 
@@ -98,3 +98,50 @@ def test_operators_say_on_which_samples_their_entries_depend(n: int) -> None:
         if not mixes:
             assert depends.owners is not None
             assert depends.owners.flatten().tolist() == list(range(n))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+PRODUCTS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]], list[int | None]]] = {
+    "rows and a matrix": (torch.matmul, [(4, 3, 5), (5, 2)], [0, None]),
+    "a matrix and columns": (torch.matmul, [(2, 5), (4, 5, 3)], [None, 0]),
+    "of each sample": (torch.bmm, [(4, 3, 5), (4, 5, 2)], [0, 0]),
+    "samples in rows": (torch.matmul, [(3, 4, 5), (3, 5, 2)], [1, None]),
+    "samples in columns": (torch.matmul, [(3, 2, 5), (3, 5, 4)], [None, 2]),
+    "summed over samples": (torch.matmul, [(3, 5, 4), (3, 4, 2)], [2, None]),
+    "summed over samples of both": (torch.matmul, [(5, 4), (4, 2)], [1, 0]),
+    "weights of samples, by a matrix of them": (torch.matmul, [(2, 4), (4, 2)], [None, 0]),
+    "all pairs": (torch.matmul, [(4, 5), (5, 4)], [0, 1]),
+    "of others": (torch.matmul, [(4, 1, 3, 5), (4, 5, 2)], [0, 0]),
+    "attention": (attention, [(4, 2, 3, 5)] * 3, [0, 0, 0]),
+    "attention to constants": (attention, [(4, 2, 3, 5)] * 3, [0, None, None]),
+    "attention to samples": (attention, [(2, 4, 5)] * 3, [1, 1, 1]),
+    "attention between heads": (attention, [(2, 4, 3, 5)] * 3, [1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_that_are_known_keep_apart_what_trying_them_out_keeps_apart(name: str) -> None:
+    func, shapes, places = PRODUCTS[name]
+    torch.manual_seed(0)
+    operands = [torch.randn(shape) for shape in shapes]
+    owners = [
+        None if dim is None else front_owners(4, x.movedim(dim, 0)).movedim(0, dim)
+        for x, dim in zip(operands, places, strict=True)
+    ]
+    out = func(*operands)
+    known = of_products(
+        "scaled_dot_product_attention" if func is attention else func.__name__,
+        operands, {}, operands, owners, out,
+    )  # fmt: skip
+    pairs = [(x, own) for x, own in zip(operands, owners, strict=True) if own is not None]
+    tried = try_dependence(func, tuple(operands), {}, pairs, out)
+    assert tried is not None
+    if known is not None:
+        assert not tried[0].mixes
+        assert tried[0].owners is not None
+        assert torch.equal(known.expand(out.shape), tried[0].owners.expand(out.shape))
+    elif name not in ("attention between heads", "attention to constants"):
+        assert tried[0].mixes

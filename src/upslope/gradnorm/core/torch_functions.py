@@ -10,6 +10,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+from torch.utils._pytree import SUPPORTED_NODES, tree_flatten
+
 ENTRYWISE = frozenset(
     {
         "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous",
@@ -52,3 +55,22 @@ def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., A
 
 def _never(*_: Any) -> bool:
     return False
+
+
+def tensors_among(tree: Any) -> list[Tensor]:
+    """Return the tensors in an operator's arguments, in the order of `tree_flatten`.
+
+    Called for every operator: `tree_flatten` itself takes longer than a small operator.
+    """
+    if isinstance(tree, Tensor):
+        return [tree]
+    kind = type(tree)
+    if kind is tuple or kind is list or kind is dict:
+        tensors: list[Tensor] = []
+        for branch in tree.values() if kind is dict else tree:
+            if isinstance(branch, Tensor):
+                tensors.append(branch)
+            elif type(branch) in SUPPORTED_NODES:
+                tensors += tensors_among(branch)
+        return tensors
+    return [x for x in tree_flatten(tree)[0] if isinstance(x, Tensor)]

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from upslope.gradnorm.proofs.owners import NOBODY, compact, counting_dimensions
+from upslope.gradnorm.proofs.owners import (
+    NOBODY,
+    compact,
+    counting_dimensions,
+    owners_together,
+)
 
 _OF_IMAGES = {
     **{f"conv{d}d": d + 2 for d in (1, 2, 3)},
@@ -36,6 +41,10 @@ _RECURRENT = frozenset({"gru", "lstm", "rnn_relu", "rnn_tanh"})
 _OF_LAST = frozenset({"layer_norm", "rms_norm"})
 """Operators that work on the last dimensions alone, those of their second argument."""
 
+_PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
+"""Products of matrices: entries of the last dimension of the one and the last but one of the other
+meet, and no others."""
+
 _ROUNDING = 1e3
 """Rounding errors that a kernel's order of sums may make, in steps of the type."""
 
@@ -53,6 +62,38 @@ def of_sequences(name: str, args: Any, owners: Sequence[Tensor], out: Any) -> li
     if len(owners) != 1 or not counting_dimensions(owners[0]) <= {batch}:
         return None
     return [owners[0] if i == 0 else owners[0].reshape(1, -1, 1) for i in range(len(out))]
+
+
+def of_products(
+    name: str,
+    args: Any,
+    kwargs: Any,
+    operands: Sequence[Tensor],
+    owners: Sequence[Tensor | None],
+    out: Any,
+) -> Tensor | None:
+    """Return the owners of what products of matrices and attention make of single samples' entries.
+
+    None where they are not known: entries of several samples may meet then.
+
+    name, args, kwargs: the operator and what it got. operands: the tensors among it. owners: of
+    these, None for such as hold no samples. out: what it has made.
+    """
+    if not isinstance(out, Tensor):
+        return None
+    pairs = [(x, own) for x, own in zip(operands, owners, strict=True) if own is not None]
+    if name == "scaled_dot_product_attention":
+        # A query meets the keys and values of its own place in dimension 0 alone.
+        apart = all(x.dim() == out.dim() and counting_dimensions(own) <= {0} for x, own in pairs)
+        apart &= all(len(x) == len(out) for x, _ in pairs) and out.dim() > 2
+    elif name in _PRODUCTS:
+        is_plain = len(args) == len(operands) == 2 and not kwargs
+        apart = is_plain and all(x.dim() > 1 for x in operands)
+        for x, own, dim in zip(operands, owners, (-1, -2), strict=False) if apart else ():
+            apart &= own is None or x.dim() + dim not in counting_dimensions(own)
+    else:
+        return None
+    return owners_together([own for _, own in pairs], out) if apart else None
 
 
 def _is_in_eval_mode(args: Sequence[Any], kwargs: Any) -> bool:
@@ -82,6 +123,8 @@ def keeps_apart(
     counting = counting_dimensions(owners[0])
     if _OF_IMAGES.get(name) == first.dim() and counting <= {0} and len(out) == len(first):
         return owners[0].view(-1, *(1,) * (out.dim() - 1))
+    if name == "interpolate" and counting <= {0} and out.dim() == first.dim() > 2:
+        return owners[0] if len(out) == len(first) else None
     if name == "linear" and owners[0].shape[-1:] == (1,):
         return owners[0]
     if name in _OF_CHANNELS and counting <= {0} and out.shape == first.shape:

@@ -31,6 +31,7 @@ from upslope.gradnorm.core.model_io import (
     tensors_in,
 )
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.torch_functions import tensors_among
 from upslope.gradnorm.proofs.batch_run import BatchRun, Watch
 from upslope.gradnorm.proofs.draws import ConstantDraws
 from upslope.gradnorm.proofs.mixing import (
@@ -299,8 +300,7 @@ class _SpoilingIntegers(TorchFunctionMode):
     ) -> Any:
         """Run one operator, and change its rows if it makes floating numbers of whole ones."""
         out = func(*args, **(kwargs or {}))
-        operands = tree_flatten((args, kwargs))[0]
-        if not any(isinstance(x, Tensor) and self._is_whole(x) for x in operands):
+        if not any(map(self._is_whole, tensors_among((args, kwargs)))):
             return out
         output = args[0] if out is None and args else out  # writes of entries return nothing
         has_rows = isinstance(output, Tensor) and output.dim() > 0 and len(output) % self._n == 0

@@ -61,6 +61,10 @@ _ELEMENTWISE = frozenset(
 """Operators each of whose entries is made of the entries in its own place."""
 
 
+_COMPACT = "_upslope_is_compact"
+"""The attribute of owners that `compact` has returned."""
+
+
 def front_owners(n: int, tensor: Tensor) -> Tensor:
     """Return the owners of a tensor (n, ...) with one sample in each row, (n, 1, ..., 1)."""
     return torch.arange(n, device=tensor.device).view(n, *(1,) * (tensor.dim() - 1))
@@ -100,7 +104,7 @@ def owners_of_output(
             rows = [_spread(owners_of_input.get(id(x)), x) for x in args[0]]
             spread_output = func(rows, *args[1:], **kwargs)
         elif is_entrywise(name):
-            return _together([owners for _, owners in inputs], out)
+            return owners_together([owners for _, owners in inputs], out)
         elif name == "linear" and len(inputs) == 1 and inputs[0][1].shape[-1] == 1:
             return inputs[0][1]
         else:
@@ -123,6 +127,8 @@ def compact(owners: Tensor, *, absorb: bool = True) -> Tensor:
 
     absorb: whether entries of nobody may count as those of the sample beside them.
     """
+    if hasattr(owners, _COMPACT):
+        return owners
     for dim, size in enumerate(owners.shape):
         if size > 1:
             if owners.stride(dim) == 0:
@@ -132,7 +138,10 @@ def compact(owners: Tensor, *, absorb: bool = True) -> Tensor:
             same = owners == top
             if bool((same | (owners == NOBODY) if absorb else same).all()):
                 owners = top
-    return owners.contiguous()
+    owners = owners.contiguous()
+    if absorb:  # nothing is left to do: asked again of each tensor that an operator takes
+        setattr(owners, _COMPACT, True)
+    return owners
 
 
 def _shortest(owners: Tensor) -> Tensor:
@@ -144,8 +153,11 @@ def _shortest(owners: Tensor) -> Tensor:
     return compact(owners, absorb=False)
 
 
-def _together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
-    """The owners of what is made entry by entry; None where two samples meet in an entry."""
+def owners_together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
+    """Return the owners of what is made entry by entry; None where two samples meet in an entry.
+
+    owners: of what it is made of, broadcast to each other. out: what is made.
+    """
     if do_meet(owners):
         return None
     whole = owners[0]

@@ -17,14 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.torch_functions import tensors_among
 from upslope.gradnorm.core.vmapped import is_transforming, tells_of_row
-from upslope.gradnorm.proofs.dependence import Dependence, keeps_apart, of_sequences, try_dependence
+from upslope.gradnorm.proofs.dependence import (
+    Dependence,
+    keeps_apart,
+    of_products,
+    of_sequences,
+    try_dependence,
+)
 from upslope.gradnorm.proofs.owners import (
     compact,
     counting_dimensions,
@@ -121,8 +129,7 @@ class StatisticsWatch(TorchFunctionMode):
 
     def _steers(self, index: Any) -> bool:
         """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
-        tensors = (x for x in tree_flatten(index)[0] if isinstance(x, Tensor))
-        return any(x.dim() > 0 and self._read(x) == _STATISTIC for x in tensors)
+        return any(x.dim() > 0 and self._read(x) == _STATISTIC for x in tensors_among(index))
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
@@ -145,17 +152,26 @@ class StatisticsWatch(TorchFunctionMode):
         # Tensors that are still under `vmap` (`core/vmapped`) are others than those with marks.
         if is_transforming() and not (tells_of_row(func) and not isinstance(out, Tensor)):
             self.operator = self.operator or "vmap"
-        operands = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+        # Of what follows no mode need know that sees what the model runs.
+        with torch._C.DisableTorchFunction():
+            self._look_at(name, func, args, kwargs, out)
+        return out
+
+    def _look_at(
+        self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """Take note of an operator that has run, and mark what it has made."""
+        operands = tensors_among((args, kwargs))
         marks = [self._read(x) for x in operands]
         # Constants and weights meet each other all the time; they say nothing of samples.
         if not any(marks):
-            return out
+            return
         shapes = tuple(tuple(x.shape) for x in operands)
         place = len(self.log)
         self.log.append((name, shapes))
         if name in LEAVING or name in UNREADABLE or name in CREATING:
             self.leaves = True
-            return out
+            return
         kind = self._kind_of(name, args, kwargs, operands, marks, place)
         depends = self._try_operator(name, func, args, kwargs, operands, marks, out, kind)
         if kind is not None:
@@ -170,7 +186,6 @@ class StatisticsWatch(TorchFunctionMode):
                         several = position if isinstance(out, (tuple, list)) else None
                         owners = self._follow(name, func, args, kwargs, tensor, several)
                     mark(tensor).statistic = self._session, kind, owners
-        return out
 
     def _try_operator(
         self, name: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor],
@@ -179,7 +194,11 @@ class StatisticsWatch(TorchFunctionMode):
         """On whose entries what an operator makes depends, if its name does not tell."""
         if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
             return None
-        pairs = [(x, self._owners(x)) for x, kind in zip(operands, marks, strict=True) if kind]
+        of_all = [
+            (x, kind, self._owners(x) if kind else None)
+            for x, kind in zip(operands, marks, strict=True)
+        ]
+        pairs = [(x, own) for x, kind, own in of_all if kind]
         with_owners = [(x, owners) for x, owners in pairs if owners is not None]
         if (
             len(with_owners) < len(pairs)
@@ -188,10 +207,14 @@ class StatisticsWatch(TorchFunctionMode):
             return None
         owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)
+        if apart is None:
+            of_operands = [own for *_, own in of_all]
+            apart = of_products(name, args, kwargs, operands, of_operands, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
-        return try_dependence(func, args, kwargs, with_owners, out)
+        with torch._C._EnableTorchFunction():  # it may be made of others, or of faulty ones
+            return try_dependence(func, args, kwargs, with_owners, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
         """Whether the rows of an output are known to belong to other samples than their places."""
@@ -206,8 +229,8 @@ class StatisticsWatch(TorchFunctionMode):
         """The owners of what an operator has made; None where they are not known."""
         operands = [
             (x, self._owners_or_nobody(x))
-            for x in tree_flatten((args, kwargs))[0]
-            if isinstance(x, Tensor) and self._read(x) == _SAMPLE
+            for x in tensors_among((args, kwargs))
+            if self._read(x) == _SAMPLE
         ]
         with_owners = [(x, owners) for x, owners in operands if owners is not None]
         if not operands or len(with_owners) < len(operands):
