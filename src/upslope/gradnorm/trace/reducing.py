@@ -85,10 +85,11 @@ def reduce_proven(
     """Return the same, held against what autograd alone says of this batch.
 
     scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
-    looks_around: whether to see if samples may depend on others, as for each new program.
+    looks_around: whether to see if samples may depend on others, as for each new program. guess:
+    what fills `layouts` while gradients come, where they are guessed.
     holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
-    rounded an activation to the other side of a kink: two right ways then differ by more than
-    rounding errors. guess: what fills `layouts` while gradients come, where they are guessed.
+    rounded an activation to the other side of a kink, so that two right ways differ by more than
+    rounding errors, and the same activations (`same_activations`) have not told that.
 
     Raises:
         ProofFailed: the two do not agree.
@@ -130,7 +131,7 @@ def reduce_proven(
             # In float64 layouts are probed: that says nothing of a guess.
             if not (is_kink or (guess is None and holds_in_double(loss))):
                 raise
-    if guess is None:
+    if looks_around and guess is None:
         drop_free_pages()  # the next batch is not proven, and has other tensors
     return ReducedGradients(_total(parts, rows) if has_total else rows, parts.reached)
 
