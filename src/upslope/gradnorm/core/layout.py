@@ -20,7 +20,7 @@ from torch import Tensor
 _MOST_BYTES = 64 << 20
 """Bytes of gradients of a weight that has entries for single samples: one by one is better."""
 
-_COPIED = 1 << 20
+_BYTES_AT_ONCE = 1 << 20
 """Bytes of a gradient that are copied at a time to be looked at."""
 
 
@@ -71,7 +71,7 @@ class Layout:
         # A few samples at a time: a copy of half of the largest gradient is seldom needed.
         size = rows[:1].numel() * rows.element_size()
         others = (~mask).nonzero().flatten()
-        few = max(1, _COPIED // max(1, size))
+        few = max(1, _BYTES_AT_ONCE // max(1, size))
         return not any(bool(rows[others[a : a + few]].any()) for a in range(0, len(others), few))
 
 

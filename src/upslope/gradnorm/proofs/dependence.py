@@ -81,19 +81,21 @@ def of_products(
     """
     if not isinstance(out, Tensor):
         return None
-    pairs = [(x, own) for x, own in zip(operands, owners, strict=True) if own is not None]
+    pairs = [(x, owner) for x, owner in zip(operands, owners, strict=True) if owner is not None]
     if name == "scaled_dot_product_attention":
         # A query meets the keys and values of its own place in dimension 0 alone.
-        apart = all(x.dim() == out.dim() and counting_dimensions(own) <= {0} for x, own in pairs)
+        apart = all(
+            x.dim() == out.dim() and counting_dimensions(owner) <= {0} for x, owner in pairs
+        )
         apart &= all(len(x) == len(out) for x, _ in pairs) and out.dim() > 2
     elif name in _PRODUCTS:
         is_plain = len(args) == len(operands) == 2 and not kwargs
         apart = is_plain and all(x.dim() > 1 for x in operands)
-        for x, own, dim in zip(operands, owners, (-1, -2), strict=False) if apart else ():
-            apart &= own is None or x.dim() + dim not in counting_dimensions(own)
+        for x, owner, dim in zip(operands, owners, (-1, -2), strict=False) if apart else ():
+            apart &= owner is None or x.dim() + dim not in counting_dimensions(owner)
     else:
         return None
-    return owners_together([own for _, own in pairs], out) if apart else None
+    return owners_together([owner for _, owner in pairs], out) if apart else None
 
 
 def _is_in_eval_mode(args: Sequence[Any], kwargs: Any) -> bool:

@@ -142,16 +142,16 @@ def _plain_gradients(
 ) -> AutogradGradients:
     """The gradients of sum_n w_n L_n and of L_one, by autograd alone."""
     parameters = run.weights.parameters
-    found = AutogradGradients(parameters, reduction)
+    autograd = AutogradGradients(parameters, reduction)
     shares = gradients_at_own_outputs(run, loss, list(parameters.values()))
     if run.draws_follow_data:
         shares = None  # no pass but that of the batch as it is meets the same random numbers
     if shares is None:
-        _whole_gradients(run, found, loss, w, kernel_gradients.losses)
+        _whole_gradients(run, autograd, loss, w, kernel_gradients.losses)
         for name, g in zip(parameters, _gradients_of_one(run, loss, one), strict=True):
             if g is not None:
-                found.take_one(name, g)
-        return found
+                autograd.take_one(name, g)
+        return autograd
     if run.is_random and run.n > 1:
         _refuse_company_of_random(run, loss, shares, groups, one)
     # Routing by capacity shows only where the company is changed, which is cheap without
@@ -163,15 +163,15 @@ def _plain_gradients(
     factor = float(w[one])
 
     def take_both(name: str, gradient: Tensor) -> None:
-        found.take_one(name, gradient)
-        found.take(name, gradient, factor)
+        autograd.take_one(name, gradient)
+        autograd.take(name, gradient, factor)
 
     for rows in groups:
         rest = rows[rows != one]
         if len(rest):
-            _hand_out(run, loss, shares, w, rest, found.take)
+            _hand_out(run, loss, shares, w, rest, autograd.take)
     _hand_out(run, loss, shares, one_hot(w, one), torch.tensor([one]), take_both)
-    return found
+    return autograd
 
 
 def _refuse_company_of_random(
@@ -234,7 +234,7 @@ def _hand_out(
 
 
 def _whole_gradients(
-    run: BatchRun, found: AutogradGradients, loss: Loss, w: Tensor, losses: Tensor
+    run: BatchRun, autograd: AutogradGradients, loss: Loss, w: Tensor, losses: Tensor
 ) -> None:
     outputs = run.run_plain(run.batch)
     with run.loss_pass():
@@ -249,7 +249,7 @@ def _whole_gradients(
             refuse_count(run, groups_without_others(run), unread_outputs(outputs, plain))
         if run.may_mix_samples:
             refuse_losses_in_company(run, loss)
-    hand_out_gradients([plain], [w.to(plain)], run.weights.parameters, found.take)
+    hand_out_gradients([plain], [w.to(plain)], run.weights.parameters, autograd.take)
 
 
 def _gradients_of_one(run: BatchRun, loss: Loss, sample: int) -> tuple[Tensor | None, ...]:

@@ -198,7 +198,7 @@ class StatisticsWatch(TorchFunctionMode):
             (x, kind, self._owners(x) if kind else None)
             for x, kind in zip(operands, marks, strict=True)
         ]
-        pairs = [(x, own) for x, kind, own in of_all if kind]
+        pairs = [(x, owner) for x, kind, owner in of_all if kind]
         with_owners = [(x, owners) for x, owners in pairs if owners is not None]
         if (
             len(with_owners) < len(pairs)
@@ -208,7 +208,7 @@ class StatisticsWatch(TorchFunctionMode):
         owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)
         if apart is None:
-            of_operands = [own for *_, own in of_all]
+            of_operands = [owner for *_, owner in of_all]
             apart = of_products(name, args, kwargs, operands, of_operands, out)
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:

@@ -1,4 +1,4 @@
-"""What is asked of a batch's per-sample gradients, made by one backward pass through the kernels.
+"""Reduces the per-sample gradients of a batch, by one backward pass through the kernels.
 
 Proven, for the first batch of a program and some of the others, or as it is. Called by `recording`.
 """

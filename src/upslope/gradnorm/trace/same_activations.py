@@ -175,8 +175,8 @@ def _are_near(a: Tensor, b: Tensor) -> bool:
 
 
 def _with_history(numbers: Tensor, history: Tensor) -> Tensor:
-    joined: Tensor = _OtherNumbers.apply(history, numbers)  # type: ignore[no-untyped-call]
-    return joined
+    tensor: Tensor = _OtherNumbers.apply(history, numbers)  # type: ignore[no-untyped-call]
+    return tensor
 
 
 class _OtherNumbers(torch.autograd.Function):
