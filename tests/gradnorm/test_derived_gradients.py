@@ -137,13 +137,13 @@ def test_positions_that_no_text_reaches_are_left_out(length: int) -> None:
     torch.manual_seed(0)
     model, words = RelativePositions(), torch.randint(20, (6, length))
     rows = []
-    find = derived_gradients._live_rows
+    find = derived_gradients.live_rows
 
     def watch(g: Tensor) -> Tensor | None:
         rows.append(find(g))
         return rows[-1]
 
-    with mock.patch.object(derived_gradients, "_live_rows", watch):
+    with mock.patch.object(derived_gradients, "live_rows", watch):
         for _ in range(2):
             norms = gradient_norms(model, words, lambda y: y.logsumexp(1) - y[:, 0])
     truth = norms_one_by_one(model, words, lambda y, _: y.logsumexp(1) - y[:, 0])

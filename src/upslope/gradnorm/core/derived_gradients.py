@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from upslope.gradnorm.core.live_rows import live_rows, put_rows
 from upslope.gradnorm.core.weight_norm import weight_norm_of
 
 OfParents = Sequence[Tensor | None]
@@ -107,16 +108,6 @@ def _differentiate(
     )
 
 
-def _live_rows(g: Tensor) -> Tensor | None:
-    """Return the indices of the rows that some sample reaches; None if these are most.
-
-    g: (m, rows, columns).
-    """
-    is_live = g.abs().amax(dim=2).any(dim=0)  # NaN is no zero; `any` alone takes longer
-    live = is_live.nonzero()[:, 0]
-    return live if 4 * len(live) <= 3 * len(is_live) else None
-
-
 def _product(g: Tensor, x: Tensor | None, w: Tensor | None) -> OfParents | None:
     """Return the gradients of both factors of Y = X W.
 
@@ -124,14 +115,14 @@ def _product(g: Tensor, x: Tensor | None, w: Tensor | None) -> OfParents | None:
     """
     if any(t is not None and (t.dtype != g.dtype or t.is_complex()) for t in (x, w)):
         return None
-    m, r, _ = g.shape
-    live = _live_rows(g)
+    rows = g.shape[1]
+    live = live_rows(g)
     if live is not None:
         g = g[:, live]
     of_w = None if x is None else (x if live is None else x[live]).mT @ g
     of_x = None if w is None else g @ w.mT
     if of_x is not None and live is not None:
-        of_x = of_x.new_zeros(m, r, of_x.shape[2]).index_copy_(1, live, of_x)
+        of_x = put_rows(of_x, live, rows)
     return of_x, of_w
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core import matrix_products
 from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.live_rows import live_rows_of_product, put_rows
 from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
     OuterProducts,
@@ -73,7 +74,11 @@ class Linear(Kernel):
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        return (matrix_products.linear(g, self._matrix().mT.conj()),)
+        matrix = self._matrix().mT.conj()
+        live = live_rows_of_product(g, len(matrix))
+        if live is None:
+            return (matrix_products.linear(g, matrix),)
+        return (put_rows(matrix_products.linear(g[:, live], matrix), live, g.shape[1]),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -81,10 +86,18 @@ class Linear(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         for weight in self.weights:
             if weight is self.weight:
-                outer = OuterProducts(samples.rows(inputs[0]).conj(), samples.rows(g))
+                outer = self._outer_products(samples.rows(inputs[0]), samples.rows(g))
                 yield weight, TransposedGradient(outer) if self.is_transposed else outer
             else:
                 yield weight, Dense(samples.sum_to_shape(g, weight.shape))
+
+    @staticmethod
+    def _outer_products(x: Tensor, g: Tensor) -> OuterProducts:
+        """Return the gradients of W. x: (n, t, i), g: (n, t, o)."""
+        live = live_rows_of_product(g, x.shape[2])
+        if live is not None:
+            x, g = x[:, live], g[:, live]
+        return OuterProducts(x.conj(), g)
 
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
