@@ -91,7 +91,7 @@ def test_layouts_that_explain_a_gradient(dim: int, b: int | None, copied: int) -
     owners = layout.owners(24, n)
     kept = mask[owners].to(D).view(*(1,) * dim, 24, *(1,) * (2 - dim))
     gradient = torch.randn(24, 24, 24, generator=rng, dtype=D)
-    with mock.patch.object(layouts, "_COPIED", copied):
+    with mock.patch.object(layouts, "_BYTES_AT_ONCE", copied):
         assert layout.explains(gradient * kept, mask)
         assert not layout.explains(gradient, mask)
         for other in (5, 23):
