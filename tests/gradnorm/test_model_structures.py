@@ -354,3 +354,37 @@ def test_single_precision_agrees_in_the_median():
     found = gradient_norms(model, x, "entropy")
     truth = norms_one_by_one(model.double(), x.double())
     assert ((found - truth).abs() / truth).median() < 1e-5
+
+
+class TripledInPlace(torch.autograd.Function):
+    """Its backward writes into the gradient that it is given, which others may have been given."""
+
+    @staticmethod
+    def forward(_: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(_: object, g: Tensor) -> Tensor:
+        return g.mul_(3)
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_function_that_writes_into_its_gradient(shares: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.tanh(self.second(x))
+            tripled = TripledInPlace.apply(y)
+            return self.first(x) + tripled if shares else TripledInPlace.apply(self.first(y))
+
+    torch.manual_seed(0)
+    model = Net().double()
+    for _ in range(4):
+        x = torch.randn(5, 6, dtype=torch.float64)
+        found = gradient_norms(model, x, lambda y: y @ torch.arange(1.0, 7.0).double())
+        truth = norms_one_by_one(model, x, lambda y, _: y @ torch.arange(1.0, 7.0).double())
+        assert relative_error(found, truth) < TOLERANCE

@@ -30,7 +30,9 @@ def pull_back(
     if not pairs:
         return (None,) * len(parameters)
     outputs = [x for x, _ in pairs]
-    gradients = [g.to(x.dtype).reshape(x.shape) for x, g in pairs]
+    # Copies: a custom function may write into the gradient that it is given, and the shares may be
+    # pulled back again.
+    gradients = [g.to(x.dtype, copy=True).reshape(x.shape) for x, g in pairs]
     # Such a checkpoint runs `backward` itself, and refuses `torch.autograd.grad`.
     if _has_reentrant_checkpoint(outputs):
         return _accumulate(outputs, gradients, parameters)
