@@ -244,7 +244,7 @@ class Forward:
             # tensor, and import half a second of code for more losses than one.
             parameter_gradients = _engine_run_backward(
                 (losses,),
-                (share.to(losses.dtype),),
+                (share.to(losses.dtype, copy=True),),  # a custom function may write into it
                 not last,
                 False,  # no graph of the gradients
                 (*anchors, *parameters.values(), *self.placeholders, *places.values()),
