@@ -46,7 +46,7 @@ def _einsum(equation, names):
     return function
 
 
-@pytest.mark.parametrize("n", [1, 2, 10])  # the function above reads its layout off the shape
+@pytest.mark.parametrize("n", [1, 2, 8])  # the function above reads its layout off the shape
 @pytest.mark.parametrize("case", EINSUMS)
 def test_einstein_sums_have_kernels(case, n):
     equation, names, shapes = EINSUMS[case]

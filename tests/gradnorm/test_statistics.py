@@ -214,7 +214,7 @@ def test_a_model_for_one_size_of_batch_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x).view(6, 3)
 
-    with pytest.raises(GradientNormError, match=r"any number of samples but on 2 of the 6"):
+    with pytest.raises(GradientNormError, match=r"any number of samples but on 3 of the 6"):
         gradient_norms(Fixed(), torch.randn(6, 5), "entropy")
 
 

@@ -50,12 +50,12 @@ class SummedGradient(NamedTuple):
     size: float = 0.0
     product: float = 0.0
 
-    def add(self, name: str, parameter: Tensor, gradient: Tensor, factor: float) -> SummedGradient:
-        """Return the same with a multiple of the gradient of another group."""
+    def add(self, name: str, parameter: Tensor, gradient: Tensor) -> SummedGradient:
+        """Return the same with the gradient of another group."""
         dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
         product = Direction.of(name, parameter).product(dense[None], parameter.dim())
-        size = math.hypot(self.size, factor * float(torch.linalg.vector_norm(dense)))
-        return SummedGradient(size, self.product + factor * float(product.double()))
+        size = math.hypot(self.size, float(torch.linalg.vector_norm(dense)))
+        return SummedGradient(size, self.product + float(product.double()))
 
 
 class AutogradGradients:
@@ -71,10 +71,10 @@ class AutogradGradients:
         self.rows_of_one: dict[str, Tensor] = {}
         """name -> what is asked of the gradient of the loss of one sample."""
 
-    def take(self, name: str, gradient: Tensor, factor: float = 1.0) -> None:
-        """Add a multiple of the gradient of a group of samples."""
+    def take(self, name: str, gradient: Tensor) -> None:
+        """Add the gradient of a group of samples."""
         before = self.sums.get(name, SummedGradient())
-        self.sums[name] = before.add(name, self._parameters[name], gradient, factor)
+        self.sums[name] = before.add(name, self._parameters[name], gradient)
 
     def take_one(self, name: str, gradient: Tensor) -> None:
         """Take note of the gradient of the loss of one sample."""

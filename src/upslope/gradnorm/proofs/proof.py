@@ -158,19 +158,10 @@ def _plain_gradients(
     # gradients.
     if not kernel_gradients.repeats and not (run.is_random and run.may_mix_samples):
         _compare_rest(run, loss, shares, torch.cat(list(groups)))
-    # One alone, and not in its group: a model may do something else for few samples. Its pass
-    # is its part of the sum as well.
-    factor = float(w[one])
-
-    def take_both(name: str, gradient: Tensor) -> None:
-        autograd.take_one(name, gradient)
-        autograd.take(name, gradient, factor)
-
     for rows in groups:
-        rest = rows[rows != one]
-        if len(rest):
-            _hand_out(run, loss, shares, w, rest, autograd.take)
-    _hand_out(run, loss, shares, one_hot(w, one), torch.tensor([one]), take_both)
+        _hand_out(run, loss, shares, w, rows, autograd.take)
+    # Alone, and not from its group: a model may do something else for few samples.
+    _hand_out(run, loss, shares, one_hot(w, one), torch.tensor([one]), autograd.take_one)
     return autograd
 
 
