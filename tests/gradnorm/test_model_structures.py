@@ -388,3 +388,20 @@ def test_a_function_that_writes_into_its_gradient(shares: bool) -> None:
         found = gradient_norms(model, x, lambda y: y @ torch.arange(1.0, 7.0).double())
         truth = norms_one_by_one(model, x, lambda y, _: y @ torch.arange(1.0, 7.0).double())
         assert relative_error(found, truth) < TOLERANCE
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_loss_that_writes_into_its_gradient(labels: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    weights = torch.randn(5 if labels else 1, 4, dtype=torch.float64)
+
+    def loss(y: Tensor) -> Tensor:
+        return TripledInPlace.apply((y * weights).square().sum(dim=1))
+
+    found = gradient_norms(model, x, loss)
+    expected = norms_one_by_one(
+        model, x, lambda y, i: 3 * (y * weights[i if labels else 0]).square().sum()
+    )
+    assert relative_error(found, expected) < TOLERANCE

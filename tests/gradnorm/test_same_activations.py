@@ -124,6 +124,18 @@ def test_right_kernels_agree_with_autograd_at_the_same_activations(name, recwarn
     assert relative_error(norms, truth(model, x)) < 1e-4
 
 
+def assert_goes_one_by_one(model, x, fault):
+    """A batch whose kernels have a fault is refused at the same activations, and is exact so."""
+    with (
+        fault,
+        parted() as verdicts,
+        pytest.warns(GradientNormWarning, match="one sample at a time"),
+    ):
+        norms = gradient_norms(model, x, spread_loss)
+    assert verdicts == [False]
+    assert relative_error(norms, truth(model, x)) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("kernel", "method", "factor"),
     [
@@ -148,27 +160,14 @@ def test_wrong_kernels_do_not(kernel, method, factor):
             return tuple(None if o is None else factor * o for o in out)
         return factor * out
 
-    with (
-        mock.patch.object(kernel, method, wrong),
-        parted() as verdicts,
-        pytest.warns(GradientNormWarning, match="one sample at a time"),
-    ):
-        norms = gradient_norms(model, x, spread_loss)
-    assert verdicts == [False]
-    assert relative_error(norms, truth(model, x)) < 1e-4
+    assert_goes_one_by_one(model, x, mock.patch.object(kernel, method, wrong))
 
 
 def test_a_wrong_norm_does_not():
     model, x = network(), torch.randn(5, 3, 8, 8)
     right = OuterProducts.squared_norms
-    with (
-        mock.patch.object(OuterProducts, "squared_norms", lambda s, k: 1.02 * right(s, k)),
-        parted() as verdicts,
-        pytest.warns(GradientNormWarning, match="one sample at a time"),
-    ):
-        norms = gradient_norms(model, x, spread_loss)
-    assert verdicts == [False]
-    assert relative_error(norms, truth(model, x)) < 1e-4
+    fault = mock.patch.object(OuterProducts, "squared_norms", lambda s, k: 1.02 * right(s, k))
+    assert_goes_one_by_one(model, x, fault)
 
 
 def test_what_other_proofs_find_is_not_settled_by_it():

@@ -8,6 +8,7 @@ numbers. A statistic that only leaves for Python (`bool(mask.all())`, `int(lengt
 chooses an entry, or that is put out beside the samples, as balancing losses are, is none of it:
 layouts that follow from such numbers are told apart by `program`. Which entries belong to which
 sample is followed from operator to operator (`owners`); where that is not known, lengths must do.
+What an operator makes of either, its name tells (`statistic_kinds`) or a trial does (`dependence`).
 
 Called by `independence`, with the first batch of each program.
 """
@@ -36,41 +37,26 @@ from upslope.gradnorm.proofs.dependence import (
 from upslope.gradnorm.proofs.owners import (
     compact,
     counting_dimensions,
-    do_meet,
     entries_of_one,
     front_owners,
-    is_entrywise,
     is_understood,
     owners_of_output,
     reduced_owners,
 )
-
-REDUCING = frozenset(
-    {
-        "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "bincount",
-        "count_nonzero",
-        "cummax", "cummin", "cumprod", "cumsum", "dist", "histc", "kthvalue", "log_softmax",
-        "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode", "msort", "nanmean",
-        "nanmedian", "nanquantile", "nansum", "norm", "normalize", "prod", "quantile", "softmax",
-        "softmin", "sort", "std", "std_mean", "sum", "topk", "trace", "unique",
-        "unique_consecutive", "var", "var_mean", "vector_norm", "matrix_norm",
-    }
-)  # fmt: skip
-"""Operators that make numbers of all entries along some dimensions, or of all entries."""
-
-CROSSING = frozenset({"__matmul__", "__rmatmul__", "matmul", "mm", "cdist", "inner", "outer"})
-"""Operators that make numbers of pairs of rows, of samples where both inputs have them."""
-
-TYPING = frozenset(
-    {"expand_as", "reshape_as", "to", "type_as", "view_as", "empty_like", "full_like", "new_full",
-     "new_empty", "new_ones", "new_zeros", "ones_like", "rand_like", "randn_like", "zeros_like"}
-)  # fmt: skip
-"""Operators that look at the shape or type alone of all their inputs, or of all but the first."""
-
-CREATING = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
-"""Operators that make tensors of numbers, as Python would."""
-
-_SAMPLE, _STATISTIC = "sample", "statistic"
+from upslope.gradnorm.proofs.statistic_kinds import (
+    CREATING,
+    CROSSING,
+    KNOWN_MEANING,
+    REARRANGING,
+    REDUCING,
+    SAMPLE,
+    STATISTIC,
+    TYPING,
+    crosses,
+    dimensions_of,
+    is_of_two,
+    kind_by_owners,
+)
 
 
 class StatisticsWatch(TorchFunctionMode):
@@ -107,7 +93,7 @@ class StatisticsWatch(TorchFunctionMode):
     def mark(self, value: Any) -> Any:
         """Say that a tensor holds the numbers of samples, if it has as many rows."""
         if isinstance(value, Tensor) and value.dim() and len(value) == self._n:
-            mark(value).statistic = self._session, _SAMPLE, front_owners(self._n, value)
+            mark(value).statistic = self._session, SAMPLE, front_owners(self._n, value)
         return value
 
     def _read(self, tensor: Tensor) -> str | None:
@@ -125,17 +111,17 @@ class StatisticsWatch(TorchFunctionMode):
     def _owners_or_nobody(self, tensor: Tensor) -> Tensor | None:
         """The sample of each entry, or nobody where it is made of none."""
         statistic = marks_of(tensor).statistic
-        return statistic[2] if statistic is not None and self._read(tensor) == _SAMPLE else None
+        return statistic[2] if statistic is not None and self._read(tensor) == SAMPLE else None
 
     def _steers(self, index: Any) -> bool:
         """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
-        return any(x.dim() > 0 and self._read(x) == _STATISTIC for x in tensors_among(index))
+        return any(x.dim() > 0 and self._read(x) == STATISTIC for x in tensors_among(index))
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
         if self.operator is None:
             outputs_with_rows = (x for x in outputs if x.dim() and len(x) == self._n)
-            if any(self._read(x) == _STATISTIC or self._is_displaced(x) for x in outputs_with_rows):
+            if any(self._read(x) == STATISTIC or self._is_displaced(x) for x in outputs_with_rows):
                 self.operator = "output"
         return self.operator is not None
 
@@ -181,8 +167,8 @@ class StatisticsWatch(TorchFunctionMode):
                     owners = None
                     if depends is not None:
                         attempt = depends.pop(0)
-                        kind, owners = (_STATISTIC if attempt.mixes else _SAMPLE), attempt.owners
-                    elif kind == _SAMPLE:
+                        kind, owners = (STATISTIC if attempt.mixes else SAMPLE), attempt.owners
+                    elif kind == SAMPLE:
                         several = position if isinstance(out, (tuple, list)) else None
                         owners = self._follow(name, func, args, kwargs, tensor, several)
                     mark(tensor).statistic = self._session, kind, owners
@@ -192,7 +178,7 @@ class StatisticsWatch(TorchFunctionMode):
         marks: list[Any], out: Any, kind: str | None,
     ) -> list[Dependence] | None:  # fmt: skip
         """On whose entries what an operator makes depends, if its name does not tell."""
-        if kind != _SAMPLE or _STATISTIC in marks or is_understood(name) or name in _KNOWN_MEANING:
+        if kind != SAMPLE or STATISTIC in marks or is_understood(name) or name in KNOWN_MEANING:
             return None
         of_all = [
             (x, kind, self._owners(x) if kind else None)
@@ -230,14 +216,14 @@ class StatisticsWatch(TorchFunctionMode):
         operands = [
             (x, self._owners_or_nobody(x))
             for x in tensors_among((args, kwargs))
-            if self._read(x) == _SAMPLE
+            if self._read(x) == SAMPLE
         ]
         with_owners = [(x, owners) for x, owners in operands if owners is not None]
         if not operands or len(with_owners) < len(operands):
             return None
-        reduces = name in REDUCING and not _is_of_two(name, args[1:], kwargs)
-        if reduces and len(operands) == 1 and name not in _REARRANGING:
-            dims = _dimensions(name, args, kwargs, operands[0][0].dim())
+        reduces = name in REDUCING and not is_of_two(name, args[1:], kwargs)
+        if reduces and len(operands) == 1 and name not in REARRANGING:
+            dims = dimensions_of(name, args, kwargs, operands[0][0].dim())
             return reduced_owners(compact(with_owners[0][1]), dims, out)
         return owners_of_output(name, func, args, kwargs, with_owners, out, place)
 
@@ -246,7 +232,7 @@ class StatisticsWatch(TorchFunctionMode):
         entries = args[0] if args else None
         if not isinstance(entries, Tensor) or self._read(entries) is None or not entries.dim():
             return args
-        dims = _dimensions(name, args, kwargs, entries.dim())
+        dims = dimensions_of(name, args, kwargs, entries.dim())
         owners = self._owners(entries)
         if owners is not None:
             entries_of_sample = entries_of_one(entries, owners, dims, self._sample_alone or 0)
@@ -277,15 +263,15 @@ class StatisticsWatch(TorchFunctionMode):
             return marks[0] if operands and operands[0] is args[0] else None
         if name in TYPING:
             return marks[0] if name.endswith(("_as", "to")) else None
-        if _STATISTIC in marks:
-            if _SAMPLE not in marks:
-                return _STATISTIC
+        if STATISTIC in marks:
+            if SAMPLE not in marks:
+                return STATISTIC
             self.operator = self.operator or name
-            return _SAMPLE
+            return SAMPLE
         owners = [self._owners(x) for x, mark in zip(operands, marks, strict=True) if mark]
         owners_of_all = [x for x in owners if x is not None]
         if len(owners_of_all) == len(owners):
-            kind = _owned_kind(name, args, kwargs, operands, marks, owners_of_all)
+            kind = kind_by_owners(name, args, kwargs, operands, marks, owners_of_all)
             if kind is not None:
                 return kind
         return self._kind_by_length(name, args, kwargs, operands, marks, place)
@@ -300,22 +286,22 @@ class StatisticsWatch(TorchFunctionMode):
         place: int,
     ) -> str:
         """The kind of what an operator makes of tensors of which lengths alone are known."""
-        both = len(operands) == 2 and marks == [_SAMPLE, _SAMPLE]
+        both = len(operands) == 2 and marks == [SAMPLE, SAMPLE]
         spread = both and (name in CROSSING or operands[0].shape != operands[1].shape)
         if spread or name in REDUCING or name == "grid_sample":
             self.depends_on_dimensions = True
         counting = self._counting(name, operands, place)
         if name == "grid_sample" and counting[0] != {0}:
-            return _STATISTIC  # it takes entries from where samples say, of other samples as well
+            return STATISTIC  # it takes entries from where samples say, of other samples as well
         if name in REDUCING and isinstance(args[0] if args else None, Tensor):
-            dims = _dimensions(name, args, kwargs, operands[0].dim())
-            if marks[0] == _SAMPLE and (dims is None or counting[0] & dims):
-                return _STATISTIC if operands[0].numel() else _SAMPLE
+            dims = dimensions_of(name, args, kwargs, operands[0].dim())
+            if marks[0] == SAMPLE and (dims is None or counting[0] & dims):
+                return STATISTIC if operands[0].numel() else SAMPLE
         if name in CROSSING and both and operands[0].dim() <= 2 and operands[1].dim() <= 2:
-            return _STATISTIC
-        if spread and _crosses(operands, counting):
-            return _STATISTIC
-        return _SAMPLE
+            return STATISTIC
+        if spread and crosses(operands, counting):
+            return STATISTIC
+        return SAMPLE
 
     def _counting(self, name: str, operands: list[Tensor], place: int) -> list[set[int]]:
         """Of each tensor, the dimensions that count samples."""
@@ -333,73 +319,3 @@ class StatisticsWatch(TorchFunctionMode):
         """The dimensions that are as many times longer as there were more samples."""
         pairs = enumerate(zip(before, now, strict=True))
         return {d for d, (a, b) in pairs if a != b and a * self._n == b * self._reference_n}
-
-
-_KNOWN_MEANING = REDUCING | TYPING | frozenset({"__getitem__", "__setitem__", "grid_sample"})
-"""Operators of which `_kind_of` knows what they make, whatever their owners are."""
-
-_REARRANGING = frozenset(
-    {"topk", "unique", "unique_consecutive", "bincount", "histc", "argmax", "argmin"}
-)
-"""Reductions whose results are in no place of the entries that they are made of."""
-
-
-def _is_of_two(name: str, args: Any, kwargs: Any) -> bool:
-    """Whether an operator that may reduce takes two tensors entry by entry instead."""
-    return name in {"max", "min"} and any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
-
-
-def _owned_kind(
-    name: str,
-    args: Any,
-    kwargs: Any,
-    operands: list[Tensor],
-    marks: list[Any],
-    owners: list[Tensor],
-) -> str | None:
-    """The kind of what an operator makes of tensors of which every entry's sample is known.
-
-    owners: of the tensors that hold samples, in order. None where this does not decide.
-    """
-    if all(x.numel() == 1 for x in owners) and len({int(x) for x in owners}) == 1:
-        return _SAMPLE  # all of it belongs to one sample
-    if name in REDUCING and isinstance(args[0] if args else None, Tensor) and marks[0] == _SAMPLE:
-        if _is_of_two(name, args[1:], kwargs):
-            return _STATISTIC if do_meet(owners) else _SAMPLE
-        dims = _dimensions(name, args, kwargs, operands[0].dim())
-        counting = counting_dimensions(owners[0])
-        over = counting if dims is None else counting & dims
-        return _STATISTIC if over and operands[0].numel() else _SAMPLE
-    if is_entrywise(name):
-        return _STATISTIC if do_meet(owners) else _SAMPLE
-    return None
-
-
-def _dimensions(name: str, args: Any, kwargs: Any, count: int) -> set[int] | None:
-    """The dimensions that an operator reduces; None for all of them."""
-    if name in {"norm", "vector_norm", "topk", "kthvalue", "quantile", "nanquantile", "normalize"}:
-        position, default = 2, {"topk": -1, "kthvalue": -1, "normalize": 1}.get(name)
-    else:
-        position, default = 1, {"sort": -1, "argsort": -1, "msort": 0}.get(name)
-    dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else default))
-    if name in {"max", "min"} and isinstance(dim, Tensor):
-        return set()  # of two tensors, entry by entry
-    if (
-        name in {"bincount", "histc", "unique", "unique_consecutive", "dist", "trace"}
-        or dim is None
-    ):
-        return None
-    dims = dim if isinstance(dim, (tuple, list)) else (dim,)
-    if not dims:
-        return None
-    return {d % count for d in dims if isinstance(d, int)} if count else None
-
-
-def _crosses(operands: list[Tensor], counting: list[set[int]]) -> bool:
-    """Whether two tensors are spread against each other along their samples: (n, 1), (1, n)."""
-    places = [{d - x.dim() for d in dims} for x, dims in zip(operands, counting, strict=True)]
-    if not all(places) or places[0] & places[1]:
-        return False
-    a, b = operands
-    spread = ((b, places[0]), (a, places[1]))
-    return all(-d > other.dim() or other.shape[d] == 1 for other, at in spread for d in at)
