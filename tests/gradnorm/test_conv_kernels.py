@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import assert_agrees, relative_error
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
@@ -316,3 +316,25 @@ def test_windows_folded_into_the_batch():
 
     torch.manual_seed(0)
     assert_agrees(Windows(), torch.randn(4, 5, 2, 5, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [(3, 8), (2, 8), (3, 7), (3, 1)])
+def test_windows_over_words_as_wide_as_their_vectors(kernel, dtype):
+    """An image of one channel, whose gradient goes on to the words."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(20, 8), nn.Linear(5, 3)
+            self.conv = nn.Conv2d(1, 5, kernel)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.conv(self.words(x).unsqueeze(1))).amax(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Words().to(dtype).eval(), torch.randint(20, (5, 9))
+    truth = norms_one_by_one(model, x)
+    for _ in range(2):
+        found = gradient_norms(model, x, "entropy")
+        assert relative_error(found, truth) < (1e-9 if dtype == torch.float64 else 1e-4)

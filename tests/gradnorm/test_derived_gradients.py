@@ -35,6 +35,10 @@ MADE: dict[str, Make] = {
     "itself twice": lambda p: p["w"] @ p["w"],
     "a layer and its input": lambda p: p["x"] @ p["w"] + p["x"],
     "of many dimensions": lambda p: p["x"].unsqueeze(1).expand(-1, 2, -1).transpose(0, 2).mT,
+    "softmax of rows": lambda p: torch.softmax(p["x"] @ p["w"], dim=-1) @ p["w"],
+    "softmax of columns": lambda p: F.softmax(p["x"], dim=0) + p["x"].softmax(dim=1),
+    "softmax of one row": lambda p: p["bias"].softmax(dim=0)[None] * torch.ones(7, 1),
+    "log of a softmax": lambda p: torch.log_softmax(p["x"] @ p["w"], dim=-1) @ p["w"],
     "an operator without a batched rule": lambda p: Twice.apply(p["x"] @ p["w"]) @ p["w"],
 }  # fmt: skip
 

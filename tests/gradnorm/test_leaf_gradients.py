@@ -195,3 +195,57 @@ def test_sketches_and_inner_products(case):
     assert torch.allclose(gradient_inner_products(model, x, "entropy", direction), truth)
     sketches, norms = gradient_sketches(model, x, "entropy"), gradient_norms(model, x, "entropy")
     assert relative_error(sketches.norms, norms) < TOLERANCE
+
+
+class Rearranged(nn.Module):
+    """A product with a weight (3, 6, 6) whose entries are put into other places, and a head."""
+
+    def __init__(self, apply: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.apply_weight = apply
+        self.w, self.head = nn.Parameter(torch.randn(3, 6, 6)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.apply_weight(x, self.w)).mean(dim=1))
+
+
+REARRANGED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "two dimensions as rows": lambda x, w: torch.einsum("ntgi,gio->nto", x, w),
+    "the outer two as rows": lambda x, w: torch.einsum("ntgi,goi->nto", x, w),
+    "exchanged": lambda x, w: x.flatten(2) @ w.transpose(0, 1).reshape(-1, 6),
+    "a permuted copy": lambda x, w: x.flatten(2) @ w.permute(2, 0, 1).contiguous().view(-1, 6),
+    "a squeezed copy": lambda x, w: x.flatten(2) @ w.mT[None].clone().squeeze(0).reshape(-1, 6),
+    "a transposed copy": lambda x, w: F.linear(x.flatten(2), w.reshape(18, 6).t().contiguous()),
+    "a multiple of a copy": lambda x, w: x.flatten(2) @ (2 * w.transpose(0, 2)).reshape(-1, 6),
+}
+
+
+@pytest.mark.parametrize("case", REARRANGED)
+def test_entries_in_other_places_have_the_same_norm(case):
+    torch.manual_seed(0)
+    model, x = Rearranged(REARRANGED[case]), torch.randn(5, 4, 3, 6).double()
+    assert_agrees(model, x)
+    gradient_norms(model, x, "entropy")
+    with (
+        mock.patch.object(reductions, "dense_sums", side_effect=AssertionError("formed")),
+        mock.patch.object(Memory, "draw_proof", return_value=False),
+    ):
+        gradient_norms(model, x, "entropy")
+
+
+def test_sketches_of_entries_in_other_places():
+    torch.manual_seed(0)
+    model = Rearranged(REARRANGED["the outer two as rows"]).double()
+    x = torch.randn(5, 4, 3, 6).double()
+    sketches = gradient_sketches(model, x, "entropy", dim=4096)
+    truth = norms_one_by_one(model, x)
+    assert relative_error(sketches.norms, truth) < TOLERANCE
+    assert relative_error(sketches.vectors.norm(dim=1).double(), truth) < 0.2
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    found = gradient_inner_products(model, x, "entropy", direction)
+    for i in range(len(x)):
+        loss = torch.special.entr(model(x[i : i + 1]).softmax(dim=1)).sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        pairs = zip(gradients, direction.values(), strict=True)
+        expected = torch.stack([(g * v).sum() for g, v in pairs]).sum()
+        assert torch.allclose(found[i], expected, rtol=1e-9)

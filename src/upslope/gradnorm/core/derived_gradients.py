@@ -8,8 +8,8 @@ text reaches a fraction of a table of positions only: here such products are gon
     Y = a X W + b        dW_n = a X^T G_n,  dX_n = a G_n W^T,  db_n = G_n summed over rows
 
 with the rows of G alone that some sample has reached. Views on the way are gone through as well,
-and weight normalisation, for which autograd has no batched rule. From whatever comes before,
-autograd goes on. Called by `weights`.
+and weight normalisation and softmax, for which autograd has no batched rule. From whatever comes
+before, autograd goes on. Called by `weights`.
 """
 
 from __future__ import annotations
@@ -172,6 +172,17 @@ def _transpose(node: Any, g: Tensor) -> OfParents:
     return (g.transpose(*(1 + dim for dim in dims)),)
 
 
+def _through_softmax(node: Any, g: Tensor) -> OfParents | None:
+    """Return the gradient of what a softmax was taken of; autograd takes it row by row."""
+    result, dim = node._saved_result.detach(), 1 + _as_signed(node._saved_dim) % (g.dim() - 1)
+    if result.dtype != g.dtype:
+        return None
+    if type(node).__name__ == "LogSoftmaxBackward0":
+        return (torch.addcmul(g, result.exp(), g.sum(dim, keepdim=True), value=-1),)
+    terms = g * result
+    return (torch.addcmul(terms, result, terms.sum(dim, keepdim=True), value=-1),)
+
+
 def _as_signed(dim: int) -> int:
     """Return a dimension that autograd's graph may show as an unsigned number."""
     return dim - 2**64 if dim >= 2**63 else dim
@@ -188,9 +199,11 @@ _RULES: Mapping[str, Callable[[Any, Tensor], OfParents | None]] = {
     "AddmmBackward0": _through_addmm,
     "AliasBackward0": _reshape,
     "CloneBackward0": _reshape,
+    "LogSoftmaxBackward0": _through_softmax,
     "MmBackward0": _through_mm,
     "PermuteBackward0": _permute,
     "ReshapeAliasBackward0": _reshape,
+    "SoftmaxBackward0": _through_softmax,
     "SqueezeBackward0": _reshape,
     "SqueezeBackward1": _reshape,
     "TBackward0": lambda node, g: (g if g.dim() < 3 else g.mT,),  # noqa: ARG005

@@ -117,20 +117,25 @@ def _quotient(node: Any, part: PerSampleGradient) -> OfParents:
 
 def _reshape(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a tensor that was brought to another shape, in the same order."""
-    if not isinstance(part, Dense):
-        return None
     parent, place = node.next_functions[0]
-    return (Dense(part.values.reshape(len(part), *parent._input_metadata[place].shape)),)
+    shape = parent._input_metadata[place].shape
+    return (rearrange(part, lambda values: values.reshape(len(values), *shape)),)
 
 
 def _permutation(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a tensor whose dimensions were permuted."""
-    if not isinstance(part, Dense):
-        return None
-    rank = part.values.dim() - 1
+    rank = len(node._saved_dims)
     order = [_with_sign(dim) % rank for dim in node._saved_dims]
-    back = sorted(range(rank), key=order.__getitem__)
-    return (Dense(part.values.permute(0, *(1 + dim for dim in back))),)
+    back = [1 + place for place in sorted(range(rank), key=order.__getitem__)]
+    return (rearrange(part, lambda values: values.permute(0, *back)),)
+
+
+def _exchange(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradient of a tensor of which two dimensions were exchanged."""
+    parent, place = node.next_functions[0]
+    rank = len(parent._input_metadata[place].shape)
+    dims = [1 + _with_sign(dim) % rank for dim in (node._saved_dim0, node._saved_dim1)]
+    return (rearrange(part, lambda values: values.transpose(*dims)),)
 
 
 def _rows_by_index(node: Any, part: PerSampleGradient) -> OfParents:
@@ -168,7 +173,9 @@ def _with_sign(number: int) -> int:
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
     """Return the gradient of a matrix that was transposed."""
     outer = _outer(part)
-    return None if outer is None else (OuterProducts(outer.g, outer.x),)
+    if outer is not None:
+        return (OuterProducts(outer.g, outer.x),)
+    return (rearrange(part, lambda values: values.mT),)
 
 
 def _product(node: Any, part: PerSampleGradient) -> OfParents:
@@ -206,6 +213,11 @@ def scale(part: PerSampleGradient, factor: float) -> PerSampleGradient:
     return ScaledGradient(part, factor)
 
 
+def rearrange(part: PerSampleGradient, back: Callable[[Tensor], Tensor]) -> PerSampleGradient:
+    """Return gradients whose entries are put into other places. back: of values (m, *shape)."""
+    return Dense(back(part.values)) if isinstance(part, Dense) else RearrangedGradient(part, back)
+
+
 @dataclass(frozen=True)
 class ScaledGradient(PerSampleGradient):
     """Other gradients times a number."""
@@ -229,6 +241,32 @@ class ScaledGradient(PerSampleGradient):
         return self.part.cost()
 
 
+@dataclass(frozen=True)
+class RearrangedGradient(PerSampleGradient):
+    """The entries of other gradients in other places, each in one of its own.
+
+    back: puts the values of some samples, (m, *shape), into their places.
+    """
+
+    part: PerSampleGradient
+    back: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:
+        """Return the squared norms; see `PerSampleGradient`."""
+        return self.part.squared_norms(scratch)
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        return self.back(self.part.materialize(rows))
+
+    def cost(self) -> tuple[str, float]:
+        """Return the method and its cost; see `PerSampleGradient`."""
+        return self.part.cost()
+
+
 _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "AddBackward0": _sum,
     "SubBackward0": _difference,
@@ -236,11 +274,16 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "DivBackward0": _quotient,
     "NegBackward0": lambda node, part: (scale(part, -1.0),),  # noqa: ARG005
     "TBackward0": _transpose,
-    "ViewBackward0": _reshape,
+    "ReshapeAliasBackward0": _reshape,
+    "SqueezeBackward0": _reshape,
+    "SqueezeBackward1": _reshape,
+    "SqueezeBackward2": _reshape,
     "UnsafeViewBackward0": _reshape,
     "UnsqueezeBackward0": _reshape,
+    "ViewBackward0": _reshape,
     "CloneBackward0": lambda node, part: (part,),  # noqa: ARG005
     "PermuteBackward0": _permutation,
+    "TransposeBackward0": _exchange,
     "IndexBackward0": _rows_by_index,
     "EmbeddingBackward0": _rows_of_embedding,
     "MmBackward0": _product,

@@ -125,7 +125,7 @@ class Program:
         self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED_OPERATORS:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
-        if self._is_placed_by_data(name, (*args, *kwargs.values()) if kwargs else args):
+        if self._is_placed_by_data(name, args, kwargs):
             self.repeats = False
         elif name in MOVING:
             self._add(
@@ -154,10 +154,11 @@ class Program:
         yield
         self._hashes[count:], self.repeats = [hash(outline)], repeats
 
-    def _is_placed_by_data(self, name: str, values: tuple[Any, ...]) -> bool:
+    def _is_placed_by_data(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
+        values = (*args, *kwargs.values())
         if name in BY_INDEX:
-            return _is_indexed_by_samples(values)
+            return _is_indexed_by_samples(values) and not _stays_in_place(name, args, kwargs)
         if name in LOOKING_UP:
             return any(_is_made_of_samples(v) and v.is_floating_point() for v in values)
         if name == _NAMELESS:
@@ -229,6 +230,28 @@ def _is_indexed_by_samples(values: Any) -> bool:
         else isinstance(value, (tuple, list)) and _is_indexed_by_samples(value)
         for value in values
     )
+
+
+def _stays_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operator of `BY_INDEX` leaves all entries of samples where shapes say.
+
+    `gather` looks up entries of a table of constants as `embedding` does rows; an index of
+    constants is the same for every batch, whatever it moves; and a mask of samples under which one
+    number is written is `masked_fill`.
+    """
+    if name in {"gather", "take_along_dim"}:
+        table = args[0] if args else kwargs.get("input")
+        return isinstance(table, Tensor) and not _is_made_of_samples(table)
+    if name != "__setitem__" or len(args) != 3:
+        return False
+    _, index, value = args
+    if not _is_indexed_by_samples((index,)):
+        return True
+    # A weight would be as many copies as the mask has places.
+    is_number = isinstance(value, (int, float)) or (
+        type(value) is Tensor and value.dim() == 0 and not value.requires_grad
+    )
+    return isinstance(index, Tensor) and index.dtype == torch.bool and is_number
 
 
 def outline_of(value: Any) -> Any:

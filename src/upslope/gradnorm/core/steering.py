@@ -19,13 +19,16 @@ from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
-_EXTREMES = frozenset({"all", "amax", "amin", "any", "max", "min"})
+_EXTREMES = frozenset({"_is_all_true", "_is_any_true", "all", "amax", "amin", "any", "max", "min"})
 """Reductions that are the same for many copies of one sample as for one."""
+
+_ALONG_ROWS = {"max": "amax", "min": "amin", "_is_all_true": "all", "_is_any_true": "any"}
+"""Those that take no dimension, or return indices along one, and which do the same along one."""
 
 SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"})
 """Operators that return as many entries as the data have."""
 
-_UNANIMOUS = {"all": True, "any": False}
+_UNANIMOUS = {"all": True, "any": False, "_is_all_true": True, "_is_any_true": False}
 """What is said of all samples together only if it is said of each."""
 
 _BY_ENTRY = frozenset(
@@ -66,7 +69,7 @@ class Steering:
         elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
             whole = first.detach().reshape(self._n, -1)
             if whole.shape[1] > 0:
-                reduce = {"max": "amax", "min": "amin"}.get(name, name)
+                reduce = _ALONG_ROWS.get(name, name)
                 mark(out).own_numbers = getattr(whole, reduce)(dim=1)
 
     def leave(self, tensor: Any, value: Any) -> None:

@@ -288,10 +288,13 @@ class _SpoilingIntegers(TorchFunctionMode):
     def __init__(self, n: int, change: Change):
         super().__init__()
         self._change, self._n, self._session = change, n, object()
+        self._owners = StatisticsWatch(n)
+        """Follows in which dimension the samples of whole numbers are."""
 
     def mark(self, tensor: Tensor) -> Tensor:
         """Take note of one of the batch's tensors, if it holds whole numbers."""
         if not _is_floating(tensor):
+            self._owners.mark(tensor)
             mark(tensor).whole_numbers_of = self._session
         return tensor
 
@@ -302,14 +305,25 @@ class _SpoilingIntegers(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if not any(map(self._is_whole, tensors_among((args, kwargs)))):
             return out
+        self._owners.follow(func, args, kwargs or {}, out)
         output = args[0] if out is None and args else out  # writes of entries return nothing
-        has_rows = isinstance(output, Tensor) and output.dim() > 0 and len(output) % self._n == 0
-        if not has_rows or len(output) == 0:
+        if not isinstance(output, Tensor) or output.numel() == 0 or output.dim() == 0:
             return out
         if _is_floating(output):
-            return out if output is not out else self._change(out)
-        self.mark(output)
+            return out if output is not out else self._change_samples(out)
+        if self._dimension(output) is not None:
+            mark(output).whole_numbers_of = self._session
         return out
+
+    def _change_samples(self, tensor: Tensor) -> Tensor:
+        """Return a tensor in which the samples are changed, wherever they are."""
+        dim = self._dimension(tensor)
+        return tensor if dim is None else self._change(tensor.movedim(dim, 0)).movedim(0, dim)
+
+    def _dimension(self, tensor: Tensor) -> int | None:
+        """The dimension of the samples, if it is known; else the first, if it may be theirs."""
+        dim = self._owners.dimension_of_samples(tensor)
+        return 0 if dim is None and len(tensor) % self._n == 0 else dim
 
     def _is_whole(self, tensor: Tensor) -> bool:
         """Whether a tensor is one of the batch's whole numbers, or made of them."""

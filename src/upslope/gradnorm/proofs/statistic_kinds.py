@@ -17,6 +17,7 @@ SAMPLE, STATISTIC = "sample", "statistic"
 
 REDUCING = frozenset(
     {
+        "_is_all_true", "_is_any_true",
         "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "bincount",
         "count_nonzero",
         "cummax", "cummin", "cumprod", "cumsum", "dist", "histc", "kthvalue", "log_softmax",

@@ -143,6 +143,22 @@ class StatisticsWatch(TorchFunctionMode):
             self._look_at(name, func, args, kwargs, out)
         return out
 
+    def follow(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Take note of an operator that has run elsewhere. out: what it has made."""
+        with torch._C.DisableTorchFunction():
+            self._look_at(name_of(func), func, args, kwargs, out)
+
+    def dimension_of_samples(self, tensor: Tensor) -> int | None:
+        """Return the one dimension whose entry i is of sample i; None where that is not known."""
+        owners = self._owners(tensor)
+        if owners is None or owners.dim() != tensor.dim():
+            return None
+        counting = counting_dimensions(owners)
+        if len(counting) != 1:
+            return None
+        in_order = torch.equal(owners.flatten(), torch.arange(self._n, device=owners.device))
+        return counting.pop() if in_order else None
+
     def _look_at(
         self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any], out: Any
     ) -> None:
