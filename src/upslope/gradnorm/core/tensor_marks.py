@@ -43,6 +43,9 @@ class Marks:
     """What is known of rows that the data have sent here (`trace/routing`)."""
     decision: Any = None
     """Of whole numbers that are made of a router's numbers, how (`trace/decisions`)."""
+    in_front: int = -1
+    """The tensor's version, by its count of writes, at which it had each sample's entries together
+    in dimension 0 (`trace/rows_in_front`); below zero where that is not known."""
     is_told: bool = False
     """Whether it is one of several numbers that have been noted together (`core/steering`)."""
     whole_numbers_of: object = None
@@ -58,12 +61,15 @@ class SharedMarks(Marks):
 
     def __reduce__(self) -> Any:
         # A model may copy what it keeps, and pickle it.
-        return shared_marks, (self.samples_in,)
+        return shared_marks, (self.samples_in, self.in_front)
 
 
-def shared_marks(samples_in: int | None) -> SharedMarks:
-    """Return what is known of every tensor of which nothing else is. samples_in: as of `Marks`."""
-    marks, plain = object.__new__(SharedMarks), Marks(samples_in)
+def shared_marks(samples_in: int | None, in_front: int = -1) -> SharedMarks:
+    """Return what is known of every tensor of which nothing else is.
+
+    samples_in, in_front: as of `Marks`.
+    """
+    marks, plain = object.__new__(SharedMarks), Marks(samples_in, in_front=in_front)
     for name in Marks.__slots__:
         object.__setattr__(marks, name, getattr(plain, name))
     return marks
@@ -85,7 +91,7 @@ def mark(tensor: Tensor) -> Marks:
     if marks is None:
         marks = tensor.__dict__[MARKS] = Marks()
     elif type(marks) is SharedMarks:  # this tensor alone has more from now on
-        marks = tensor.__dict__[MARKS] = Marks(marks.samples_in)
+        marks = tensor.__dict__[MARKS] = Marks(marks.samples_in, in_front=marks.in_front)
     return marks
 
 

@@ -27,6 +27,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
 )
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
+from upslope.gradnorm.kernels.stacked_linear import stacked_matmul
 
 
 class Linear(Kernel):
@@ -110,7 +111,7 @@ def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None
 
 
 def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
-    """`x @ W` for a vector, a matrix or one matrix per group, and `W @ x`, by transposing both."""
+    """`x @ W` for a vector, a matrix or a stack of them, and `W @ x`, by transposing both."""
     if tape.weights.is_weight(input):
         if tape.weights.is_weight(other) or 0 in (input.dim(), other.dim()):
             return NotImplemented
@@ -124,13 +125,13 @@ def matmul(tape: Tape, input: Tensor, other: Tensor) -> Any:
         return matmul(tape, input, tape.weights.view(other[:, None])).squeeze(-1)
     if other.dim() == 2:
         return Linear(tape, other, None, is_transposed=True).apply(tape, input)
-    if 3 < other.dim() <= input.dim() and other.shape[0] == 1:
-        return matmul(tape, input, tape.weights.view(other[0]))
-    if other.dim() > 3 or input.dim() < 3 or input.shape[-3] not in (1, len(other)):
+    if input.dim() == 1:
         return NotImplemented
-    inputs = input.expand(*input.shape[:-3], len(other), *input.shape[-2:]).unbind(-3)
-    matrices = (tape.weights.view(other[i]) for i in range(len(other)))
-    return torch.stack([matmul(tape, x, w) for x, w in zip(inputs, matrices, strict=True)], dim=-3)
+    if all(size == 1 for size in other.shape[:-2]):
+        ahead = max(0, other.dim() - input.dim())
+        matrix = tape.weights.view(other.reshape(other.shape[-2:]))
+        return matmul(tape, input[(None,) * ahead], matrix)
+    return stacked_matmul(tape, input, other)
 
 
 def addmm(tape: Tape, input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Any:

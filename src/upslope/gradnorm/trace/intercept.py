@@ -47,6 +47,7 @@ from upslope.gradnorm.trace.refusals import (
 )
 from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
+from upslope.gradnorm.trace.rows_in_front import keeps_in_front
 from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
 from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEIGHTS, TensorKinds
 
@@ -58,11 +59,11 @@ class Interceptor(TorchFunctionMode):
         super().__init__()
         self.tape, self.model, self.n = tape, inventory.modules[0], n
         self._orders = SequenceOrders(n)
-        self.routes = Routes(n)
         self._reads_rows = False
         """Whether the operator that runs is one whose rows are followed by `routes`."""
         self.program = Program(n)
         self._kinds = TensorKinds(tape, self.program, self._orders, inventory.buffer_ids)
+        self.routes = Routes(n, self._kinds.is_in_front)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
         self._mark_sample = self._kinds.mark_sample
         self._meetings = Meetings(tape, self._kinds, n, copies)
@@ -96,8 +97,8 @@ class Interceptor(TorchFunctionMode):
         return self._meetings.copied
 
     def as_sample(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the engine's own, marked as one that depends on the samples."""
-        return self._kinds.as_sample(tensor)
+        """Return a tensor of the engine's own, marked as one that has a row for each sample."""
+        return self._kinds.as_samples_in_front(tensor, self.n)
 
     def __torch_function__(
         self,
@@ -146,6 +147,8 @@ class Interceptor(TorchFunctionMode):
             self._mark_sample(out)
         else:
             self._mark_samples(args[:1] if operator.puts else out)
+        if self._kinds.meets_front:
+            self._follow_front(operator, args, kwargs, args[:1] if operator.puts else out)
         if operator.decides:
             note_decision(func, operator.name, args, kwargs, out)
         return out
@@ -228,6 +231,23 @@ class Interceptor(TorchFunctionMode):
             routes.add_loop(note, reading.loop)
         return out
 
+    def _follow_front(
+        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """Mark what an operator made of samples that are in front, if they are there still.
+
+        Of what has a gradient, a backward pass shows where they are (`rows_in_front`).
+        """
+        kinds, results = self._kinds, tensors_of(out)
+        kinds.meets_front = False
+        if any(t.requires_grad for t in results):
+            return
+        if keeps_in_front(
+            operator.name, args, kwargs, results, kinds.is_in_front, kinds.is_constant, self.n
+        ):
+            for tensor in results:
+                kinds.mark_in_front(tensor)
+
     def _lose_rows(self) -> None:
         """Give up to read where the samples are: from here on, no batch is like another."""
         self.routes.lose()
@@ -305,7 +325,10 @@ class Interceptor(TorchFunctionMode):
             meetings.copied = True
             kinds.add("sample")
         if "sample" in kinds:
-            self._mark_samples(args[:1] if out is None else out)
+            out_or_target = args[:1] if out is None else out
+            self._mark_samples(out_or_target)
+            if any(map(self._kinds.is_in_front, tensors)):
+                self._follow_front(operator, args, kwargs, out_or_target)
             if order is not None:
                 mark_order(func, out, order)
         return out

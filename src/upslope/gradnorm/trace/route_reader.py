@@ -6,7 +6,7 @@ is not known, and costs time, not the right numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from upslope.gradnorm.core.program import descriptor_of
 from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.trace.decisions import Decision, decision_of
 from upslope.gradnorm.trace.row_operators import keeps_rows
+from upslope.gradnorm.trace.rows_in_front import takes_own_rows
 
 
 @dataclass(eq=False, slots=True)
@@ -62,8 +63,9 @@ class Reading:
 
     outline: what the program notes of it (`program`). route: of what it makes. group: of the rows
     that it works on. place: the tensor that rows are taken from or put into; `makes_place` where
-    that is what it makes. along: the dimension along which its entries may have moved, in which no
-    samples may be told apart. loop: the places that a loop goes through.
+    that is what it makes. along: the dimensions along which its entries may have moved, in which no
+    samples may be told apart. must_be_in_front: whether each sample's entries must be together in
+    dimension 0 of the place. loop: the places that a loop goes through.
     """
 
     outline: tuple[Any, ...]
@@ -71,7 +73,8 @@ class Reading:
     group: RowGroup | None = None
     place: Tensor | None = None
     makes_place: bool = False
-    along: int | None = None
+    along: tuple[int, ...] = ()
+    must_be_in_front: bool = False
     loop: Choice | None = None
 
 
@@ -82,6 +85,9 @@ _TAKING = frozenset({"__getitem__", "index_select"})
 _PUTTING = frozenset({"__setitem__", "index_add", "index_add_"})
 _WITHIN = frozenset({"gather", "take_along_dim", "scatter"})
 """Operators that move entries along one dimension, by an index for each of the others."""
+_PARTS_OF_INDEX = frozenset({Tensor, int, slice})
+"""Types of the parts of an index that stand for one dimension each."""
+
 MAY_ROUTE = _TELLING | _TAKING | _PUTTING | _WITHIN
 """Operators that may be the first to send entries where the data say."""
 
@@ -118,10 +124,14 @@ class Places:
 
 
 class RouteReader:
-    """Says of the operators of one pass what they do with routed rows. n: the samples."""
+    """Says of the operators of one pass what they do with routed rows.
 
-    def __init__(self, n: int):
-        self._n = n
+    n: the samples. is_in_front: whether a tensor is known to have each sample's entries together in
+    dimension 0 (`rows_in_front`).
+    """
+
+    def __init__(self, n: int, is_in_front: Callable[[Tensor], bool]):
+        self._n, self._is_in_front = n, is_in_front
         self.groups: list[RowGroup] = []
         self.places = Places()
         self.is_met = False
@@ -164,8 +174,10 @@ class RouteReader:
         if name in _TAKING and args and isinstance(args[0], Tensor):
             first = routes[0]
             if first is None:
-                taking = kinds[id(args[0])] != "weight"
-                return self._read_taking(name, args, kwargs, samples) if taking else None
+                if kinds[id(args[0])] == "weight":
+                    return None
+                picking = self._read_picking(name, args, kwargs, samples)
+                return picking or self._read_taking(name, args, kwargs, samples)
             if first.places is not None:
                 return self._read_columns(name, args, kwargs, first.places)
         if name in _WITHIN:
@@ -286,15 +298,55 @@ class RouteReader:
         if set(kinds.values()) != {"sample"} or set(named_arguments) - {*order, "value"}:
             return None
         value = named_arguments.get("value", 0)
-        # What has no gradient has no samples that a backward pass could show.
-        has_place = (
-            x.grad_fn is not None and x.dim() == index.dim() > 1 and self.places.is_as_before(x)
-        )
         is_routed = any(marks_of(t).route is not None for t in (x, index))
-        if not has_place or is_routed or type(value) not in {int, float}:
+        if not x.dim() == index.dim() > 1 or is_routed or type(value) not in {int, float}:
             return None
         outline = (name, x.shape, index.shape, dim, descriptor_of(value))
-        return Reading(outline, place=x, along=dim % x.dim())
+        return self._moving(outline, x, (dim % x.dim(),))
+
+    def _moving(
+        self, outline: tuple[Any, ...], x: Tensor, along: tuple[int, ...]
+    ) -> Reading | None:
+        """Return the reading of an operator that moves entries of x along some dimensions."""
+        # What has no gradient has no samples that a backward pass could show.
+        if x.grad_fn is not None and self.places.is_as_before(x):
+            return Reading(outline, place=x, along=along)
+        is_told = self._is_in_front(x) and 0 not in along
+        return Reading((*outline, "in front")) if is_told else None
+
+    def _read_picking(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
+    ) -> Reading | None:
+        """Read what takes entries of each sample: `x[rows, index]`, or `x[index]` of flat rows.
+
+        Constant rows, as `torch.arange(n)[:, None]`, are not for the data to say. Flat rows
+        of many samples are taken by `index + offsets`, where each sample's numbers are those of its
+        own rows: that is looked at.
+        """
+        if kwargs or (name == "index_select" and (len(args) != 3 or args[1] != 0)):
+            return None
+        x, index = args[0], args[-1]
+        items = index if isinstance(index, tuple) else (index,)
+        tensors = [item for item in items if isinstance(item, Tensor)]
+        if any(t.dtype != torch.int64 or marks_of(t).route is not None for t in tensors):
+            return None
+        if len(items) > x.dim() or not all(type(i) in _PARTS_OF_INDEX for i in items):
+            return None
+        along = [d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples]
+        outline = (name, x.shape, descriptor_of(index))
+        if not along or 0 not in along:
+            # `x[arange(n), index]` alone has its samples in front whatever the data say.
+            constants = [t for t in tensors if id(t) not in samples]
+            is_known = any(t.shape == (self._n,) for t in constants)
+            return self._moving(outline, x, tuple(along)) if along and not is_known else None
+        if len(tensors) > 1 or not takes_own_rows(x, items[0], self._n):
+            return None
+        if self._is_in_front(x):
+            return Reading((*outline, "own rows in front"))
+        has_place = x.grad_fn is not None and self.places.is_as_before(x)
+        return (
+            Reading((*outline, "own rows"), place=x, must_be_in_front=True) if has_place else None
+        )
 
     def _read_putting(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]

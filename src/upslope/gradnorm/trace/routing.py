@@ -19,7 +19,7 @@ that is not known here, a batch is like no other (`Tape.route`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,14 +31,16 @@ from upslope.gradnorm.trace.route_reader import Choice, Places, Reading, RouteRe
 
 
 class Routes(RouteReader):
-    """What is routed in one forward pass. n: the number of samples."""
+    """What is routed in one forward pass. n, is_in_front: as of `RouteReader`."""
 
-    def __init__(self, n: int):
-        super().__init__(n)
+    def __init__(self, n: int, is_in_front: Callable[[Tensor], bool]):
+        super().__init__(n, is_in_front)
         self.uses: dict[int, RowGroup] = {}
         """The uses of weights that take routed rows."""
-        self._moves: list[tuple[int, int]] = []
-        """Tensors by their number, and the dimension along which entries were moved by the data."""
+        self._moves: list[tuple[int, tuple[int, ...]]] = []
+        """Tensors by their number, and the dimensions along which the data moved entries."""
+        self._in_front: set[int] = set()
+        """Tensors by their number that must have each sample's entries together in dimension 0."""
         self._loops: list[tuple[int, int, Decision]] = []
         """Note (`steering`), number of the router's numbers among `places`, and how the table of
         what the loop goes through was made of them."""
@@ -68,8 +70,10 @@ class Routes(RouteReader):
             for tensor in results:
                 mark(tensor).route = route
         place = out if reading.makes_place else reading.place
-        if reading.along is not None and place is not None:
+        if reading.along and place is not None:
             self._moves.append((self.places.add(place), reading.along))
+        if reading.must_be_in_front and place is not None:
+            self._in_front.add(self.places.add(place))
         if reading.group is not None:
             if place is not None:
                 reading.group.places.append(self.places.add(place))
@@ -99,14 +103,14 @@ class Routes(RouteReader):
     @property
     def keys_needed(self) -> set[int]:
         """The keys of the tensors that the samples of routed rows are read off."""
-        numbers = {number for number, _ in self._moves}
+        numbers = self._in_front.union(number for number, _ in self._moves)
         return {key_of_place(place) for place in numbers.union(*(g.places for g in self.groups))}
 
     def lose(self) -> None:
         """Give up: samples cannot be read off the indices."""
         self.is_lost = True
         self.groups, self.places, self.uses = [], Places(), {}
-        self._loops, self._moves = [], []
+        self._loops, self._moves, self._in_front = [], [], set()
 
     def layouts(self, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
         """Return use -> layout of all uses, those of routed rows among them; None if not known.
@@ -116,10 +120,12 @@ class Routes(RouteReader):
         """
         every = {use: layout for use, layout in layouts.items() if use >= 0}
         # Along a dimension that tells samples apart, an entry may have become another sample's.
-        for number, dim in self._moves:
+        for number, dims in self._moves:
             layout_of_moved = layouts.get(key_of_place(number))
-            if type(layout_of_moved) is not Layout or layout_of_moved.dim == dim:
+            if type(layout_of_moved) is not Layout or layout_of_moved.dim in dims:
                 return None
+        if any(layouts.get(key_of_place(number)) != Layout() for number in self._in_front):
+            return None
         of_group: dict[int, Layout] = {}
         for group in self.groups:
             if len(group.index) == 0:  # no gradient reaches what takes no rows

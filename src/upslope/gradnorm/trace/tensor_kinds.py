@@ -82,6 +82,10 @@ class TensorKinds:
         """What marks the samples of this pass, and of no other."""
         self._plain_marks = shared_marks(self.session)
         """The marks of samples of which nothing else is known."""
+        self._marks_in_front = shared_marks(self.session, in_front=0)
+        """The marks of those that have the samples' entries in front (`rows_in_front`)."""
+        self.meets_front = False
+        """Whether such a tensor was among those that an operator took."""
         self._tracks, self._types = tape.weights.tracks, tape.types
         self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
 
@@ -89,6 +93,27 @@ class TensorKinds:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
         self._mark(tensor)
         return tensor
+
+    def as_samples_in_front(self, tensor: Tensor, n: int) -> Tensor:
+        """Return the same of n samples' rows, as the inputs have them."""
+        if n > 1 and not tensor.is_nested and tensor.shape[:1] == (n,):
+            self.mark_in_front(tensor)
+        return self.as_sample(tensor)
+
+    def mark_in_front(self, tensor: Tensor) -> None:
+        """Mark a tensor of samples as one that has their entries in front (`rows_in_front`)."""
+        if tensor.is_inference():
+            return  # it counts no writes
+        if tensor._version == 0 and tensor.__dict__.get(MARKS) in (None, self._plain_marks):
+            tensor.__dict__[MARKS] = self._marks_in_front
+        else:
+            marks = mark(tensor)
+            marks.samples_in, marks.in_front = self.session, tensor._version
+
+    def is_in_front(self, tensor: Tensor) -> bool:
+        """Whether a tensor has the samples' entries in front, as far as is known."""
+        marks = marks_of(tensor)
+        return marks.samples_in == self.session and marks.in_front == tensor._version
 
     def mark_sample(self, tensor: Tensor) -> None:
         """Mark what an operator made as depending on the samples. Called for every one of them."""
@@ -102,8 +127,9 @@ class TensorKinds:
         marks = tensor.__dict__.get(MARKS)
         if marks is None:
             tensor.__dict__[MARKS] = self._plain_marks
-        elif marks is not self._plain_marks and marks.placeholder_of is None:
-            mark(tensor).samples_in = self.session
+        elif marks.samples_in != self.session and marks.placeholder_of is None:
+            marks = mark(tensor)
+            marks.samples_in, marks.in_front = self.session, -1
 
     def read(
         self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,6 +165,7 @@ class TensorKinds:
                     meets = True
                 elif marks.samples_in == self.session and marks.made_of is not self._key_of_weights:
                     samples += 1
+                    self.meets_front |= marks.in_front >= 0
                 else:
                     return _UNREAD
                 if value.layout is not _DENSE:
@@ -211,6 +238,10 @@ class TensorKinds:
                 return None
             shapes.append(value.shape)
         return tuple(shapes)
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on no sample and on no parameter that is asked for."""
+        return self.of(tensor) == "constant"
 
     def is_sample(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the samples."""

@@ -1,0 +1,156 @@
+"""Tensors without a gradient that have each sample's entries together in dimension 0.
+
+Points, patches and indices are moved about before any weight is met: neighbours are gathered,
+distances sorted. Of what has no gradient no backward pass can show where its samples are. But the
+inputs have them in front, and most operators leave them there, whatever the numbers. So inputs are
+marked, and what these operators make of marked tensors is marked in turn: of r rows, the first
+r / n are made of the first sample alone, and so on. Asked by `intercept`, and read by
+`route_reader`.
+
+An operator that is not written down here costs time, not the right numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, ENTRYWISE_IN_PLACE
+from upslope.gradnorm.trace.operators import tensors_of
+
+_COMPARING = frozenset(
+    {"where", "masked_fill", "bitwise_and", "bitwise_or", "logical_and", "logical_not",
+     "logical_or", "isfinite", "isnan", "__invert__", "__and__", "__or__", "bool", "int", "long"}
+    | {form for name in ("eq", "ge", "gt", "le", "lt", "ne") for form in (name, f"__{name}__")}
+)  # fmt: skip
+
+_BY_ENTRY = ENTRYWISE | ENTRYWISE_IN_PLACE | ENTRYWISE_BY_SIGN | _COMPARING
+
+_RESHAPING = frozenset({"view", "reshape", "flatten", "unflatten"})
+"""Operators that leave the entries in their order."""
+
+_KEEPING_FRONT = frozenset({"expand", "repeat", "squeeze", "tile"})
+"""Operators that leave the rows where they are, if there are as many afterwards."""
+
+_PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "linear", "cdist"})
+
+_ALONG: Mapping[str, tuple[int, int | None]] = {
+    "topk": (2, -1), "sort": (1, -1), "argsort": (1, -1), "softmax": (1, None), "sum": (1, None),
+    "mean": (1, None), "max": (1, None), "min": (1, None), "argmax": (1, None),
+    "argmin": (1, None), "amax": (1, None), "amin": (1, None), "norm": (2, None),
+    "cumsum": (1, None), "unsqueeze": (1, None), "chunk": (2, 0), "split": (2, 0),
+    "unbind": (1, 0), "cat": (1, 0), "transpose": (1, None), "movedim": (1, None),
+}  # fmt: skip
+"""Operator along dimensions -> the place of these among its arguments, and their default."""
+
+_WITHIN = frozenset({"gather", "take_along_dim"})
+_TAKING = frozenset({"__getitem__", "index_select"})
+
+
+def keeps_in_front(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    out: Sequence[Tensor],
+    is_in_front: Callable[[Tensor], bool],
+    is_constant: Callable[[Tensor], bool],
+    n: int,
+) -> bool:
+    """Return whether what an operator has made has the samples' entries in front.
+
+    name, args, kwargs: the operator and what it got. out: the tensors that it made. is_in_front:
+    whether a tensor is known to have the samples' entries in front. is_constant: whether one
+    depends on no sample. n: the samples.
+    """
+    tensors = tensors_of((*args, *kwargs.values()))
+    rows = [t for t in tensors if is_in_front(t)]
+    if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
+        return False
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and first is rows[0]:
+        if name in _WITHIN:
+            dim = _argument(args, kwargs, "dim", 2 if name == "take_along_dim" else 1)
+            return type(dim) is int and dim % first.dim() != 0 and len(out[0]) == len(first)
+        index = args[-1][0] if isinstance(args[-1], tuple) and args[-1] else args[-1]
+        if name in _TAKING and isinstance(index, Tensor):
+            indices = tensors_of(args[1:])
+            is_aligned = len(index) == len(out[0]) and all(i.dim() <= index.dim() for i in indices)
+            return is_aligned and takes_own_rows(first, index, n)
+    if not all(is_in_front(t) or is_constant(t) for t in tensors):
+        return False
+    if name in _BY_ENTRY:
+        is_told = name == "where" and len(tensors) == 1  # which tells where a mask is true
+        return not is_told and all(t.dim() == out[0].dim() and len(t) == len(out[0]) for t in rows)
+    if name in _RESHAPING:
+        return len(tensors) == 1
+    if name in _KEEPING_FRONT:
+        is_of_rank = name == "squeeze" or out[0].dim() == rows[0].dim()
+        return len(tensors) == 1 and len(out[0]) == len(rows[0]) and is_of_rank
+    if name in _PRODUCTS:
+        return _are_products_of_rows(tensors, rows, out[0])
+    if name == "permute":
+        dims = args[1:] if len(args) > 2 else args[1] if len(args) == 2 else kwargs.get("dims")
+        return isinstance(dims, (tuple, list)) and dims[0] % len(dims) == 0
+    if name == "__getitem__":
+        return first is rows[0] and _takes_within_rows(args[1])
+    return name in _ALONG and _is_along_others(name, args, kwargs, tensors)
+
+
+def takes_own_rows(x: Tensor, index: Tensor, n: int) -> bool:
+    """Return whether an index takes for each sample rows of its own.
+
+    x: (r, ...), of n samples in front. index: (k, ...), whose first k / n numbers are those of the
+    rows of the first sample, and so on.
+    """
+    if index.dtype != torch.int64 or not (x.dim() and index.dim() and len(x)):
+        return False
+    if len(x) % n or len(index) % n or not index.numel():
+        return False
+    # Negative numbers count from the end.
+    owners = (index.detach() % len(x)).reshape(n, -1).div(len(x) // n, rounding_mode="floor")
+    return bool((owners == torch.arange(n, device=owners.device)[:, None]).all())
+
+
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], name: str, place: int) -> Any:
+    """Return an argument by its name, or by its place."""
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def _are_products_of_rows(tensors: Sequence[Tensor], rows: Sequence[Tensor], out: Tensor) -> bool:
+    """Whether each row of what came out is a product, or distances, of rows in its place."""
+    others = [t for t in tensors if not any(t is row for row in rows)]
+    are_aligned = all(t.dim() == out.dim() and len(t) == len(out) for t in rows)
+    return out.dim() >= 3 and are_aligned and all(t.dim() <= 2 for t in others)
+
+
+def _takes_within_rows(index: Any) -> bool:
+    """Whether an index takes entries of all rows, and leaves the rows in their places."""
+    items = index if isinstance(index, tuple) else (index,)
+    if not items or not isinstance(items[0], slice) or items[0] != slice(None):
+        return False
+    # Several tensors apart from each other would come to the front.
+    return sum(isinstance(item, Tensor) for item in items) <= 1 and not any(
+        isinstance(item, (list, tuple)) for item in items
+    )
+
+
+def _is_along_others(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
+) -> bool:
+    """Whether an operator goes along dimensions that are not the first."""
+    place, default = _ALONG[name]
+    if name == "cat":
+        are_alike = all(t.dim() == tensors[0].dim() for t in tensors)
+    else:
+        are_alike = len(tensors) == 1
+    if name in {"transpose", "movedim"}:
+        dims: Any = args[1:]
+    else:
+        dims = _argument(args, kwargs, "dim", place)
+        dims = default if dims is None else dims
+    dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+    rank = tensors[0].dim() + (name == "unsqueeze")
+    return are_alike and all(type(dim) is int and dim % rank for dim in dims) and bool(dims)
