@@ -104,7 +104,7 @@ def _ends_right(steps: Steps, last: Tensor) -> bool:
     # Numbers of Python: a few operators on tensors would take as long as a step.
     i, f, g, o = steps.gates[-1, -1, :, -1].tolist()
     c = f * steps.cells[-2, -1, -1].item() + i * g
-    return abs(o * math.tanh(c) - last[-1, -1].item()) < _TOLERANCE
+    return bool(abs(o * math.tanh(c) - last[-1, -1].item()) < _TOLERANCE)
 
 
 def _precision() -> tuple[str, ...]:
