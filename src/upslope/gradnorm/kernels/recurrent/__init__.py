@@ -1,7 +1,7 @@
 """Kernels of recurrent networks and cells.
 
-- `recurrence`: one direction of one layer as one kernel; `elman`, `gru` and `lstm` fill it in;
-- `packed`: sequences of unequal length;
-- `networks`: the rules of `nn.LSTM`, `nn.GRU` and `nn.RNN`;
-- `cells`: the rules of their cells, which a model calls step by step.
+- `recurrence`: one layer, in one or both directions, as one kernel; `gru` and `lstm` fill it in;
+- `onednn`: all steps of an LSTM in one call, where PyTorch takes them so;
+- `rules`: the rules of `nn.LSTM`, `nn.GRU` and `nn.RNN`, packed or not, and of their cells, which a
+  model calls step by step.
 """

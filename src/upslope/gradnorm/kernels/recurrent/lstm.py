@@ -21,9 +21,11 @@ from torch import Tensor
 from upslope.gradnorm.core.layout import Samples
 from upslope.gradnorm.core.matrix_products import prepare_product
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
+from upslope.gradnorm.kernels.recurrent import onednn
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,
     Recurrence,
+    in_steps,
     join_directions,
     rows_before,
     sigmoid_slope,
@@ -55,6 +57,7 @@ class LSTM(Recurrence):
         # Indices of tensors cost as much as the products of a small step: of lists, nothing.
         sums, c, tanh = (self._in_steps(s) for s in (products, cells, tanh_c))
         # Their memory is overwritten by coefficients, which the backward pass takes step by step.
+        self.of_dc, self.of_dm = self._split(products)
         self.forget, self.slope = c, tanh
         m = tanh if projection is None else self._in_steps(self.outputs)
         last_cells = states[:, -1] if d == 2 else states[0, -1]
@@ -79,6 +82,37 @@ class LSTM(Recurrence):
             self._to_coefficients(block)
         if self.sizes is None:
             last_cells.copy_(c[-1])
+        return states
+
+    def _run_at_once(self, x: Tensor, start: Sequence[Tensor]) -> Tensor | None:
+        """Return what `_run` does, by oneDNN; see `Recurrence`."""
+        weights = [weight for layer in self.layers for weight in layer if weight is not None]
+        if self.sizes is not None or self.layers[0].projection is not None:
+            return None
+        if not onednn.fits(x, *start, *weights):
+            return None
+        d, (t, n, _), width = len(self.layers), x.shape, self.w_h.shape[-1]
+        states = x.new_empty(d, t + 2, n, width)
+        coefficients = x.new_empty(d, t, n, 4, width)
+        forget, slope = x.new_empty(2, d, t, n, width)
+        for k, layer in enumerate(self.layers):
+            h, c = start[0][k], start[1][k]
+            states[k, t if k else 0] = h
+            outputs = states[k, :t] if k else states[k, 1 : t + 1]
+            for part in onednn.parts(t, n * width):
+                # The second direction takes its steps from the last on.
+                times = slice(t - part.stop, t - part.start) if k else part
+                steps = onednn.run(x[times], (h, c), layer[:4], reverse=bool(k))
+                if steps is None:
+                    return None
+                outputs[times] = steps.output
+                h, c = steps.output[0 if k else -1], steps.cells[-1]
+                _write_coefficients(steps, coefficients[k, part], forget[k, part], slope[k, part])
+            states[k, -1] = c
+        self.of_dc, self.of_dm, self.forget, self.slope = (
+            in_steps(s, flips=False)  # kept in the order in which the steps are taken
+            for s in (coefficients[..., :3, :], coefficients[..., 3, :], forget, slope)
+        )
         return states
 
     def _projection(self) -> Tensor | None:
@@ -108,17 +142,18 @@ class LSTM(Recurrence):
 
     def _run_backward(self, g: Tensor) -> Gradients:
         projection, (d, _, n, _), p = self._projection(), g.shape, self.w_h.shape[-1]
-        gates = torch.empty_like(self.gates)
+        gates = g.new_empty(*g.shape[:1], len(self.slope), n, self.w_h.shape[-2])
         rows = self._in_steps(g[:, :-1, :, :p])
         before = rows_before(rows)
         last_cells = g[:, -1] if d == 2 else g[0, -1]
         dc, dh = last_cells, rows[-1]
         dc = dc if self.sizes is None else torch.zeros_like(dc)
         add_product = prepare_product(self.w_h.mT, n)
-        (sums_c, sums_o), (of_dc, of_dm) = self._split(gates), self._split(self.gates)
+        sums_c, sums_o = self._split(gates)
         # Lists of rows, as in the forward pass.
         at, slope, forget = self._in_steps(gates), self.slope, self.forget
-        outputs = None if projection is None else g.new_empty(*self.gates.shape[:3], p)
+        of_dc, of_dm = self.of_dc, self.of_dm
+        outputs = None if projection is None else g.new_empty(*gates.shape[:3], p)
         hidden = [] if outputs is None else self._in_steps(outputs)
         for t in reversed(range(len(at))):
             if self.sizes is not None:
@@ -155,6 +190,28 @@ class LSTM(Recurrence):
         """
         apart = gates.view(*gates.shape[:3], 4, -1)
         return self._in_steps(apart[..., :3, :]), self._in_steps(apart[..., 3, :])
+
+
+def _write_coefficients(
+    steps: onednn.Steps, coefficients: Tensor, forget: Tensor, slope: Tensor
+) -> None:
+    """Write the coefficients of the gradients, of all steps of a direction.
+
+    coefficients: (t, n, 4, h), those of dc_t and dm_t. forget and slope: (t, n, h), f and
+    o (1 - tanh(c_t)^2).
+    """
+    _, gates, cells = steps
+    size = max(1, _BLOCK // gates[0].numel())
+    for at in (slice(start, start + size) for start in range(0, len(gates), size)):
+        i, f, g, o = gates[at].unbind(2)
+        of_i, of_f, of_g, of_o = coefficients[at].unbind(2)
+        tanh_c = torch.tanh(cells[1:][at], out=slope[at])
+        sigmoid_slope(g, i, grad_input=of_i)
+        sigmoid_slope(cells[:-1][at], f, grad_input=of_f)
+        tanh_slope(i, g, grad_input=of_g)
+        sigmoid_slope(tanh_c, o, grad_input=of_o)
+        tanh_slope(o, tanh_c, grad_input=tanh_c)
+        forget[at] = f
 
 
 def _overwrite(gates: Tensor, before: Tensor, tanh_c: Tensor) -> None:

@@ -110,6 +110,10 @@ class Recurrence(Kernel):
             behind the steps. One row more for an LSTM.
         """
 
+    def _run_at_once(self, x: Tensor, start: Sequence[Tensor]) -> Tensor | None:  # noqa: ARG002
+        """Return what `_run` does, by one operator that takes all steps, where there is one."""
+        return None
+
     @abstractmethod
     def _run_backward(self, g: Tensor) -> Gradients:
         """Backpropagate through time. g: the gradient of the output, (d, t, n, p), as `_run`'s."""
@@ -137,13 +141,16 @@ class Recurrence(Kernel):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
         x, *start = inputs
-        sums = self._products(x)
-        # A start in half precision joins the steps in theirs.
-        start = [s.to(sums.dtype) for s in start]
-        self.states = self._run(sums, tuple(s[0] if len(s) == 1 else s for s in start))
+        states = self._run_at_once(x, start)
+        if states is None:
+            sums = self._products(x)
+            # A start in half precision joins the steps in theirs.
+            start = [s.to(sums.dtype) for s in start]
+            states = self._run(sums, tuple(s[0] if len(s) == 1 else s for s in start))
+        self.states = states
         # No view, so that the tape hands on this very tensor, and writes to it are counted.
         one = len(self.layers) == 1
-        output = self.states[0, 1:].data if one else self._join(self.states, sums.shape[1])
+        output = states[0, 1:].data if one else self._join(states, x.shape[-3])
         # Detached, because the graph holds this kernel: holding the graph would leak both.
         self._output, self._version = output.detach(), output._version
         return output
