@@ -98,14 +98,15 @@ def test_the_bound_does_not_change_the_result():
         )
 
 
-def test_a_volume_alone_and_in_company_have_the_same_norms() -> None:
-    # Alone, a float32 volume goes through convolutions in another way.
+@pytest.mark.parametrize("shape", [(2, 6, 7, 5), (32, 27, 27, 3)])
+def test_a_volume_alone_and_in_company_have_the_same_norms(shape: tuple[int, ...]) -> None:
+    # Alone, a small float32 volume goes through convolutions in another way; a large one does not.
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv3d(2, 6, 3, padding=1), nn.ReLU(), nn.ConvTranspose3d(6, 4, 2, stride=2),
+        nn.Conv3d(shape[0], 6, 3, padding=1), nn.ReLU(), nn.ConvTranspose3d(6, 4, 2, stride=2),
         nn.Conv3d(4, 4, 3, groups=2, dilation=2), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
     ).eval()  # fmt: skip
-    x = torch.randn(3, 2, 6, 7, 5)
+    x = torch.randn(3, *shape)
     exact = gradient_norms(copy.deepcopy(model).double(), x.double(), "entropy")
     for memory in (None, 1):
         rows = [gradient_norms(model, x[i : i + 1], "entropy", max_memory=memory) for i in range(3)]

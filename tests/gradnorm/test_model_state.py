@@ -340,6 +340,23 @@ def test_hooks_see_the_whole_batch_last() -> None:
         assert torch.allclose(features["h"], nn.functional.linear(x, *model.first.parameters()))
 
 
+@pytest.mark.parametrize("module", ["torch.nn.utils.a", "transformers.utils.output_capturing"])
+def test_hooks_that_keep_nothing_need_no_pass_of_the_whole_batch(module: str) -> None:
+    passes = []
+    model, x = Between(lambda _, h: h), batch()
+
+    def hook(_m: Any, given: Any, _out: Any) -> None:
+        passes.append(len(given[0]))
+
+    hook.__module__ = module
+    model.first.register_forward_hook(hook)
+    for _ in range(3):
+        passes.clear()
+        gradient_norms(model, x, squares, max_memory=1)
+    assert passes
+    assert max(passes) < len(x)
+
+
 def test_a_buffer_that_is_read_from_elsewhere_is_right_or_refused() -> None:
     steps = torch.zeros(8, dtype=D)
 

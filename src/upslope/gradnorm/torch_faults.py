@@ -18,8 +18,8 @@ has its channels last and the gradients of scale or shift are asked for without 
 frozen network with trained normalisations, say. Their input is laid out in the plain order.
 
 Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead. And
-a float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its size
-for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left out.
+a small float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its
+size for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left out.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _VOLUMES = frozenset({F.conv3d, F.conv_transpose3d})
 _INSTANCE = frozenset({F.instance_norm, torch.instance_norm})
 _GROUP = frozenset({F.group_norm, torch.group_norm})
+LARGE_VOLUME = 20_480
+"""Channels times depth times height above which PyTorch unfolds no volume (`use_mkldnn` in its
+Convolution.cpp)."""
 FAULTY = _BATCH | _INSTANCE
 """The functions whose backward pass reads some gradients in the wrong order."""
 
@@ -175,7 +178,8 @@ def _is_on_gpu(args: tuple[Any, ...]) -> bool:
 def is_unfolded(volumes: Any) -> bool:
     """Whether these are one volume that a convolution would unfold."""
     one = isinstance(volumes, Tensor) and volumes.dim() == 5 and volumes.shape[0] == 1
-    return one and volumes.dtype == torch.float32 and volumes.device.type == "cpu"
+    is_small = one and math.prod(volumes.shape[1:4]) <= LARGE_VOLUME
+    return is_small and volumes.dtype == torch.float32 and volumes.device.type == "cpu"
 
 
 def twice(volume: Tensor) -> Tensor:

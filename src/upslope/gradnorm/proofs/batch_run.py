@@ -24,6 +24,11 @@ from upslope.gradnorm.core.vmapped import SeesThroughVmap
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.torch_faults import exact_batch_norm
 
+_KEEP_NOTHING = ("torch.", "transformers.utils.output_capturing")
+"""How the modules begin whose hooks keep nothing that a pass does not put out: PyTorch's own, which
+normalise weights or prune, and those by which `transformers` adds what layers put out to the
+outputs of the model."""
+
 
 class Watch(Protocol):
     """A `TorchFunctionMode` that knows which tensors a pass of a model begins with."""
@@ -207,8 +212,7 @@ def _has_hooks(inventory: Inventory) -> bool:
     """Whether somebody else sees what modules are given or put out."""
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return True
-    # PyTorch's own normalise weights or prune, and keep nothing.
     return any(
-        not (getattr(hook, "__module__", None) or "").startswith("torch.")
+        not (getattr(hook, "__module__", None) or "").startswith(_KEEP_NOTHING)
         for hook in inventory.forward_hooks
     )

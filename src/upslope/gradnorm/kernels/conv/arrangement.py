@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
-from upslope.gradnorm.torch_faults import is_unfolded
+from upslope.gradnorm.torch_faults import is_unfolded, twice
 
 _FEW_CHANNELS = 4
 """Channels up to which an image is always brought into the order with channels last: the copy is
@@ -39,6 +39,13 @@ class Arrangement(NamedTuple):
     """Whether such a product is of rows of channels; otherwise, of columns."""
     is_one_volume: bool
     """Whether it is of a single volume, which PyTorch would unfold (`torch_faults`)."""
+
+    def batch(self, images: Tensor) -> Tensor:
+        """Return the images as a batch that PyTorch does not unfold: one volume twice, if need be.
+
+        images: those of the input, or of the output's gradient.
+        """
+        return twice(images) if self.is_one_volume else images
 
 
 def arrange(

@@ -23,7 +23,6 @@ from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.arrangement import Arrangement, arrange
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
-from upslope.gradnorm.torch_faults import twice
 
 
 class Convolution(Kernel):
@@ -105,12 +104,11 @@ class Convolution(Kernel):
             self._matrix = weight.view(weight.shape[:2])
             return _multiply(x, self._matrix, bias, has_rows=arrangement.has_rows)
         s, p, d, groups = self.geometry
-        is_one_volume = arrangement.is_one_volume
         y = torch.convolution(
-            twice(x) if is_one_volume else x, weight, bias,
+            arrangement.batch(x), weight, bias,
             s, p, d, self.is_transposed, self.output_padding, groups,
         )  # fmt: skip
-        return y[:1] if is_one_volume else y
+        return y[:1] if arrangement.is_one_volume else y
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
@@ -124,12 +122,11 @@ class Convolution(Kernel):
         if x.shape[1] == g.shape[-1] == 1 < weight.shape[-1] and not self.is_transposed:
             x, weight = (t.reshape(-1).view(t.shape) for t in (x, weight))
         s, p, d, groups = self.geometry
-        is_one_volume = arrangement.is_one_volume
         gradient: Tensor = torch.ops.aten.convolution_backward.default(
-            twice(g) if is_one_volume else g, twice(x) if is_one_volume else x, weight, None,
+            arrangement.batch(g), arrangement.batch(x), weight, None,
             s, p, d, self.is_transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (gradient[:1] if is_one_volume else gradient,)
+        return (gradient[:1] if arrangement.is_one_volume else gradient,)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples

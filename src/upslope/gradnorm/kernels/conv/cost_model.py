@@ -21,6 +21,7 @@ import torch
 from upslope.gradnorm.core.matrix_products import WORTH
 from upslope.gradnorm.kernels.conv.gradients import samples_per_call
 from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
+from upslope.gradnorm.torch_faults import LARGE_VOLUME
 
 CALL = 3.5e6
 """Cost of one call of a grouped convolution, times the number of threads: it stays, and theirs work
@@ -34,7 +35,7 @@ WRITE = 270.0
 """Cost of one entry of the weight gradient, which the library writes in an order of its own and
 then copies to the usual one."""
 SINGLE_VOLUME = 5
-"""Factor for a grouped convolution of a single volume, for which the library has no fast form."""
+"""Factor for the weight gradient of a single volume that PyTorch unfolds."""
 SAMPLE_CALL = 0.75
 """Cost of the call of an ordinary weight gradient for one sample, in units of `CALL`."""
 DEPTHWISE = 300
@@ -111,8 +112,9 @@ def _costs(
     entries_of_tiles = images * t * taps * max(o, rows) * max(c, columns)
     entries_copied = (2 if volumes else 1) * COPY * entries_moved
     direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + call / together
-    estimates = {"direct": direct * (SINGLE_VOLUME if volumes and n == 1 else 1)}
-    if not volumes:
+    unfolds = volumes and math.prod(x[2:5]) <= LARGE_VOLUME  # one sample by itself
+    estimates = {"direct": direct * (SINGLE_VOLUME if unfolds and n == 1 else 1)}
+    if not unfolds:
         blocks = images * t * taps * max(o, 4) * max(c, 4)
         estimates["per_sample"] = blocks + WRITE * weights + SAMPLE_CALL * call
     if images == 1 and c == 1 and groups > 1:
