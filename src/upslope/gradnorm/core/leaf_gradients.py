@@ -182,8 +182,6 @@ def _with_sign(number: int) -> int:
 
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
     """Return the gradient of a matrix that was transposed."""
-    if isinstance(part, Dense):
-        return (part if part.values.dim() < 3 else Dense(part.values.mT),)
     outer = _outer(part)
     return None if outer is None else (OuterProducts(outer.g, outer.x),)
 
@@ -292,8 +290,6 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "TBackward0": _transpose,
     "ViewBackward0": _reshape,
     "UnsafeViewBackward0": _reshape,
-    "ReshapeAliasBackward0": _reshape,
-    "AliasBackward0": _reshape,
     "UnsqueezeBackward0": _reshape,
     "CloneBackward0": lambda node, part: (part,),  # noqa: ARG005
     "PermuteBackward0": _permutation,
