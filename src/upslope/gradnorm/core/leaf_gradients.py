@@ -288,9 +288,13 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "DivBackward0": _quotient,
     "NegBackward0": lambda node, part: (scale(part, -1.0),),  # noqa: ARG005
     "TBackward0": _transpose,
-    "ViewBackward0": _reshape,
+    "ReshapeAliasBackward0": _reshape,
+    "SqueezeBackward0": _reshape,
+    "SqueezeBackward1": _reshape,
+    "SqueezeBackward2": _reshape,
     "UnsafeViewBackward0": _reshape,
     "UnsqueezeBackward0": _reshape,
+    "ViewBackward0": _reshape,
     "CloneBackward0": lambda node, part: (part,),  # noqa: ARG005
     "PermuteBackward0": _permutation,
     "IndexBackward0": _rows_by_index,
