@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import derived_gradients
+from upslope.gradnorm.core import leaf_gradients
 from upslope.gradnorm.core.derived_gradients import DerivedGradients
+from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.trace.memory import Memory
 
 Leaves = dict[str, Tensor]
 Make = Callable[[Leaves], Tensor]
@@ -141,19 +144,39 @@ def test_positions_that_no_text_reaches_are_left_out(length: int) -> None:
     torch.manual_seed(0)
     model, words = RelativePositions(), torch.randint(20, (6, length))
     rows = []
-    find = derived_gradients.live_rows
+    find = leaf_gradients.live_rows
 
     def watch(g: Tensor) -> Tensor | None:
         rows.append(find(g))
         return rows[-1]
 
-    with mock.patch.object(derived_gradients, "live_rows", watch):
+    with mock.patch.object(leaf_gradients, "live_rows", watch):
         for _ in range(2):
             norms = gradient_norms(model, words, lambda y: y.logsumexp(1) - y[:, 0])
     truth = norms_one_by_one(model, words, lambda y, _: y.logsumexp(1) - y[:, 0])
     assert relative_error(norms, truth) < TOLERANCE
     counts = {len(row) if row is not None else 40 for row in rows}
     assert counts == {2 * length - 1 if length < 16 else 40}
+
+
+def test_a_layer_of_words_and_of_a_table_is_not_formed() -> None:
+    torch.manual_seed(0)
+    model, words = RelativePositions().double(), torch.randint(20, (6, 5))
+    names: set[str] = set()
+    pull = Weights.gradients_of_parameters
+
+    def note_names(self: Weights, parameters: Leaves, gradients: Any) -> dict[str, Tensor]:
+        names.update(parameters)
+        return pull(self, parameters, gradients)
+
+    gradient_norms(model, words, "entropy")  # a program of its own, which is proven
+    with (
+        mock.patch.object(Weights, "gradients_of_parameters", note_names),
+        mock.patch.object(Memory, "draw_proof", return_value=False),
+    ):
+        norms = gradient_norms(model, words, "entropy")
+    assert names == {"table.weight", "norm.weight", "norm.bias"}
+    assert relative_error(norms, norms_one_by_one(model, words)) < TOLERANCE
 
 
 def test_numbers_that_are_not_finite_are_no_rows_to_leave_out(leaves: Leaves) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.reductions import FrontGuess, LayoutUnknown
+from upslope.gradnorm.core.layout_probe import FrontGuess, LayoutUnknown
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.proofs.proof import choose_samples
 from upslope.gradnorm.trace import memory as memories

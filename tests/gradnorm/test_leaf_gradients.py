@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_inner_products, gradient_norms, gradient_sketches
-from upslope.gradnorm.core import reductions
+from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.trace.memory import Memory
 
 Make = Callable[[Any], Tensor]
@@ -77,7 +77,7 @@ def test_the_weight_s_gradient_is_not_formed(case, positions):
     assert_agrees(model, x)
     gradient_norms(model, x, "entropy")  # a program of its own, which is proven
     with (
-        mock.patch.object(reductions, "dense_sums", side_effect=AssertionError("formed")),
+        mock.patch.object(Weights, "gradients_of_parameters", side_effect=AssertionError("formed")),
         mock.patch.object(Memory, "draw_proof", return_value=False),
     ):
         gradient_norms(model, x, "entropy")
@@ -111,7 +111,9 @@ def test_relative_positions_are_added_up_for_all_samples_at_once():
     x = torch.randn(5, 2, 4, 6).double()
     gradient_norms(model, x, "entropy")
     with (
-        mock.patch.object(reductions, "dense_sums", side_effect=AssertionError("by autograd")),
+        mock.patch.object(
+            Weights, "gradients_of_parameters", side_effect=AssertionError("by autograd")
+        ),
         mock.patch.object(Memory, "draw_proof", return_value=False),
     ):
         gradient_norms(model, x, "entropy")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from oracle import assert_agrees
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core import derived_gradients
 from upslope.gradnorm.trace.forward import Forward
+from upslope.gradnorm.trace.memory import Memory
 
 
 def readout(outputs: Tensor, _: int = 0) -> Tensor:
@@ -98,6 +102,22 @@ class OwnTables(nn.Module):
 def test_tables_written_into_the_row_of_each_sample(n, resized):
     torch.manual_seed(0)
     assert_agrees(OwnTables(resized), torch.randn(n, 6, 3), loss=readout, point_loss=readout_alone)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_a_table_is_differentiated_once_for_each_sample(n):
+    torch.manual_seed(0)
+    model, x = OwnTables(True).double(), torch.randn(n, 6, 3).double()
+    gradient_norms(model, x, readout)  # a program of its own, which is proven
+    with (
+        mock.patch.object(
+            derived_gradients, "_differentiate", wraps=derived_gradients._differentiate
+        ) as differentiate,
+        mock.patch.object(Memory, "draw_proof", return_value=False),
+    ):
+        gradient_norms(model, x, readout)
+    assert differentiate.call_count == n
+    assert not any("is_grads_batched" in call.kwargs for call in differentiate.call_args_list)
 
 
 class Reversed(OwnTables):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import reductions
+from upslope.gradnorm.core import dense_sums
 from upslope.gradnorm.core.weights import Weights
 
 
@@ -331,7 +331,7 @@ def test_functions_of_several_parameters_share_a_backward_pass(room, passes, n, 
     model = Functional(products_of_functions, **dict.fromkeys("abcde", (6, 6)))
     x = torch.randn(n, 6)
     assert_agrees(model, x)  # and its program is proven, which takes passes as well
-    monkeypatch.setattr(reductions, "CACHE", room * n)
+    monkeypatch.setattr(dense_sums, "CACHE", room * n)
     calls = []
     pull = Weights.gradients_of_parameters
 

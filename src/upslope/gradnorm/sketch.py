@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
+from upslope.gradnorm.core.dense_sums import Uses, dense_sum
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterPieces
-from upslope.gradnorm.core.reductions import Uses, dense_sum
 from upslope.gradnorm.core.sums_of_squares import squared_norms
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss

@@ -70,7 +70,12 @@ class DerivedGradients:
         edges, gradients = list(self._edges), list(self._edges.values())
         every = list(parameters.values())
         rows: Sequence[Tensor | None] = [None] * len(every)
-        if edges:
+        if edges and len(gradients[0]) == 1:  # without the calls of a batched pass
+            rows = [
+                None if row is None else row[None]
+                for row in _differentiate(edges, every, [g[0] for g in gradients])
+            ]
+        elif edges:
             try:
                 rows = _differentiate(edges, every, gradients, is_grads_batched=True)
             except RuntimeError:  # an operator that cannot be batched: one sample at a time

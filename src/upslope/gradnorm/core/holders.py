@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -82,16 +82,25 @@ class HolderOfDicts(Holder):
         """Let each dict hold what is expected, if a pass has changed it."""
         if self._holds(self._addresses_to_be):
             return
-        start = 0
-        for dictionary, size in zip(self.held, self._sizes, strict=True):
-            part = slice(start, start + size)
-            keys_to_be, values_to_be = self._keys[part], self._values_to_be[part]
-            same = _are(list(dictionary), keys_to_be)
-            if not (same and _are(list(dictionary.values()), values_to_be)):
-                if not same:
-                    dictionary.clear()
-                dictionary.update(zip(keys_to_be, values_to_be, strict=True))
-            start += size
+        sizes = list(map(len, self.held))
+        starts = accumulate(self._sizes, initial=0)
+        places = list(zip(self.held, starts, self._sizes, sizes, strict=False))
+        # A pass that changes anything adds an attribute, as a rule: the sizes tell where.
+        for dictionary, start, size, size_now in places:
+            if size_now != size:
+                self._put_back_into(dictionary, slice(start, start + size))
+        if not self._holds(self._addresses_to_be):
+            for dictionary, start, size, _ in places:
+                self._put_back_into(dictionary, slice(start, start + size))
+
+    def _put_back_into(self, dictionary: dict[Any, Any], part: slice) -> None:
+        """Let a dict hold what is expected. part: where its entries are among those of all."""
+        keys_to_be, values_to_be = self._keys[part], self._values_to_be[part]
+        same = _are(list(dictionary), keys_to_be)
+        if not (same and _are(list(dictionary.values()), values_to_be)):
+            if not same:
+                dictionary.clear()
+            dictionary.update(zip(keys_to_be, values_to_be, strict=True))
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         values = chain.from_iterable(self._views)

@@ -4,7 +4,7 @@ A recurrence that is written out, a fixed point or a layer that is called again 
 weight in each of its steps. Where an operator works on each row of dimension 0 by itself, these
 uses are one, of the rows of all steps. So a step's operands are only kept while the backward pass
 goes through the steps: one description and one norm serve them all, and they are put side by side
-once. Called by `reductions`.
+once. Called by `reducing_listener`.
 """
 
 from __future__ import annotations

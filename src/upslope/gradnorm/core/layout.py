@@ -253,7 +253,8 @@ class Samples:
         front = self.front(tensor)
         others = full[: self.layout.dim] + full[self.layout.dim + 1 :]
         over = [1, *(2 + d for d, size in enumerate(others) if size == 1)]
-        return front.sum(dim=over).reshape(self.n, *shape)
+        over = [d for d in over if front.shape[d] != 1]  # a sum of one term would be a copy
+        return (front.sum(dim=over) if over else front).reshape(self.n, *shape)
 
     def owners(self, tensor: Tensor) -> Tensor:
         """To which sample each entry belongs, (1, ..., size, ..., 1) along the samples."""

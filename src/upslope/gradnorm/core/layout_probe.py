@@ -3,7 +3,8 @@
 Under the right layout the gradient that reaches a use is zero exactly where the samples of the
 other half are, in two passes from complementary `halves` of the losses. Where both leave more than
 one layout, or none, more passes (`codes`) tell the sample of every entry. Called by
-`trace/forward` for programs that are not known yet.
+`trace/forward` for programs that are not known yet; those that are known by other shapes alone may
+be guessed instead (`FrontGuess`), and the proof of the batch is that of the guess.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class LayoutProbe:
         """Whether there is one layout for every use that some gradient reached.
 
         Where codes told the samples of each entry, those entries that no gradient reached belong
-        to nobody; that none reaches them is asked of each batch (`reductions`).
+        to nobody; that none reaches them is asked of each batch (`reducing_listener`).
         """
         return all(len(self.fitting[i]) == 1 or i in self.indexed for i in self.heard)
 
@@ -228,3 +229,50 @@ def codes(n: int) -> Iterator[Tensor]:
     table = torch.tensor(list(code_pairs))  # (n, count // 2)
     for i in range(count):
         yield (table == i).any(dim=1)
+
+
+class LayoutUnknown(SamplesNotSeparable):
+    """A gradient reached a use whose layout is not known: none had reached it before."""
+
+
+class FrontGuess:
+    """Holds all samples of a batch to be in front, as in batches of other shapes.
+
+    It hears the pass that is reduced, ahead of those who read layouts, and the proof of that pass
+    is the proof of the guess: powers of two tell whose loss reached which rows (`separation`). Two
+    things the proof cannot tell are asked here. Of more samples than there are powers, some share
+    one: so every sample must have reached every use. And gradients may be zero wherever samples in
+    another dimension would have shown: then the numbers of this batch are right, but the layout is
+    not one to remember.
+
+    n: the samples, two or more. uses: what the operators themselves know of their layouts.
+    """
+
+    def __init__(self, n: int, uses: Sequence[HasLayout]):
+        self._n, self._uses = n, uses
+        self.layouts: dict[int, Layout] = {}
+        """Layouts of the uses that the pass has reached so far with more than zeros."""
+        self.is_settled = True
+        """Whether no other layout explains what reached some use."""
+
+    def on_gradient(self, index: int, g: Tensor, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+        """Take in the gradient that reached one use; see `Listener`.
+
+        Raises:
+            LayoutUnknown: the samples cannot be in front, or not all have reached the use.
+        """
+        use = self._uses[index]
+        if not bool(g.any()):
+            return
+        if use.layout is not None:
+            self.layouts[index] = use.layout
+            return
+        if g.dim() == 0 or len(g) % self._n or use.dim not in (None, 0):
+            raise LayoutUnknown("samples that were in front are elsewhere in this batch")
+        # A gradient without zeros has, in each row, entries that others would own elsewhere.
+        if not bool(g.all()):
+            entries = g != 0
+            if not bool(entries.reshape(self._n, -1).any(dim=1).all()):
+                raise LayoutUnknown("samples that no gradient reaches do not show where they are")
+            self.is_settled &= not is_ambiguous_in_front(entries, self._n, use.dim)
+        self.layouts[index] = Layout()

@@ -7,15 +7,17 @@ graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
     W = P Q            dP = G Q^T = sum_s g_s (Q x_s)^T,  dQ = P^T G = sum_s (P^T g_s) x_s^T
+    Y = X W + b        dW = X^T G,  dX = G W^T,  db = G summed over rows: of a projected table
     W = T[ids]         dT has G_k added to row ids_k: of a table of relative positions, say
 
-Called by `reductions` for weights that are used once. Of any other operator autograd is asked
+Of the rows of G those alone are gone through that some sample has reached: a short text has a
+fraction of all distances. Called by `pending_uses`. Of any other operator autograd is asked
 (`weights`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.divided_weights import gradients_through_division
+from upslope.gradnorm.core.live_rows import live_rows, put_rows
 from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
     OuterProducts,
@@ -45,8 +48,9 @@ def gradients_of_leaves(
 ) -> list[tuple[Tensor, PerSampleGradient]]:
     """Return the leaves that a weight is made of, with their gradients.
 
-    A leaf that the weight depends on in several ways is there for each of them. The list is empty
-    if some operator between is not known here.
+    A leaf that the weight depends on in several ways is there for each of them. In place of leaves
+    there may be a factor of a product that was made by an operator which is not known here. Where
+    any other operator is not known, the list is empty.
 
     part: the gradients of the weight. scratch: bytes that a chunk of them may take.
     """
@@ -71,14 +75,25 @@ def _pull(
     if of_parents is None:
         return None
     leaves: list[tuple[Tensor, PerSampleGradient]] = []
-    for (parent, _), part_of_parent in zip(node.next_functions, of_parents, strict=False):
+    parents = zip(node.next_functions, of_parents, strict=False)
+    for place, ((parent, _), part_of_parent) in enumerate(parents):
         if parent is None or part_of_parent is None:  # a constant
             continue
         more = _pull(parent, part_of_parent, scratch)
         if more is None:
-            return None
+            factor = _factor(node, place)
+            if factor is None:
+                return None
+            more = [(factor, part_of_parent)]
         leaves += more
     return leaves
+
+
+def _factor(node: Any, place: int) -> Tensor | None:
+    """Return an input of a product, with its graph; None where the product has not kept it."""
+    name = _FACTORS.get(type(node).__name__, {}).get(place)
+    factor: Tensor | None = None if name is None else getattr(node, f"_saved_{name}")
+    return factor
 
 
 def _sum(node: Any, part: PerSampleGradient) -> OfParents:
@@ -180,22 +195,59 @@ def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
 
 def _product(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradients of both factors of P Q."""
-    outer = _outer(part)
-    if outer is None:
+    return _factors(part, *_operands(node, "self", "mat2"))
+
+
+def _affine(node: Any, part: PerSampleGradient) -> OfParents:
+    """Return the gradients of b and of both factors, of b + P Q."""
+    if node._saved_alpha != 1 or node._saved_beta != 1 or not isinstance(part, Dense):
         return None
-    (left, _), (right, _) = node.next_functions
-    of_left = of_right = None
-    if left is not None:
-        q = node._saved_mat2.detach()
-        if q.dtype != outer.x.dtype:
-            return None
-        of_left = OuterProducts(outer.x @ q.mT, outer.g)
-    if right is not None:
-        p = node._saved_self.detach()
-        if p.dtype != outer.g.dtype:
-            return None
-        of_right = OuterProducts(outer.x, outer.g @ p)
-    return of_left, of_right
+    of_factors = _factors(part, *_operands(node, "mat1", "mat2"))
+    if of_factors is None:
+        return None
+    (bias, place), of_bias = node.next_functions[0], None
+    if bias is not None:
+        shape, values = bias._input_metadata[place].shape, part.values
+        as_matrix = (len(values), *(1,) * (2 - len(shape)), *shape)
+        of_bias = Dense(values.sum_to_size(as_matrix).reshape(len(values), *shape))
+    return (of_bias, *of_factors)
+
+
+def _operands(node: Any, *names: str) -> Iterator[Tensor | None]:
+    """Return what an operator has kept of its factors; None of one that it needed for none."""
+    for name in names:
+        tensor = getattr(node, f"_saved_{name}")
+        yield None if tensor is None else tensor.detach()
+
+
+def _factors(part: PerSampleGradient, p: Tensor | None, q: Tensor | None) -> OfParents:
+    """Return the gradients of both factors of P Q.
+
+    p: (r, i), None where Q is constant. q: (i, o), None where P is.
+    """
+    outer = _outer(part)
+    values = part.values if isinstance(part, Dense) else None
+    sides = [outer.x, outer.g] if outer is not None else [t for t in (values,) if t is not None]
+    if not sides or any(t is not None and t.dtype != sides[0].dtype for t in (p, q, *sides)):
+        return None
+    if outer is not None:
+        of_p = None if q is None else OuterProducts(outer.x @ q.mT, outer.g)
+        return of_p, None if p is None else OuterProducts(outer.x, outer.g @ p)
+    return _factors_by_rows(sides[0], p, q)
+
+
+def _factors_by_rows(values: Tensor, p: Tensor | None, q: Tensor | None) -> OfParents:
+    """Return the same from the gradients of P Q themselves. values: (n, r, o)."""
+    rows = values.shape[1]
+    live = live_rows(values)
+    if live is not None and len(live):
+        values, p = values[:, live], None if p is None else p[live]
+    of_p = None if q is None else values @ q.mT
+    if of_p is not None and live is not None and len(live):
+        of_p = put_rows(of_p, live, rows)
+    # P has the same rows for each sample: a sum of as many outer products.
+    of_q = None if p is None else OuterProducts(values, p.expand(len(values), -1, -1))
+    return None if of_p is None else Dense(of_p), of_q
 
 
 def _outer(part: PerSampleGradient) -> OuterProducts | None:
@@ -287,5 +339,12 @@ _RULES: Mapping[str, Callable[[Any, PerSampleGradient], OfParents]] = {
     "IndexBackward0": _rows_by_index,
     "EmbeddingBackward0": _rows_of_embedding,
     "MmBackward0": _product,
+    "AddmmBackward0": _affine,
 }
 """Name of a node of autograd's graph -> the gradients of its inputs, from that of its output."""
+
+_FACTORS: Mapping[str, Mapping[int, str]] = {
+    "MmBackward0": {0: "self", 1: "mat2"},
+    "AddmmBackward0": {1: "mat1", 2: "mat2"},
+}
+"""Name of a node of a product -> the place of each factor among its inputs, and its name there."""

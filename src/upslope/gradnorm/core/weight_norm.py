@@ -22,7 +22,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms, upcast
+from upslope.gradnorm.core.sums_of_squares import as_type_of, frobenius_norms, squared_norms, upcast
 
 WEIGHT_NORM_NODE = "WeightNormInterfaceBackward0"
 """Type of the node of `torch._weight_norm` in autograd's graph."""
@@ -60,9 +60,9 @@ class WeightNorm:
         values, squared_scale = as_type_of(u, values), upcast(self.scale).flatten().square()
         products = values * u
         dots = products.sum(dim=self.dims, keepdim=True)
-        # By Pythagoras, row by row. `vector_norm` is slow along dimensions that lie apart.
-        squares = torch.square(values, out=products).sum(dim=self.dims, keepdim=True)
-        lengths = squares.flatten(1) @ squared_scale
+        # By Pythagoras, row by row. Sums along dimensions that lie apart are slow: here is one.
+        torch.mul(values, upcast(self.scale), out=products)
+        lengths = frobenius_norms(products).square_()
         across = lengths - dots.square().flatten(1) @ squared_scale
         mask = across < _LEAST_ACROSS * lengths
         if bool(mask.any()):
@@ -79,6 +79,8 @@ class WeightNorm:
 
     def _in_order_of(self, values: Tensor) -> Tensor:
         """Return u in the memory order of gradients: operators would be slow with both."""
+        if values.stride()[1:] == self.u.stride():
+            return self.u
         like = torch.empty_like(values[0], dtype=self.u.dtype)
         if like.stride() not in self._u_by_strides:  # asked for each piece of them
             self._u_by_strides[like.stride()] = like.copy_(self.u)

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.dense_sums import Uses, dense_sum
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
 )
-from upslope.gradnorm.core.reductions import Reduction, Uses, dense_sum
+from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.separation import checksum
 from upslope.gradnorm.core.tape import Kernel, Listener
 from upslope.gradnorm.core.weights import Weights

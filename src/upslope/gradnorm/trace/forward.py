@@ -15,7 +15,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
-from upslope.gradnorm.core.layout_probe import LayoutProbe, codes, halves
+from upslope.gradnorm.core.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
 from upslope.gradnorm.core.model_io import (
     Loss,
     call,
@@ -26,7 +26,6 @@ from upslope.gradnorm.core.model_io import (
     tensors_in,
 )
 from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.reductions import LayoutUnknown
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.core.separation import scales
 from upslope.gradnorm.core.steering import Steering

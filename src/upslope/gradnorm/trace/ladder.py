@@ -23,7 +23,7 @@ import torch
 
 from upslope.errors import GradientNormError, first_line
 from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.reductions import LayoutUnknown
+from upslope.gradnorm.core.layout_probe import LayoutUnknown
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
 
 FALLS = (SamplesNotSeparable, GradientNormError, RuntimeError)
@@ -64,7 +64,7 @@ class Ladder:
         """Go to the next rung that may do without what failed.
 
         error: what was raised. used_memory: whether the attempt had its layouts from memory.
-        is_guess: whether they were those of batches of other shapes (`reductions.FrontGuess`).
+        is_guess: whether they were those of batches of other shapes (`layout_probe.FrontGuess`).
         has_placeholders, has_copies: whether it fused convolutions, and held weights to be copies.
 
         Raises:

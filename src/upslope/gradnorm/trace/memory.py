@@ -77,7 +77,7 @@ class Memory:
         """Remember that these operators had all samples in dimension 0.
 
         Batches of other shapes are then tried so before anything is probed, and proven
-        (`reductions.FrontGuess`).
+        (`layout_probe.FrontGuess`).
         """
         self._front.add(operators)
 

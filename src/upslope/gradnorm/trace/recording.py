@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.heap import drop_free_pages
 from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.layout_probe import FrontGuess
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import (
-    FrontGuess,
     Reduction,
     SquaredNorms,
     TotalSquaredNorms,
