@@ -32,12 +32,12 @@ _HERE: list[torch.device] = [torch.device("cpu")]
 class Parcel:
     """Pickled work. weights: name -> tensor on the CPU, None where the receiver holds them.
 
-    digest: SHA-256 of the weights. channels_last: the memory layout of the network.
+    digest: SHA-256 of the weights. channels_last: names of those that have their channels last.
     """
 
     data: bytes
     digest: str
-    channels_last: bool
+    channels_last: frozenset[str]
     weights: dict[str, Tensor] | None
 
 
@@ -68,13 +68,13 @@ class Holdings:
         model = work.model if self.make_model else None
         _Pickler(buffer, self.objects, model, work.device).dump(work)
         if model is None:
-            return Parcel(buffer.getvalue(), "", False, None)
+            return Parcel(buffer.getvalue(), "", frozenset(), None)
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         digest = _digest(weights)
         is_sent = digest == self._digest_sent and not whole
         self._digest_sent = digest
         return Parcel(
-            buffer.getvalue(), digest, _is_channels_last(model), None if is_sent else weights
+            buffer.getvalue(), digest, _with_channels_last(model), None if is_sent else weights
         )
 
     def unpack(self, parcel: Parcel) -> Any:
@@ -88,8 +88,11 @@ class Holdings:
         if parcel.weights is not None:
             assert self.make_model is not None  # as the sender had it
             model = self._model[1] if self._model else self.make_model().to(self.device)
-            layout = torch.channels_last if parcel.channels_last else torch.contiguous_format
-            model = model.to(memory_format=layout)  # type: ignore[call-overload]
+            for name, p in model.named_parameters():
+                is_last = name in parcel.channels_last
+                order = torch.channels_last if is_last else torch.contiguous_format
+                if p.dim() == 4:
+                    p.data = p.data.to(memory_format=order)
             model.load_state_dict(parcel.weights)
             self._model = (parcel.digest, model.eval())
         assert self._model is not None  # the first parcel of a network holds its weights
@@ -170,10 +173,17 @@ def _tensor_here(value: Tensor) -> Tensor:
     return value.to(_HERE[0])
 
 
-def _is_channels_last(model: nn.Module) -> bool:
-    """Whether convolutions hold their weights channel by channel of a pixel: it decides bits."""
-    images = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
-    return any(p.is_contiguous(memory_format=torch.channels_last) for p in images)
+def _with_channels_last(model: nn.Module) -> frozenset[str]:
+    """Return the names of the weights whose channels are last in memory: it decides bits.
+
+    By their strides, for a weight of one channel or one tap is in either order, and yet torch
+    takes its strides for one of them.
+    """
+    return frozenset(
+        name
+        for name, p in model.named_parameters()
+        if p.dim() == 4 and p.stride() != torch.empty(p.shape, device="meta").stride()
+    )
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

@@ -50,6 +50,10 @@ class FastCNN(nn.Module):
         self.head = nn.Linear(widths[2], num_classes, bias=False)
         self.logit_scale = logit_scale
 
+    def arrange_memory(self) -> None:
+        """Bring the weights into the order of memory that is fastest on a CPU: channels last."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, num_classes)."""
         x = self.activation(self.whitening(x))

@@ -8,11 +8,13 @@ state-dict keys, with the stride on the 3x3 convolution of a bottleneck, so its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from upslope.models.memory_order import WIDE, following
 from upslope.models.small import Dropout, image_channels
 
 
@@ -114,13 +116,26 @@ class ResNet(nn.Module):
         if imagenet:
             _draw_weights(self)
 
+    def arrange_memory(self) -> None:
+        """Bring the weights into the order of memory that is fastest on a CPU, in place.
+
+        Channels last, but for wide stages; `forward` brings the images along.
+        """
+        for module in self.children():
+            is_wide = any(
+                isinstance(m, nn.Conv2d) and len(m.weight) >= WIDE for m in module.modules()
+            )
+            order = torch.contiguous_format if is_wide else torch.channels_last
+            module.to(memory_format=order)  # type: ignore[call-overload]
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, num_classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
         if self.maxpool is not None:
             x = self.maxpool(x)
         for stage in self.stages:
-            x = self.get_submodule(stage)(x)
+            blocks: Any = self.get_submodule(stage)
+            x = blocks(following(x, blocks[-1].conv2.weight))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
 

@@ -30,6 +30,10 @@ class SmallCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width, num_classes)
 
+    def arrange_memory(self) -> None:
+        """Bring the weights into the order of memory that is fastest on a CPU: channels last."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, num_classes)."""
         x = quarters(self.stage2(self.stage1(x))).flatten(1)

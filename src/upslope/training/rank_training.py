@@ -40,7 +40,7 @@ from upslope.tasks.base import Augments, Task
 from upslope.training.auxiliary_module import AuxiliaryModule
 from upslope.training.loop import Training, TrainingReport
 from upslope.training.settings import TrainingSettings
-from upslope.training.state import Position
+from upslope.training.state import Position, load_optimizer
 
 
 def check_trainable_by_ranks(companion: AuxiliaryModule | None) -> None:
@@ -182,7 +182,7 @@ class PartialTraining(Training):
             raise CalledOffError
         weights, steps, scale = state[1:]
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(steps)
+        load_optimizer(self.optimizer, steps)
         if scale:
             self.scaler.load_state_dict(scale)
         first_position: Position = state[0]

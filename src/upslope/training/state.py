@@ -111,7 +111,7 @@ def load_position(
     for name, value in _without_prefix("optimizer", tensors).items():
         number, _, entry = name.partition(".")
         states.setdefault(int(number), {})[entry] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    load_optimizer(optimizer, {**optimizer.state_dict(), "state": states})
     if header["scaler"]:
         scaler.load_state_dict(header["scaler"])
     if companion:
@@ -121,6 +121,19 @@ def load_position(
         best_weights=_without_prefix("best", tensors),
         random=_without_prefix("random", tensors),
     )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take back the state of an optimiser, each tensor in the order of memory of its parameter.
+
+    There it had it. Of tensors in different orders entries are added one by one, which may round
+    otherwise.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _is_damaged(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> bool:
