@@ -60,11 +60,41 @@ def along_the_positions(words: Tensor, x: Tensor) -> Tensor:
     return x * torch.take_along_dim(TABLE.repeat(len(words), 1), words, dim=1)[..., None]
 
 
+def filled_at_the_end(words: Tensor, x: Tensor) -> Tensor:
+    """A mask of the frames that a text reaches, as models of speech make it."""
+    lengths = torch.div(words.ne(1).cumsum(dim=-1)[:, -1] + 1, 2, rounding_mode="floor")
+    mask = torch.zeros(words.shape, dtype=torch.long)
+    mask[(torch.arange(len(words)), lengths - 1)] = 1
+    mask = mask.flip([-1]).cumsum(-1).flip([-1]).bool()
+    x = 2 * torch.tanh(x)
+    x[~mask.unsqueeze(-1).repeat(1, 1, WIDTH)] = 0
+    return x
+
+
+def messages(words: Tensor, x: Tensor) -> Tensor:
+    """Messages along edges, added up at the nodes that they go to."""
+    to = (words % T)[..., None].expand_as(x)
+    total = torch.zeros_like(x).scatter_add(1, to, x.gather(1, to.flip(1)))
+    return total + torch.scatter_reduce(torch.zeros(x.shape).to(x), 1, to, x, "amax")
+
+
+def scores_of_the_best(words: Tensor, x: Tensor) -> Tensor:
+    """Scores of the experts that were chosen, none of the others, as in Llama 4."""
+    rows = x.flatten(0, 1)
+    best, which = torch.topk(rows, 2, dim=1)
+    scores = torch.full_like(rows, -torch.inf).scatter_(1, which, best)
+    mask = torch.zeros_like(rows).scatter_(1, torch.topk(rows, 3, dim=-1)[1], 1)
+    return (rows * scores.sigmoid() * mask).view(x.shape)
+
+
 IN_PLACE = [
     positions_without_padding,
     shifted_to_the_right,
     filled_by_a_mask,
+    filled_at_the_end,
     along_the_positions,
+    messages,
+    scores_of_the_best,
 ]
 
 
@@ -109,6 +139,88 @@ def one_row_by_another_s_number(words: Tensor, x: Tensor) -> Tensor:
     return x
 
 
+def lengths_of(words: Tensor) -> Tensor:
+    return words.ne(1).sum(dim=1) - 1
+
+
+def filled_by_another_s_mask(words: Tensor, x: Tensor) -> Tensor:
+    x = 2 * torch.tanh(x)
+    x[(words == 1).flip(0)] = 0
+    return x
+
+
+def filled_up_to_another_s_length(words: Tensor, x: Tensor) -> Tensor:
+    mask = torch.zeros(words.shape)
+    mask[torch.arange(len(words)), lengths_of(words).flip(0)] = 1
+    return x * mask[..., None]
+
+
+def filled_in_another_s_row(words: Tensor, x: Tensor) -> Tensor:
+    mask = torch.zeros(words.shape)
+    mask[torch.arange(len(words)).flip(0), lengths_of(words)] = 1
+    return x * mask[..., None]
+
+
+def looked_up_by_another(words: Tensor, x: Tensor) -> Tensor:
+    types = TABLE.expand(len(words), -1).gather(1, words.ne(1).long().flip(0))
+    return x * types[..., None]
+
+
+def sent_to_others(words: Tensor, x: Tensor) -> Tensor:
+    to = (words[:, 0].argsort().argsort())[:, None, None].expand_as(x)
+    return torch.zeros_like(x).scatter_add(0, to, x)
+
+
+def sent_across(words: Tensor, x: Tensor) -> Tensor:
+    """Samples in the last dimension, along which they are scattered."""
+    rows = x[:, 0].t()  # (width, n)
+    to = words[:, 0].argsort().argsort().expand_as(rows)
+    sent = torch.zeros(rows.shape).to(rows).scatter(1, to, rows)
+    return x + sent.t()[:, None]
+
+
+def moved_by_another(words: Tensor, x: Tensor) -> Tensor:
+    return torch.tanh(x).gather(1, (words % T).flip(0)[..., None].expand_as(x)).cumsum(dim=1)
+
+
+def sent_by_another(words: Tensor, x: Tensor) -> Tensor:
+    to = (words % T).flip(0)[..., None].expand_as(x)
+    return torch.zeros_like(x).scatter_add(1, to, torch.tanh(x)).cumsum(dim=1)
+
+
+MIXING = [
+    moved_by_another,
+    sent_by_another,
+    rows_of_another,
+    one_row_by_another_s_number,
+    filled_by_another_s_mask,
+    filled_up_to_another_s_length,
+    filled_in_another_s_row,
+    looked_up_by_another,
+    sent_to_others,
+    sent_across,
+]
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("places", MIXING)
+def test_later_batches_that_mix_are_refused(places):
+    """Behind a first batch of samples that are alike, or in order, and harmless therefore."""
+    torch.manual_seed(0)
+    model = Model(places).double().eval()
+    harmless = torch.arange(3, 3 + T).repeat(4, 1)
+    if places in (rows_of_another, sent_to_others, sent_across):
+        harmless[:, 0] = torch.arange(4)
+    if places is not one_row_by_another_s_number:
+        found = gradient_norms(model, harmless, "entropy")
+        assert relative_error(found, norms_one_by_one(model, harmless)) < TOLERANCE
+    mixing = harmless.flip(0).clone()
+    mixing[0, 2:] = 1
+    with pytest.raises(GradientNormError):
+        gradient_norms(model, mixing, "entropy")
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
 @pytest.mark.parametrize("places", [rows_of_another, one_row_by_another_s_number])
 def test_places_that_other_samples_choose_are_refused(places):
     torch.manual_seed(0)

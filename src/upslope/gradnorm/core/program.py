@@ -235,23 +235,13 @@ def _is_indexed_by_samples(values: Any) -> bool:
 def _stays_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an operator of `BY_INDEX` leaves all entries of samples where shapes say.
 
-    `gather` looks up entries of a table of constants as `embedding` does rows; an index of
-    constants is the same for every batch, whatever it moves; and a mask of samples under which one
-    number is written is `masked_fill`.
+    `gather` looks up entries of a table of constants as `embedding` does rows; and an index of
+    constants is the same for every batch, whatever is written there.
     """
     if name in {"gather", "take_along_dim"}:
         table = args[0] if args else kwargs.get("input")
         return isinstance(table, Tensor) and not _is_made_of_samples(table)
-    if name != "__setitem__" or len(args) != 3:
-        return False
-    _, index, value = args
-    if not _is_indexed_by_samples((index,)):
-        return True
-    # A weight would be as many copies as the mask has places.
-    is_number = isinstance(value, (int, float)) or (
-        type(value) is Tensor and value.dim() == 0 and not value.requires_grad
-    )
-    return isinstance(index, Tensor) and index.dtype == torch.bool and is_number
+    return name == "__setitem__" and len(args) == 3 and not _is_indexed_by_samples(args[1:2])
 
 
 def outline_of(value: Any) -> Any:

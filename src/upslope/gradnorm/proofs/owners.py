@@ -103,6 +103,8 @@ def owners_of_output(
             owners_of_input = {id(tensor): owners for tensor, owners in inputs}
             rows = [_spread(owners_of_input.get(id(x)), x) for x in args[0]]
             spread_output = func(rows, *args[1:], **kwargs)
+        elif name in {"gather", "take_along_dim"} and inputs[0][0].shape == out.shape:
+            return inputs[0][1]  # of a table of constants: the index is the only one with samples
         elif is_entrywise(name):
             return owners_together([owners for _, owners in inputs], out)
         elif name == "linear" and len(inputs) == 1 and inputs[0][1].shape[-1] == 1:

@@ -1,4 +1,4 @@
-"""What operators make of the numbers of samples: those of one sample, or statistics of several.
+"""Kinds of numbers that operators make of samples: those of one sample, or statistics of several.
 
 By the names of operators, the dimensions that they reduce and the samples to which the entries of
 their operands belong. Used by `statistics`, which follows both from operator to operator.
@@ -50,6 +50,14 @@ REARRANGING = frozenset(
 """Reductions whose results are in no place of the entries that they are made of."""
 
 
+_BY_INDEX = {
+    "gather": 1, "take_along_dim": 2,
+    **{f"scatter{form}": 1 for form in ("", "_", "_add", "_add_", "_reduce", "_reduce_")},
+}  # fmt: skip
+"""Operators that move entries along a dimension, by an index for each -> the place of that among
+their arguments."""
+
+
 def is_of_two(name: str, args: Any, kwargs: Any) -> bool:
     """Whether an operator that may reduce takes two tensors entry by entry instead."""
     return name in {"max", "min"} and any(isinstance(x, Tensor) for x in (*args, *kwargs.values()))
@@ -78,7 +86,25 @@ def kind_by_owners(
         return STATISTIC if over and operands[0].numel() else SAMPLE
     if is_entrywise(name):
         return STATISTIC if do_meet(owners) else SAMPLE
+    if name in _BY_INDEX:
+        return _kind_by_index(name, args, kwargs, owners)
     return None
+
+
+def _kind_by_index(name: str, args: Any, kwargs: Any, owners: list[Tensor]) -> str | None:
+    """The kind of what is moved along a dimension by an index; None where samples lie along it.
+
+    An index of one sample must not move the entries of another.
+    """
+    dim = kwargs.get("dim", args[min(_BY_INDEX[name], len(args) - 1)] if args else None)
+    rank = owners[0].dim()
+    if type(dim) is not int or any(x.dim() != rank or x.shape[dim] > 1 for x in owners):
+        return None
+    # An index may be shorter than what it is for.
+    sizes = [min((x.shape[d] for x in owners if x.shape[d] > 1), default=1) for d in range(rank)]
+    corners = [x[tuple(slice(min(m, k)) for m, k in zip(sizes, x.shape, strict=True))]
+               for x in owners]  # fmt: skip
+    return STATISTIC if do_meet(corners) else SAMPLE
 
 
 def dimensions_of(name: str, args: Any, kwargs: Any, count: int) -> set[int] | None:

@@ -226,6 +226,8 @@ class Interceptor(TorchFunctionMode):
             self._reads_rows = False
         if not routes.take(reading, out, tensors_of(out), range(first, len(self.tape.kernels))):
             self._lose_rows()
+        if reading.fills is not None:
+            self._kinds.mark_in_front(reading.fills)
         if reading.loop is not None:
             note = self.program.steering.leave_one_by_one(args[0], out)
             routes.add_loop(note, reading.loop)

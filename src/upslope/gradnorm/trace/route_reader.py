@@ -65,7 +65,8 @@ class Reading:
     that it works on. place: the tensor that rows are taken from or put into; `makes_place` where
     that is what it makes. along: the dimensions along which its entries may have moved, in which no
     samples may be told apart. must_be_in_front: whether each sample's entries must be together in
-    dimension 0 of the place. loop: the places that a loop goes through.
+    dimension 0 of the place. fills: a tensor that has them so once the operator has written to it.
+    loop: the places that a loop goes through.
     """
 
     outline: tuple[Any, ...]
@@ -75,6 +76,7 @@ class Reading:
     makes_place: bool = False
     along: tuple[int, ...] = ()
     must_be_in_front: bool = False
+    fills: Tensor | None = None
     loop: Choice | None = None
 
 
@@ -83,7 +85,10 @@ _TELLING = frozenset({"where", "nonzero", "argwhere"})
 
 _TAKING = frozenset({"__getitem__", "index_select"})
 _PUTTING = frozenset({"__setitem__", "index_add", "index_add_"})
-_WITHIN = frozenset({"gather", "take_along_dim", "scatter"})
+_GATHERING = frozenset({"gather", "take_along_dim"})
+_WITHIN = _GATHERING | frozenset(
+    {"scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_"}
+)
 """Operators that move entries along one dimension, by an index for each of the others."""
 _PARTS_OF_INDEX = frozenset({Tensor, int, slice})
 """Types of the parts of an index that stand for one dimension each."""
@@ -183,8 +188,11 @@ class RouteReader:
         if name in _WITHIN:
             return self._read_moving(name, args, kwargs, kinds)
         if name in _PUTTING:
-            putting = "weight" not in kinds.values()
-            return self._read_putting(name, args, kwargs) if putting else None
+            if "weight" in kinds.values():
+                return None
+            if name == "__setitem__" and type(args[2]) in {bool, int, float}:
+                return self._read_filling(args, kinds)
+            return self._read_putting(name, args, kwargs)
         if len(routes) == 1 and routes[0] is not None and routes[0].places is not None:
             return self._read_columns(name, args, kwargs, routes[0].places)
         return self._read_rows(name, args, kwargs, samples)
@@ -289,20 +297,37 @@ class RouteReader:
     ) -> Reading | None:
         """Read `x.gather(dim, index)` and its like, which move entries along one dimension."""
         order = ("input", "index", "dim") if name == "take_along_dim" else ("input", "dim", "index")
-        named_arguments = dict(zip((*order, "value"), args, strict=False)) | dict(kwargs)
-        if "indices" in named_arguments:
-            named_arguments["index"] = named_arguments.pop("indices")
-        x, index, dim = (named_arguments.get(key) for key in ("input", "index", "dim"))
+        arguments = dict(zip((*order, "src", "reduce"), args, strict=False)) | dict(kwargs)
+        if "indices" in arguments:
+            arguments["index"] = arguments.pop("indices")
+        x, dim, index = (arguments.pop(key, None) for key in ("input", "dim", "index"))
         if not (isinstance(x, Tensor) and isinstance(index, Tensor) and type(dim) is int):
             return None
-        if set(kinds.values()) != {"sample"} or set(named_arguments) - {*order, "value"}:
+        source = arguments.pop("src", arguments.pop("value", None))
+        entries = source if isinstance(source, Tensor) else x
+        is_routed = any(marks_of(t).route is not None for t in (x, index, entries))
+        if is_routed or not (x.dim() == index.dim() == entries.dim() > 1):
             return None
-        value = named_arguments.get("value", 0)
-        is_routed = any(marks_of(t).route is not None for t in (x, index))
-        if not x.dim() == index.dim() > 1 or is_routed or type(value) not in {int, float}:
+        # What is scattered into may be the same for all samples.
+        if {kinds[id(index)], kinds[id(entries)]} != {"sample"} or kinds[id(x)] == "weight":
             return None
-        outline = (name, x.shape, index.shape, dim, descriptor_of(value))
-        return self._moving(outline, x, (dim % x.dim(),))
+        takes = name in _GATHERING
+        if entries is x and not (source is None if takes else type(source) in {int, float}):
+            return None
+        shapes = x.shape, index.shape, entries.shape
+        number = source if entries is x else None
+        outline = (
+            name,
+            *shapes,
+            dim,
+            descriptor_of(number),
+            *map(descriptor_of, arguments.items()),
+        )
+        along = (dim % x.dim(),)
+        reading = self._moving(outline, entries, along)
+        # Where a number is source says the index alone, and whose that is, what it was made of.
+        router = _router_of(index) if reading is None and entries is x and not takes else None
+        return reading if router is None else self._moving((*outline, "chosen"), router, along)
 
     def _moving(
         self, outline: tuple[Any, ...], x: Tensor, along: tuple[int, ...]
@@ -347,6 +372,32 @@ class RouteReader:
         return (
             Reading((*outline, "own rows"), place=x, must_be_in_front=True) if has_place else None
         )
+
+    def _read_filling(self, args: Sequence[Any], kinds: Mapping[int, str]) -> Reading | None:
+        """Read `x[mask] = number` and `x[arange(n), index] = number`.
+
+        They write into the rows of those samples that the mask or the index is of.
+        """
+        target, index, number = args
+        items = index if isinstance(index, tuple) else (index,)
+        of_samples = [t for t in items if isinstance(t, Tensor) and kinds[id(t)] == "sample"]
+        if not of_samples or not all(map(self._is_in_front, of_samples)) or not target.dim():
+            return None
+        first = items[0]
+        if first is of_samples[0]:
+            fills = len(items) == 1 and first.dtype == torch.bool and len(first) == len(target)
+        else:
+            n = self._n
+            fills = len(target) == n and all(isinstance(t, Tensor) for t in items)
+            fills &= isinstance(first, Tensor) and torch.equal(first, torch.arange(n))
+            fills &= len(of_samples) == len(items) - 1 and all(t.shape == (n,) for t in of_samples)
+        if not fills:
+            return None
+        outline = ("filled", target.shape, descriptor_of(index), descriptor_of(number))
+        if kinds[id(target)] == "constant" or self._is_in_front(target):
+            return Reading((*outline, "in front"), fills=target)
+        is_place = target.grad_fn is not None and self.places.is_as_before(target)
+        return Reading(outline, place=target, must_be_in_front=True) if is_place else None
 
     def _read_putting(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -412,3 +463,12 @@ class RouteReader:
                 number = route.places.number if route.rows is None else route.rows.number
                 return ("routed", route.rows is None, number, value.shape[1:])
         return descriptor_of(value)
+
+
+def _router_of(index: Tensor) -> Tensor | None:
+    """Return the numbers, (rows, entries), of which `topk` chose those of an index, (rows, k)."""
+    decision = decision_of(index)
+    if decision is None or not decision.is_current or index.dim() != 2:
+        return None
+    router = decision.args[0]
+    return router if router is decision.router and len(router) == len(index) else None

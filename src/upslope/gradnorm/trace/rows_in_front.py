@@ -43,6 +43,7 @@ _ALONG: Mapping[str, tuple[int, int | None]] = {
     "argmin": (1, None), "amax": (1, None), "amin": (1, None), "norm": (2, None),
     "cumsum": (1, None), "unsqueeze": (1, None), "chunk": (2, 0), "split": (2, 0),
     "unbind": (1, 0), "cat": (1, 0), "transpose": (1, None), "movedim": (1, None),
+    "all": (1, None), "any": (1, None), "flip": (1, None),
 }  # fmt: skip
 """Operator along dimensions -> the place of these among its arguments, and their default."""
 
@@ -146,8 +147,10 @@ def _is_along_others(
         are_alike = all(t.dim() == tensors[0].dim() for t in tensors)
     else:
         are_alike = len(tensors) == 1
-    if name in {"transpose", "movedim"}:
+    if name in {"transpose", "movedim", "flip"}:
         dims: Any = args[1:]
+        if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
+            (dims,) = dims
     else:
         dims = _argument(args, kwargs, "dim", place)
         dims = default if dims is None else dims
