@@ -27,11 +27,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
-from upslope.gradnorm.core.per_sample_gradients import (
-    Dense,
-    PerSampleGradient,
-    RowsOfProducts,
-)
+from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, RowsOfProducts
 from upslope.gradnorm.core.row_graphs import row_graph_of
 from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms
 
@@ -157,8 +153,7 @@ def gradients_through_rows(
     sums = _Sums(row_planes, part, scratch)
     gradients: list[tuple[Tensor, PerSampleGradient]] = [(graph.leaf, RowGradient(sums))]
     for (gain, _), slope in zip(graph.gains, slopes_of_gains, strict=True):
-        of_gain = (sums.both[0] * slope[:, :, None]).sum(dim=1).mT
-        gradients.append((gain, Dense(of_gain.reshape(-1, *gain.shape))))
+        gradients.append((gain, GainGradient(sums, slope, gain.shape)))
     return gradients
 
 
@@ -222,3 +217,24 @@ class RowGradient(PerSampleGradient):
     def cost(self) -> tuple[str, float]:
         """Return the method and its cost; see `PerSampleGradient`."""
         return self.sums.part.cost()
+
+
+@dataclass(frozen=True)
+class GainGradient(PerSampleGradient):
+    """The gradients of a number for each row. slope: (rows, 2), the derivatives of w by it."""
+
+    sums: _Sums
+    slope: Tensor
+    shape: torch.Size
+
+    def __len__(self) -> int:
+        return len(self.sums.part)
+
+    def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
+        """Return the squared norms; see `PerSampleGradient`."""
+        return squared_norms(self.materialize(slice(None)))
+
+    def materialize(self, rows: slice) -> Tensor:
+        """Return the gradients themselves; see `PerSampleGradient`."""
+        values = (self.sums.both[0][..., rows] * self.slope[..., None]).sum(dim=1).mT
+        return values.reshape(-1, *self.shape)
