@@ -295,14 +295,17 @@ class RouteReader:
         x, index, dim = (named_arguments.get(key) for key in ("input", "index", "dim"))
         if not (isinstance(x, Tensor) and isinstance(index, Tensor) and type(dim) is int):
             return None
-        if set(kinds.values()) != {"sample"} or set(named_arguments) - {*order, "value"}:
+        if kinds[id(index)] != "sample" or set(named_arguments) - {*order, "value"}:
             return None
         value = named_arguments.get("value", 0)
         is_routed = any(marks_of(t).route is not None for t in (x, index))
         if not x.dim() == index.dim() > 1 or is_routed or type(value) not in {int, float}:
             return None
-        outline = (name, x.shape, index.shape, dim, descriptor_of(value))
-        return self._moving(outline, x, (dim % x.dim(),))
+        outline = (name, kinds[id(x)], x.shape, index.shape, dim, descriptor_of(value))
+        if kinds[id(x)] == "constant":
+            # Numbers of no sample are looked up: the samples are where the index has them.
+            return Reading(outline) if name != "scatter" else None
+        return self._moving(outline, x, (dim % x.dim(),)) if kinds[id(x)] == "sample" else None
 
     def _moving(
         self, outline: tuple[Any, ...], x: Tensor, along: tuple[int, ...]
