@@ -290,3 +290,38 @@ def test_no_samples():
     torch.manual_seed(0)
     model = Points(by_take_along_dim).double().eval()
     assert gradient_norms(model, torch.zeros(0, 4, 3, dtype=torch.float64), "entropy").shape == (0,)
+
+
+class Masked(nn.Module):
+    """Tokens in an order of the data, some of them left out, and a mask that tells which."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim, self.layer, self.head = dim, nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        order = noise.argsort(dim=1)
+        back = order.argsort(dim=1)
+        x = torch.tanh(self.layer(x))
+        kept = torch.gather(x, 1, order[:, :3, None].expand(-1, -1, 4))
+        mask = torch.ones(noise.shape, dtype=x.dtype)
+        mask[:, :3] = 0
+        mask = torch.gather(mask, self.dim, back)
+        weights = torch.gather(mask, 1, back).unsqueeze(-1)
+        return self.head((torch.tanh(x) * (1 + weights)).mean(1) + kept.sin().mean(1))
+
+
+@pytest.mark.parametrize("tokens", [4, 6])
+def test_masks_that_are_put_into_an_order_of_the_data(tokens):
+    torch.manual_seed(0)
+    model = Masked(1).double().eval()
+    inputs = zip(batches_of(6, 4, tokens, 3), batches_of(6, 4, tokens), strict=True)
+    assert probes(model, list(inputs)) == 1
+
+
+def test_masks_that_are_looked_up_in_rows_of_other_samples_are_refused():
+    torch.manual_seed(0)
+    model = Masked(0).double().eval()
+    for pair in zip(batches_of(6, 4, 4, 3), batches_of(6, 4, 4), strict=True):
+        with pytest.raises(GradientNormError):
+            gradient_norms(model, pair, "entropy")

@@ -2,7 +2,8 @@
 
 A weight may be made of others by a few operators whose gradients keep the form of its own: a scale
 before it (equalised learning rates), a low-rank update merged into a base (LoRA), transposes,
-weight normalisation, spectral normalisation (`divided_weights`). They are read from autograd's
+weight normalisation, spectral normalisation (`divided_weights`), standardised rows
+(`row_weights`). They are read from autograd's
 graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
@@ -32,6 +33,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
     TransposedGradient,
 )
+from upslope.gradnorm.core.row_weights import gradients_through_rows
 from upslope.gradnorm.core.weight_norm import WEIGHT_NORM_NODE, gradients_through_weight_norm
 
 OfParents = Sequence[PerSampleGradient | None] | None
@@ -55,7 +57,10 @@ def gradients_of_leaves(
     part: the gradients of the weight. scratch: bytes that a chunk of them may take.
     """
     node = weight.grad_fn
-    return [] if node is None or weight.is_complex() else _pull(node, part, scratch) or []
+    if node is None or weight.is_complex():
+        return []
+    leaves = _pull(node, part, scratch)
+    return gradients_through_rows(weight, part, scratch) or [] if leaves is None else leaves
 
 
 def _pull(

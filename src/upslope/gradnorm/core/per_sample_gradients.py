@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,23 @@ class OuterPieces(NamedTuple):
     x: Tensor
     g: Tensor
     columns: Tensor | None = None
+
+
+class RowsOfProducts(Protocol):
+    """Gradients that are sums of products of a number for each row, with something for all rows."""
+
+    @property
+    def positions(self) -> int:
+        """How many products a sample has."""
+        ...
+
+    def products_of_rows(self, v: Tensor) -> Tensor:
+        """(n, rows): <G_nr, V_r> of each row. v: (rows, ...), or (1, ...) of a row for all."""
+        ...
+
+    def times_rows(self, factors: Tensor) -> PerSampleGradient:
+        """Return the gradients with each row times a number. factors: (rows,)."""
+        ...
 
 
 class PerSampleGradient(ABC):
@@ -74,6 +91,10 @@ class PerSampleGradient(ABC):
 
         left: (rows,). right: (numel / rows,).
         """
+        return None
+
+    def by_rows(self) -> RowsOfProducts | None:
+        """Return what tells of each row of the weight by itself, where no gradient is formed."""
         return None
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:  # noqa: ARG002
@@ -256,6 +277,23 @@ class OuterProducts(PerSampleGradient):
         if v.dim() != 2:
             return None
         return ((as_type_of(v, self.x) @ v.mT) * self.g).flatten(1).sum(dim=1)
+
+    def by_rows(self) -> OuterProducts | None:
+        """See `PerSampleGradient`. Row r of G_n is sum_s g_nsr x_ns^T."""
+        return None if self.g.is_complex() else self
+
+    @property
+    def positions(self) -> int:
+        """How many products a sample has; see `RowsOfProducts`."""
+        return self.g.shape[1]
+
+    def products_of_rows(self, v: Tensor) -> Tensor:
+        """Return <G_nr, V_r> = sum_s g_nsr V_r x_ns; see `RowsOfProducts`."""
+        return ((as_type_of(v, self.x) @ v.mT) * self.g).sum(dim=1)
+
+    def times_rows(self, factors: Tensor) -> OuterProducts:
+        """Return the gradients with each row times a number; see `RowsOfProducts`."""
+        return OuterProducts(self.x, self.g * factors)
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return sum_s (g_ns . left)(x_ns . right); see `PerSampleGradient`."""

@@ -308,10 +308,15 @@ class RouteReader:
         is_routed = any(marks_of(t).route is not None for t in (x, index, entries))
         if is_routed or not (x.dim() == index.dim() == entries.dim() > 1):
             return None
+        takes = name in _GATHERING
+        if takes and source is None and kinds[id(x)] == "constant" and kinds[id(index)] == "sample":
+            # Numbers of no sample are looked up: the samples are where the index has them.
+            return Reading(
+                (name, x.shape, index.shape, dim, *map(descriptor_of, arguments.items()))
+            )
         # What is scattered into may be the same for all samples.
         if {kinds[id(index)], kinds[id(entries)]} != {"sample"} or kinds[id(x)] == "weight":
             return None
-        takes = name in _GATHERING
         if entries is x and not (source is None if takes else type(source) in {int, float}):
             return None
         shapes = x.shape, index.shape, entries.shape

@@ -71,6 +71,8 @@ def keeps_in_front(
     if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
         return False
     first = args[0] if args else None
+    if name in _WITHIN and isinstance(first, Tensor) and is_constant(first):
+        return len(rows) == 1 and len(tensors) == 2 and len(out[0]) == len(rows[0])
     if isinstance(first, Tensor) and first is rows[0]:
         if name in _WITHIN:
             dim = _argument(args, kwargs, "dim", 2 if name == "take_along_dim" else 1)

@@ -192,6 +192,27 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         out = self._convolve(x, kernel, g)
         return (out * g).reshape(len(self), -1).sum(dim=1)
 
+    def by_rows(self) -> ConvWeightGradient | None:
+        """See `PerSampleGradient`. Row r is the correlation of images with one gradient, g_nr."""
+        return None if self.x.is_complex() or self.geometry.groups > 1 else self
+
+    @property
+    def positions(self) -> int:
+        """How many products a sample has; see `RowsOfProducts`."""
+        return self.g.shape[1] * math.prod(self.g.shape[3:])
+
+    def products_of_rows(self, v: Tensor) -> Tensor:
+        """Return <G_nr, V_r> = <g_nr, convolution of x_n with V_r>; see `RowsOfProducts`."""
+        x, g = as_type_of(v, self.x.flatten(0, 1)), self.g.flatten(0, 1)
+        products = self._convolve(x, v, g) * g
+        sums = products.sum(dim=list(range(2, g.dim())))
+        return sums.view(len(self), -1, sums.shape[1]).sum(dim=1)
+
+    def times_rows(self, factors: Tensor) -> ConvWeightGradient:
+        """Return the gradients with each row times a number; see `RowsOfProducts`."""
+        g = self.g * factors.view(-1, *(1,) * (self.g.dim() - 3))
+        return dataclasses.replace(self, g=g)
+
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the same of left (x) right: one output channel for each group, instead of all."""
         if self.x.is_complex():
