@@ -92,6 +92,7 @@ class LSTM(Recurrence):
         if not onednn.fits(x, *start, *weights):
             return None
         d, (t, n, _), width = len(self.layers), x.shape, self.w_h.shape[-1]
+        x = x.contiguous()  # once for both directions
         states = x.new_empty(d, t + 2, n, width)
         coefficients = x.new_empty(d, t, n, 4, width)
         forget, slope = x.new_empty(2, d, t, n, width)
