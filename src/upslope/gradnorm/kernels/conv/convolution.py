@@ -119,7 +119,7 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
-        part = self._reached(x, g)
+        part = self._reached_part(x, g)
         if part is None:
             gradient = self._input_gradient(g, x, arrangement, self.geometry)
         else:
@@ -128,10 +128,10 @@ class Convolution(Kernel):
         order = arrangement.gradients
         return (gradient if order is None else gradient.contiguous(memory_format=order),)
 
-    def _reached(self, x: Tensor, g: Tensor) -> ReachedSignals | None:
-        if self.is_transposed:
+    def _reached_part(self, x: Tensor, g: Tensor) -> ReachedSignals | None:
+        if self.is_transposed or g.dim() != 3:
             return None
-        return reached_signals(x, g, self.geometry, tuple(self.weight.shape))
+        return reached_signals(x, g, self.geometry, self.weight.shape)
 
     def _input_gradient(
         self, g: Tensor, x: Tensor, arrangement: Arrangement, geometry: Geometry
@@ -157,7 +157,7 @@ class Convolution(Kernel):
         if samples.layout.dim != 0:
             raise SamplesNotSeparable("the samples of a convolution are not in its first dimension")
         x, geometry = inputs[0], self.geometry
-        part = self._reached(x, g)
+        part = self._reached_part(x, g)
         if part is not None:
             x, g, geometry, _ = part
         front = in_front(samples, g)  # (n, k, o, *space)

@@ -62,7 +62,7 @@ def reached_signals(
 
     x: (n, c, pixels). g: (n, o, positions), of the output. shape: the weight's.
     """
-    if g.dim() != 3 or g.numel() * math.prod(shape[1:]) < _WORTH_A_LOOK or not g.is_cpu:
+    if g.numel() * math.prod(shape[1:]) < _WORTH_A_LOOK or not g.is_cpu:
         return None
     positions = g.shape[2]
     # Where the first and the last position of a sample are reached, the others are taken to be.
