@@ -12,7 +12,7 @@ from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.kernels.conv import cost_model, gradients, methods
+from upslope.gradnorm.kernels.conv import cost_model, gradients, methods, operands
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.conv.operands import Geometry
 
@@ -340,3 +340,42 @@ def test_windows_over_words_as_wide_as_their_vectors(kernel, dtype):
     for _ in range(2):
         found = gradient_norms(model, x, "entropy")
         assert relative_error(found, truth) < (1e-9 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 3, -1, slice(2, 4), slice(None)])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [
+        (3, {}), (3, {"padding": 2}), (3, {"padding": 5}), (2, {"stride": 2, "padding": 1}),
+        (3, {"dilation": 2, "padding": 4, "groups": 2}), (1, {}), (1, {"stride": 3, "padding": 2}),
+    ],
+)  # fmt: skip
+def test_signals_of_which_few_positions_are_asked(kernel, options, place, monkeypatch):
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 6, kernel, **options)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.second(torch.tanh(self.first(x)))[:, :, place]
+            return self.head(torch.tanh(y).flatten(2).mean(dim=2) if y.dim() == 3 else y)
+
+    monkeypatch.setattr(operands, "_WORTH_A_LOOK", 0)
+    torch.manual_seed(0)
+    assert_agrees(Part(), torch.randn(3, 4, 19))
+
+
+def test_most_of_a_signal_is_left_out_where_one_position_is_asked():
+    geometry = Geometry((1,), (4,), (2,), 1)
+    x, g = torch.randn(2, 3, 900), torch.zeros(2, 8, 904)
+    g[1, 2, 902] = 1.0
+    part = operands.reached_signals(x, g, geometry, (8, 3, 3))
+    assert part is None  # too little work
+    x, g = torch.randn(2, 100, 9000), torch.zeros(2, 100, 9004)
+    g[1, 2, 9002] = 1.0
+    part = operands.reached_signals(x, g, geometry, (100, 100, 3))
+    assert part is not None
+    assert part.x.shape[2] == 5
+    assert part.g.shape[2] == 1
+    assert part.start == 8998

@@ -31,6 +31,9 @@ class Arrangement(NamedTuple):
     """The order to bring the images into; None where they stay as they are."""
     copies_images: bool
     """Whether to copy them even where the strides are those of that order."""
+    gradients: torch.memory_format | None
+    """The order to bring the images' gradients into: that of the images, if these are brought into
+    another. Operators before this one read both together."""
     weight: torch.memory_format | None
     """The order to bring the weight into; None where it stays as it is."""
     is_product: bool
@@ -112,10 +115,12 @@ def _arrange(
     has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
     # One number, expanded: it has the shape and the device that are asked about, and no memory.
     volume = torch.empty((), dtype=x_dtype, device="cpu" if is_on_cpu else "meta").expand(x_shape)
+    is_brought = order is not None and not x.is_contiguous(memory_format=order)
     return Arrangement(
         images=order,
         # With one channel both orders have the same strides; only a copy marks it as last.
         copies_images=order is not None and x.shape[1] == 1,
+        gradients=torch.contiguous_format if is_brought and x.is_contiguous() else None,
         weight=None if has_order else weight_order,
         is_product=is_product,
         has_rows=has_rows,

@@ -22,7 +22,12 @@ from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.arrangement import Arrangement, arrange
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
-from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
+from upslope.gradnorm.kernels.conv.operands import (
+    ORDERS,
+    Geometry,
+    ReachedSignals,
+    reached_signals,
+)
 
 
 class Convolution(Kernel):
@@ -114,19 +119,36 @@ class Convolution(Kernel):
         """Return the gradients of the inputs; see `Kernel`."""
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
+        part = self._reached_part(x, g)
+        if part is None:
+            gradient = self._input_gradient(g, x, arrangement, self.geometry)
+        else:
+            of_part = self._input_gradient(part.g, part.x, arrangement, part.geometry)
+            gradient = part.place(of_part, x.shape[2])
+        order = arrangement.gradients
+        return (gradient if order is None else gradient.contiguous(memory_format=order),)
+
+    def _reached_part(self, x: Tensor, g: Tensor) -> ReachedSignals | None:
+        if self.is_transposed or g.dim() != 3:
+            return None
+        return reached_signals(x, g, self.geometry, self.weight.shape)
+
+    def _input_gradient(
+        self, g: Tensor, x: Tensor, arrangement: Arrangement, geometry: Geometry
+    ) -> Tensor:
         if arrangement.is_product:
-            return (_multiply(g, self._matrix.mT, None, has_rows=arrangement.has_rows),)
+            return _multiply(g, self._matrix.mT, None, has_rows=arrangement.has_rows)
         weight = self._arranged_weight(arrangement)
         # Words under windows as wide as their vectors: oneDNN takes up to sixty times as long for
         # one channel that is marked as last.
         if x.shape[1] == g.shape[-1] == 1 < weight.shape[-1] and not self.is_transposed:
             x, weight = (t.reshape(-1).view(t.shape) for t in (x, weight))
-        s, p, d, groups = self.geometry
+        s, p, d, groups = geometry
         gradient: Tensor = torch.ops.aten.convolution_backward.default(
             arrangement.batch(g), arrangement.batch(x), weight, None,
             s, p, d, self.is_transposed, self.output_padding, groups, (True, False, False),
         )[0]  # fmt: skip
-        return (gradient[:1] if arrangement.is_one_volume else gradient,)
+        return gradient[:1] if arrangement.is_one_volume else gradient
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -134,12 +156,16 @@ class Convolution(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout.dim != 0:
             raise SamplesNotSeparable("the samples of a convolution are not in its first dimension")
+        x, geometry = inputs[0], self.geometry
+        part = self._reached_part(x, g)
+        if part is not None:
+            x, g, geometry, _ = part
         front = in_front(samples, g)  # (n, k, o, *space)
         for weight in self.weights:
             if weight is self.weight:
-                pair = in_front(samples, inputs[0]), front
-                x, y = reversed(pair) if self.is_transposed else pair
-                yield weight, ConvWeightGradient(x, y, self.geometry, tuple(weight.shape))
+                pair = in_front(samples, x), front
+                images, y = reversed(pair) if self.is_transposed else pair
+                yield weight, ConvWeightGradient(images, y, geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(sum_of_positions(front))
 

@@ -25,6 +25,62 @@ class Geometry(NamedTuple):
     groups: int
 
 
+_WORTH_A_LOOK = 1 << 24
+"""Multiply-adds of a convolution from which it pays to look where its gradient is zero. Set by
+hand: a look at two positions takes 10 us, a hundredth of such a convolution's backward pass."""
+
+
+class ReachedSignals(NamedTuple):
+    """Signals between the first and the last position that some sample's gradient has reached.
+
+    Of a network of causal convolutions that is asked for its last output, these are few.
+    """
+
+    x: Tensor
+    """(n, c, pixels), those that the positions see, with the border's zeros."""
+    g: Tensor
+    """(n, o, positions)."""
+    geometry: Geometry
+    """That of the convolution, without padding."""
+    start: int
+    """The place of the first pixel in the whole signal, below zero if it is of the border."""
+
+    def place(self, gradient: Tensor, extent: int) -> Tensor:
+        """Return a gradient of x, (n, c, pixels), as that of the whole signals, (n, c, extent)."""
+        whole = gradient.new_zeros(*gradient.shape[:2], extent)
+        low, high = max(0, self.start), min(extent, self.start + gradient.shape[2])
+        whole[:, :, low:high] = gradient[:, :, low - self.start : high - self.start]
+        return whole
+
+
+def reached_signals(
+    x: Tensor, g: Tensor, geometry: Geometry, shape: tuple[int, ...]
+) -> ReachedSignals | None:
+    """Return the part of signals that gradients have reached; None if that is most, or unknown.
+
+    Only on a CPU: a GPU would have to wait for the answer.
+
+    x: (n, c, pixels). g: (n, o, positions), of the output. shape: the weight's.
+    """
+    if g.numel() * math.prod(shape[1:]) < _WORTH_A_LOOK or not g.is_cpu:
+        return None
+    positions = g.shape[2]
+    # Where the first and the last position of a sample are reached, the others are taken to be.
+    if positions < 2 or g.is_complex() or bool(g[0, :, :: positions - 1].any(dim=0).all()):
+        return None
+    # NaN is no zero. `any` takes several times as long, and absolute values memory of their own.
+    places = (g.amax(dim=(0, 1)).ne(0) | g.amin(dim=(0, 1)).ne(0)).nonzero()[:, 0].tolist()
+    if not places or 4 * (places[-1] + 1 - places[0]) > 3 * positions:
+        return None
+    (s,), (p,), (d,), groups = geometry
+    first, end, extent = places[0], places[-1] + 1, x.shape[2]
+    start, stop = first * s - p, (end - 1) * s + (shape[2] - 1) * d + 1 - p
+    if start >= extent or stop <= 0:
+        return None  # of the border alone
+    pixels = F.pad(x[:, :, max(0, start) : stop], (max(0, -start), max(0, stop - extent)))
+    return ReachedSignals(pixels, g[:, :, first:end], Geometry((s,), (0,), (d,), groups), start)
+
+
 @dataclass(frozen=True)
 class ConvOperands:
     """What the weight gradients of n samples are computed from.
