@@ -22,15 +22,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import FusionMismatch, Tape
 from upslope.gradnorm.core.tensor_marks import SharedMarks, marks_of, remove_marks
 from upslope.gradnorm.core.vmapped import is_transforming, run_outside
 from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.trace.batch_expansion import (
-    looks_up_for_each,
-)
+from upslope.gradnorm.trace.batch_expansion import looks_up_for_each
 from upslope.gradnorm.trace.decisions import note_decision
 from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator, operator_of
@@ -42,8 +39,11 @@ from upslope.gradnorm.trace.operators import (
 )
 from upslope.gradnorm.trace.refusals import (
     module_with_backward_hook,
+    refuse_backward_hooks,
     refuse_batch_statistics,
     refuse_mixing_embeddings,
+    refuse_nested,
+    refuse_tensor_hooks,
 )
 from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
@@ -76,10 +76,7 @@ class Interceptor(TorchFunctionMode):
         Raises:
             GradientsHooked: a module has hooks on gradients, which are those of single samples.
         """
-        if self._module_with_hook is not None:
-            raise GradientsHooked(
-                f"{self._module_with_hook} has a backward hook, which may change gradients"
-            )
+        refuse_backward_hooks(self._module_with_hook)
         super().__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
         return self
@@ -184,11 +181,7 @@ class Interceptor(TorchFunctionMode):
 
         operator, args, kwargs: the operator and what it got.
         """
-        # The engine could not tell such a hook which sample a gradient belongs to.
-        if operator.func is Tensor.register_hook:
-            raise GradientsHooked(
-                "the model registers a hook on a tensor, which may change gradients"
-            )
+        refuse_tensor_hooks(operator.func)
         tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
         routes, name = self.routes, operator.name
         if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
@@ -310,7 +303,8 @@ class Interceptor(TorchFunctionMode):
                 meetings.copied = True
                 kinds.add("sample")
         elif "sample" in kinds and not meetings.takes_kind_of_first(operator, args):
-            _refuse_nested(operator, tensors)
+            if not operator.is_like_another:
+                refuse_nested(operator.name or str(operator.func), tensors)
             first = len(self.tape.kernels)
             out = meetings.meet(operator, args, kwargs, self)
             self.program.note(func, args, kwargs, out, True)
@@ -346,9 +340,9 @@ class Interceptor(TorchFunctionMode):
         tensors: list[Tensor],
     ) -> Tensor | None:
         """In which order an operator leaves the samples, if it is not theirs (`sequence_order`)."""
-        places = [kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs]
-        args = (*args, *places)
-        chooses = operator.chooses and not self._reads_rows and self._chooses(args)
+        args = self._orders.with_places(args, kwargs)
+        chooses = operator.chooses and not self._reads_rows
+        chooses = chooses and self._orders.are_taken_by_data(args, self._is_sample)
         if not (chooses or self._orders.met):
             return None
         self.tape.expansions = None  # the samples may lie in another order from here on
@@ -361,24 +355,3 @@ class Interceptor(TorchFunctionMode):
 
     def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
         return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
-
-    def _chooses(self, args: tuple[Any, ...]) -> bool:
-        """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
-        index = tensors_of(args[1:])
-        has_index_per_sample = any(
-            len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i)
-        )
-        index_depends_on_samples = any(map(self._is_sample, index))
-        return self._is_sample(args[0]) and index_depends_on_samples and not has_index_per_sample
-
-
-def _refuse_nested(operator: Operator, tensors: list[Tensor]) -> None:
-    """Raise if samples and weights meet in a nested tensor.
-
-    Raises:
-        SamplesNotSeparable: they do.
-    """
-    if any(tensor.is_nested for tensor in tensors) and not operator.is_like_another:
-        raise SamplesNotSeparable(
-            f"`{operator.name or operator.func}` takes a nested tensor, whose sizes are no numbers"
-        )
