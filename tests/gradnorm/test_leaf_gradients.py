@@ -91,6 +91,7 @@ ADDED: dict[str, Make] = {
     "rows of a multiple": lambda m: (2 * m.w)[IDS].view(2, 4, 6)[:, None].transpose(0, 1)[0],
     "positions looked up": lambda m: F.embedding(IDS[:3], m.w).repeat(1, 1)[:, None] + m.fixed[:1],
     "positions twice": lambda m: F.embedding(IDS[:3].abs(), m.w) + m.w[IDS[5:]] - m.v[3:],
+    "a vector transposed": lambda m: (2 * m.row).t(),
     "few rows of a table": lambda m: m.w[IDS[:1]],
     "rows by a mask": lambda m: m.w[m.fixed[:, 0] > -9],
     "entries by two indices": lambda m: m.w[IDS.abs()[:4, None], IDS.abs()[:6]],

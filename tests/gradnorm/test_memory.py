@@ -14,6 +14,7 @@ from torch import nn
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.trace.memory import Memory
 
 MEASURE = """
 import resource, sys, torch
@@ -126,6 +127,29 @@ class Shifted(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.direction / self.direction.norm(dim=1, keepdim=True)
         return (x * self.scale) @ weight.t() + x * self.scale
+
+
+class Added(nn.Module):
+    """A layer of the sum of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x + y)
+        return out
+
+
+def test_a_known_batch_leaves_no_circle_of_objects_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Memory, "draw_proof", lambda _: False)
+    torch.manual_seed(0)
+    model, inputs = Added(), (torch.randn(4, 6), torch.randn(4, 6))
+    for _ in range(3):
+        gradient_norms(model, inputs, "entropy")
+    gc.collect()
+    gradient_norms(model, inputs, "entropy")
+    assert gc.collect() == 0
 
 
 @pytest.mark.parametrize(

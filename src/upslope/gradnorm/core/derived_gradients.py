@@ -1,15 +1,9 @@
 """Gradients of parameters, a row for each sample, from those of the weights made of them.
 
-A weight may be made of parameters by any operators: a table of positions that is normalised and
-goes through a linear layer, a filter divided by its norm. Autograd differentiates them, for all
-samples in one batched pass. But of a product with a matrix it would form all rows, where a short
-text reaches a fraction of a table of positions only: here such products are gone through by hand,
-
-    Y = a X W + b        dW_n = a X^T G_n,  dX_n = a G_n W^T,  db_n = G_n summed over rows
-
-with the rows of G alone that some sample has reached. Views on the way are gone through as well,
-and weight normalisation and softmax, for which autograd has no batched rule. From whatever comes
-before, autograd goes on. Called by `weights`.
+A weight may be made of parameters by any operators. Autograd differentiates them, for all samples
+in one batched pass. It has no such rule for weight normalisation and softmax, which are gone
+through by hand, as are views on the way to them. Called by `weights`, for what `leaf_gradients` has
+not taken apart.
 """
 
 from __future__ import annotations
@@ -21,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from upslope.gradnorm.core.live_rows import live_rows, put_rows
 from upslope.gradnorm.core.weight_norm import weight_norm_of
 
 OfParents = Sequence[Tensor | None]
@@ -113,48 +106,6 @@ def _differentiate(
     )
 
 
-def _product(g: Tensor, x: Tensor | None, w: Tensor | None) -> OfParents | None:
-    """Return the gradients of both factors of Y = X W.
-
-    g: those of Y, (m, r, o). x: (r, i), None where W is constant. w: (i, o), None where X is.
-    """
-    if any(t is not None and (t.dtype != g.dtype or t.is_complex()) for t in (x, w)):
-        return None
-    rows = g.shape[1]
-    live = live_rows(g)
-    if live is not None:
-        g = g[:, live]
-    of_w = None if x is None else (x if live is None else x[live]).mT @ g
-    of_x = None if w is None else g @ w.mT
-    if of_x is not None and live is not None:
-        of_x = put_rows(of_x, live, rows)
-    return of_x, of_w
-
-
-def _through_mm(node: Any, g: Tensor) -> OfParents | None:
-    return _product(g, _operand(node, "self"), _operand(node, "mat2"))
-
-
-def _through_addmm(node: Any, g: Tensor) -> OfParents | None:
-    if node._saved_alpha != 1 or node._saved_beta != 1:
-        return None
-    of_factors = _product(g, _operand(node, "mat1"), _operand(node, "mat2"))
-    if of_factors is None:
-        return None
-    bias, of_bias = node.next_functions[0], None
-    if bias[0] is not None:
-        shape = _shape_of(*bias)
-        as_matrix = (len(g), *(1,) * (2 - len(shape)), *shape)
-        of_bias = g.sum_to_size(as_matrix).reshape(len(g), *shape)
-    return (of_bias, *of_factors)
-
-
-def _operand(node: Any, name: str) -> Tensor | None:
-    """Return what an operator has kept for its gradient; None if it needed it for none."""
-    tensor: Tensor | None = getattr(node, f"_saved_{name}")
-    return None if tensor is None else tensor.detach()
-
-
 def _shape_of(node: Any, output: int) -> torch.Size:
     """Return the shape of an output of a node."""
     shape: torch.Size = node._input_metadata[output].shape
@@ -201,11 +152,9 @@ def _add_to(
 
 
 _RULES: Mapping[str, Callable[[Any, Tensor], OfParents | None]] = {
-    "AddmmBackward0": _through_addmm,
     "AliasBackward0": _reshape,
     "CloneBackward0": _reshape,
     "LogSoftmaxBackward0": _through_softmax,
-    "MmBackward0": _through_mm,
     "PermuteBackward0": _permute,
     "ReshapeAliasBackward0": _reshape,
     "SoftmaxBackward0": _through_softmax,

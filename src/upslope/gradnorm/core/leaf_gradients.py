@@ -195,7 +195,8 @@ def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001
     outer = _outer(part)
     if outer is not None:
         return (OuterProducts(outer.g, outer.x),)
-    return (rearrange(part, lambda values: values.mT),)
+    # A vector stays as it is.
+    return (rearrange(part, lambda values: values if values.dim() < 3 else values.mT),)
 
 
 def _product(node: Any, part: PerSampleGradient) -> OfParents:

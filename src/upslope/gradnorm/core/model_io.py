@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 from types import FunctionType, ModuleType
 from typing import Any
@@ -33,6 +33,20 @@ _OF_A_LEAF = tree_flatten(None)[1]
 _MOST_SHARED = 2
 """Tensors that are tried as shared at once. Models with more such inputs at a batch whose size is
 theirs by chance are refused; 2 covers a mask and a table of weights."""
+
+
+def _flatten(inputs: Inputs) -> tuple[list[Any], Any]:
+    """Return the leaves of inputs, and how to put them back together."""
+    # torch's own way leaves a circle of objects behind, that Python has to look for.
+    if type(inputs) is tuple and all(type(x) is Tensor for x in inputs):
+        return list(inputs), _spec_of_tuple(len(inputs))
+    return tree_flatten(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+
+
+@cache
+def _spec_of_tuple(size: int) -> Any:
+    """Return how a tuple of leaves is put back together."""
+    return tree_flatten((None,) * size)[1]
 
 
 @dataclass(frozen=True)
@@ -66,8 +80,7 @@ class Batch:
             and inputs.layout == torch.strided
         ):
             return cls((inputs,), _OF_A_LEAF, inputs.shape[0], (True,))  # as nearly all are
-        parts = dict(inputs) if isinstance(inputs, Mapping) else inputs
-        leaves, spec = tree_flatten(parts)
+        leaves, spec = _flatten(inputs)
         # Numbers without a dimension are options of the model, not samples.
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() > 0]
         if not tensors:

@@ -134,11 +134,14 @@ class ReducingListener:
                 self._keep(name, torch.cat(parts))
         for name, uses in rest.items():
             self._keep(name, self._reduce(name, uses))
-        return self._results if self._is_by_name else self.total()
+        return self._results if self._is_by_name else self._sum_squares()
 
     @torch.no_grad()
     def total(self) -> dict[str, Tensor]:
         """Return the squares of all parameters together, by one name; {} if there are none."""
+        return self._sum_squares()
+
+    def _sum_squares(self) -> dict[str, Tensor]:
         total = None if self._total is None else self._total.total()
         return {} if total is None else {TotalSquaredNorms.of_all: total}
 

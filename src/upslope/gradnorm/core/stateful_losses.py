@@ -68,18 +68,22 @@ def _keeping(loss: Loss, model: nn.Module, modules: Sequence[nn.Module]) -> Iter
 def modules_in(loss: Any) -> list[nn.Module]:
     """Return the modules that a loss is, or reaches by its closure, arguments or global names."""
     modules: dict[int, nn.Module] = {}
-    module_ids: set[int] = set()
-
-    def visit(value: Any, depth: int) -> None:
-        if isinstance(value, nn.Module):
-            modules.setdefault(id(value), value)
-        elif depth > 0 and id(value) not in module_ids:
-            module_ids.add(id(value))
-            for part in _parts(value):
-                visit(part, depth - 1)
-
-    visit(loss, _DEPTH)
+    _collect_modules(loss, _DEPTH, modules, set())
     return list(modules.values())
+
+
+# No function in the one above: it would refer to itself, and each call would leave a circle that
+# Python has to look for.
+def _collect_modules(
+    value: Any, depth: int, modules: dict[int, nn.Module], visited_ids: set[int]
+) -> None:
+    """Add the modules that a value is or reaches. visited_ids: of what was opened before."""
+    if isinstance(value, nn.Module):
+        modules.setdefault(id(value), value)
+    elif depth > 0 and id(value) not in visited_ids:
+        visited_ids.add(id(value))
+        for part in _parts(value):
+            _collect_modules(part, depth - 1, modules, visited_ids)
 
 
 def _parts(value: Any) -> Iterable[Any]:

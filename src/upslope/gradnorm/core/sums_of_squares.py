@@ -19,6 +19,9 @@ than a call."""
 _MOST_ROWS = 1 << 20
 """Bytes of such tensors that are kept at a time: they stay in the cache."""
 
+_PRECISE = (torch.float32, torch.float64)
+"""Types whose squares are summed as they are."""
+
 _DIMENSIONS = {2: (1,), 3: (1, 2)}
 """Number of dimensions -> those that are not of the samples."""
 
@@ -31,8 +34,8 @@ def norms(values: Tensor) -> Tensor:
     if dimensions not in (2, 3):
         values, dimensions = values.reshape(values.shape[0], -1), 2
     # Squares of half precision overflow at 256, and sums of them lose every small one.
-    dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
-    roots: Tensor = torch.linalg.vector_norm(values, dim=_DIMENSIONS[dimensions], dtype=dtype)
+    options = {} if values.dtype in _PRECISE else {"dtype": torch.float32}
+    roots: Tensor = torch.linalg.vector_norm(values, 2, _DIMENSIONS[dimensions], **options)
     return roots
 
 

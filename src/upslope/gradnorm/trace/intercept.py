@@ -6,7 +6,8 @@ bare `x * self.scale`. Tensors are of three kinds: those that depend on the samp
 (parameters, and what is computed from parameters alone), and all others, which are constants.
 
 Of most operators one look at their arguments tells all (`tensor_kinds`): that no weight is among
-them, or that samples and weights meet. `meetings` says what runs then.
+them, or that samples and weights meet. `meetings` says what runs then, `operator_runs` what is
+asked of all others.
 
 What escapes even this (TorchScript, custom autograd functions holding a parameter) leaves a
 gradient on the parameter itself, which the engine looks for.
@@ -17,56 +18,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch import Tensor
 
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.program import Program
-from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import SharedMarks, marks_of, remove_marks
 from upslope.gradnorm.core.vmapped import is_transforming, run_outside
-from upslope.gradnorm.torch_faults import run_exactly
-from upslope.gradnorm.trace.batch_expansion import (
-    looks_up_for_each,
-)
 from upslope.gradnorm.trace.decisions import note_decision
-from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator, operator_of
-from upslope.gradnorm.trace.operators import (
-    as_type,
-    refuse_write_through_copy,
-    tensors_of,
-    view_samples,
-)
-from upslope.gradnorm.trace.refusals import (
-    module_with_backward_hook,
-    refuse_batch_statistics,
-    refuse_mixing_embeddings,
-)
-from upslope.gradnorm.trace.route_reader import MAY_ROUTE
-from upslope.gradnorm.trace.routing import Routes
-from upslope.gradnorm.trace.rows_in_front import keeps_in_front
-from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
-from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEIGHTS, TensorKinds
+from upslope.gradnorm.trace.operator_runs import OperatorRuns
+from upslope.gradnorm.trace.operators import refuse_write_through_copy, tensors_of
+from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_backward_hooks
+from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEIGHTS
 
 
-class Interceptor(TorchFunctionMode):
+class Interceptor(OperatorRuns):
     """Records on `tape` every meeting of weights and samples while it is entered."""
 
     def __init__(self, tape: Tape, inventory: Inventory, n: int, copies: bool = True):
-        super().__init__()
-        self.tape, self.model, self.n = tape, inventory.modules[0], n
-        self._orders = SequenceOrders(n)
-        self._reads_rows = False
-        """Whether the operator that runs is one whose rows are followed by `routes`."""
-        self.program = Program(n)
-        self._kinds = TensorKinds(tape, self.program, self._orders, inventory.buffer_ids)
-        self.routes = Routes(n, self._kinds.is_in_front)
-        self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
+        super().__init__(tape, inventory, n, copies)
         self._mark_sample = self._kinds.mark_sample
-        self._meetings = Meetings(tape, self._kinds, n, copies)
         self._module_with_hook = module_with_backward_hook(inventory)
         self._depth = 0
 
@@ -76,10 +47,7 @@ class Interceptor(TorchFunctionMode):
         Raises:
             GradientsHooked: a module has hooks on gradients, which are those of single samples.
         """
-        if self._module_with_hook is not None:
-            raise GradientsHooked(
-                f"{self._module_with_hook} has a backward hook, which may change gradients"
-            )
+        refuse_backward_hooks(self._module_with_hook)
         super().__enter__()  # type: ignore[no-untyped-call]
         self._depth += 1
         return self
@@ -172,215 +140,3 @@ class Interceptor(TorchFunctionMode):
         self._meetings.copied = True
         self._mark_samples(out)
         return out
-
-    def _mark_derived(self, out: Any) -> Any:
-        """Mark and return what an operator made of weights alone."""
-        for tensor in tensors_of(out):
-            self.tape.weights.mark_derived(tensor)
-        return out
-
-    def _run_asking(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operator of which more is to be asked than the kinds of what it takes.
-
-        operator, args, kwargs: the operator and what it got.
-        """
-        # The engine could not tell such a hook which sample a gradient belongs to.
-        if operator.func is Tensor.register_hook:
-            raise GradientsHooked(
-                "the model registers a hook on a tensor, which may change gradients"
-            )
-        tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
-        routes, name = self.routes, operator.name
-        if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
-            return self._follow_rows(operator, args, kwargs, tensors)
-        return self._run(operator, args, kwargs, tensors)
-
-    def _follow_rows(
-        self,
-        operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-    ) -> Any:
-        """Run an operator on rows that the data have sent somewhere (`routing`).
-
-        operator, args, kwargs: the operator and what it got. tensors: those among it.
-        """
-        routes, first = self.routes, len(self.tape.kernels)
-        self.tape.expansions = None  # what a use of routed rows is, they tell themselves
-        reading = None
-        if not self._orders.met:
-            kinds = {id(t): self._kind(t) for t in tensors}
-            reading = routes.read(operator.name, args, kwargs, kinds)
-        if reading is None:
-            if any(marks_of(t).route is not None for t in tensors):
-                if operator.name == "unbind":
-                    self.program.steering.leave(None, len(args[0]))
-                self._lose_rows()
-            return self._run(operator, args, kwargs, tensors)
-        self._reads_rows = True
-        try:
-            with self.program.noting(reading.outline):
-                out = self._run(operator, args, kwargs, tensors)
-        finally:
-            self._reads_rows = False
-        if not routes.take(reading, out, tensors_of(out), range(first, len(self.tape.kernels))):
-            self._lose_rows()
-        if reading.fills is not None:
-            self._kinds.mark_in_front(reading.fills)
-        if reading.loop is not None:
-            note = self.program.steering.leave_one_by_one(args[0], out)
-            routes.add_loop(note, reading.loop)
-        return out
-
-    def _follow_front(
-        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """Mark what an operator made of samples that are in front, if they are there still.
-
-        Of what has a gradient, a backward pass shows where they are (`rows_in_front`).
-        """
-        kinds, results = self._kinds, tensors_of(out)
-        kinds.meets_front = False
-        if any(t.requires_grad for t in results):
-            return
-        if keeps_in_front(
-            operator.name, args, kwargs, results, kinds.is_in_front, kinds.is_constant, self.n
-        ):
-            for tensor in results:
-                kinds.mark_in_front(tensor)
-
-    def _lose_rows(self) -> None:
-        """Give up to read where the samples are: from here on, no batch is like another."""
-        self.routes.lose()
-        self.tape.route()
-
-    def _run(
-        self,
-        operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-    ) -> Any:
-        """Run an operator; arguments as of `_follow_rows`."""
-        kinds = self._kinds.of_all(tensors)
-        func, meetings = operator.func, self._meetings
-        # Positions repeated for each sample are constants, and yet each row looked up is one
-        # sample's.
-        if (
-            "sample" not in kinds
-            and operator.name == "embedding"
-            and looks_up_for_each(args, self.n)
-        ):
-            kinds.add("sample")
-        if operator.is_like_another and args and self._kind(args[0]) == "constant":
-            kinds.discard("sample")  # which only lends a shape or a type
-        operands = (
-            "weight" in kinds
-            and "sample" not in kinds
-            and meetings.gives_to_each(operator, args, kwargs, tensors)
-        )
-        if operands:
-            meetings.copied = True
-            kinds.add("sample")
-        # Only the normalisation that was fused may meet a placeholder: its numbers are NaN.
-        if "placeholder" in kinds:
-            if not (operator.normalises and "weight" in kinds):
-                places = (marks_of(t).placeholder_of for t in tensors)
-                raise FusionMismatch(next(place for place in places if place is not None))
-            kinds = kinds - {"placeholder"} | {"sample"}
-        # Before it runs, for a batch normalisation in training mode would also move its
-        # statistics.
-        if "sample" in kinds and operator.normalises:
-            refuse_batch_statistics(self.model, func, args, kwargs)
-        if operator.embeds:
-            is_weight = self.tape.weights.is_weight
-            refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
-        order = self._order_behind(operator, args, kwargs, tensors) if "sample" in kinds else None
-        if "other" in kinds:
-            # A parameter that is not asked about is a constant: no gradient need reach it.
-            args, kwargs = tree_map_only(nn.Parameter, self._without_gradient, (args, kwargs))
-        if "sample" in kinds and operator.writes:
-            refuse_write_through_copy(args)
-        if "weight" not in kinds:
-            is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
-            out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
-            self.program.note(func, args, kwargs, out, "sample" in kinds)
-            # Encoded positions meet no sample yet, and still have one copy per sample from here
-            # on.
-            if "sample" not in kinds and meetings.is_expanded(operator, tensors, out):
-                meetings.copied = True
-                kinds.add("sample")
-        elif "sample" in kinds and not meetings.takes_kind_of_first(operator, args):
-            _refuse_nested(operator, tensors)
-            first = len(self.tape.kernels)
-            out = meetings.meet(operator, args, kwargs, self)
-            self.program.note(func, args, kwargs, out, True)
-            if operands:
-                # Told apart from the same uses of samples, of which layouts are remembered.
-                for kernel in self.tape.kernels[first:]:
-                    kernel.name = f"{kernel.name} of constants"
-        else:
-            out, copies = meetings.among_weights(operator, args, kwargs, tensors)
-            if not copies:
-                return self._mark_derived(out)
-            meetings.copied = True
-            kinds.add("sample")
-        if "sample" in kinds:
-            out_or_target = args[:1] if out is None else out
-            self._mark_samples(out_or_target)
-            if any(map(self._kinds.is_in_front, tensors)):
-                self._follow_front(operator, args, kwargs, out_or_target)
-            if order is not None:
-                mark_order(func, out, order)
-        return out
-
-    def _mark_samples(self, out: Any) -> None:
-        """Mark what an operator made, or wrote into, as tensors that depend on the samples."""
-        for tensor in tensors_of(out):
-            self._kinds.mark_sample(tensor)
-
-    def _order_behind(
-        self,
-        operator: Operator,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        tensors: list[Tensor],
-    ) -> Tensor | None:
-        """In which order an operator leaves the samples, if it is not theirs (`sequence_order`)."""
-        places = [kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs]
-        args = (*args, *places)
-        chooses = operator.chooses and not self._reads_rows and self._chooses(args)
-        if not (chooses or self._orders.met):
-            return None
-        self.tape.expansions = None  # the samples may lie in another order from here on
-        try:
-            return self._orders.behind(operator.func, args, tensors, chooses)
-        # No error: from here on each batch is probed by itself, which is exact and slower.
-        except OrderUnknown:
-            self.tape.route()
-            return None
-
-    def _without_gradient(self, parameter: nn.Parameter) -> Tensor:
-        return parameter if self.tape.weights.tracks(parameter) else parameter.detach()
-
-    def _chooses(self, args: tuple[Any, ...]) -> bool:
-        """Whether x[index] takes by data what may be another sample's; x[range, index] does not."""
-        index = tensors_of(args[1:])
-        has_index_per_sample = any(
-            len(i) == self.n for i in index if i.dim() == 1 and not self._is_sample(i)
-        )
-        index_depends_on_samples = any(map(self._is_sample, index))
-        return self._is_sample(args[0]) and index_depends_on_samples and not has_index_per_sample
-
-
-def _refuse_nested(operator: Operator, tensors: list[Tensor]) -> None:
-    """Raise if samples and weights meet in a nested tensor.
-
-    Raises:
-        SamplesNotSeparable: they do.
-    """
-    if any(tensor.is_nested for tensor in tensors) and not operator.is_like_another:
-        raise SamplesNotSeparable(
-            f"`{operator.name or operator.func}` takes a nested tensor, whose sizes are no numbers"
-        )

@@ -17,6 +17,7 @@ from torch.nn.modules import module as registry
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.holders import have_hooks
 from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 
@@ -145,3 +146,39 @@ def module_with_backward_hook(inventory: Inventory) -> str | None:
     if registry._global_backward_hooks or registry._global_backward_pre_hooks:
         return "every module"
     return inventory.module_with_backward_hook
+
+
+def refuse_backward_hooks(module: str | None) -> None:
+    """Raise if a module has hooks on gradients, which are those of single samples.
+
+    module: its name, as of `module_with_backward_hook`.
+
+    Raises:
+        GradientsHooked: it is not None.
+    """
+    if module is not None:
+        raise GradientsHooked(f"{module} has a backward hook, which may change gradients")
+
+
+def refuse_tensor_hooks(func: Callable[..., Any]) -> None:
+    """Raise if a model registers a hook on a tensor: no engine could tell it whose gradient comes.
+
+    func: what it calls.
+
+    Raises:
+        GradientsHooked: that is `Tensor.register_hook`.
+    """
+    if func is Tensor.register_hook:
+        raise GradientsHooked("the model registers a hook on a tensor, which may change gradients")
+
+
+def refuse_nested(operator: str, tensors: Sequence[Tensor]) -> None:
+    """Raise if samples and weights meet in a nested tensor.
+
+    operator: its name. tensors: what it takes.
+
+    Raises:
+        SamplesNotSeparable: one of them is nested.
+    """
+    if any(tensor.is_nested for tensor in tensors):
+        raise SamplesNotSeparable(f"`{operator}` takes a nested tensor, whose sizes are no numbers")

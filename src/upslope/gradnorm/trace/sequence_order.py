@@ -8,13 +8,14 @@ that is done with sorted samples makes them doubtful after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.trace.operators import tensors_of
 
 PACKING, PADDING = "_pack_padded_sequence", "_pad_packed_sequence"
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
@@ -27,6 +28,22 @@ class SequenceOrders:
         self.n = n
         self.met = False
         """Whether samples were sorted: what no operator put out may be so as well."""
+
+    @staticmethod
+    def with_places(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return an operator's arguments, and behind them those with names that say places."""
+        return (*args, *(kwargs[key] for key in ("input", "dim", "index", "mask") if key in kwargs))
+
+    def are_taken_by_data(self, args: tuple[Any, ...], is_sample: Callable[[Tensor], bool]) -> bool:
+        """Whether x[index] takes by data what may be another sample's; x[range, index] does not.
+
+        args: as of `with_places`. is_sample: whether a tensor depends on the samples.
+        """
+        index = tensors_of(args[1:])
+        has_index_per_sample = any(
+            len(i) == self.n for i in index if i.dim() == 1 and not is_sample(i)
+        )
+        return is_sample(args[0]) and any(map(is_sample, index)) and not has_index_per_sample
 
     def behind(
         self, func: Callable[..., Any], args: tuple[Any, ...], tensors: list[Tensor], chooses: bool
