@@ -65,6 +65,50 @@ def test_one_backward_pass_for_two_classes(monkeypatch):
     assert len(passes) == 1
 
 
+@pytest.mark.parametrize(("kind", "passes"), [("mean", 5), ("rms", 4)])
+def test_a_mean_square_takes_a_pass_fewer_than_there_are_classes(kind, passes, monkeypatch):
+    model, x, seen = net(5), batch(), []
+    expected_gradient_length(model, x, kind=kind)  # the first batch is proven
+    backward = Forward.backward
+    monkeypatch.setattr(Forward, "backward", lambda *a, **k: seen.append(backward(*a, **k)))
+    expected_gradient_length(model, x, kind=kind)
+    assert len(seen) == passes
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_a_mean_square_loses_no_digits_where_a_network_is_sure(scale):
+    model, x = net(6), batch(8, scale=scale)
+    exact = by_brute_force(model, x, "global", 2)
+    found = expected_gradient_length(model, x, kind="rms").scores
+    assert torch.allclose(found, exact, rtol=1e-9, atol=0)
+    single = expected_gradient_length(net(6).float(), x.float(), kind="rms").scores
+    assert torch.allclose(single, exact, rtol=1e-3, atol=1e-12)
+
+
+def test_a_mean_square_where_samples_have_masked_classes():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net(5)
+
+        def forward(self, x):
+            is_masked = torch.arange(5) >= (x[:, 0, :1] > 0).long() * 2 + 2  # two classes, or four
+            return self.net(x).masked_fill(is_masked, -torch.inf)
+
+    model, x = Masked(), batch(6)
+    p = model(x).softmax(dim=1).detach()
+    assert set((p > 0).sum(dim=1).tolist()) == {2, 4}
+    total = torch.zeros(6, dtype=torch.float64)
+    for n in range(6):
+        for label in range(5):
+            if p[n, label] > 0:
+                loss = -model(x[n : n + 1]).log_softmax(dim=1)[0, label]
+                each = torch.autograd.grad(loss, list(model.parameters()))
+                total[n] += p[n, label] * sum(g.square().sum() for g in each)
+    found = expected_gradient_length(model, x, kind="rms")
+    assert torch.allclose(found.scores, total.sqrt(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("norm", ["global", "tensor-sum"])
 @pytest.mark.parametrize(("kind", "power"), [("mean", 1), ("rms", 2)])
 @pytest.mark.parametrize("classes", mark_rest_long([2, 5, 3, 12], 2))

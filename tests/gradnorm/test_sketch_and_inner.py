@@ -127,6 +127,37 @@ def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     assert part.outer_products(1 << 20, 2) is None
 
 
+@pytest.mark.parametrize(("m", "t"), [(4, 3), (4, 40), (1, 70)])
+def test_rows_of_many_positions_go_to_the_same_buckets(m, t) -> None:
+    torch.manual_seed(0)
+    projection = Projection(16, seed=0)
+    values = torch.randn(m, t, 20).double()
+    buckets, signs = projection.hashes("weight", 20, "columns")
+    expected = values.new_zeros(m, t, 16)
+    for i in range(20):
+        expected[:, :, buckets[i]] += signs[i].double() * values[:, :, i]
+    torch.testing.assert_close(projection._side(values, buckets, signs), expected)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (4, 3, 2, 2), (6, 600, 90)])
+def test_entries_go_to_the_buckets_that_the_hashes_say(shape) -> None:
+    """By a loop over entries; weights those that are kept and those that are not."""
+    torch.manual_seed(0)
+    projection, rows = Projection(16, seed=5), torch.randn(2, *shape).double()
+    outer = shape[0] if len(shape) > 1 else 1
+    a, s = projection.hashes("weight", outer, "rows")
+    b, r = projection.hashes("weight", rows[0].numel() // outer, "columns")
+    buckets, signs = ((a[:, None] + b) % 16).flatten(), (s[:, None] * r).flatten().double()
+    expected = torch.zeros(2, 16).double()
+    for n in range(2):
+        expected[n] = torch.bincount(buckets, rows[n].flatten() * signs, 16)
+    for _ in range(2):  # the second time, buckets are known
+        torch.testing.assert_close(projection.dense("weight", rows), expected)
+    if len(shape) == 4:
+        last = rows.movedim(2, -1).contiguous().movedim(-1, 2)
+        torch.testing.assert_close(projection.dense("weight", last), expected)
+
+
 @pytest.mark.parametrize("channels", [2, 6])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kernel", [1, (3, 2)])

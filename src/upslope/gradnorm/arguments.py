@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss
-from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -100,6 +100,11 @@ def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Compu
 
 
 _MOST = ComputeOptions().scratch
+
+
+def squares_for(norm: str) -> SquaredNorms:
+    """Return what a norm of this name needs of each parameter: squares, or their sum alone."""
+    return TotalSquaredNorms() if norm == "global" else SquaredNorms()
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:

@@ -11,7 +11,12 @@ Of two classes both gradients are multiples of one, that of the difference d of 
     grad L_1 = -p_2 grad d,    grad L_2 = p_1 grad d,
 
 so that one backward pass has both. Of more classes no gradient is a multiple of another: the
-gradients of C classes span C - 1 dimensions, each of which takes a backward pass of its own.
+gradients of C classes span C - 1 dimensions, each of which takes a backward pass of its own. The
+mean takes one more. The mean square takes C - 1: with the Jacobian J of the logits,
+
+    sum_i p_i ||J^T (p - e_i)||^2 = sum_k ||J^T l_k||^2    where sum_k l_k l_k^T = diag(p) - p p^T,
+
+a matrix of rank C - 1. So it is for each parameter, but not for the sum of their norms.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.arguments import Call, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
 from upslope.gradnorm.parameters import Parameters
@@ -83,14 +88,19 @@ def expected_gradient_length(
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)
     with call.recordings() as records:
-        lengths = [_length(record, share, kind, reduce, logits) for record in records]
+        lengths = [_length(record, share, kind, norm, reduce, logits) for record in records]
     return ExpectedLength(*(torch.cat(rows) for rows in zip(*lengths, strict=True)))
 
 
 def _length(
-    record: Recording, share: float, kind: str, reduce: Reduce, logits: Logits
+    record: Recording,
+    share: float,
+    kind: str,
+    norm: str,
+    reduce: Reduce,
+    logits: Logits,
 ) -> ExpectedLength:
-    """Of the samples of one forward pass."""
+    """Return the lengths of the samples of one forward pass; `reduce` is that of the norm."""
     z = class_logits(record.outputs, logits)
     p, labels = z.softmax(dim=1).sort(dim=1, descending=True, stable=True)
     # The likeliest classes up to the first that completes the share.
@@ -99,11 +109,18 @@ def _length(
     # is refused.
     is_kept &= ~(p == 0)
     total = p.new_zeros(len(p), dtype=torch.float64)
+    squares = squares_for(norm)
     power = 1 if kind == "mean" else 2
     if z.shape[1] == 2 and bool((p > 0).all()):
-        return _length_of_two(record, p, is_kept, power, reduce, logits)
+        return _length_of_two(record, p, is_kept, power, norm, reduce, logits)
+    if power == 2 and share == 1 and norm == "global":
+        for coefficients in _factor_of_covariance(p, labels):
+            loss = weighted(coefficients, logits)
+            total += reduce(record.reduce_per_sample(squares, loss)).square()
+        return ExpectedLength(total.sqrt(), p.sum(dim=1), torch.zeros_like(total))
     for rank in range(max(is_kept.sum(dim=1).tolist(), default=0)):
-        norms = reduce(record.squared_norms(_at(labels[:, rank], is_kept[:, rank], logits)))
+        loss = _at(labels[:, rank], is_kept[:, rank], logits)
+        norms = reduce(record.reduce_per_sample(squares, loss))
         # A sample that has its share already adds nothing, though the others need this class.
         total += torch.where(is_kept[:, rank], p[:, rank].double() * norms**power, 0)
     bound = _bound(record, reduce, p, labels, is_kept, power, logits)
@@ -111,14 +128,41 @@ def _length(
     return ExpectedLength(score, torch.where(is_kept, p, 0).sum(dim=1), bound)
 
 
+def _factor_of_covariance(p: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Yield vectors l_k, (n, classes), with sum_k l_k l_k^T = diag(p) - p p^T; see the head.
+
+    Each sets one class against all that are less likely, in proportion to p: no digits cancel.
+
+    p, labels: (n, classes), the posterior in descending order, and the classes in that order.
+    """
+    shares = p.double()
+    rest = shares.flip(1).cumsum(dim=1).flip(1)  # of a class and all that are less likely
+    for k in range(p.shape[1] - 1):
+        below = rest[:, k + 1, None]
+        if not bool((below > 0).any()):
+            return
+        scale = (shares[:, k, None] * below / rest[:, k, None]).sqrt()
+        vectors = torch.cat([torch.zeros_like(shares[:, :k]), scale], dim=1)
+        vectors = torch.cat([vectors, -scale * shares[:, k + 1 :] / below], dim=1)
+        vectors = vectors.masked_fill(below == 0, 0)  # of a sample with fewer classes
+        yield torch.zeros_like(p).scatter_(1, labels, vectors.to(p))
+
+
 def _length_of_two(
-    record: Recording, p: Tensor, is_kept: Tensor, power: int, reduce: Reduce, logits: Logits
+    record: Recording,
+    p: Tensor,
+    is_kept: Tensor,
+    power: int,
+    norm: str,
+    reduce: Reduce,
+    logits: Logits,
 ) -> ExpectedLength:
     """Return the lengths for two classes, of one backward pass; see the head of this file.
 
     p, is_kept: (n, 2), the posterior in descending order, and which of both are summed over.
     """
-    norms = reduce(record.squared_norms(weighted(torch.tensor([1.0, -1.0]).to(p), logits)))
+    loss = weighted(torch.tensor([1.0, -1.0]).to(p), logits)
+    norms = reduce(record.reduce_per_sample(squares_for(norm), loss))
     share = p.double()
     terms = share * (share.flip(1) * norms[:, None]) ** power
     score, exact = torch.where(is_kept, terms, 0).sum(dim=1), terms.sum(dim=1)

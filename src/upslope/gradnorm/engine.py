@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import warn_user
-from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.arguments import Call, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.reductions import SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
@@ -58,8 +57,7 @@ def gradient_norms(
     """
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)
-    squares = TotalSquaredNorms() if norm == "global" else SquaredNorms()
-    norms = reduce(call.reduce(squares, resolve_loss(loss)))
+    norms = reduce(call.reduce(squares_for(norm), resolve_loss(loss)))
     # Exact and useless: ranked by position, it would look like a selection.
     if norms.shape[0] and float(norms.sum()) == 0:
         warn_user(

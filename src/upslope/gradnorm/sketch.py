@@ -33,6 +33,13 @@ from upslope.gradnorm.parameters import Parameters
 _TRANSFORM = 4
 """What the transforms of a position cost per bucket, in additions of one entry. Set by hand."""
 
+_LONG = 64
+"""Entries from which on rows are added to buckets as a whole: a call for each costs as much as the
+additions of so many single entries. Set by hand."""
+
+_REMEMBERED_ENTRIES = 1 << 18
+"""Most entries of a weight whose buckets are kept for the next batch: 2 MiB of numbers."""
+
 
 class Sketches(NamedTuple):
     """norms: (n,) float64, exact. vectors: (n, dim), their random projections."""
@@ -76,7 +83,7 @@ class Projection:
 
     def __init__(self, dim: int, seed: int):
         self.dim, self.seed = dim, seed
-        self._last_entries: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._last_entries: tuple[Any, Tensor] | None = None
         """What `_of_entries` was asked last: a parameter's gradients come in pieces."""
 
     def hashes(self, name: str, size: int, side: str) -> tuple[Tensor, Tensor]:
@@ -87,26 +94,24 @@ class Projection:
         """Return the sketches (m, dim) of gradients (m, *shape)."""
         rows = rows if rows.dim() > 1 else rows[:, None]
         has_channels_last = rows.dim() > 3 and rows.stride(2) == 1
-        buckets, signs = self._of_entries(name, rows, has_channels_last)
         # In the order of memory, for a copy would take as long as the sketch.
         flat = (rows.movedim(2, -1) if has_channels_last else rows).flatten(1)
-        return rows.new_zeros(len(rows), self.dim).scatter_add_(
-            1, buckets.expand(len(rows), -1), flat * signs
-        )
+        halves = rows.new_zeros(len(rows), 2 * self.dim)
+        buckets = self._of_entries(name, rows, has_channels_last)
+        return self._difference(halves.scatter_add_(1, buckets.expand(len(rows), -1), flat), 1)
 
-    def _of_entries(
-        self, name: str, rows: Tensor, has_channels_last: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Buckets and signs of all entries of a gradient in the order of memory, (numel,) each."""
+    def _of_entries(self, name: str, rows: Tensor, has_channels_last: bool) -> Tensor:
+        """Return the bucket of each entry of a gradient in the order of memory, (numel,).
+
+        As of `_by_sign`.
+        """
         shape = rows.shape[1:]
-        key = name, shape, rows.dtype, rows.device, has_channels_last
+        key = name, shape, rows.device, has_channels_last
         if self._last_entries is None or self._last_entries[0] != key:
-            outer = shape[0] if len(shape) > 1 else 1
-            (a, s), (b, r) = self._both(name, outer, shape.numel() // max(1, outer), rows)
-            pair = ((a[:, None] + b) % self.dim).view(shape), (s[:, None] * r).view(shape)
-            if has_channels_last:
-                pair = pair[0].movedim(1, -1), pair[1].movedim(1, -1)
-            self._last_entries = key, (pair[0].flatten(), pair[1].flatten())
+            is_remembered = len(shape) > 1 and shape.numel() <= _REMEMBERED_ENTRIES
+            draw = _remembered_buckets if is_remembered else _buckets_of_entries
+            places = draw(self.dim, f"{self.seed}/{name}", shape, has_channels_last)
+            self._last_entries = key, places.to(rows.device)
         return self._last_entries[1]
 
     def outer(self, name: str, piece: OuterPieces) -> Tensor:
@@ -120,9 +125,19 @@ class Projection:
         return sketch
 
     def _side(self, values: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
-        n, t, size = values.shape
-        signed_values, buckets = values * signs, buckets.expand(n, t, size)
-        return values.new_zeros(n, t, self.dim).scatter_add_(2, buckets, signed_values)
+        """Return the sketches (m, t, dim) of the rows of values (m, t, size)."""
+        m, t, size = values.shape
+        places = _by_sign(buckets, signs, self.dim)
+        if values.is_cpu and m * t >= _LONG:
+            # The entries of all positions are one row, added as a whole.
+            halves = values.new_zeros(m, 2 * self.dim, t).index_add_(1, places, values.mT)
+            return self._difference(halves, 1).mT
+        halves = values.new_zeros(m, t, 2 * self.dim)
+        return self._difference(halves.scatter_add_(2, places.expand(m, t, size), values), 2)
+
+    def _difference(self, halves: Tensor, axis: int) -> Tensor:
+        """Return the buckets, from those of positive and of negative signs."""
+        return halves.narrow(axis, 0, self.dim) - halves.narrow(axis, self.dim, self.dim)
 
     def _both(
         self, name: str, rows: int, columns: int, like: Tensor
@@ -130,6 +145,25 @@ class Projection:
         sides = ((rows, "rows"), (columns, "columns"))
         hashes = (self.hashes(name, size, side) for size, side in sides)
         return [(buckets.to(like.device), signs.to(like)) for buckets, signs in hashes]
+
+
+def _by_sign(buckets: Tensor, signs: Tensor, dim: int) -> Tensor:
+    """Return buckets in 0..2 dim-1, the second half for negative signs: no entry is multiplied."""
+    return torch.where(signs < 0, buckets + dim, buckets)
+
+
+def _buckets_of_entries(dim: int, name: str, shape: torch.Size, has_channels_last: bool) -> Tensor:
+    """Return the bucket of each entry of a weight, (numel,), as of `_by_sign`."""
+    outer = shape[0] if len(shape) > 1 else 1
+    a, s = _draw_hashes(dim, f"{name}/rows", outer)
+    b, r = _draw_hashes(dim, f"{name}/columns", shape.numel() // max(1, outer))
+    places = a[:, None] + b
+    places = torch.where(places >= dim, places - dim, places)
+    places = _by_sign(places, s[:, None] * r, dim).view(shape)
+    return (places.movedim(1, -1) if has_channels_last else places).flatten()
+
+
+_remembered_buckets = functools.lru_cache(16)(_buckets_of_entries)  # the same for every batch
 
 
 @functools.lru_cache(1024)  # the same for every batch

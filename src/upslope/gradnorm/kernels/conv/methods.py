@@ -169,8 +169,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         several = self.x.shape[1] != 1 or self.geometry.groups != 1
         if several or math.prod(self.g.shape[3:]) > most:
             return None
-        columns = columns_of_patches(self)
-        return (OuterPieces(x, g, columns) for x, g in patches(self, scratch))
+        # Positions last: whoever takes products apart adds up rows of positions.
+        operands = dataclasses.replace(self, x=self.x.contiguous())
+        columns = columns_of_patches(operands)
+        return (OuterPieces(x, g, columns) for x, g in patches(operands, scratch))
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. More images per sample, if all images have one size."""
