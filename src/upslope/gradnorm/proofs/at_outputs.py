@@ -99,8 +99,8 @@ def gradients_at_outputs(
 
 def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:
     # A copy, for a custom function may write into the gradient that it is given.
-    given = share.clone()
-    return torch.autograd.grad(losses, ends, given, retain_graph=True, allow_unused=True)
+    copy = share.clone()
+    return torch.autograd.grad(losses, ends, copy, retain_graph=True, allow_unused=True)
 
 
 class _DifferentiationWatch(TorchFunctionMode):
