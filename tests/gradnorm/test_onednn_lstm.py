@@ -10,6 +10,7 @@ import torch
 from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.recurrent import onednn
 
@@ -86,6 +87,25 @@ def test_norms_and_outputs(monkeypatch, bidirectional, bias, batch_first, steps_
     with mock.patch.object(onednn, "run", wraps=onednn.run) as run:
         norms = gradient_norms(model, x, "entropy")
     assert run.called
+    assert relative_error(norms, exact) < 1e-4
+
+
+def test_an_operator_that_is_called_wrongly_is_found_by_the_proof(monkeypatch):
+    """In float64 layers go step by step and are right, which is no excuse."""
+    right = onednn._call
+
+    def take_memory_as_it_lies(x, start, weights, reverse):
+        t, n, i = x.shape
+        return right(x.transpose(0, 1).reshape(t, n, i), start, weights, reverse)
+
+    torch.manual_seed(0)
+    model, x = Sequences(32, batch_first=True).eval(), torch.randn(6, 20, 3)
+    gradient_norms(model, x, "entropy")  # the places in a workspace are known
+    other = Sequences(32, batch_first=True).eval()
+    monkeypatch.setattr(onednn, "_call", take_memory_as_it_lies)
+    with pytest.warns(GradientNormWarning, match="one sample at a time"):
+        norms = gradient_norms(other, x, "entropy")
+    exact = norms_one_by_one(copy.deepcopy(other).double(), x.double())
     assert relative_error(norms, exact) < 1e-4
 
 

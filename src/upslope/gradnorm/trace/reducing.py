@@ -86,7 +86,7 @@ def reduce_proven(
     what fills `layouts` while gradients come, where they are guessed.
     holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
     rounded an activation to the other side of a kink, so that two right ways differ by more than
-    rounding errors, and the same activations (`same_activations`) have not told that.
+    rounding errors, and the same activations (`same_activations`) have told neither way.
 
     Raises:
         ProofFailed: the two do not agree.
@@ -121,12 +121,14 @@ def reduce_proven(
         drop_free_pages()
         with give_pages_back():
             both = forward.by_both_ways()
-            is_kink = isinstance(failure, GradientsDiffer) and agree_at_same_activations(
-                run, both, loss, gradients, reduction
-            )
+            is_kink = None
+            if isinstance(failure, GradientsDiffer):
+                is_kink = agree_at_same_activations(run, both, loss, gradients, reduction)
             del both  # its activations, before there are others
             # In float64 layouts are probed: that says nothing of a guess.
-            if not (is_kink or (guess is None and holds_in_double(loss))):
+            if is_kink is None:
+                is_kink = guess is None and holds_in_double(loss)
+            if not is_kink:
                 raise
     if looks_around and guess is None:
         drop_free_pages()  # the next batch is not proven, and has other tensors
