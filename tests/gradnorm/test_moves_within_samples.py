@@ -181,16 +181,19 @@ def test_samples_in_an_order_of_the_data_are_never_misattributed(sort):
 
 
 class Reaching(nn.Module):
-    """Flat rows, of which a sample takes some of the next if a number of its own is large."""
+    """Flat rows, of which a sample takes some of another if a number of its own is large.
 
-    def __init__(self) -> None:
+    step: how many samples behind its own the other is.
+    """
+
+    def __init__(self, step: int = 1) -> None:
         super().__init__()
-        self.layer, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.step, self.layer, self.head = step, nn.Linear(3, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         n, p, c = x.shape
         index = nearest(x) + torch.arange(n).view(-1, 1, 1) * p
-        index = index + p * (x[:, :1, :1] > 9)
+        index = index + self.step * p * (x[:, :1, :1] > 9)
         moved = x.reshape(n * p, c)[index.view(-1) % (n * p)].view(n, p, 3, c)
         return self.head(torch.tanh(self.layer(moved)).mean(dim=(1, 2)))
 
@@ -205,6 +208,18 @@ def test_flat_rows_that_reach_into_another_sample_are_no_batch_of_the_same_progr
         with pytest.raises(GradientNormError):
             gradient_norms(model, batches[-1], "entropy")
         assert probe.call_count > 0
+
+
+@pytest.mark.parametrize(("n", "step"), [(2, 1), (4, 1), (4, 2), (7, 3), (18, 1), (18, 7)])
+def test_whichever_sample_reaches_whichever_other_is_refused(n, step):
+    torch.manual_seed(0)
+    model = Reaching(step).double().eval()
+    probes(model, batches_of(3, n, 5, 3))
+    for sample in range(n):
+        (batch,) = batches_of(1, n, 5, 3)
+        batch[sample, 0, 0] = 10
+        with pytest.raises(GradientNormError, match="treats each sample by itself"):
+            gradient_norms(model, batch, "entropy")
 
 
 def test_constant_rows_in_another_order():

@@ -14,7 +14,8 @@ Three things are held against each other:
    loss must multiply what reaches every use of a weight by that power, sample by sample, exactly
    (`separation`): no loss feels another sample, in the model or in the loss, and each place belongs
    to the sample that the layout says. The ordinary pass runs some samples without the others:
-   their outputs must be the same without that company.
+   their outputs must be the same without that company. Where the data send entries to places, any
+   two samples are run apart once.
 
 A batch that fails is done again sample by sample, and said so.
 """
@@ -154,10 +155,10 @@ def _plain_gradients(
         return autograd
     if run.is_random and run.n > 1:
         _refuse_company_of_random(run, loss, shares, groups, one)
-    # Routing by capacity shows only where the company is changed, which is cheap without
-    # gradients.
-    if not kernel_gradients.repeats and not (run.is_random and run.may_mix_samples):
-        _compare_rest(run, loss, shares, torch.cat(list(groups)))
+    # What data send to other samples shows only where the company is changed, which is cheap
+    # without gradients. Where samples may depend on others, each goes by itself anyway.
+    if not kernel_gradients.repeats and not run.may_mix_samples:
+        _compare_apart(run, loss, shares)
     for rows in groups:
         _hand_out(run, loss, shares, w, rows, autograd.take)
     # Alone, and not from its group: a model may do something else for few samples.
@@ -183,21 +184,19 @@ def _refuse_count(run: BatchRun, groups: Sequence[Tensor], unused_places: set[in
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
 
 
-def _compare_rest(
-    run: BatchRun, loss: Loss, shares: Sequence[Tensor], samples_seen: Tensor
-) -> None:
-    """Run the samples whose gradients are not formed in two halves: outputs must be the same.
+def _compare_apart(run: BatchRun, loss: Loss, shares: Sequence[Tensor]) -> None:
+    """Run all samples in two halves, until any two were apart once: outputs must be the same.
 
-    samples_seen: the samples that are run without the others anyway. Where data decide which
-    samples go where, experts that drop what exceeds their capacity show here only.
+    Where data decide which entries go where, an index that reaches another sample and experts that
+    drop what exceeds their capacity show here only: of two that go together always, one may
+    take the other's rows for its own.
     """
-    rest = (
-        torch.ones(run.n, dtype=torch.bool).index_fill(0, samples_seen, False).nonzero().flatten()
-    )
-    for places in half(len(rest), seed=run.n):
-        if len(places):
+    order = torch.randperm(run.n, generator=torch.Generator().manual_seed(run.n))
+    for digit in range((run.n - 1).bit_length()):
+        is_set = (torch.arange(run.n) >> digit) % 2 == 1
+        for places in (is_set, ~is_set):
             with torch.no_grad():
-                run_without_company(run, loss, shares, rest[places])
+                run_without_company(run, loss, shares, order[places])
 
 
 def _hand_out(
