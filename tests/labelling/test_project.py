@@ -17,7 +17,15 @@ from sklearn.metrics import cohen_kappa_score
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, Pass, fold, slice_of
+from upslope.labelling.state import (
+    CANNOT_TELL,
+    CONTROL,
+    SKIP,
+    Pass,
+    answers_that_count,
+    fold,
+    slice_of,
+)
 from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 
@@ -137,10 +145,13 @@ def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
 def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:
     rng = random.Random(0)
     with Project.create(tmp_path / "p", SETTINGS) as project:
-        for _ in range(150):
+        for _ in range(250):
             id_, author = f"s{rng.randrange(12)}", rng.choice(["ann", "bob", "cem"])
-            act = rng.randrange(4)
-            if act == 0:
+            act = rng.randrange(5)
+            if act == 4:
+                source = rng.choice(["one.csv", "two.csv"])
+                project.take_in({id_: rng.choice([*SETTINGS.classes, Pass(SKIP)])}, source)
+            elif act == 0:
                 project.undo(author)
             elif act == 1:
                 project.skip(id_, SKIP, author=author, slice_=rng.choice(["x", CONTROL]))
@@ -152,6 +163,8 @@ def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:
             assert state.tally.labelled == len(merged)
             assert state.tally.passed == len(state.answers) - len(merged)
             assert +state.tally.labels == Counter(merged.values())
+            counted = [answers_that_count(by_author) for by_author in state.answers.values()]
+            assert state.tally.imported == sum(a[0].is_imported for a in counted if a)
             assert +state.tally.slices == Counter(map(slice_of, state.answers.values()))
             for name in ("ann", "bob", "cem"):
                 own = [by[name] for by in state.answers.values() if name in by]

@@ -18,7 +18,7 @@ from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
-from upslope.labelling.state import BY_IMPORT, CONTROL, Answer, slice_of
+from upslope.labelling.state import CONTROL, Answer, merge, slice_of
 from upslope.labelling.status import advice_lines
 
 AHEAD = 6
@@ -162,8 +162,7 @@ class Session:
             return None
         nearest = None
         if guess.nearest is not None and guess.nearest in self.project.state.answers:
-            labels = self.project.state.answers[guess.nearest].values()
-            label = next((a.label for a in labels if a.label is not None), None)
+            label = merge(self.project.state.answers[guess.nearest])
             if label is not None:
                 nearest = {
                     **self._content(guess.nearest),
@@ -265,7 +264,7 @@ class Session:
             "samples": len(self.samples.ids),
             "labelled": tally.labelled,
             "passed": tally.passed,
-            "imported": tally.slices[BY_IMPORT],
+            "imported": tally.imported,
             "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "copies": len(state.copies),

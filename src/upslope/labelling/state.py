@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -50,7 +50,8 @@ class Answer:
     label: None where the sample was passed; then `reason` is one of `REASONS`. seconds: from the
     moment when the sample was shown. slice: why the sample was asked, "control" for one of the
     random control sample. guess_shown: the person had asked for the model's guess before.
-    order: the count of events before this one, by which answers are ordered.
+    order: the count of events before this one, by which answers are ordered. first: the order of
+    the answer that this one corrects, directly or by others; its own where it corrects none.
     """
 
     id: str
@@ -62,6 +63,12 @@ class Answer:
     slice: str = ""
     guess_shown: bool = False
     order: int = 0
+    first: int = 0
+
+    @property
+    def is_imported(self) -> bool:
+        """Return whether the label comes from a file or the data, and not from a person."""
+        return self.slice == BY_IMPORT
 
 
 @dataclass(frozen=True)
@@ -79,13 +86,15 @@ class Measurement:
 class Tally:
     """Counts over samples with an answer, kept with every event: the page shows them every time.
 
-    labelled, passed: samples with a label, and with answers but none. slices: slice -> samples.
+    labelled, passed: samples with a label, and with answers but none. imported: samples whose
+    label comes from an import alone. slices: slice -> samples.
     labels: position of a class -> samples whose merged label has it. by_author: author -> the ids
     that this person answered, the newest last.
     """
 
     labelled: int = 0
     passed: int = 0
+    imported: int = 0
     slices: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     by_author: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -94,19 +103,21 @@ class Tally:
         """Return a tally that changes by itself."""
         by_author = {author: dict(ids) for author, ids in self.by_author.items()}
         return Tally(
-            self.labelled, self.passed, Counter(self.slices), Counter(self.labels), by_author
-        )
+            self.labelled, self.passed, self.imported, Counter(self.slices), Counter(self.labels),
+            by_author,
+        )  # fmt: skip
 
     def count(self, by_author: Mapping[str, Answer], sign: int) -> None:
         """Add a sample's answers (`sign` 1), or take them off (-1)."""
         if not by_author:
             return
-        label = merge([answer for answer in by_author.values() if answer.label is not None])
+        label = merge(by_author)
         self.slices[slice_of(by_author)] += sign
         if label is None:
             self.passed += sign
             return
         self.labelled += sign
+        self.imported += sign * answers_that_count(by_author)[0].is_imported
         if isinstance(label, str):  # outlines, whose classes are not counted
             return
         present = [label] if isinstance(label, int) else [k for k, on in enumerate(label) if on]
@@ -142,7 +153,7 @@ class LabelState:
         """
         merged_labels = {}
         for id_, by_author in self.answers.items():
-            label = merge([answer for answer in by_author.values() if answer.label is not None])
+            label = merge(by_author)
             if label is not None and (slice_of(by_author) == CONTROL) == control:
                 merged_labels[id_] = label
         return merged_labels
@@ -161,20 +172,43 @@ class LabelState:
 
 
 def slice_of(by_author: Mapping[str, Answer]) -> str:
-    """Return the slice for which a sample was asked first."""
-    if len(by_author) == 1:  # by far the most frequent case, and asked for every answer
-        return next(iter(by_author.values())).slice
-    return min(by_author.values(), key=lambda answer: answer.order).slice
+    """Return the slice for which a sample got its first label, or was passed first without one.
+
+    A correction changes nothing of it: a label that was there before any person's is imported
+    for good, and a control answer stays one, whatever is imported later.
+    """
+    labels = [answer for answer in by_author.values() if answer.label is not None]
+    return min(labels or by_author.values(), key=lambda answer: answer.first).slice
 
 
-def merge(answers: Iterable[Answer]) -> AnswerLabel | None:
-    """Return the label that most people gave; of several, the one given first; None without one."""
-    answers_in_order = sorted(answers, key=lambda answer: answer.order)
-    votes = Counter(_key(answer.label) for answer in answers_in_order)
-    if not votes:
+def answers_that_count(by_author: Mapping[str, Answer]) -> list[Answer]:
+    """Return the labels of a sample that decide on it, in the order in which they were given.
+
+    People's labels count before imported ones. Where people gave none, imported labels count, but
+    for those that a person looked at and passed: the imports from before the last pass.
+    """
+    answers = sorted(by_author.values(), key=lambda answer: answer.order)
+    people = [answer for answer in answers if not answer.is_imported]
+    labels = [answer for answer in people if answer.label is not None]
+    if labels:
+        return labels
+    last_pass = people[-1].order if people else -1
+    return [
+        answer
+        for answer in answers
+        if answer.is_imported and answer.label is not None and answer.order > last_pass
+    ]
+
+
+def merge(by_author: Mapping[str, Answer]) -> AnswerLabel | None:
+    """Return the label that most of a sample's answers that count give; of several, the one given
+    first; None without one."""
+    answers = answers_that_count(by_author)
+    if not answers:
         return None
+    votes = Counter(_key(answer.label) for answer in answers)
     most = max(votes.values())
-    return next(answer.label for answer in answers_in_order if votes[_key(answer.label)] == most)
+    return next(answer.label for answer in answers if votes[_key(answer.label)] == most)
 
 
 def _key(label: AnswerLabel | None) -> object:
@@ -218,7 +252,10 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 there = body["author"] in answers.get(id_, {})
                 if there != (event.kind == "corrected"):
                     raise ValueError(f"an event {event.kind!r} of {id_!r} out of turn")
-                put(id_, body["author"], _answer(id_, label, "", body, count))
+                answer = _answer(id_, label, "", body, count)
+                if there:
+                    answer = replace(answer, first=answers[id_][body["author"]].first)
+                put(id_, body["author"], answer)
         elif event.kind == "passed":
             for id_, reason in body["ids"].items():
                 if body["author"] in answers.get(id_, {}):
@@ -269,5 +306,6 @@ def _answer(
         body.get("note", ""),
         body.get("slice", ""),
         body.get("guess_shown", False),
+        order,
         order,
     )

@@ -13,7 +13,7 @@ from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState
+from upslope.labelling.state import CONTROL, LabelState, answers_that_count
 
 
 def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
     pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
-            if answer.slice != BY_IMPORT:
+            if not answer.is_imported:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
                 pass_counts[answer.reason] += 1
@@ -48,7 +48,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "strategy": settings.strategy,
         "labelled": tally.labelled,
         "passed": dict(pass_counts),
-        "imported": tally.slices[BY_IMPORT],
+        "imported": tally.imported,
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
@@ -75,7 +75,7 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
         answer.seconds
         for answers in state.answers.values()
         for answer in answers.values()
-        if answer.slice != BY_IMPORT and answer.seconds > 0
+        if not answer.is_imported and answer.seconds > 0
     ]
     pace = statistics.median(seconds) if seconds else None
     return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
@@ -90,9 +90,9 @@ def agreement(state: LabelState) -> dict[str, Any] | None:
     pairs: list[dict[str, object]] = []
     for answers in state.answers.values():
         labels: dict[str, object] = {
-            name: tuple(a.label) if isinstance(a.label, list) else a.label
-            for name, a in answers.items()
-            if a.label is not None and a.slice != BY_IMPORT
+            a.author: tuple(a.label) if isinstance(a.label, list) else a.label
+            for a in answers_that_count(answers)
+            if not a.is_imported
         }
         if len(labels) > 1:
             pairs.append(labels)
@@ -155,7 +155,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
         *(
-            [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
+            [("review", f"{count:,} samples whose answers disagree: upslope label disagreements")]
             if (count := standing["disagreements"])
             else []
         ),
