@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import sqlite3
@@ -12,9 +13,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 from sklearn.metrics import cohen_kappa_score
 
 from upslope.errors import ConfigError, DataError, RunError
+from upslope.labelling.exports import export_table
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import (
@@ -131,7 +134,9 @@ def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
     assert standing["agreement"] == {
         "samples": 6, "agreed": 4, "kappa": pytest.approx(kappa), "method": "Cohen",
     }  # fmt: skip
-    assert standing["people"]["ann"] == {"answers": 7, "median_seconds": 2.0}
+    assert standing["people"]["ann"] == {
+        "answers": 7, "timed_answers": 7, "median_seconds": 2.0,
+    }  # fmt: skip
     assert standing["passed"] == {SKIP: 1}
     assert (standing["labelled"], standing["imported"]) == (8, 1)
     words = dict(lines(standing))
@@ -140,6 +145,33 @@ def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
     with Project(tmp_path / "p") as project:
         project.answer("alone", "cat", author="cem")
     assert status(tmp_path / "p")["agreement"]["method"] == "Fleiss"
+
+
+def test_answers_without_a_time_are_no_answers_in_no_time(tmp_path: Path) -> None:
+    """Neither those of a sheet, nor those that earlier versions recorded as of 0 seconds."""
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.take_in({"z": "dog"}, "old.csv")
+        project.answer("a", "dog", author="me")
+        project.skip("b", SKIP, author="me", seconds=0.0)
+    standing = status(tmp_path / "p")
+    assert standing["people"]["me"] == {"answers": 2, "timed_answers": 0, "median_seconds": None}
+    assert dict(lines(standing))["person"] == "me: 2 answers, no time known"
+    with Project(tmp_path / "p") as project:
+        project.answer("c", "dog", author="me", seconds=3.0)
+        project.answer("d", "dog", author="me", seconds=5.0)
+        old = {"labels": {"e": 1}, "author": "me", "seconds": 0.0}
+        assert fold([Event("labelled", 0, old)]).answers["e"]["me"].seconds is None
+    standing = status(tmp_path / "p")
+    assert standing["people"]["me"]["median_seconds"] == 4.0
+    words = dict(lines(standing))["person"]
+    assert words == "me: 4 answers, median 4.0 s of the 2 whose time is known"
+    export_table(tmp_path / "p", tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open() as file:
+        rows = {row["id"]: row["seconds"] for row in csv.DictReader(file)}
+    assert rows == {"z": "", "a": "", "b": "", "c": "3.0", "d": "5.0"}
+    export_table(tmp_path / "p", tmp_path / "labels.parquet")
+    times = parquet.read_table(tmp_path / "labels.parquet").column("seconds").to_pylist()
+    assert times == [None, None, None, 3.0, 5.0]
 
 
 def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:

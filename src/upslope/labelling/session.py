@@ -104,7 +104,7 @@ class Session:
         question = next((q for q in self._first.get(author, ()) if q.id == id_), None)
         details: dict[str, Any] = {
             "author": author,
-            "seconds": _seconds(body.get("seconds", 0.0)),
+            "seconds": _seconds(body.get("seconds")),
             "note": _note(body.get("note", "")),
             "slice_": self._slice(id_),
             "why": question.why if question else "",
@@ -342,7 +342,9 @@ def _names(body: Mapping[str, Any]) -> str | list[str]:
     raise DataError(_ONE_ANSWER)
 
 
-def _seconds(value: object) -> float:
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
     if isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0:
         return round(float(min(max(value, 0), _SECONDS)), 3)  # finite, and perhaps beyond a float
     raise DataError(f"Expected `seconds` to be a number but got {value!r}.")

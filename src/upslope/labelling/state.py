@@ -1,6 +1,7 @@
 """The events of a labelling project, and the state that they add up to.
 
-    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"}
+    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"};
+                without "seconds" where it is not known how long the answer took
     corrected   the same, with "before": {id: label}: another answer of the same author
     passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
     taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
@@ -48,8 +49,9 @@ class Answer:
     """What one person said of one sample.
 
     label: None where the sample was passed; then `reason` is one of `REASONS`. seconds: from the
-    moment when the sample was shown. slice: why the sample was asked, "control" for one of the
-    random control sample. guess_shown: the person had asked for the model's guess before.
+    moment when the sample was shown, None where unknown. slice: why the sample was asked, "control"
+    for one of the random control sample. guess_shown: the person had asked for the model's guess
+    before.
     order: the count of events before this one, by which answers are ordered. first: the order of
     the answer that this one corrects, directly or by others; its own where it corrects none.
     """
@@ -58,7 +60,7 @@ class Answer:
     author: str
     label: AnswerLabel | None
     reason: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
     note: str = ""
     slice: str = ""
     guess_shown: bool = False
@@ -302,7 +304,7 @@ def _answer(
         body["author"],
         label,
         reason,
-        body.get("seconds", 0.0),
+        body.get("seconds") or None,  # earlier versions recorded 0 where no time was known
         body.get("note", ""),
         body.get("slice", ""),
         body.get("guess_shown", False),

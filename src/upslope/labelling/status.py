@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         RunError: there is no project in the folder, or it is damaged.
     """
     settings, state = read_project(folder)
-    people: dict[str, list[float]] = {}
+    people: dict[str, list[float | None]] = {}
     pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
@@ -61,8 +62,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "disagreements": len(disagreements(state, settings.classes)),
         "asked_again": len(state.again),
         "people": {
-            name: {"answers": len(seconds), "median_seconds": statistics.median(seconds)}
-            for name, seconds in people.items()
+            name: {"answers": len(seconds), **_pace(seconds)} for name, seconds in people.items()
         },
     }
 
@@ -75,10 +75,19 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
         answer.seconds
         for answers in state.answers.values()
         for answer in answers.values()
-        if not answer.is_imported and answer.seconds > 0
+        if not answer.is_imported
     ]
-    pace = statistics.median(seconds) if seconds else None
+    pace = _pace(seconds)["median_seconds"]
     return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
+
+
+def _pace(seconds: Sequence[float | None]) -> dict[str, Any]:
+    """Median of the known times of answers, None without any, and how many are known."""
+    times = [time for time in seconds if time is not None]
+    return {
+        "timed_answers": len(times),
+        "median_seconds": statistics.median(times) if times else None,
+    }
 
 
 def agreement(state: LabelState) -> dict[str, Any] | None:
@@ -146,7 +155,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("accuracy", worth),
         *(("advice", line) for line in standing["advice_lines"]),
         *(
-            ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
+            ("person", f"{name}: {p['answers']:,} answers, {_pace_words(p)}")
             for name, p in standing["people"].items()
         ),
         *(
@@ -166,6 +175,14 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
     ]
+
+
+def _pace_words(person: dict[str, Any]) -> str:
+    count = person["timed_answers"]
+    if not count:
+        return "no time known"
+    some = "" if count == person["answers"] else f" of the {count:,} whose time is known"
+    return f"median {person['median_seconds']:.1f} s{some}"
 
 
 def _copies_words(copies: dict[str, str]) -> str:
