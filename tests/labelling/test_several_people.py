@@ -25,7 +25,7 @@ from upslope.labelling.project import Project, read_project
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
-from upslope.labelling.session import Session
+from upslope.labelling.session import Session, sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CANNOT_TELL, CONTROL, LabelState, fold
 from upslope.labelling.status import agreement
@@ -197,6 +197,27 @@ def test_wrong_labels_are_the_first_to_be_doubted() -> None:
     assert {ids[i] for i in wrong} == set(doubts[:12])
     assert len(doubts) <= 15
     assert doubtful_labels(learner, state_of([("s000", "me", 0)])) == {}
+    asked = Event("asked_again", 0, {"ids": dict.fromkeys(doubts[:2], "why")})
+    same = Event("confirmed", 0, {"ids": [doubts[0]], "author": "me"})
+    other = {doubts[1]: state.answers[doubts[1]]["me"].label}
+    second = Event("labelled", 0, {"labels": other, "author": "bob"})
+    state = fold([asked, same, second], state)
+    assert state.settled == {*doubts[:2]}
+    assert list(doubtful_labels(learner, state)) == doubts[2:]
+
+
+def test_a_doubt_is_settled_by_people_until_the_label_changes(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.take_in({"x": "a", "y": "a"}, "one.csv")
+        project.ask_again({"x": "why", "y": "why"})
+        project.take_in({"x": "a"}, "two.csv")  # no second look of anybody
+        assert "x" in project.state.again
+        project.answer("x", "a", author="ann")
+        project.answer("y", "b", author="ann")
+        assert not project.state.again
+        assert project.state.settled == {"x"}
+        project.answer("x", "c", author="ann")
+        assert not project.state.settled
 
 
 def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
@@ -222,6 +243,11 @@ def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
         answer("red")  # the same again: confirmed
         assert session.status("me")["questions"][0]["id"] == two
         answer("blue")  # corrected
+        assert project.state.settled == {one}
+        assert session.status("me")["model"]["doubtful"] == 1  # of the corrected one, as before
+        assert session.ask_doubtful() == 1
+        session.answer("me", {"sample": sample_key(two), "label": "blue"})
+        assert session.status("me")["model"]["doubtful"] == session.ask_doubtful() == 0
         later = [q["id"] for q in session.status("me")["questions"]]
         assert one not in later
         assert two not in later

@@ -136,9 +136,17 @@ class Session:
 
     def ask_doubtful(self) -> int:
         """Have samples answered again whose label the model doubts; return how many are new."""
+        return self.project.ask_again(self._doubtful())
+
+    def _doubtful(self) -> dict[str, str]:
+        """Doubts of the last ranking, but for those that were settled since."""
         doubtful = self.ranking.doubtful if self.ranking else {}
-        there = self.project.state.answers
-        return self.project.ask_again({id_: why for id_, why in doubtful.items() if id_ in there})
+        state = self.project.state
+        return {
+            id_: why
+            for id_, why in doubtful.items()
+            if id_ in state.answers and id_ not in state.settled
+        }
 
     def ask_disagreements(self) -> int:
         """Have samples answered again on which people disagree; return how many are new."""
@@ -284,7 +292,7 @@ class Session:
             "accuracy": None,
             "curve": [[m.labels, m.correct / m.of] for m in state.measurements],
             "advice": advice_lines(state, self.project.settings, self._wage),
-            "doubtful": self._count_new(ranking.doubtful if ranking else ()),
+            "doubtful": self._count_new(self._doubtful()),
             "disagreements": self._count_new(
                 one.id for one in disagreements(state, self.project.settings.classes)
             ),

@@ -135,7 +135,8 @@ class LabelState:
     measurements: in the order in which they were taken. closed: control answers are trained on.
     again: id -> why, of samples that are asked again and not answered since. copies: id -> the
     sample that it is a copy of. events: how many there are. tally: counts over all answers. data:
-    where the data lie since they were moved, None where they were not.
+    where the data lie since they were moved, None where they were not. settled: samples whose label
+    was asked again and given as before, and has not changed since.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -147,6 +148,7 @@ class LabelState:
     events: int = 0
     tally: Tally = field(default_factory=Tally)
     data: str | None = None
+    settled: frozenset[str] = frozenset()
 
     def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
         """Return id -> label, merged over people: what the model is trained or measured on.
@@ -229,17 +231,24 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     measurements = list(state.measurements)
     again, copies = dict(state.again), state.copies
     is_closed, count, data = state.closed, state.events, state.data
-    tally = state.tally.copy()
+    tally, settled_ids = state.tally.copy(), set(state.settled)
 
     def put(id_: str, author: str, answer: Answer | None) -> None:
         before = answers.get(id_, {})
         after = {name: one for name, one in before.items() if name != author}
         ids = tally.by_author.setdefault(author, {})
         ids.pop(id_, None)
+        is_second_look = False
         if answer is not None:
             after[author] = answer
             ids[id_] = None
-            again.pop(id_, None)
+            if not answer.is_imported:  # a file has looked at nothing
+                is_second_look = again.pop(id_, None) is not None
+        label = merge(after)
+        if merge(before) != label:
+            settled_ids.discard(id_)
+        elif is_second_look and answer is not None and answer.label == label:
+            settled_ids.add(id_)
         tally.count(before, -1)
         tally.count(after, 1)
         if after:
@@ -272,7 +281,8 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             again.update(body["ids"])
         elif event.kind == "confirmed":
             for id_ in body["ids"]:
-                again.pop(id_, None)
+                if again.pop(id_, None) is not None and merge(answers.get(id_, {})) is not None:
+                    settled_ids.add(id_)
         elif event.kind == "measured":
             measurements.append(_measurement(body))
         elif event.kind == "moved":
@@ -288,7 +298,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         count += 1
     return LabelState(
         answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally,
-        data,
+        data, frozenset(settled_ids),
     )  # fmt: skip
 
 
