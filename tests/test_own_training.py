@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from small_tasks import MODEL, TASK, splits
-from upslope import Experiment, ExperimentSettings, TrainingSettings, compare, strategies
+from upslope import (
+    Experiment,
+    ExperimentSettings,
+    Splits,
+    TrainingSettings,
+    compare,
+    strategies,
+    tasks,
+)
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import read_run
 
@@ -189,6 +198,59 @@ def test_what_a_loop_may_not_return(trainer, message, tmp_path):
         run.run()
 
 
+def test_layers_that_a_training_adds_are_told_before_anything_is_recorded(tmp_path):
+    """Their file could never be loaded, so that the run could not be gone on with."""
+
+    def adding(model, labelled, context):
+        loop(model, labelled, context).extra = nn.Linear(2, 2)
+        return model
+
+    adding.__module__, adding.__qualname__ = loop.__module__, loop.__qualname__
+    with (
+        experiment(tmp_path, adding) as run,
+        pytest.raises(ModelError, match=r"extra\.bias, extra"),
+    ):
+        run.run()
+    with experiment(tmp_path, loop) as run:
+        assert len(run.run().cycles) == 3
+
+
+@pytest.mark.parametrize("strategy", ["margin", "oracle"])
+def test_networks_beside_the_runs_own_are_trained_by_the_loop(strategy, tmp_path):
+    """That by which a temperature is fitted, and those by which an oracle looks ahead."""
+    seen = []
+    options = {"temperature": "fitted"} if strategy == "margin" else {"batches": 7}
+    with Experiment(
+        tmp_path,
+        splits=splits(80),
+        task=TASK,
+        model=MODEL,
+        strategy=strategies.build(strategy, **options),
+        settings=replace(SETTINGS, initial=20, cycles=2),
+        trainer=partial(loop, seen=seen),
+    ) as run:
+        run.run()
+    own, *beside = [len(ids) for cycle, _, ids, _ in seen if cycle == 0]
+    assert own == 20
+    assert beside == ([14] if strategy == "margin" else [26] * len(beside))  # 70%; 6 labels more
+    assert len(beside) > (strategy == "oracle")
+    assert [len(ids) for cycle, _, ids, _ in seen if cycle == 1] == [26]
+
+
+def test_a_task_with_fewer_classes_than_the_data_is_refused(tmp_path):
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(20) % 5
+    with pytest.raises(ConfigError, match=r"the 5 classes of the data, the last of them '4', .* 4"):
+        Experiment(
+            tmp_path,
+            splits=Splits.from_arrays(x, y, x, y),
+            task=tasks.build("classification", num_classes=4),
+            model=lambda: nn.Linear(4, 4),
+            strategy=strategies.build("margin"),
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_does_not_go_together(tmp_path):
     with pytest.raises(ConfigError, match=r"one of `training`"):
         experiment(tmp_path, loop, training=TrainingSettings())
@@ -196,6 +258,8 @@ def test_what_does_not_go_together(tmp_path):
         experiment(tmp_path, loop, strategy="ll4al")
     with pytest.raises(ConfigError, match=r"`trainer` to be a function .* got str"):
         experiment(tmp_path, "loop")
+    with pytest.raises(ConfigError, match=r"\(model, labelled, context\) but: too many pos"):
+        experiment(tmp_path, lambda model, labelled: model)
     with experiment(tmp_path, loop) as run:
         run.ask()
     with pytest.raises(RunError, match="trainer"):

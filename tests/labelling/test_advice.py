@@ -106,6 +106,13 @@ def test_page_and_status_say_the_last_advice(tmp_path: Path) -> None:
         model = session.status("me")["model"]
         assert model["hardly_pays"]
         assert "hardly pay" in model["advice"][-1]
+        project.answer("square-000.png", "red", author="ann")  # in a sheet, which tells no time
+        words = " ".join(status(project.folder, 20)["advice_lines"])
+        assert not any(word in words for word in ("hours", "minutes", "at 20"))
+        project.answer("square-001.png", "red", author="ann", seconds=36.0)
+        (_, gain, _) = status(project.folder, 20)["advice_lines"]
+        answers = GAIN.more / (1 - settings.control)
+        assert f"{answers * 36 / 60:.1f} minutes" in gain
         project.close_control()
         assert session.status("me")["model"]["advice"] == []
     _, state = read_project(tmp_path / "p")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
 import sqlite3
@@ -12,12 +13,22 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 from sklearn.metrics import cohen_kappa_score
 
 from upslope.errors import ConfigError, DataError, RunError
+from upslope.labelling.exports import export_table
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, CONTROL, SKIP, Pass, fold, slice_of
+from upslope.labelling.state import (
+    CANNOT_TELL,
+    CONTROL,
+    SKIP,
+    Pass,
+    answers_that_count,
+    fold,
+    slice_of,
+)
 from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 
@@ -123,7 +134,9 @@ def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
     assert standing["agreement"] == {
         "samples": 6, "agreed": 4, "kappa": pytest.approx(kappa), "method": "Cohen",
     }  # fmt: skip
-    assert standing["people"]["ann"] == {"answers": 7, "median_seconds": 2.0}
+    assert standing["people"]["ann"] == {
+        "answers": 7, "timed_answers": 7, "median_seconds": 2.0,
+    }  # fmt: skip
     assert standing["passed"] == {SKIP: 1}
     assert (standing["labelled"], standing["imported"]) == (8, 1)
     words = dict(lines(standing))
@@ -134,13 +147,43 @@ def test_status_tells_how_far_people_agree(tmp_path: Path) -> None:
     assert status(tmp_path / "p")["agreement"]["method"] == "Fleiss"
 
 
+def test_answers_without_a_time_are_no_answers_in_no_time(tmp_path: Path) -> None:
+    """Neither those of a sheet, nor those that earlier versions recorded as of 0 seconds."""
+    with Project.create(tmp_path / "p", SETTINGS) as project:
+        project.take_in({"z": "dog"}, "old.csv")
+        project.answer("a", "dog", author="me")
+        project.skip("b", SKIP, author="me", seconds=0.0)
+    standing = status(tmp_path / "p")
+    assert standing["people"]["me"] == {"answers": 2, "timed_answers": 0, "median_seconds": None}
+    assert dict(lines(standing))["person"] == "me: 2 answers, no time known"
+    with Project(tmp_path / "p") as project:
+        project.answer("c", "dog", author="me", seconds=3.0)
+        project.answer("d", "dog", author="me", seconds=5.0)
+        old = {"labels": {"e": 1}, "author": "me", "seconds": 0.0}
+        assert fold([Event("labelled", 0, old)]).answers["e"]["me"].seconds is None
+    standing = status(tmp_path / "p")
+    assert standing["people"]["me"]["median_seconds"] == 4.0
+    words = dict(lines(standing))["person"]
+    assert words == "me: 4 answers, median 4.0 s of the 2 whose time is known"
+    export_table(tmp_path / "p", tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open() as file:
+        rows = {row["id"]: row["seconds"] for row in csv.DictReader(file)}
+    assert rows == {"z": "", "a": "", "b": "", "c": "3.0", "d": "5.0"}
+    export_table(tmp_path / "p", tmp_path / "labels.parquet")
+    times = parquet.read_table(tmp_path / "labels.parquet").column("seconds").to_pylist()
+    assert times == [None, None, None, 3.0, 5.0]
+
+
 def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:
     rng = random.Random(0)
     with Project.create(tmp_path / "p", SETTINGS) as project:
-        for _ in range(150):
+        for _ in range(250):
             id_, author = f"s{rng.randrange(12)}", rng.choice(["ann", "bob", "cem"])
-            act = rng.randrange(4)
-            if act == 0:
+            act = rng.randrange(5)
+            if act == 4:
+                source = rng.choice(["one.csv", "two.csv"])
+                project.take_in({id_: rng.choice([*SETTINGS.classes, Pass(SKIP)])}, source)
+            elif act == 0:
                 project.undo(author)
             elif act == 1:
                 project.skip(id_, SKIP, author=author, slice_=rng.choice(["x", CONTROL]))
@@ -152,6 +195,8 @@ def test_the_tally_is_that_of_the_answers(tmp_path: Path) -> None:
             assert state.tally.labelled == len(merged)
             assert state.tally.passed == len(state.answers) - len(merged)
             assert +state.tally.labels == Counter(merged.values())
+            counted = [answers_that_count(by_author) for by_author in state.answers.values()]
+            assert state.tally.imported == sum(a[0].is_imported for a in counted if a)
             assert +state.tally.slices == Counter(map(slice_of, state.answers.values()))
             for name in ("ann", "bob", "cem"):
                 own = [by[name] for by in state.answers.values() if name in by]

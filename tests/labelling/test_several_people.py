@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
+import json
 import math
 from pathlib import Path
 
@@ -12,16 +14,21 @@ from pictures import make_squares
 from test_label_command import run
 
 from upslope.errors import ConfigError, DataError
+from upslope.labelling import people
+from upslope.labelling.coco import export_coco
 from upslope.labelling.doubt import doubt_classes, doubt_sets, doubtful_labels
+from upslope.labelling.exports import export_folders, export_table
+from upslope.labelling.imports import import_labels
 from upslope.labelling.learner import Learner
 from upslope.labelling.people import disagreements, merge_answers
 from upslope.labelling.project import Project, read_project
 from upslope.labelling.queue import Queue
-from upslope.labelling.ranking import Ranking
+from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
-from upslope.labelling.session import Session
+from upslope.labelling.session import Session, sample_key
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import LabelState, fold
+from upslope.labelling.state import CANNOT_TELL, CONTROL, LabelState, fold
+from upslope.labelling.status import agreement
 from upslope.ledger import Event
 
 CLASSES = ("a", "b", "c")
@@ -101,6 +108,70 @@ def test_a_disagreement_ends_with_a_majority() -> None:
     assert not disagreements(state_of([*rows, ("x", "cem", 1)]), CLASSES)
 
 
+def test_a_person_overrules_imports_whenever_they_come(tmp_path: Path) -> None:
+    """Every count, list and label goes by the answers of people where there are some."""
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.take_in({"x": "a", "y": "a", "z": "a", "w": "a"}, "one.csv")
+        project.answer("x", "b", author="ann", slice_=CONTROL)
+        project.answer("y", "b", author="ann")
+        project.answer("y", "c", author="ann")  # corrected by the same person
+        project.take_in({"x": "a", "y": "a", "z": "b", "w": "a"}, "two.csv")
+        project.take_in({"x": "a"}, "three.csv")  # three to one, and one of them a person
+        state = project.state
+        merged = {"x": 1, "y": 2, "z": 0, "w": 0}
+        assert state.labels(control=False) == merge_answers(state, CLASSES) == merged
+        assert not state.labels(control=True)  # its label was there before it was asked
+        assert (state.tally.labelled, state.tally.imported) == (4, 2)
+        assert dict(state.tally.labels) == {0: 2, 1: 1, 2: 1}
+        (one,) = disagreements(state, CLASSES)
+        assert one.words == "imports disagree (import: one.csv: a, import: two.csv: b)"
+        assert agreement(state) is None
+        project.answer("z", "c", author="bob")
+        project.answer("x", "a", author="bob")  # two people, a tie: the first of these
+        state = project.state
+        assert state.labels(control=False) == {"x": 1, "y": 2, "z": 2, "w": 0}
+        (one,) = disagreements(state, CLASSES)
+        assert one.words == "people disagree (ann: b, bob: a)"
+        assert agreement(state)["samples"] == 1  # type: ignore[index]
+        project.undo("bob")
+        project.undo("bob")
+        project.undo("ann")  # the import counts again, until the sample is answered anew
+        assert project.state.labels(control=False) == {"x": 1, "y": 0, "z": 0, "w": 0}
+
+
+def test_a_person_who_passes_withdraws_the_imports_from_before(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.take_in({"x": "a", "y": "a"}, "one.csv")
+        project.skip("x", CANNOT_TELL, author="ann")
+        assert project.state.labels(control=False) == {"y": 0}
+        project.take_in({"x": "a"}, "one.csv")  # the same file once more
+        assert (project.state.tally.labelled, project.state.tally.passed) == (1, 1)
+        project.take_in({"x": "c"}, "two.csv")
+        assert project.state.labels(control=False) == {"x": 2, "y": 0}
+
+
+def test_a_control_answer_stays_one_when_it_is_corrected_after_an_import(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.answer("x", "a", author="ann", slice_=CONTROL)
+        project.take_in({"x": "b"}, "one.csv")
+        project.answer("x", "c", author="ann")
+        assert project.state.labels(control=True) == {"x": 2}
+        assert not project.state.labels(control=False)
+
+
+def test_dawid_and_skene_get_the_answers_that_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    rows: list[tuple[str, str, object]] = []
+    monkeypatch.setattr(people, "_estimate", lambda answers: rows.extend(answers) or {})
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.take_in({"x": "a", "y": "a"}, "one.csv")
+        project.answer("x", "b", author="ann")
+        merge_answers(project.state, CLASSES, "dawid-skene")
+    assert rows == [("x", "ann", 1), ("y", "import: one.csv", 0)]
+
+
 def test_doubts_are_those_of_confident_learning() -> None:
     given = np.array([0, 0, 0, 1, 1, 1])
     p = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.4, 0.6], [0.45, 0.55], [0.1, 0.9]])
@@ -126,6 +197,27 @@ def test_wrong_labels_are_the_first_to_be_doubted() -> None:
     assert {ids[i] for i in wrong} == set(doubts[:12])
     assert len(doubts) <= 15
     assert doubtful_labels(learner, state_of([("s000", "me", 0)])) == {}
+    asked = Event("asked_again", 0, {"ids": dict.fromkeys(doubts[:2], "why")})
+    same = Event("confirmed", 0, {"ids": [doubts[0]], "author": "me"})
+    other = {doubts[1]: state.answers[doubts[1]]["me"].label}
+    second = Event("labelled", 0, {"labels": other, "author": "bob"})
+    state = fold([asked, same, second], state)
+    assert state.settled == {*doubts[:2]}
+    assert list(doubtful_labels(learner, state)) == doubts[2:]
+
+
+def test_a_doubt_is_settled_by_people_until_the_label_changes(tmp_path: Path) -> None:
+    with Project.create(tmp_path / "p", ProjectSettings("x", CLASSES)) as project:
+        project.take_in({"x": "a", "y": "a"}, "one.csv")
+        project.ask_again({"x": "why", "y": "why"})
+        project.take_in({"x": "a"}, "two.csv")  # no second look of anybody
+        assert "x" in project.state.again
+        project.answer("x", "a", author="ann")
+        project.answer("y", "b", author="ann")
+        assert not project.state.again
+        assert project.state.settled == {"x"}
+        project.answer("x", "c", author="ann")
+        assert not project.state.settled
 
 
 def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
@@ -151,6 +243,11 @@ def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
         answer("red")  # the same again: confirmed
         assert session.status("me")["questions"][0]["id"] == two
         answer("blue")  # corrected
+        assert project.state.settled == {one}
+        assert session.status("me")["model"]["doubtful"] == 1  # of the corrected one, as before
+        assert session.ask_doubtful() == 1
+        session.answer("me", {"sample": sample_key(two), "label": "blue"})
+        assert session.status("me")["model"]["doubtful"] == session.ask_doubtful() == 0
         later = [q["id"] for q in session.status("me")["questions"]]
         assert one not in later
         assert two not in later
@@ -160,6 +257,40 @@ def test_what_is_asked_again_comes_first_blind_and_once(tmp_path: Path) -> None:
     assert not state.again
     assert state.answers[one]["me"].label == 0
     assert state.answers[two]["me"].label == 1
+
+
+def test_the_correction_of_an_imported_label_is_what_every_export_holds(tmp_path: Path) -> None:
+    """Imported, doubted, answered otherwise on the page."""
+    colours = make_squares(tmp_path / "squares", 12)
+    settings = ProjectSettings(str(tmp_path / "squares"), ("red", "blue"))
+    id_ = "square-003.png"
+    other = {"red": "blue", "blue": "red"}[colours[id_]]
+    (tmp_path / "old.csv").write_text(
+        "id,label\n" + "".join(f"{i},{c}\n" for i, c in (colours | {id_: other}).items())
+    )
+    with Project.create(tmp_path / "p", settings) as project:
+        import_labels(project, tmp_path / "old.csv")
+        project.ask_again({id_: "why"})
+        session = Session(project, open_samples(settings.data, settings.classes))
+        (question,) = session.status("me")["questions"]
+        session.answer("me", {"sample": question["sample"], "label": colours[id_]})
+        nearest = Guess([("red", 1.0)], id_)
+        session.take_ranking(Ranking([], "margin", guesses={id_: nearest}))
+        shown = session.guess(question["sample"])
+        assert shown is not None
+        assert shown["nearest"]["label"] == colours[id_]
+        assert session.status("me")["progress"]["imported"] == 11
+        assert import_labels(project, tmp_path / "old.csv").differing == (id_,)
+    export_table(tmp_path / "p", tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open() as file:
+        assert {row["id"]: row["label"] for row in csv.DictReader(file)} == colours
+    export_folders(tmp_path / "p", tmp_path / "sorted")
+    assert {p.name: p.parent.name for p in (tmp_path / "sorted").rglob("*.png")} == colours
+    export_coco(tmp_path / "p", tmp_path / "coco.json")
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    files = {image["id"]: image["file_name"] for image in coco["images"]}
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    assert {files[o["image_id"]]: names[o["category_id"]] for o in coco["annotations"]} == colours
 
 
 def test_disagreements_and_doubts_on_the_command_line(
@@ -174,7 +305,7 @@ def test_disagreements_and_doubts_on_the_command_line(
             project.answer(id_, other if i == 7 else colour, author="ann")
         project.answer("square-000.png", "blue", author="bob")
     assert "people disagree (ann: red, bob: blue)" in run("disagreements", "p", "--ask")
-    assert "1 samples on which people disagree" in run("status", "p")
+    assert "1 samples whose answers disagree" in run("status", "p")
     assert "square-007.png: to look at its answer again" in run("relabel", "p", "--count", "3")
     _, state = read_project(tmp_path / "p")
     assert {"square-000.png", "square-007.png"} <= state.again.keys()

@@ -17,6 +17,7 @@ from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Str
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
 from upslope.tasks.base import Task
+from upslope.tasks.common import CommonTask
 from upslope.training import auxiliary_module
 
 
@@ -51,6 +52,16 @@ def whole_number(name: str, value: Any, example: str) -> int:
         raise ConfigError(
             f"Expected `{name}` to be a whole number but got {value!r}. Give it as {example}."
         ) from None
+
+
+def check_classes(classes: Sequence[str], task: Task) -> None:
+    """Raise ConfigError where the data have more classes, or numbers, than the task."""
+    if isinstance(task, CommonTask) and len(classes) > task.num_classes:
+        raise ConfigError(
+            f"Expected a task of at least the {len(classes)} classes of the data, the last of them "
+            f"{classes[-1]!r}, but it has {task.num_classes}. Make it with "
+            f"num_classes={len(classes)}, or correct the labels."
+        )
 
 
 def check_factory(model: Any) -> None:

@@ -31,6 +31,23 @@ class CycleModels:
         self, model: nn.Module, cycle: int, labels: Mapping[str, Label], stop: Stop
     ) -> TrainingReport:
         """Train the model of a cycle on `labels`, in place."""
+        companion, checkpoint = self.weights.companion, self.weights.checkpoint
+        return self._train(model, cycle, labels, stop, companion, checkpoint)
+
+    def _train(
+        self,
+        model: nn.Module,
+        cycle: int,
+        labels: Mapping[str, Label],
+        stop: Stop,
+        companion: AuxiliaryModule | None = None,
+        checkpoint: Path | None = None,
+    ) -> TrainingReport:
+        """Train a network as the run trains; without the last two, beside the run's own.
+
+        The user's loop, where there is one, trains the networks beside too: the one by which a
+        temperature is fitted, say, tells something of the run's own only if it is trained alike.
+        """
         if self.run.trainer is not None:
             return train_by(
                 self.run.trainer,
@@ -45,19 +62,6 @@ class CycleModels:
                 observer=self.run.reporting(),
                 stop=stop,
             )
-        companion, checkpoint = self.weights.companion, self.weights.checkpoint
-        return self._train(model, cycle, labels, stop, companion, checkpoint)
-
-    def _train(
-        self,
-        model: nn.Module,
-        cycle: int,
-        labels: Mapping[str, Label],
-        stop: Stop,
-        companion: AuxiliaryModule | None = None,
-        checkpoint: Path | None = None,
-    ) -> TrainingReport:
-        """Train a network in our loop; without the last two, beside the run's own."""
         return train(
             model,
             self.run.task,

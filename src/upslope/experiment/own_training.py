@@ -13,8 +13,9 @@ are seeded before each training, and put back after it.
 from __future__ import annotations
 
 import functools
+import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ from upslope.tasks.base import Task
 from upslope.training import TrainingReport, TrainingSettings, trains_along
 
 _AT_ONCE = 256  # samples read together
+_ARGUMENTS = ("model", "labelled", "context")
 
 
 class LabelledSamples(TorchDataset[tuple[Tensor, Tensor]]):
@@ -147,10 +149,11 @@ def train_by(
         derive(seed, "trainer", cycle), cycle, device, task, validation_data, observer, stop
     )
     observer(Progress("train", 0, 1))
+    shapes = _shapes(model)
     model.train()
     with deterministic(device), global_generator(seed, "trainer", cycle, device=device):
         result = trainer(model, labelled, context)
-    _take_over(model, result, name_of(trainer))
+    _take_over(model, result, shapes, name_of(trainer))
     model.to(device)
     task.check(model, labelled.batch(range(min(2, len(labelled))))[0].to(device))
     loss = _mean_loss(model, task, labelled, device)
@@ -158,26 +161,38 @@ def train_by(
     return TrainingReport(loss, time.monotonic() - start_time)
 
 
-def _take_over(model: nn.Module, result: object, name: str) -> None:
-    """Leave the weights of what a loop returned in the model that it was given."""
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Return name -> shape of all parameters and buffers."""
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
+def _take_over(
+    model: nn.Module, result: object, shapes: Mapping[str, torch.Size], name: str
+) -> None:
+    """Leave the weights of what a loop returned in the model that it was given.
+
+    shapes: of the model before the training. With others it could be saved, and never be loaded.
+    """
     if not isinstance(result, nn.Module):
         got = "nothing" if result is None else type(result).__name__
         raise ModelError(
             f"Expected the trainer {name} to return the network that it trained but it returned "
             f"{got}. End it with `return model`."
         )
-    if result is not model:
-        own_state, other = model.state_dict(), result.state_dict()
-        differing = sorted(own_state.keys() ^ other.keys()) or [
-            key for key in own_state if own_state[key].shape != other[key].shape
+    for module in (result, model):
+        shapes_now = _shapes(module)
+        differing = sorted(shapes.keys() ^ shapes_now.keys()) or [
+            key for key, shape in shapes.items() if shapes_now[key] != shape
         ]
         if differing:
             raise ModelError(
                 f"Expected the trainer {name} to return the network that it was given, or one with "
                 f"the same weights, but {', '.join(differing[:3])} differ. Unwrap it: return the "
-                "module whose weights `model` has."
+                "module whose weights `model` has. Layers that a training adds or replaces belong "
+                "into the function that makes the network."
             )
-        model.load_state_dict(other)
+    if result is not model:
+        model.load_state_dict(result.state_dict())
     wrong = [
         key
         for key, value in model.state_dict().items()
@@ -211,6 +226,15 @@ def check_trainer(trainer: Trainer, training: TrainingSettings | None, strategy:
             "Expected `trainer` to be a function fit(model, labelled, context) -> model but got "
             f"{type(trainer).__name__}."
         )
+    try:
+        inspect.signature(trainer).bind(*_ARGUMENTS)
+    except ValueError:
+        pass  # compiled functions may hide what they take
+    except TypeError as error:
+        raise ConfigError(
+            f"Expected the trainer {name_of(trainer)} to take ({', '.join(_ARGUMENTS)}) but: "
+            f"{error}. Change its parameters."
+        ) from error
     if training is not None:
         raise ConfigError(
             "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "

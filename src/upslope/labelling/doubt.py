@@ -24,7 +24,10 @@ _MOST = 50  # doubted labels told at once
 
 
 def doubtful_labels(learner: Learner, state: LabelState) -> dict[str, str]:
-    """Return id -> why, of labels that the model doubts, the most doubtful first."""
+    """Return id -> why, of labels that the model doubts, the most doubtful first.
+
+    Labels that were asked again and given as before are left out.
+    """
     if learner.settings.kind in OUTLINES:
         return {}
     labels = learner.usable({**state.labels(control=False), **state.labels(control=True)})
@@ -45,6 +48,7 @@ def doubtful_labels(learner: Learner, state: LabelState) -> dict[str, str]:
         doubts = doubt_sets(p, np.array(answers))
     names = learner.settings.classes
     reasons = {}
+    doubts = [doubt for doubt in doubts if ids[doubt[0]] not in state.settled]
     for position, k, margin in doubts[:_MOST]:
         what = f"the model takes it for {names[k]}"
         if learner.settings.kind == "labels":

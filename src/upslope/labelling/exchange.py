@@ -140,7 +140,8 @@ class Exchange:
 
     def _record(self, answer: PulledAnswer) -> None:
         slice_ = CONTROL if self._queue.is_control(answer.id) else BY_STRATEGY
-        seconds, note = round(answer.seconds, 3), answer.note
+        seconds = None if answer.seconds is None else round(answer.seconds, 3)
+        note = answer.note
         if answer.answer is None:
             self.project.skip(
                 answer.id, answer.reason, author=answer.author, seconds=seconds, note=note,

@@ -5,7 +5,8 @@ answers come to. The columns:
 
     id       of the sample
     label    what the answers come to: a name, or names with semicolons between; empty for none
-    author, answer, reason, seconds, note, slice, guess_shown     one person's answer
+    author, answer, reason, seconds, note, slice, guess_shown     one person's answer; seconds are
+             empty where it is not known how long it took
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def _rows(
             "author": answer.author,
             "answer": words_of(answer.label, classes),
             "reason": answer.reason,
-            "seconds": float(answer.seconds),
+            "seconds": None if answer.seconds is None else float(answer.seconds),
             "note": answer.note,
             "slice": answer.slice,
             "guess_shown": answer.guess_shown,
@@ -178,7 +179,7 @@ def words_of(label: AnswerLabel | None, classes: Sequence[str]) -> str:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _schema(pa: Any) -> Any:

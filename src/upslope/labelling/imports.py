@@ -85,7 +85,7 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     differing = [
         id_
         for id_, label in labels.items()
-        if not isinstance(label, Pass) and labels_that_count[id_] != project.label(label)
+        if not isinstance(label, Pass) and labels_that_count.get(id_) != project.label(label)
     ]
     empty = sum(label is None for _, label in rows)
     pass_count = sum(isinstance(label, Pass) for label in labels.values())

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from upslope.errors import ConfigError
 from upslope.labelling.project import names_of
-from upslope.labelling.state import BY_IMPORT, AnswerLabel, LabelState, merge
+from upslope.labelling.state import AnswerLabel, LabelState, answers_that_count, merge
 
 MergeMethod = Literal["majority", "dawid-skene"]
 _ITERATIONS = 100
@@ -23,40 +23,41 @@ _ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A sample on which people disagree. answers: author -> what they said, in words."""
+    """A sample on which people disagree, or imports that no person has looked at.
+
+    answers: author -> what they said, in words. is_imported: imports disagree.
+    """
 
     id: str
     answers: dict[str, str]
+    is_imported: bool = False
 
     @property
     def words(self) -> str:
         """Return who said what, as a reason to ask again."""
         said = ", ".join(f"{author}: {answer}" for author, answer in self.answers.items())
-        return f"people disagree ({said})"
+        return f"{'imports' if self.is_imported else 'people'} disagree ({said})"
 
 
 def disagreements(state: LabelState, classes: Sequence[str]) -> list[Disagreement]:
-    """Return the samples that people gave different labels, where no majority has been found.
+    """Return the samples whose answers that count differ, where no majority has been found.
 
-    A sample is settled once more than half of its labels are one: a third answer, for one.
+    A sample is settled once more than half of these are one: a third answer, for one; of imports
+    that contradict each other, once a person has answered.
     """
     disputes = []
     for id_, by_author in state.answers.items():
         if len(by_author) < 2:
             continue
-        labels = {
-            author: answer.label
-            for author, answer in by_author.items()
-            if answer.label is not None and answer.slice != BY_IMPORT
-        }
-        texts = [repr(label) for label in labels.values()]
+        answers = answers_that_count(by_author)
+        texts = [repr(answer.label) for answer in answers]
         if len(set(texts)) > 1 and 2 * max(map(texts.count, texts)) <= len(texts):
             words = {
-                author: _words(names_of(label, classes))
-                for author, label in labels.items()
-                if label is not None
+                answer.author: _words(names_of(answer.label, classes))
+                for answer in answers
+                if answer.label is not None
             }
-            disputes.append(Disagreement(id_, words))
+            disputes.append(Disagreement(id_, words, answers[0].is_imported))
     return disputes
 
 
@@ -74,7 +75,7 @@ def merge_answers(
         )
     labels = {}
     for id_, by_author in state.answers.items():
-        label = merge([answer for answer in by_author.values() if answer.label is not None])
+        label = merge(by_author)
         if label is not None:
             labels[id_] = label
     if method == "majority":
@@ -92,7 +93,7 @@ def _dawid_skene(state: LabelState, classes: Sequence[str]) -> dict[str, AnswerL
     answers = [
         (answer.id, answer.author, answer.label)
         for by_author in state.answers.values()
-        for answer in by_author.values()
+        for answer in answers_that_count(by_author)
         if answer.label is not None
     ]
     if not answers:

@@ -116,7 +116,7 @@ class Project:
         answer: str | Sequence[str],
         *,
         author: str,
-        seconds: float = 0.0,
+        seconds: float | None = None,
         note: str = "",
         slice_: str = "",
         why: str = "",
@@ -124,7 +124,8 @@ class Project:
     ) -> None:
         """Record a label; the same again changes nothing, another one corrects the first.
 
-        answer: the name of a class, or the names of the labels that are present.
+        answer: the name of a class, or the names of the labels that are present. seconds: that it
+        took, None where unknown; 0 says no more.
 
         Raises:
             DataError: names that are no classes, or an author who is called as an import.
@@ -155,7 +156,7 @@ class Project:
         reason: str,
         *,
         author: str,
-        seconds: float = 0.0,
+        seconds: float | None = None,
         note: str = "",
         slice_: str = "",
         why: str = "",
@@ -365,12 +366,12 @@ def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:
 
 
 def _details(
-    author: str, seconds: float, note: str, slice_: str, why: str, guess_shown: bool
+    author: str, seconds: float | None, note: str, slice_: str, why: str, guess_shown: bool
 ) -> dict[str, Any]:
     """Return what is recorded beside an answer, or beside the lack of one."""
     return {
         "author": author,
-        "seconds": seconds,
+        **({"seconds": seconds} if seconds else {}),
         "note": note,
         "slice": slice_,
         "why": why,

@@ -152,7 +152,7 @@ class Queue:
         if not answers:
             return True
         people_needed = 2 if id_ in self._twice else 1
-        is_imported = any(answer.slice == BY_IMPORT for answer in answers.values())
+        is_imported = any(answer.is_imported for answer in answers.values())
         return not is_imported and author not in answers and len(answers) < people_needed
 
     def _count_asked(self, state: LabelState) -> tuple[int, int]:

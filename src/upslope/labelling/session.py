@@ -18,7 +18,7 @@ from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import Samples, TableRows
-from upslope.labelling.state import BY_IMPORT, CONTROL, Answer, slice_of
+from upslope.labelling.state import CONTROL, Answer, merge, slice_of
 from upslope.labelling.status import advice_lines
 
 AHEAD = 6
@@ -104,7 +104,7 @@ class Session:
         question = next((q for q in self._first.get(author, ()) if q.id == id_), None)
         details: dict[str, Any] = {
             "author": author,
-            "seconds": _seconds(body.get("seconds", 0.0)),
+            "seconds": _seconds(body.get("seconds")),
             "note": _note(body.get("note", "")),
             "slice_": self._slice(id_),
             "why": question.why if question else "",
@@ -136,9 +136,17 @@ class Session:
 
     def ask_doubtful(self) -> int:
         """Have samples answered again whose label the model doubts; return how many are new."""
+        return self.project.ask_again(self._doubtful())
+
+    def _doubtful(self) -> dict[str, str]:
+        """Doubts of the last ranking, but for those that were settled since."""
         doubtful = self.ranking.doubtful if self.ranking else {}
-        there = self.project.state.answers
-        return self.project.ask_again({id_: why for id_, why in doubtful.items() if id_ in there})
+        state = self.project.state
+        return {
+            id_: why
+            for id_, why in doubtful.items()
+            if id_ in state.answers and id_ not in state.settled
+        }
 
     def ask_disagreements(self) -> int:
         """Have samples answered again on which people disagree; return how many are new."""
@@ -162,8 +170,7 @@ class Session:
             return None
         nearest = None
         if guess.nearest is not None and guess.nearest in self.project.state.answers:
-            labels = self.project.state.answers[guess.nearest].values()
-            label = next((a.label for a in labels if a.label is not None), None)
+            label = merge(self.project.state.answers[guess.nearest])
             if label is not None:
                 nearest = {
                     **self._content(guess.nearest),
@@ -265,7 +272,7 @@ class Session:
             "samples": len(self.samples.ids),
             "labelled": tally.labelled,
             "passed": tally.passed,
-            "imported": tally.slices[BY_IMPORT],
+            "imported": tally.imported,
             "own": len(tally.by_author.get(author, ())),
             "unreadable": len(state.unreadable),
             "copies": len(state.copies),
@@ -285,7 +292,7 @@ class Session:
             "accuracy": None,
             "curve": [[m.labels, m.correct / m.of] for m in state.measurements],
             "advice": advice_lines(state, self.project.settings, self._wage),
-            "doubtful": self._count_new(ranking.doubtful if ranking else ()),
+            "doubtful": self._count_new(self._doubtful()),
             "disagreements": self._count_new(
                 one.id for one in disagreements(state, self.project.settings.classes)
             ),
@@ -343,7 +350,9 @@ def _names(body: Mapping[str, Any]) -> str | list[str]:
     raise DataError(_ONE_ANSWER)
 
 
-def _seconds(value: object) -> float:
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
     if isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0:
         return round(float(min(max(value, 0), _SECONDS)), 3)  # finite, and perhaps beyond a float
     raise DataError(f"Expected `seconds` to be a number but got {value!r}.")

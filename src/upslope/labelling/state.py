@@ -1,6 +1,7 @@
 """The events of a labelling project, and the state that they add up to.
 
-    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"}
+    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"};
+                without "seconds" where it is not known how long the answer took
     corrected   the same, with "before": {id: label}: another answer of the same author
     passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
     taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -48,20 +49,28 @@ class Answer:
     """What one person said of one sample.
 
     label: None where the sample was passed; then `reason` is one of `REASONS`. seconds: from the
-    moment when the sample was shown. slice: why the sample was asked, "control" for one of the
-    random control sample. guess_shown: the person had asked for the model's guess before.
-    order: the count of events before this one, by which answers are ordered.
+    moment when the sample was shown, None where unknown. slice: why the sample was asked, "control"
+    for one of the random control sample. guess_shown: the person had asked for the model's guess
+    before.
+    order: the count of events before this one, by which answers are ordered. first: the order of
+    the answer that this one corrects, directly or by others; its own where it corrects none.
     """
 
     id: str
     author: str
     label: AnswerLabel | None
     reason: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
     note: str = ""
     slice: str = ""
     guess_shown: bool = False
     order: int = 0
+    first: int = 0
+
+    @property
+    def is_imported(self) -> bool:
+        """Return whether the label comes from a file or the data, and not from a person."""
+        return self.slice == BY_IMPORT
 
 
 @dataclass(frozen=True)
@@ -79,13 +88,15 @@ class Measurement:
 class Tally:
     """Counts over samples with an answer, kept with every event: the page shows them every time.
 
-    labelled, passed: samples with a label, and with answers but none. slices: slice -> samples.
+    labelled, passed: samples with a label, and with answers but none. imported: samples whose
+    label comes from an import alone. slices: slice -> samples.
     labels: position of a class -> samples whose merged label has it. by_author: author -> the ids
     that this person answered, the newest last.
     """
 
     labelled: int = 0
     passed: int = 0
+    imported: int = 0
     slices: Counter[str] = field(default_factory=Counter)
     labels: Counter[int] = field(default_factory=Counter)
     by_author: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -94,19 +105,21 @@ class Tally:
         """Return a tally that changes by itself."""
         by_author = {author: dict(ids) for author, ids in self.by_author.items()}
         return Tally(
-            self.labelled, self.passed, Counter(self.slices), Counter(self.labels), by_author
-        )
+            self.labelled, self.passed, self.imported, Counter(self.slices), Counter(self.labels),
+            by_author,
+        )  # fmt: skip
 
     def count(self, by_author: Mapping[str, Answer], sign: int) -> None:
         """Add a sample's answers (`sign` 1), or take them off (-1)."""
         if not by_author:
             return
-        label = merge([answer for answer in by_author.values() if answer.label is not None])
+        label = merge(by_author)
         self.slices[slice_of(by_author)] += sign
         if label is None:
             self.passed += sign
             return
         self.labelled += sign
+        self.imported += sign * answers_that_count(by_author)[0].is_imported
         if isinstance(label, str):  # outlines, whose classes are not counted
             return
         present = [label] if isinstance(label, int) else [k for k, on in enumerate(label) if on]
@@ -122,7 +135,8 @@ class LabelState:
     measurements: in the order in which they were taken. closed: control answers are trained on.
     again: id -> why, of samples that are asked again and not answered since. copies: id -> the
     sample that it is a copy of. events: how many there are. tally: counts over all answers. data:
-    where the data lie since they were moved, None where they were not.
+    where the data lie since they were moved, None where they were not. settled: samples whose label
+    was asked again and given as before, and has not changed since.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -134,6 +148,7 @@ class LabelState:
     events: int = 0
     tally: Tally = field(default_factory=Tally)
     data: str | None = None
+    settled: frozenset[str] = frozenset()
 
     def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
         """Return id -> label, merged over people: what the model is trained or measured on.
@@ -142,7 +157,7 @@ class LabelState:
         """
         merged_labels = {}
         for id_, by_author in self.answers.items():
-            label = merge([answer for answer in by_author.values() if answer.label is not None])
+            label = merge(by_author)
             if label is not None and (slice_of(by_author) == CONTROL) == control:
                 merged_labels[id_] = label
         return merged_labels
@@ -161,20 +176,43 @@ class LabelState:
 
 
 def slice_of(by_author: Mapping[str, Answer]) -> str:
-    """Return the slice for which a sample was asked first."""
-    if len(by_author) == 1:  # by far the most frequent case, and asked for every answer
-        return next(iter(by_author.values())).slice
-    return min(by_author.values(), key=lambda answer: answer.order).slice
+    """Return the slice for which a sample got its first label, or was passed first without one.
+
+    A correction changes nothing of it: a label that was there before any person's is imported
+    for good, and a control answer stays one, whatever is imported later.
+    """
+    labels = [answer for answer in by_author.values() if answer.label is not None]
+    return min(labels or by_author.values(), key=lambda answer: answer.first).slice
 
 
-def merge(answers: Iterable[Answer]) -> AnswerLabel | None:
-    """Return the label that most people gave; of several, the one given first; None without one."""
-    answers_in_order = sorted(answers, key=lambda answer: answer.order)
-    votes = Counter(_key(answer.label) for answer in answers_in_order)
-    if not votes:
+def answers_that_count(by_author: Mapping[str, Answer]) -> list[Answer]:
+    """Return the labels of a sample that decide on it, in the order in which they were given.
+
+    People's labels count before imported ones. Where people gave none, imported labels count, but
+    for those that a person looked at and passed: the imports from before the last pass.
+    """
+    answers = sorted(by_author.values(), key=lambda answer: answer.order)
+    people = [answer for answer in answers if not answer.is_imported]
+    labels = [answer for answer in people if answer.label is not None]
+    if labels:
+        return labels
+    last_pass = people[-1].order if people else -1
+    return [
+        answer
+        for answer in answers
+        if answer.is_imported and answer.label is not None and answer.order > last_pass
+    ]
+
+
+def merge(by_author: Mapping[str, Answer]) -> AnswerLabel | None:
+    """Return the label that most of a sample's answers that count give; of several, the one given
+    first; None without one."""
+    answers = answers_that_count(by_author)
+    if not answers:
         return None
+    votes = Counter(_key(answer.label) for answer in answers)
     most = max(votes.values())
-    return next(answer.label for answer in answers_in_order if votes[_key(answer.label)] == most)
+    return next(answer.label for answer in answers if votes[_key(answer.label)] == most)
 
 
 def _key(label: AnswerLabel | None) -> object:
@@ -193,17 +231,24 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
     measurements = list(state.measurements)
     again, copies = dict(state.again), state.copies
     is_closed, count, data = state.closed, state.events, state.data
-    tally = state.tally.copy()
+    tally, settled_ids = state.tally.copy(), set(state.settled)
 
     def put(id_: str, author: str, answer: Answer | None) -> None:
         before = answers.get(id_, {})
         after = {name: one for name, one in before.items() if name != author}
         ids = tally.by_author.setdefault(author, {})
         ids.pop(id_, None)
+        is_second_look = False
         if answer is not None:
             after[author] = answer
             ids[id_] = None
-            again.pop(id_, None)
+            if not answer.is_imported:  # a file has looked at nothing
+                is_second_look = again.pop(id_, None) is not None
+        label = merge(after)
+        if merge(before) != label:
+            settled_ids.discard(id_)
+        elif is_second_look and answer is not None and answer.label == label:
+            settled_ids.add(id_)
         tally.count(before, -1)
         tally.count(after, 1)
         if after:
@@ -218,7 +263,10 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
                 there = body["author"] in answers.get(id_, {})
                 if there != (event.kind == "corrected"):
                     raise ValueError(f"an event {event.kind!r} of {id_!r} out of turn")
-                put(id_, body["author"], _answer(id_, label, "", body, count))
+                answer = _answer(id_, label, "", body, count)
+                if there:
+                    answer = replace(answer, first=answers[id_][body["author"]].first)
+                put(id_, body["author"], answer)
         elif event.kind == "passed":
             for id_, reason in body["ids"].items():
                 if body["author"] in answers.get(id_, {}):
@@ -233,7 +281,8 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
             again.update(body["ids"])
         elif event.kind == "confirmed":
             for id_ in body["ids"]:
-                again.pop(id_, None)
+                if again.pop(id_, None) is not None and merge(answers.get(id_, {})) is not None:
+                    settled_ids.add(id_)
         elif event.kind == "measured":
             measurements.append(_measurement(body))
         elif event.kind == "moved":
@@ -249,7 +298,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
         count += 1
     return LabelState(
         answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally,
-        data,
+        data, frozenset(settled_ids),
     )  # fmt: skip
 
 
@@ -265,9 +314,10 @@ def _answer(
         body["author"],
         label,
         reason,
-        body.get("seconds", 0.0),
+        body.get("seconds") or None,  # earlier versions recorded 0 where no time was known
         body.get("note", ""),
         body.get("slice", ""),
         body.get("guess_shown", False),
+        order,
         order,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState
+from upslope.labelling.state import CONTROL, LabelState, answers_that_count
 
 
 def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
@@ -25,11 +26,11 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         RunError: there is no project in the folder, or it is damaged.
     """
     settings, state = read_project(folder)
-    people: dict[str, list[float]] = {}
+    people: dict[str, list[float | None]] = {}
     pass_counts: Counter[str] = Counter()
     for answers in state.answers.values():
         for answer in answers.values():
-            if answer.slice != BY_IMPORT:
+            if not answer.is_imported:
                 people.setdefault(answer.author, []).append(answer.seconds)
             if answer.label is None:
                 pass_counts[answer.reason] += 1
@@ -48,7 +49,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "strategy": settings.strategy,
         "labelled": tally.labelled,
         "passed": dict(pass_counts),
-        "imported": tally.slices[BY_IMPORT],
+        "imported": tally.imported,
         "control": tally.slices[CONTROL],
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
@@ -61,8 +62,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "disagreements": len(disagreements(state, settings.classes)),
         "asked_again": len(state.again),
         "people": {
-            name: {"answers": len(seconds), "median_seconds": statistics.median(seconds)}
-            for name, seconds in people.items()
+            name: {"answers": len(seconds), **_pace(seconds)} for name, seconds in people.items()
         },
     }
 
@@ -75,10 +75,19 @@ def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | Non
         answer.seconds
         for answers in state.answers.values()
         for answer in answers.values()
-        if answer.slice != BY_IMPORT and answer.seconds > 0
+        if not answer.is_imported
     ]
-    pace = statistics.median(seconds) if seconds else None
+    pace = _pace(seconds)["median_seconds"]
     return sentences(Advice.from_record(state.advice), pace, settings.control, wage)
+
+
+def _pace(seconds: Sequence[float | None]) -> dict[str, Any]:
+    """Median of the known times of answers, None without any, and how many are known."""
+    times = [time for time in seconds if time is not None]
+    return {
+        "timed_answers": len(times),
+        "median_seconds": statistics.median(times) if times else None,
+    }
 
 
 def agreement(state: LabelState) -> dict[str, Any] | None:
@@ -90,9 +99,9 @@ def agreement(state: LabelState) -> dict[str, Any] | None:
     pairs: list[dict[str, object]] = []
     for answers in state.answers.values():
         labels: dict[str, object] = {
-            name: tuple(a.label) if isinstance(a.label, list) else a.label
-            for name, a in answers.items()
-            if a.label is not None and a.slice != BY_IMPORT
+            a.author: tuple(a.label) if isinstance(a.label, list) else a.label
+            for a in answers_that_count(answers)
+            if not a.is_imported
         }
         if len(labels) > 1:
             pairs.append(labels)
@@ -146,7 +155,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("accuracy", worth),
         *(("advice", line) for line in standing["advice_lines"]),
         *(
-            ("person", f"{name}: {p['answers']:,} answers, median {p['median_seconds']:.1f} s")
+            ("person", f"{name}: {p['answers']:,} answers, {_pace_words(p)}")
             for name, p in standing["people"].items()
         ),
         *(
@@ -155,7 +164,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
         *(
-            [("review", f"{count:,} samples on which people disagree: upslope label disagreements")]
+            [("review", f"{count:,} samples whose answers disagree: upslope label disagreements")]
             if (count := standing["disagreements"])
             else []
         ),
@@ -166,6 +175,14 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
     ]
+
+
+def _pace_words(person: dict[str, Any]) -> str:
+    count = person["timed_answers"]
+    if not count:
+        return "no time known"
+    some = "" if count == person["answers"] else f" of the {count:,} whose time is known"
+    return f"median {person['median_seconds']:.1f} s{some}"
 
 
 def _copies_words(copies: dict[str, str]) -> str:

@@ -38,7 +38,7 @@ class PulledAnswer:
     """What a person said of a sample in a tool.
 
     answer: the name of a class, names of labels, or the text of an outline (`outlines`); None where
-    the sample was passed, and then `reason` is "skip" or "cannot tell". seconds: that it took, 0
+    the sample was passed, and then `reason` is "skip" or "cannot tell". seconds: that it took, None
     where the tool does not tell. time: when it was given, in seconds since 1970; answers are
     recorded in this order.
     """
@@ -47,7 +47,7 @@ class PulledAnswer:
     author: str
     answer: str | Sequence[str] | None
     reason: str = ""
-    seconds: float = 0.0
+    seconds: float | None = None
     time: float = 0.0
     note: str = ""
 

@@ -111,7 +111,7 @@ class FilesAnnotator:
             if not text:
                 continue
             author = row["author"].strip() or self.author
-            seconds = _number(row["seconds"], row["id"])
+            seconds = _seconds(row["seconds"], row["id"])
             reason = text.lower() if text.lower() in REASONS and text not in self.classes else ""
             answer = None if reason else self._answer(text)
             if by_sample.setdefault((row["id"], author), (answer, reason)) != (answer, reason):
@@ -199,12 +199,13 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _number(cell: str, id_: str) -> float:
+def _seconds(cell: str, id_: str) -> float | None:
+    """The seconds in a cell; None where it is empty or says 0, as nobody answers in no time."""
     try:
-        seconds = float(cell or 0)
+        seconds = float(cell.strip() or 0)
         if not math.isfinite(seconds):
             raise ValueError
-        return max(0.0, seconds)
+        return seconds if seconds > 0 else None
     except ValueError as error:
         raise DataError(
             f"Expected `seconds` of {id_!r} to be a number but got {cell!r}; nothing was recorded."

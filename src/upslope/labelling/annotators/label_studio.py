@@ -127,7 +127,7 @@ class LabelStudioAnnotator:
             self._author(annotation["completed_by"]),
             answer,
             reason,
-            float(annotation["lead_time"] or 0.0),
+            float(annotation["lead_time"] or 0.0) or None,
             datetime.datetime.fromisoformat(str(annotation["updated_at"])).timestamp(),
         )
 

@@ -305,7 +305,7 @@ function showAbout(model) {
     words.push("The control slice is closed: its answers are trained on, and nothing measures the model.");
   }
   $("model").textContent = words.join(" ");
-  const again = { doubtful: "answers that the model doubts", disagreements: "answers that people disagree on" };
+  const again = { doubtful: "answers that the model doubts", disagreements: "samples whose answers disagree" };
   for (const [what, them] of Object.entries(again)) {
     $(what).hidden = !model[what];
     $(what).textContent = `Ask again: ${model[what]} ${them}`;
