@@ -56,10 +56,10 @@ class MovesWithin:
         is_routed = any(marks_of(t).route is not None for t in (x, index, entries))
         if is_routed or not (x.dim() == index.dim() == entries.dim() > 1):
             return None
-        takes, noted = name in GATHERING, tuple(map(descriptor_of, move.options.items()))
+        takes, in_outline = name in GATHERING, tuple(map(descriptor_of, move.options.items()))
         if takes and source is None and kinds[id(x)] == "constant" and kinds[id(index)] == "sample":
             # Numbers of no sample are looked up: the samples are where the index has them.
-            return Reading((name, x.shape, index.shape, dim, *noted))
+            return Reading((name, x.shape, index.shape, dim, *in_outline))
         # What is scattered into may be the same for all samples.
         if {kinds[id(index)], kinds[id(entries)]} != {"sample"} or kinds[id(x)] == "weight":
             return None
@@ -67,7 +67,7 @@ class MovesWithin:
             return None
         number = source if entries is x else None
         shapes = x.shape, index.shape, entries.shape
-        outline = (name, *shapes, dim, descriptor_of(number), *noted)
+        outline = (name, *shapes, dim, descriptor_of(number), *in_outline)
         along = (dim % x.dim(),)
         reading = self._moving(outline, entries, along)
         # Where a number is source says the index alone, and whose that is, what it was made of.

@@ -18,7 +18,14 @@ from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.trace.decisions import decision_of
 from upslope.gradnorm.trace.indexing import MOVING_WITHIN, PUTTING, TAKING
 from upslope.gradnorm.trace.moves_within import MovesWithin
-from upslope.gradnorm.trace.routed_rows import Choice, Places, Reading, Route, outline_of_rows
+from upslope.gradnorm.trace.routed_rows import (
+    Choice,
+    Places,
+    Reading,
+    Route,
+    RowGroup,
+    outline_of_rows,
+)
 from upslope.gradnorm.trace.row_groups import RowGroups
 from upslope.gradnorm.trace.row_operators import keeps_rows
 
@@ -26,6 +33,9 @@ _TELLING = frozenset({"where", "nonzero", "argwhere"})
 """Operators that tell where a mask is true; `where` with one argument."""
 
 _BY_INDEX = TAKING | PUTTING | MOVING_WITHIN
+
+_DROPPING_FIRST = frozenset({("squeeze", 0), ("flatten", 0, 1), ("__getitem__", 0)})
+"""Operators and their numbers that take away a dimension 0 of length one."""
 
 MAY_ROUTE = _TELLING | _BY_INDEX
 """Operators that may be the first to send entries where the data say."""
@@ -81,6 +91,8 @@ class RouteReader:
             return None
         routes = [marks_of(t).route for t in args if isinstance(t, Tensor)]
         # The first that is true of a tensor decides: what it is to the operator, by its mark.
+        if routes and routes[0] is not None and routes[0].wrapped is not None:
+            return _read_unwrapping(name, args, kwargs, routes[0].wrapped)
         if name in _TELLING:
             return self._read_places(name, args, kwargs, samples)
         if name in TAKING and args and isinstance(args[0], Tensor):
@@ -138,6 +150,20 @@ def _read_columns(
     if single and (flat or (name == "squeeze" and rest in ((-1,), (1,)))):
         return Reading((name, choice.number, repr(rest)), Route(places=choice))
     return None
+
+
+def _read_unwrapping(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], group: RowGroup
+) -> Reading | None:
+    """Read what makes rows, (rows, ...), of wrapped ones, (1, rows, ...)."""
+    x, rest = args[0], tuple(args[1:])
+    numbers = rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
+    if kwargs or not isinstance(x, Tensor) or not all(type(i) is int for i in numbers):
+        return None
+    is_shape = name in {"view", "reshape"} and tuple(numbers) == (-1, *x.shape[2:])
+    if not is_shape and (name, *numbers) not in _DROPPING_FIRST:
+        return None
+    return Reading((name, "unwrapped", x.shape[2:], group.number), Route(rows=group), group)
 
 
 def _read_rows(

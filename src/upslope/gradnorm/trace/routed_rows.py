@@ -49,13 +49,23 @@ class RowGroup:
 
 @dataclass(eq=False, slots=True)
 class Route:
-    """The mark of a tensor whose dimension 0 is as long as the data have it.
+    """The mark of a tensor that is as long as the data have it: in dimension 0, if not wrapped.
 
-    Either rows of a group, or places: an index of one dimension, or a table (count, dimensions).
+    One of three: rows of a group; places, as an index of one dimension or a table (count,
+    dimensions); or rows that are wrapped, (1, rows, ...), as in `x[None, index]`.
     """
 
     rows: RowGroup | None = None
     places: Choice | None = None
+    wrapped: RowGroup | None = None
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether a tensor is as long as it must be."""
+        if self.places is not None:
+            return tensor.shape[:1] == (self.places.count,)
+        if self.wrapped is not None:
+            return tensor.shape[:2] == (1, len(self.wrapped.index))
+        return self.rows is not None and tensor.shape[:1] == (len(self.rows.index),)
 
 
 @dataclass(slots=True)
@@ -119,6 +129,6 @@ def outline_of_rows(value: Any) -> Any:
     if isinstance(value, Tensor):
         route = marks_of(value).route
         if route is not None:
-            number = route.places.number if route.rows is None else route.rows.number
-            return ("routed", route.rows is None, number, value.shape[1:])
+            whose = route.rows or route.wrapped or route.places
+            return ("routed", type(whose).__name__, whose.number, value.shape[1:])
     return descriptor_of(value)

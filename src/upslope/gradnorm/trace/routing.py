@@ -61,12 +61,9 @@ class Routes(RouteReader):
         route = reading.route
         self.is_met = True
         if route is not None:
-            count = route.places.count if route.places is not None else None
-            if route.rows is not None:
-                count = len(route.rows.index)
             results = list(tensors)
             # An operator that was held to keep rows, and does not: its result would be misread.
-            if any(t.dim() == 0 or len(t) != count for t in results):
+            if not all(map(route.fits, results)):
                 return False
             for tensor in results:
                 mark(tensor).route = route

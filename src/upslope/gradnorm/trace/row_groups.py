@@ -1,6 +1,6 @@
 """Readings of operators that take rows by an index of the data's making, and put them back.
 
-    taken = x[row]
+    taken = x[row]                                  # or x[None, row].reshape(-1, width)
     out.index_add_(0, row, made_of_taken)
 
 Asked by `route_reader`.
@@ -31,7 +31,9 @@ class RowGroups:
     def read_taking(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]
     ) -> Reading | None:
-        """Read `x[index]`, `x[mask]` and `index_select(x, 0, index)`; None if not known.
+        """Read `x[index]`, `x[None, index]` and `index_select(x, 0, index)`; None if not known.
+
+        The index may be a mask.
 
         name, args, kwargs: the operator and what it gets. samples: the `id`s of tensors that
         depend on samples.
@@ -42,20 +44,23 @@ class RowGroups:
         source, index = taking
         # A plane of a mask, taken by one number: no entry with a gradient goes anywhere.
         whole = not source.is_floating_point() and not source.is_complex()
-        if whole and isinstance(index, Tensor) and index.dim() == 0 and id(index) in samples:
-            if index.dtype == torch.bool or marks_of(index).route is not None:
+        if whole and isinstance(index, Tensor) and index.numel() == 1 and id(index) in samples:
+            if index.dtype != torch.int64 or marks_of(index).route is not None:
                 return None
-            return Reading((name, descriptor_of(source), "one"))
+            return Reading((name, descriptor_of(source), "one", index.dim()))
         # A parameter, whose rows are those of no sample, is no place of samples.
         if whole or source.dim() == 0 or (source.grad_fn is None and source.requires_grad):
             return None
-        group_and_rank = self._index(source, index, samples)
+        items = items_of(index)
+        is_wrapped = len(items) > 1 and items[0] is None
+        group_and_rank = self._index(source, items[1:] if is_wrapped else items, samples)
         if group_and_rank is None or not self._places.is_as_before(source):
             return None
         group, _ = group_and_rank
         # Of what is done with rows, a batch that has none of them has shown nothing.
         outline = (name, source.shape, outline_of_rows(index), group.number, group.is_empty)
-        return Reading(outline, Route(rows=group), group, source)
+        route = Route(wrapped=group) if is_wrapped else Route(rows=group)
+        return Reading(outline, route, group, source)
 
     def read_putting(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
