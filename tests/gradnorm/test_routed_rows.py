@@ -57,6 +57,25 @@ def chosen_in_a_loop_over_those_hit(rows: Tensor, shares: Tensor, experts: Any) 
     return out
 
 
+def with_a_dimension_in_front(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    top, which = shares.topk(2, dim=-1)
+    out = torch.zeros_like(rows)
+    mask = F.one_hot(which, num_classes=3).permute(2, 1, 0)
+    for number in torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero():
+        rank, row = torch.where(mask[number].squeeze(0))
+        moved = experts[number](rows[None, row].reshape(-1, rows.shape[-1]))
+        out.index_add_(0, row, moved * top[row, rank, None])
+    return out
+
+
+def by_masks_with_a_dimension_in_front(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
+    for i, expert in enumerate(experts):
+        mask = which == i
+        out[mask] = expert(rows[None, mask].squeeze(0)) * shares[None, mask][0][:, i : i + 1]
+    return out
+
+
 def by_masks(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
     for i, expert in enumerate(experts):
@@ -110,6 +129,8 @@ EXACT = [
     with_shares_gathered,
     gathered_alone,
     chosen_in_a_loop_over_those_hit,
+    by_masks_with_a_dimension_in_front,
+    with_a_dimension_in_front,
     by_masks,
     by_a_table_of_places,
     added_to_what_is_there,
@@ -273,7 +294,54 @@ def hit_after_a_write(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     return out
 
 
+def capacity_over_the_batch(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    mask = F.one_hot(shares.argmax(dim=-1, keepdim=True), num_classes=3).permute(2, 1, 0)
+    mask = mask * (mask.cumsum(dim=-1) <= 12)
+    out = torch.zeros_like(rows)
+    for number in torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero():
+        _, row = torch.where(mask[number].squeeze(0))
+        out.index_add_(0, row, experts[number](rows[None, row].reshape(-1, 4)))
+    return out
+
+
+def centred_over_a_dimension_in_front(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
+    for i, expert in enumerate(experts):
+        row = torch.where(which == i)[0]
+        moved = rows[None, row]
+        moved = moved - moved.mean(dim=1, keepdim=True) if row.numel() else moved
+        out.index_add_(0, row, expert(moved.reshape(-1, 4)))
+    return out
+
+
+def put_elsewhere_by_a_dimension_in_front(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
+    for i, expert in enumerate(experts):
+        row = torch.where(which == i)[0]
+        out[None, row.flip(0)] = expert(rows[None, row])
+    return out
+
+
+def of_the_row_that_is_chosen_most(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out = experts[0](rows)
+    for number in shares.topk(1, dim=0).indices[0, :, None]:
+        out = out + torch.where(shares[:, :1] > 0.4, out[number], 0.0)
+    return out
+
+
+def looped_experts_that_others_choose(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out = torch.zeros_like(rows)
+    for number in (shares > 0.45).any(dim=0).nonzero():
+        out = out + shares[:, number] * experts[number](rows)
+    return out
+
+
 MIXING = [
+    capacity_over_the_batch,
+    centred_over_a_dimension_in_front,
+    put_elsewhere_by_a_dimension_in_front,
+    of_the_row_that_is_chosen_most,
+    looped_experts_that_others_choose,
     hit_after_a_write,
     gathered_from_another,
     gathered_by_another,

@@ -140,7 +140,7 @@ class Steering:
                 self.take_arguments((value.start, value.stop, value.step))
             elif isinstance(value, (tuple, list)):
                 self.take_arguments(value)
-            elif isinstance(value, Tensor) and value.dim() == 0 and _is_whole_number(value):
+            elif isinstance(value, Tensor) and _is_whole_number(value):
                 self.leave(value, value.item())
 
     def rewind(self, count: int) -> None:
@@ -164,5 +164,8 @@ class Steering:
 
 
 def _is_whole_number(tensor: Tensor) -> bool:
-    made_of_samples = marks_of(tensor).samples_in is not None
-    return made_of_samples and not (tensor.is_floating_point() or tensor.is_complex())
+    """Whether a tensor is one whole number of the samples, and not so by chance as routed rows."""
+    marks = marks_of(tensor)
+    is_one = tensor.dim() == 0 or (tensor.numel() == 1 and marks.route is None)
+    is_of_samples = is_one and marks.samples_in is not None
+    return is_of_samples and not (tensor.is_floating_point() or tensor.is_complex())

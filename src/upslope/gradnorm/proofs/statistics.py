@@ -82,6 +82,8 @@ class StatisticsWatch(TorchFunctionMode):
         """Whether any operator could have made a statistic, had dimensions counted samples."""
         self.leaves = False
         """Whether a number of samples leaves for Python, and may decide there what is run."""
+        self._numbers_of_loops: dict[int, Tensor] = {}
+        """`id` -> what loops over tensors go through, if these are single numbers."""
         self.operator: str | None = None
         """The first operator in which a statistic meets a sample."""
 
@@ -115,7 +117,10 @@ class StatisticsWatch(TorchFunctionMode):
 
     def _steers(self, index: Any) -> bool:
         """Whether a statistic says which entries are taken; single numbers leave (`steering`)."""
-        return any(x.dim() > 0 and self._read(x) == STATISTIC for x in tensors_among(index))
+        return any(
+            x.dim() > 0 and id(x) not in self._numbers_of_loops and self._read(x) == STATISTIC
+            for x in tensors_among(index)
+        )
 
     def finish(self, outputs: Sequence[Tensor]) -> bool:
         """Return whether samples may depend on others. outputs: what the pass ended with."""
@@ -174,6 +179,8 @@ class StatisticsWatch(TorchFunctionMode):
         if name in LEAVING or name in UNREADABLE or name in CREATING:
             self.leaves = True
             return
+        if name == "unbind":
+            self._numbers_of_loops |= {id(x): x for x in out if x.numel() == 1}
         kind = self._kind_of(name, args, kwargs, operands, marks, place)
         depends = self._try_operator(name, func, args, kwargs, operands, marks, out, kind)
         if kind is not None:

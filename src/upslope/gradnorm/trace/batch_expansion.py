@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.trace.operators import APPLYING, LOOKING_UP, tensors_of
+from upslope.gradnorm.trace.indexing import TAKING
+from upslope.gradnorm.trace.operators import APPLYING, tensors_of
 
 
 def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:
@@ -153,7 +154,7 @@ def gives_to_each(
     one row of a table is looked up once for each sample. If sizes agree by chance, the samples
     cannot be told apart, as with copies.
     """
-    if name in LOOKING_UP:
+    if name in TAKING:
         places = (*args, *kwargs.values())[-1]
         whole = isinstance(places, Tensor) and places.dtype == torch.int64
         return whole and _has_equal_rows(places, n)

@@ -39,7 +39,8 @@ from upslope.gradnorm.trace.conv_bn_fusion import (
     pairs_of,
 )
 from upslope.gradnorm.trace.intercept import Interceptor
-from upslope.gradnorm.trace.same_activations import BothWays
+from upslope.gradnorm.trace.meetings import Meetings
+from upslope.gradnorm.trace.same_activations import MeetingsBothWays
 
 
 class Forward:
@@ -47,7 +48,7 @@ class Forward:
 
     run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
-    sees_by: the interceptor.
+    meetings: what runs where weights meet samples.
     """
 
     tape: Tape
@@ -58,9 +59,9 @@ class Forward:
         *,
         fuses: bool,
         copies: bool,
-        sees_by: type[Interceptor] = Interceptor,
+        meetings: type[Meetings] = Meetings,
     ):
-        self._run, self._fuses, self._copies, self._sees_by = run, fuses, copies, sees_by
+        self._run, self._fuses, self._copies, self._meetings = run, fuses, copies, meetings
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.inventory)
@@ -83,7 +84,9 @@ class Forward:
             self.tape = Tape(run.weights, run.options)
             fusion = ConvBatchNormFusion(pairs)
             self.tape.fusion, self.placeholders = fusion, fusion.placeholders
-            self._interceptor = self._sees_by(self.tape, run.inventory, run.n, self._copies)
+            self._interceptor = Interceptor(
+                self.tape, run.inventory, run.n, self._copies, self._meetings
+            )
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
@@ -134,7 +137,7 @@ class Forward:
 
     def by_both_ways(self) -> Forward:
         """Return a pass of the same batch in which kernels tell no more than numbers."""
-        return Forward(self._run, fuses=self._fuses, copies=False, sees_by=BothWays)
+        return Forward(self._run, fuses=self._fuses, copies=False, meetings=MeetingsBothWays)
 
     @property
     def has_copies(self) -> bool:

@@ -25,6 +25,7 @@ from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import SharedMarks, marks_of, remove_marks
 from upslope.gradnorm.core.vmapped import is_transforming, run_outside
 from upslope.gradnorm.trace.decisions import note_decision
+from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator, operator_of
 from upslope.gradnorm.trace.operator_runs import OperatorRuns
 from upslope.gradnorm.trace.operators import refuse_write_through_copy, tensors_of
@@ -33,10 +34,20 @@ from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEI
 
 
 class Interceptor(OperatorRuns):
-    """Records on `tape` every meeting of weights and samples while it is entered."""
+    """Records on `tape` every meeting of weights and samples while it is entered.
 
-    def __init__(self, tape: Tape, inventory: Inventory, n: int, copies: bool = True):
-        super().__init__(tape, inventory, n, copies)
+    Arguments are those of `OperatorRuns`.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        inventory: Inventory,
+        n: int,
+        copies: bool = True,
+        meetings: type[Meetings] = Meetings,
+    ):
+        super().__init__(tape, inventory, n, copies, meetings)
         self._mark_sample = self._kinds.mark_sample
         self._module_with_hook = module_with_backward_hook(inventory)
         self._depth = 0

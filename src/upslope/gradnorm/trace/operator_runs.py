@@ -44,10 +44,18 @@ class OperatorRuns(TorchFunctionMode):
     """The operators of one pass.
 
     tape: of the pass. inventory: of the model. n: the number of samples. copies: whether weights
-    may be held to be copied to every sample (`batch_expansion`).
+    may be held to be copied to every sample (`batch_expansion`). meetings: what runs where weights
+    meet samples.
     """
 
-    def __init__(self, tape: Tape, inventory: Inventory, n: int, copies: bool = True):
+    def __init__(
+        self,
+        tape: Tape,
+        inventory: Inventory,
+        n: int,
+        copies: bool,
+        meetings: type[Meetings],
+    ):
         super().__init__()
         self.tape, self.model, self.n = tape, inventory.modules[0], n
         self._orders = SequenceOrders(n)
@@ -57,7 +65,7 @@ class OperatorRuns(TorchFunctionMode):
         self._kinds = TensorKinds(tape, self.program, self._orders, inventory.buffer_ids)
         self.routes = Routes(n, self._kinds.is_in_front)
         self._kind, self._is_sample = self._kinds.of, self._kinds.is_sample
-        self._meetings = Meetings(tape, self._kinds, n, copies)
+        self._meetings = meetings(tape, self._kinds, n, copies)
 
     def _run_asking(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator of which more is to be asked than the kinds of what it takes.

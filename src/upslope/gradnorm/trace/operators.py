@@ -47,9 +47,6 @@ APPLYING = frozenset(
 )
 """Operators that multiply what has rows or images by a weight."""
 
-LOOKING_UP = frozenset(["__getitem__", "index_select"])
-"""Operators that take rows of their first tensor by their last argument."""
-
 EXPANDING = frozenset(["expand", "expand_as", "broadcast_to"])
 """Operators that only broadcast their first tensor."""
 

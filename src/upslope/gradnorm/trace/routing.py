@@ -27,7 +27,8 @@ from torch import Tensor
 from upslope.gradnorm.core.layout import IndexedLayout, Layout
 from upslope.gradnorm.core.tensor_marks import mark
 from upslope.gradnorm.trace.decisions import Decision, decided_alone
-from upslope.gradnorm.trace.route_reader import Choice, Places, Reading, RouteReader, RowGroup
+from upslope.gradnorm.trace.route_reader import RouteReader
+from upslope.gradnorm.trace.routed_rows import Choice, Reading, RowGroup
 
 
 class Routes(RouteReader):
@@ -60,12 +61,9 @@ class Routes(RouteReader):
         route = reading.route
         self.is_met = True
         if route is not None:
-            count = route.places.count if route.places is not None else None
-            if route.rows is not None:
-                count = len(route.rows.index)
             results = list(tensors)
             # An operator that was held to keep rows, and does not: its result would be misread.
-            if any(t.dim() == 0 or len(t) != count for t in results):
+            if not all(map(route.fits, results)):
                 return False
             for tensor in results:
                 mark(tensor).route = route
@@ -104,13 +102,15 @@ class Routes(RouteReader):
     def keys_needed(self) -> set[int]:
         """The keys of the tensors that the samples of routed rows are read off."""
         numbers = self._in_front.union(number for number, _ in self._moves)
-        return {key_of_place(place) for place in numbers.union(*(g.places for g in self.groups))}
+        return {
+            key_of_place(place) for place in numbers.union(*(g.places for g in self.groups.all))
+        }
 
     def lose(self) -> None:
         """Give up: samples cannot be read off the indices."""
         self.is_lost = True
-        self.groups, self.places, self.uses = [], Places(), {}
-        self._loops, self._moves, self._in_front = [], [], set()
+        self.forget()
+        self._loops, self._moves, self._in_front, self.uses = [], [], set(), {}
 
     def layouts(self, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
         """Return use -> layout of all uses, those of routed rows among them; None if not known.
@@ -127,7 +127,7 @@ class Routes(RouteReader):
         if any(layouts.get(key_of_place(number)) != Layout() for number in self._in_front):
             return None
         of_group: dict[int, Layout] = {}
-        for group in self.groups:
+        for group in self.groups.all:
             if len(group.index) == 0:  # no gradient reaches what takes no rows
                 continue
             keys = [key_of_place(place) for place in group.places]

@@ -4,8 +4,8 @@ Points, patches and indices are moved about before any weight is met: neighbours
 distances sorted. Of what has no gradient no backward pass can show where its samples are. But the
 inputs have them in front, and most operators leave them there, whatever the numbers. So inputs are
 marked, and what these operators make of marked tensors is marked in turn: of r rows, the first
-r / n are made of the first sample alone, and so on. Asked by `intercept`, and read by
-`route_reader`.
+r / n are made of the first sample alone, and so on. Asked by `operator_runs`; the marks are read by
+`moves_within`.
 
 An operator that is not written down here costs time, not the right numbers.
 """
@@ -15,10 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, ENTRYWISE_IN_PLACE
+from upslope.gradnorm.trace.indexing import (
+    GATHERING,
+    items_of,
+    move_of,
+    takes_own_rows,
+    taking_of,
+)
 from upslope.gradnorm.trace.operators import tensors_of
 
 _COMPARING = frozenset(
@@ -47,9 +53,6 @@ _ALONG: Mapping[str, tuple[int, int | None]] = {
 }  # fmt: skip
 """Operator along dimensions -> the place of these among its arguments, and their default."""
 
-_WITHIN = frozenset({"gather", "take_along_dim"})
-_TAKING = frozenset({"__getitem__", "index_select"})
-
 
 def keeps_in_front(
     name: str,
@@ -71,17 +74,16 @@ def keeps_in_front(
     if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
         return False
     first = args[0] if args else None
-    if name in _WITHIN and isinstance(first, Tensor) and is_constant(first):
+    if name in GATHERING and isinstance(first, Tensor) and is_constant(first):
         return len(rows) == 1 and len(tensors) == 2 and len(out[0]) == len(rows[0])
     if isinstance(first, Tensor) and first is rows[0]:
-        if name in _WITHIN:
-            dim = _argument(args, kwargs, "dim", 2 if name == "take_along_dim" else 1)
-            return type(dim) is int and dim % first.dim() != 0 and len(out[0]) == len(first)
-        index = args[-1][0] if isinstance(args[-1], tuple) and args[-1] else args[-1]
-        if name in _TAKING and isinstance(index, Tensor):
-            indices = tensors_of(args[1:])
-            is_aligned = len(index) == len(out[0]) and all(i.dim() <= index.dim() for i in indices)
-            return is_aligned and takes_own_rows(first, index, n)
+        if name in GATHERING:
+            move = move_of(name, args, kwargs)
+            return move is not None and move.dim % first.dim() != 0 and len(out[0]) == len(first)
+        taking = taking_of(name, args, kwargs)
+        items = () if taking is None else items_of(taking[1])
+        if items and isinstance(items[0], Tensor):
+            return _takes_own_rows_in_order(first, items, out[0], n)
     if not all(is_in_front(t) or is_constant(t) for t in tensors):
         return False
     if name in _BY_ENTRY:
@@ -102,19 +104,14 @@ def keeps_in_front(
     return name in _ALONG and _is_along_others(name, args, kwargs, tensors)
 
 
-def takes_own_rows(x: Tensor, index: Tensor, n: int) -> bool:
-    """Return whether an index takes for each sample rows of its own.
+def _takes_own_rows_in_order(x: Tensor, items: Sequence[Any], out: Tensor, n: int) -> bool:
+    """Whether the first part of an index takes for each sample its own rows, which stay in front.
 
-    x: (r, ...), of n samples in front. index: (k, ...), whose first k / n numbers are those of the
-    rows of the first sample, and so on.
+    items: the parts of the index. out: what it takes of x.
     """
-    if index.dtype != torch.int64 or not (x.dim() and index.dim() and len(x)):
-        return False
-    if len(x) % n or len(index) % n or not index.numel():
-        return False
-    # Negative numbers count from the end.
-    owners = (index.detach() % len(x)).reshape(n, -1).div(len(x) // n, rounding_mode="floor")
-    return bool((owners == torch.arange(n, device=owners.device)[:, None]).all())
+    first = items[0]
+    is_aligned = len(first) == len(out) and all(i.dim() <= first.dim() for i in tensors_of(items))
+    return is_aligned and takes_own_rows(x, first, n)
 
 
 def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], name: str, place: int) -> Any:

@@ -35,11 +35,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.layout import SamplesNotSeparable
 from upslope.gradnorm.core.model_io import Loss
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import MARKS, marks_of
 from upslope.gradnorm.proofs.backward import hand_out_gradients, one_hot
 from upslope.gradnorm.proofs.batch_run import BatchRun
@@ -52,7 +50,6 @@ from upslope.gradnorm.proofs.comparison import (
 )
 from upslope.gradnorm.proofs.kernel_results import KernelGradients, ProofFailed
 from upslope.gradnorm.torch_faults import exact_batch_norm
-from upslope.gradnorm.trace.intercept import Interceptor
 from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator
 
@@ -81,7 +78,7 @@ def agree_at_same_activations(
     None where that cannot be told: the model draws, does not run both ways, or its gradients lie
     between what rounding may move and what shows a fault.
 
-    run: the batch. forward: a `Forward` that has not run, with the `BothWays` interceptor.
+    run: the batch. forward: a `Forward` that has not run, with `MeetingsBothWays`.
     loss: whose gradients. kernel_gradients: of the pass through kernels. reduction: what is asked.
     """
     # An operator that draws would draw twice, and all that follow other numbers than before.
@@ -126,17 +123,11 @@ def _verdict(
     return False
 
 
-class BothWays(Interceptor):
-    """Sees every operator, and runs it by its kernel for numbers and without for its history."""
+class MeetingsBothWays(Meetings):
+    """Runs an operator that takes weights by its kernel for numbers, and without for its history.
 
-    def __init__(self, tape: Tape, inventory: Inventory, n: int, copies: bool = True):  # noqa: ARG002
-        # Weights copied to samples are seen as what they are to autograd: weights.
-        super().__init__(tape, inventory, n, copies=False)
-        self._meetings = _MeetingsBothWays(tape, self._kinds, n, copies=False)
-
-
-class _MeetingsBothWays(Meetings):
-    """Runs the operators that have weights among their tensors, both ways."""
+    Weights copied to samples must be seen as what they are to autograd, weights: `copies` is False.
+    """
 
     def meet(
         self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], interceptor: Any
