@@ -50,6 +50,17 @@ class Source:
             return None
         return tuple(self.run.info["mean"]), tuple(self.run.info["std"])
 
+    @property
+    def input_type(self) -> str | None:
+        """What numbers the network was trained on, as `datasets.readable.input_type` names them.
+
+        Earlier versions did not record it: statistics are those of uint8. None where not known.
+        """
+        if self.run is None:
+            return None
+        recorded_type = self.run.info.get("input_type")
+        return recorded_type or ("uint8" if self.run.info.get("mean") else None)
+
 
 def find_source(
     path: Path | str,

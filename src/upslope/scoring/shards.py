@@ -37,7 +37,7 @@ from upslope.scoring.stored import ShardStorer, plain_needs
 from upslope.signal_store import Precision
 from upslope.signals import build
 from upslope.signals.base import FittedSignal
-from upslope.tasks.base import Task
+from upslope.tasks.base import Normalises, Task
 
 RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
 _NOT_FITTED_ON_POOL = (
@@ -242,6 +242,11 @@ class ShardScorer:
             "form": str(self.pool.form),
             "scores": {name: str(scorer) for name, scorer in self.scores.items()},
             "weights_sha256": weights_digest(self.model),
+            **(
+                {"mean": list(self.task.mean), "std": list(self.task.std)}
+                if isinstance(self.task, Normalises)
+                else {}
+            ),
             "seed": self.seed,
             "on_corrupt": self.on_corrupt,
             **({"classes": list(self.classes)} if self.classes else {}),
