@@ -19,7 +19,8 @@ from upslope.cli import app
 from upslope.config import find_source, load_trained_model
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.experiment import Experiment, ExperimentSettings
-from upslope.scoring import score_to_file
+from upslope.pools import ReadOptions, open_pool
+from upslope.scoring import ShardScorer, score_pool, score_to_file
 from upslope.training import TrainingSettings
 
 MLP = ("-s", "model.name=mlp")
@@ -143,20 +144,27 @@ def test_a_run_is_not_gone_on_with_on_numbers_of_another_kind(tmp_path: Path) ->
 
 
 def test_statistics_beside_float_images_are_refused(tmp_path: Path) -> None:
-    """In Python, a task with statistics was trained on uint8."""
+    """In Python, a task with statistics is that of a network trained on uint8."""
     floats = torch.from_numpy(images() / np.float32(255))
     task = tasks.build("classification", num_classes=10, mean=(0.3,), std=(0.4,))
     model = models.build("mlp", num_classes=10, input_shape=(1, 8, 8)).eval()
     splits = Splits.from_arrays(floats, np.arange(60) % 10)
-    with pytest.raises(ConfigError, match=r"0\.\.255 \(uint8\), as `mean` and `std` say"):
+    with pytest.raises(ConfigError, match=r"0\.\.255 \(uint8\), as `mean` and `std` of the task"):
         score_to_file(
             tmp_path / "s.csv", {"margin": strategies.build("margin")}, model=model, task=task,
             dataset=splits.pool, device=torch.device("cpu"),
         )  # fmt: skip
     with pytest.raises(ConfigError, match="leave `mean` and `std` out"):
         query(model, floats, 3, "margin", mean=(0.3,), std=(0.4,))
-    # Features that a frozen network made of such images are floats in rows.
-    assert task.prepare(torch.ones(2, 5)).equal(torch.ones(2, 5))
+    shards = open_pool(str(write_shard(tmp_path / "pool", floats.numpy())),
+                       options=ReadOptions(shape=(1, 8, 8)))  # fmt: skip
+    with pytest.raises(ConfigError, match="leave `mean` and `std` out"):
+        score_pool(
+            ShardScorer(
+                shards, tmp_path / "s", {"margin": strategies.build("margin")}, model, task,
+                torch.device("cpu"),
+            )
+        )  # fmt: skip
 
 
 def test_stated_statistics_normalise_shards(place: Path, tmp_path: Path) -> None:

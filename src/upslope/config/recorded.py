@@ -48,6 +48,8 @@ class Source:
         """(mean, std) that inputs were normalised by in training; None where not recorded."""
         if self.run is None or "mean" not in self.run.info or "mean" in self.config.data.options:
             return None
+        if self.run.info.get("input_type") == "float":  # beside which statistics say nothing
+            return (), ()
         return tuple(self.run.info["mean"]), tuple(self.run.info["std"])
 
     @property

@@ -74,9 +74,6 @@ class Task(Protocol):
         """Return what the model takes: floats, normalised, (n, ...).
 
         inputs: (n, ...) as the data set gives them.
-
-        Raises:
-            ConfigError: inputs of another kind than the task's statistics are for.
         """
         ...
 

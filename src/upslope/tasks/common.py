@@ -59,20 +59,8 @@ class CommonTask:
         return model(inputs)
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """uint8 (n, c, ...) -> float32 normalised, on their device; floats pass as they are.
-
-        Raises:
-            ConfigError: float images beside statistics; channels without statistics.
-        """
+        """uint8 (n, c, ...) -> float32 normalised, on their device; floats pass as they are."""
         if inputs.is_floating_point():
-            if self.mean and inputs.ndim > 2:  # not features, which a frozen network made of images
-                raise ConfigError(
-                    "Expected images of whole numbers, 0..255 (uint8), as `mean` and `std` say "
-                    f"how these are standardised, but got {inputs.dtype}, which is taken as it is: "
-                    "the network would see other numbers than in training. Give uint8 (of floats "
-                    "in 0..1, 255 times these, rounded), or leave `mean` and `std` out where it "
-                    "was trained on such floats."
-                )
             return inputs
         if not self.mean:
             return inputs.float().div_(255)
