@@ -73,7 +73,7 @@ def _labels(
 
     classes: by which answers are positions; without them, answers are what people wrote.
     """
-    from upslope.experiment.sheet import ids_meant, read_sheet
+    from upslope.experiment.sheet import ids_meant, read_sheet, warn_of_empty
     from upslope.scoring.top import ids_among
     from upslope.tasks.answers import class_answer, class_label
 
@@ -84,6 +84,7 @@ def _labels(
         return {}, set()
     ids = ids_among(table, ids_meant(path))
     sheet = read_sheet(path, ids, classes, read if classes else str)
+    warn_of_empty(path, sheet)
     return sheet.labels, set(sheet.passed)
 
 
