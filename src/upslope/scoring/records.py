@@ -38,15 +38,15 @@ def record_or_compare(
     if earlier is None:
         raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
     plain = from_json(to_json(record))
-    changed = [key for key in record if key in earlier and earlier[key] != plain[key]]
-    for key in changed:
+    differing_keys = [key for key in record if key in earlier and earlier[key] != plain[key]]
+    for key in differing_keys:
         if not (may_become and key in may_become and may_become[key](earlier[key], plain[key])):
             raise RunError(
                 f"Expected {path.parent} to be gone on with as it was begun but "
                 f"{_difference(key, earlier[key], plain[key])}. Give the same, or another folder."
             )
-    if changed:
-        write_digested_json(path, {**earlier, **{key: plain[key] for key in changed}})
+    if differing_keys:
+        write_digested_json(path, {**earlier, **{key: plain[key] for key in differing_keys}})
 
 
 def _difference(key: str, before: Any, now: Any) -> str:
