@@ -393,3 +393,13 @@ def test_settings_in_python_name_the_fault_as_the_file_does() -> None:
     assert line.startswith("experiment: start: strategy 'typiclust': Expected options among")
     (line,) = faults(training={"epochs": 3, "sample_passes": 100})
     assert line.startswith("training: Expected one of `epochs` and `sample_passes`")
+
+
+@pytest.mark.parametrize("columns", ["price", "[price, size]"])
+def test_numbers_are_no_classes(tmp_path: Path, columns: str) -> None:
+    """One column was one class, and two of them ended in a traceback after the training."""
+    (tmp_path / "t.csv").write_text("size,age,price\n" + "1,2,3\n4,5,6\n" * 10)
+    sets = ["data.name=table", f"data.root={tmp_path / 't.csv'}", "data.kind=numbers"]
+    with pytest.raises(ConfigError, match=r"'price'.* learnt.* Set task\.name=regression"):
+        assemble(load({}, sets=[*sets, f"data.target={columns}"]))
+    assemble(load({}, sets=[*sets, f"data.target={columns}", "task.name=regression"]))

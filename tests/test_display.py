@@ -96,6 +96,28 @@ def test_the_time_left_is_told_by_what_was_done_since_the_first_cycle() -> None:
     assert ends == ["", "  about 1 min 40 s left", "  about 1 min 20 s left"]
 
 
+def test_work_of_no_run_is_told_by_its_own_share() -> None:
+    """Scores of a pool, with or without shards; in a run they are a part of a cycle."""
+    lines: list[str] = []
+    clock = [0.0]
+    observer = display.Lines(1, lines.append, lambda: clock[0])
+    for progress in (
+        Progress("shards", 7, 10),
+        Progress("score", 300, 1200),
+        Progress("score", 300, 1200, run="margin/seed-0", cycle=0, cycles=4, labelled=9),
+    ):
+        clock[0] += 60.0
+        if progress.run:
+            observer = display.Lines(1, lines.append, lambda: clock[0])
+            clock[0] += 60.0
+        observer(progress)
+    assert lines == [
+        " 70%  score 7 of 10 shards",
+        " 25%  score 300 of 1,200 samples",
+        "  0%  margin/seed-0  cycle 1 of 4  9 labels: score 300 of 1,200 samples",
+    ]
+
+
 def test_figures_on_the_labels_stand_in_where_there_is_no_test_set() -> None:
     told = display.about(Progress("cycle", 1, 2, {}, "", 0, 2, 9, {"accuracy": 0.97, "loss": 1.0}))
     assert told == "cycle 1 of 2  9 labels  training accuracy 97.0%"

@@ -51,7 +51,7 @@ def test_a_run_is_asked_for_its_next_choice(tmp_path):
     folder = next(run.rglob("*.sqlite")).parent
     code, text, err = call("select", folder, "--budget", 6, "--out", tmp_path / "ask.csv")
     assert code == 0, err
-    assert "6 of 30 samples chosen by badge, 26 labelled before" in text
+    assert "6 of 30 candidates chosen by badge, 26 labelled before" in text
     chosen = rows(tmp_path / "ask.csv")
     assert call(*command, "-s", "experiment.cycles=3")[0] == 0
     asked = read_run(folder).cycles[1]
@@ -96,7 +96,7 @@ def test_photographs_and_a_network_of_ones_own(photographs, tmp_path):
     (tmp_path / "labels.csv").write_text("id,label\n03.png,0\n07.png,2\n11.png,skip: blurred\n")
     code, text, err = call(*COMMAND, "--labelled", "labels.csv")
     assert code == 0, err
-    assert "5 of 21 samples chosen by u-herding, 2 labelled before: ask.csv" in text
+    assert "5 of 21 candidates chosen by u-herding, 2 labelled before: ask.csv" in text
     pool = datasets.load_to_score("folder", "photos")
     expected = query(
         photographs,
@@ -122,7 +122,7 @@ def test_the_command_of_the_page_runs(photographs, tmp_path):
     words = shlex.split(command.replace("\\\n", ""))
     code, text, err = call(*words, "--budget", 5)
     assert code == 0, err
-    assert "5 of 22 samples chosen by u-herding, 2 labelled before: ask.csv" in text
+    assert "5 of 22 candidates chosen by u-herding, 2 labelled before: ask.csv" in text
     code, _, err = call(*words, "--budget", 5, *shlex.split(options))
     assert code == 0, err
 

@@ -77,6 +77,10 @@ UNITS = {
     "shards": "shards",
     "fit": "steps",
 }
+_VERBS = {"shards": "score"}
+"""What is done in phases that are not named by it."""
+_WHOLE_PHASES = ("score", "shards")
+"""Phases that are all of the work, where they belong to no run."""
 QUIET_SECONDS = 10.0
 """Without a terminal, no more than one line about finished cycles in this time."""
 REMINDER_SECONDS = 30.0
@@ -137,6 +141,12 @@ class Share:
                 self._share_done[progress.run] = 1.0
         if progress.phase == "cycle" and progress.cycles:
             self._share_done[progress.run] = (progress.cycle + 1) / progress.cycles
+        if (
+            progress.phase in _WHOLE_PHASES
+            and not (progress.run or progress.cycles)
+            and progress.total
+        ):
+            self._share_done[progress.run] = progress.done / progress.total
         return sum(self._share_done.values())
 
 
@@ -260,7 +270,7 @@ class _Bars:
             self._bars.reset(
                 self._now,
                 total=progress.total,
-                description=where + progress.phase,
+                description=where + _VERBS.get(progress.phase, progress.phase),
                 unit=UNITS[progress.phase],
             )
         self._bars.update(self._now, completed=progress.done)
@@ -294,7 +304,8 @@ def _doing_words(progress: Progress) -> str:
     labels = format_count(progress.labelled, "label") if progress.labelled else ""
     where = "  ".join(part for part in (progress.run, cycle, labels) if part)
     count = f" {progress.done:,} of {progress.total:,} {UNITS.get(progress.phase, '')}".rstrip()
-    return f"{where}: {progress.phase}{count}" if where else f"{progress.phase}{count}"
+    verb = _VERBS.get(progress.phase, progress.phase)
+    return f"{where}: {verb}{count}" if where else f"{verb}{count}"
 
 
 def _figures(metrics: Mapping[str, float], before: str) -> list[str]:

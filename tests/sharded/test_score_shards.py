@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +20,9 @@ from upslope.errors import ConfigError, DataError, RunError
 from upslope.pools import open_pool
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.scoring import ShardScorer, score_pool, score_to_file
+from upslope.scoring.records import record_or_compare
 from upslope.scoring.score_files import check_joined
-from upslope.scoring.shards import join_scores, shards_of_rank
+from upslope.scoring.shards import PoolReport, join_scores, shards_of_rank
 from upslope.seeds import global_generator
 
 CPU = torch.device("cpu")
@@ -98,6 +101,47 @@ def test_a_folder_of_another_network_or_score_is_refused(tmp_path: Path) -> None
         score_pool(scorer(pool, tmp_path / "out", seed=2))
     with pytest.raises(RunError, match="scores was"):
         score_pool(scorer(pool, tmp_path / "out", names=("margin",)))
+
+
+def test_what_cannot_be_read_may_be_left_out_of_a_folder_that_was_begun(tmp_path: Path) -> None:
+    """Shards that are whole stay; what was left out is not passed over by a stricter call."""
+    pool = write_parquet(tmp_path / "pool")
+    table = pq.read_table(pool / "part-00002.parquet")
+    cells = [b"no image", *table.column("image").to_pylist()[1:]]
+    bad = table.set_column(table.column_names.index("image"), "image", pa.array(cells))
+    pq.write_table(bad, pool / "part-00002.parquet")
+
+    def score(name: str, on_corrupt: Literal["fail", "skip"]) -> PoolReport:
+        return score_pool(replace(scorer(pool, tmp_path / name), on_corrupt=on_corrupt))
+
+    with pytest.raises(DataError, match="part-00002"):
+        score("out", "fail")
+    assert (score("out", "skip").new, score("out", "skip").skipped) == (1, 1)
+    score("once", "skip")
+    assert files(tmp_path / "out") == files(tmp_path / "once")
+    with pytest.raises(RunError, match="on_corrupt was 'skip' and is 'fail' now"):
+        score("out", "fail")
+
+
+def test_a_pool_that_gains_shards_goes_on_with_signals_that_are_kept(tmp_path: Path) -> None:
+    pool, needs = write_parquet(tmp_path / "pool"), strategies.build("core-set").needs
+
+    def score(name: str) -> PoolReport:
+        return score_pool(replace(scorer(pool, tmp_path / name), keep=needs))
+
+    (pool / "part-00000.parquet").rename(tmp_path / "later")
+    score("out")
+    (tmp_path / "later").rename(pool / "part-00000.parquet")  # the first one now
+    assert score("out").new == 1
+    score("once")
+    assert files(tmp_path / "out") == files(tmp_path / "once")
+    names = [f"{n:05d}.parquet" for n in range(20)]
+    record_or_compare(tmp_path / "r.json", {"shards": names})
+    with pytest.raises(RunError) as told:
+        record_or_compare(tmp_path / "r.json", {"shards": [*names[5:], "new.parquet"]})
+    assert "5 are not there any more, '00000.parquet', '00001.parquet'" in str(told.value)
+    assert "1 is new, 'new.parquet'" in str(told.value)
+    assert "00003" not in str(told.value)
 
 
 def test_a_shard_that_changed_is_refused(tmp_path: Path) -> None:

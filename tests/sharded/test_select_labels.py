@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +91,22 @@ def test_classes_are_recorded_and_other_classes_refused(tmp_path: Path) -> None:
     replace(one, classes=()).prepare()
     with pytest.raises(RunError, match="classes was"):
         replace(one, classes=CLASSES[::-1]).prepare()
+
+
+def test_lines_without_a_label_are_counted(scored: Path, tmp_path: Path) -> None:
+    ids = SignalStore(scored / SIGNALS).ids([3, 4])
+    sheet = write_labels(tmp_path / "labels.csv", {ids[0]: "cat", ids[1]: ""})
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # the command tells them
+        told = select(scored, tmp_path / "ask.csv", "-k", "2", "--strategy", "core-set",
+                      "--labelled", str(sheet))  # fmt: skip
+    assert f"labels.csv have no label, first {ids[1]!r}" in told
+    assert "1 of 2 lines of" in told
+    assert "1 labelled before" in told
+
+
+def test_a_score_that_was_not_computed_is_told_with_how_it_is(scored: Path, tmp_path: Path) -> None:
+    told = select(scored, tmp_path / "ask.csv", "-k", "2", "--strategy", "egl-rms")
+    assert told.startswith("2 ")
+    assert "but got 'egl-rms', a score that was not computed" in told
+    assert "--out FOLDER --scores entropy-gradnorm,egl-rms`." in told

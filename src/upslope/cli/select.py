@@ -151,7 +151,7 @@ def select(
             )
         _write(out, selection, ready.pool, asked_strategy.name, settings.root)
         console.print(
-            f"{len(selection)} of {len(selection.candidates):,} samples chosen by "
+            f"{len(selection)} of {len(selection.candidates):,} candidates chosen by "
             f"{asked_strategy.name}, "
             f"{len(answers.labels):,} labelled before: {out}",
             markup=False,
@@ -217,12 +217,13 @@ def _labels(
 ) -> _KnownLabels:
     """What is labelled: as the file says, or as the run has recorded."""
     from upslope.experiment.people import answer_reader
-    from upslope.experiment.sheet import read_sheet
+    from upslope.experiment.sheet import read_sheet, warn_of_empty
     from upslope.tasks.base import NamesClasses
 
     names = classes or (task.class_names if isinstance(task, NamesClasses) else ())
     if file is not None:
         sheet = read_sheet(file, set(pool.ids), names, answer_reader(task, names))
+        warn_of_empty(file, sheet)
         return _KnownLabels(sheet.labels, tuple(sheet.passed))
     if source.run is None or not own_data:
         return _KnownLabels({})

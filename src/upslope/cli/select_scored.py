@@ -21,6 +21,7 @@ def select_scored(
     from upslope.scoring.score_files import check_joined
     from upslope.scoring.shards import SIGNALS, TABLE
     from upslope.scoring.top import REMEDY, top_scores
+    from upslope.strategies.base import TopStrategy
 
     table = folder / TABLE
     if not table.is_file():
@@ -35,6 +36,12 @@ def select_scored(
     if name is None:
         raise ConfigError(f"Expected --strategy, as {table} holds no scores, but got none.")
     chooser = None if name in columns else find_strategy(name)
+    if isinstance(chooser, TopStrategy):
+        raise ConfigError(
+            f"Expected one of the scores in {table}, {', '.join(columns) or 'none'}, but got "
+            f"{name!r}, a score that was not computed. Compute it into another folder: `upslope "
+            f"score RUN --data URL --out FOLDER --scores {','.join([*columns, chooser.name])}`."
+        )
     # Strategies of the user's own need not say whether they read labels.
     reads_labels = labelled is not None and getattr(chooser, "reads_labels", False)
     classes = _classes(folder, name) if reads_labels else ()
@@ -66,7 +73,7 @@ def _labels(
 
     classes: by which answers are positions; without them, answers are what people wrote.
     """
-    from upslope.experiment.sheet import ids_meant, read_sheet
+    from upslope.experiment.sheet import ids_meant, read_sheet, warn_of_empty
     from upslope.scoring.top import ids_among
     from upslope.tasks.answers import class_answer, class_label
 
@@ -77,6 +84,7 @@ def _labels(
         return {}, set()
     ids = ids_among(table, ids_meant(path))
     sheet = read_sheet(path, ids, classes, read if classes else str)
+    warn_of_empty(path, sheet)
     return sheet.labels, set(sheet.passed)
 
 

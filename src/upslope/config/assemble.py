@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,11 @@ def assemble(
     return build_around(config, reshape(splits) if reshape is not None else splits, progress)
 
 
+_TASKS = {"numbers": "regression", "labels": "multi-label"}
+"""The task of targets that a reader gives by `data.kind`."""
+_MOST_NAMES = 5
+
+
 def data_place(config: Config) -> str | None:
     """Return the absolute path of the data set's file or folder; None for one that needs none.
 
@@ -83,6 +88,7 @@ def build_around(config: Config, splits: Splits, compute: Observer | None = None
     those of samples that are looked at.
     """
     pool = splits.pool
+    _check_kind(config, pool.classes)
     mean, std = statistics(config, pool)
     task = tasks.build(
         config.task.name,
@@ -122,6 +128,18 @@ def data_options(config: Config) -> dict[str, Any]:
     if config.experiment.on_corrupt == "skip" and "on_error" in datasets.options(config.data.name):
         options.setdefault("on_error", "skip")
     return options
+
+
+def _check_kind(config: Config, names: Sequence[str]) -> None:
+    """Refuse a task of one class per sample for targets that are no classes."""
+    wanted_task = _TASKS.get(str(config.data.options.get("kind")))
+    if wanted_task is not None and config.task.name == "classification":
+        columns = ", ".join(map(repr, names[:_MOST_NAMES])) + (" ..." * (len(names) > _MOST_NAMES))
+        raise ConfigError(
+            f"task.name: expected {wanted_task} for data.kind={config.data.options['kind']}, of "
+            f"which {columns} {'is' if len(names) == 1 else 'are'} learnt, but got "
+            f"{config.task.name}. Set task.name={wanted_task}."
+        )
 
 
 def check_compatible(config: Config, setup: Setup) -> Setup:

@@ -10,8 +10,9 @@ import torch
 
 from upslope import datasets, models
 from upslope.config.schema import Config
-from upslope.datasets.base import Dataset, HasStatistics
-from upslope.datasets.readable import first_readable
+from upslope.datasets.base import Dataset, HasStatistics, place_of
+from upslope.datasets.readable import first_readable, input_type
+from upslope.datasets.statistics import check_stated
 from upslope.datasets.subset import origin
 from upslope.errors import ConfigError
 from upslope.frozen.backbone import build_trained
@@ -33,19 +34,24 @@ def with_size(config: Config) -> Config:
 
 
 def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the (mean, std) by which images are normalised: the weights', or the data set's.
+    """Return the (mean, std) by which images are normalised: the weights', those that `data.mean`
+    and `data.std` state, or the data set's.
 
     Empty for inputs that are no images of whole numbers: these are taken as they are.
 
     Raises:
         ConfigError: `data.mean` or `data.std` say otherwise than the weights want; `model.freeze`
-            with random weights, or where nothing states what trained ones want.
+            with random weights, or where nothing states what trained ones want; statistics stated
+            for floats.
         DataError: no sample can be read.
     """
     form = models.image_form(config.model.name, config.model.options)
+    options_pair = _stated_statistics(config, pool)
     if not is_image(pool):
-        return datasets.statistics(pool)
+        return options_pair or datasets.statistics(pool)
     if form is None:
+        if options_pair is not None:
+            return options_pair
         source = origin(pool, 0)[0]
         if config.freeze and not (isinstance(source, HasStatistics) and source.mean):
             build_trained(  # told first: no statistics make random weights trained ones
@@ -73,6 +79,28 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
                 f"{config.model.name!r} were trained, but got {list(option)}. Leave it out."
             )
     return mean, std
+
+
+def _stated_statistics(
+    config: Config, pool: Dataset
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The statistics in `data.mean` and `data.std`, which not every data set holds; None without.
+
+    A shard of a pool does not, and those of the first shard are not the network's.
+    """
+    options = config.data.options
+    if options.get("mean") is None and options.get("std") is None:
+        return None
+    if input_type(pool) == "float":
+        raise ConfigError(
+            "data.mean: expected images of whole numbers, 0..255 (uint8), which are standardised "
+            f"by it, but the inputs of {place_of(pool)} are floats, which are taken as they are. "
+            "Give uint8 (of floats in 0..1, 255 times these, rounded), or leave data.mean and "
+            "data.std out where the network was trained on such floats."
+        )
+    if len(pool.input_shape) < 2:  # of flat lists the shape is asked for
+        return None
+    return check_stated(options.get("mean"), options.get("std"), pool.input_shape[0])
 
 
 def is_image(pool: Dataset) -> bool:

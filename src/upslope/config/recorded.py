@@ -48,7 +48,20 @@ class Source:
         """(mean, std) that inputs were normalised by in training; None where not recorded."""
         if self.run is None or "mean" not in self.run.info or "mean" in self.config.data.options:
             return None
+        if self.run.info.get("input_type") == "float":  # beside which statistics say nothing
+            return (), ()
         return tuple(self.run.info["mean"]), tuple(self.run.info["std"])
+
+    @property
+    def input_type(self) -> str | None:
+        """What numbers the network was trained on, as `datasets.readable.input_type` names them.
+
+        Earlier versions did not record it: statistics are those of uint8. None where not known.
+        """
+        if self.run is None:
+            return None
+        recorded_type = self.run.info.get("input_type")
+        return recorded_type or ("uint8" if self.run.info.get("mean") else None)
 
 
 def find_source(

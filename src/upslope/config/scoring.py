@@ -5,6 +5,7 @@ Called by the commands `score`, `select` and `predict`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from upslope.config.assemble import data_options
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED_BY_POOL, Source
 from upslope.datasets.base import Dataset, place_of
-from upslope.datasets.readable import first_readable
+from upslope.datasets.readable import first_readable, input_type
 from upslope.errors import ConfigError, DataError, ModelError
 from upslope.files import json_digest
 from upslope.frozen import (
@@ -177,6 +178,7 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             f"{place_of(pool)} have {tuple(pool.input_shape)}. Give images of that size, or set "
             "data.size."
         )
+    _check_type(source, pool)
     ids = source.run.config.get("samples", {}).get("pool_ids_sha256")
     if source.config.data.name in ENCODED_BY_POOL and ids not in (
         None,
@@ -188,6 +190,35 @@ def _check_like_the_run(source: Source, pool: Dataset) -> None:
             f"pool, but {place_of(pool)} holds others: the network would read their numbers "
             "wrongly. Give the run's own file; rows to predict belong into it from the start, "
             "without a label."
+        )
+
+
+_TYPES = {
+    "uint8": "whole numbers of 0..255 (uint8), which are standardised",
+    "float": "floats, which are taken as they are",
+}
+_REMEDIES = {
+    "uint8": "Give them as uint8: of floats in 0..1, 255 times these, rounded.",
+    "float": "Give floats, made of the images as for the run.",
+}
+
+
+def _check_type(source: Source, pool: Dataset) -> None:
+    """Raise DataError for numbers of another kind than those that the network was trained on."""
+    before, now = source.input_type, input_type(pool)
+    if before is None and now == "uint8":
+        warnings.warn(
+            f"The run in {source.run.path if source.run else ''} is of an earlier version, which "
+            "did not record whether its inputs were uint8 or floats. Those of "
+            f"{place_of(pool)} are uint8, of which 0..255 become 0..1: results are wrong if it was "
+            "trained on floats of another scale.",
+            stacklevel=2,
+        )
+    elif None not in (before, now) and before != now:
+        raise DataError(
+            f"Expected {_TYPES.get(before or '', before)}, as the run was trained on, but those of "
+            f"{place_of(pool)} are {_TYPES.get(now or '', now)}: the network would see other "
+            f"numbers. {_REMEDIES.get(before or '', 'Give inputs of the same type.')}"
         )
 
 

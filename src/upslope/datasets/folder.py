@@ -51,6 +51,7 @@ from upslope.datasets.layout import (
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels, class_folder_notes
 from upslope.datasets.paths import needed_root
+from upslope.datasets.statistics import check_stated
 from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
@@ -276,19 +277,8 @@ def normalise_splits(
     if mean is None and std is None:
         return dataset
     assert isinstance(dataset, ArrayDataset | EncodedDataset)
-    mean, std = tuple(mean or ()), tuple(std or ())
-    channels = dataset.input_shape[0]
-    if len(mean) != channels or len(std) != channels:
-        raise ConfigError(
-            f"Expected `data.mean` and `data.std` to have one number for each of the {channels} "
-            f"channels but got {list(mean)} and {list(std)}. Give both, or neither to measure them."
-        )
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        raise ConfigError(
-            "Expected `data.mean` and `data.std` of images scaled to 0..1 but got "
-            f"{list(mean)} and {list(std)}. Divide those of images in 0..255 by 255."
-        )
-    return replace(dataset, mean=mean, std=std)
+    stated_mean, stated_std = check_stated(mean, std, dataset.input_shape[0])
+    return replace(dataset, mean=stated_mean, std=stated_std)
 
 
 def _alike(classes: Sequence[str], folder: Path) -> None:

@@ -28,6 +28,18 @@ def readable(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
     return (torch.cat(inputs) if inputs else torch.empty(0)), mask
 
 
+def input_type(dataset: Dataset) -> str | None:
+    """Return "uint8", "float" or the name of another type: what numbers the inputs are.
+
+    By the first sample that can be read; None where none can.
+    """
+    try:
+        sample = first_readable(dataset, 1)
+    except DataError:
+        return None
+    return "float" if sample.is_floating_point() else str(sample.dtype).removeprefix("torch.")
+
+
 def first_readable(dataset: Dataset, count: int = 2) -> Tensor:
     """Return the inputs of the first `count` samples that can be read, fewer where there are not.
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.datasets.base import Dataset
+from upslope.datasets.readable import input_type
 from upslope.errors import RunError, SelectionError
 from upslope.experiment.sample_probe import other_samples
 from upslope.experiment.settings import ExperimentSettings, amount
@@ -119,11 +120,13 @@ class Opening:
             )
 
     def _check_data(self, info: Mapping[str, Any]) -> None:
-        """Classes and the shape of inputs stay: labels are positions among the classes."""
+        """Classes and the shape and type of inputs stay: labels are positions among the classes,
+        and uint8 is standardised where floats are taken as they are."""
         data_options = {
             "classes": list(self.pool.classes),
             "input_shape": list(self.pool.input_shape),
             **source_shape_of(self.pool),
+            **input_type_of(self.pool),
         }
         refuse(
             {
@@ -195,6 +198,12 @@ class Opening:
 def source_shape_of(pool: Dataset) -> dict[str, Any]:
     """Return the shape of what the features of a pool were made of; nothing for other pools."""
     return {"source_shape": list(pool.source_shape)} if isinstance(pool, FeatureDataset) else {}
+
+
+def input_type_of(pool: Dataset) -> dict[str, Any]:
+    """Return what numbers a pool holds, of features those that they were made of."""
+    found_type = input_type(pool.dataset if isinstance(pool, FeatureDataset) else pool)
+    return {} if found_type is None else {"input_type": found_type}
 
 
 def probe_of(pool: Dataset) -> dict[str, Any]:

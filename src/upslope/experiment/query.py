@@ -33,6 +33,7 @@ from upslope.experiment.settings import ExperimentSettings, candidate_count
 from upslope.memory import memory_errors
 from upslope.pool import CostBudgeted, Strategy
 from upslope.progress import Observer, Stop
+from upslope.scoring.input_types import check_standardised
 from upslope.scoring.signals import OnCorrupt
 from upslope.tasks.base import Task
 from upslope.training import trains_along
@@ -142,6 +143,7 @@ def query(
         )
     pool_data = as_pool(pool, layout=layout, size=size)
     task = task_for(model, first_readable(pool_data).to(where), task, pool_data.classes, mean, std)
+    check_standardised(task, pool_data)
     answers = read_labelled(pool_data, labelled, task, layout, size)
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         sample = task.prepare(first_readable(pool_data).to(where))

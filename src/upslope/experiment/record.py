@@ -8,7 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from upslope.datasets.base import Splits
-from upslope.experiment.changes import backbone_of, probe_of, source_shape_of
+from upslope.experiment.changes import (
+    backbone_of,
+    input_type_of,
+    probe_of,
+    source_shape_of,
+)
 from upslope.experiment.checks import describe_strategy
 from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.sample_probe import probe_samples
@@ -74,6 +79,7 @@ class RunRecord:
             "classes": list(pool.classes),
             "input_shape": list(pool.input_shape),
             **source_shape_of(pool),
+            **input_type_of(pool),
             **probe_of(pool),
             "mean": list(task.mean if isinstance(task, Normalises) else ()),
             "std": list(task.std if isinstance(task, Normalises) else ()),

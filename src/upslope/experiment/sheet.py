@@ -65,6 +65,20 @@ class Answers:
         return tuple(id_ for id_ in self.ids if id_ not in answered_ids)
 
 
+def warn_of_empty(path: Path, sheet: Answers) -> None:
+    """Say that lines of a sheet have no answer: their samples count as unlabelled.
+
+    path, sheet: where it was read, and what it says.
+    """
+    if sheet.empty:
+        warnings.warn(
+            f"{len(sheet.empty):,} of {format_count(len(sheet.ids), 'line')} of {path} have no "
+            f"label, first {sheet.empty[0]!r}: these samples may be chosen again. Fill the column "
+            "`label` in, with `skip` for those that are not to be chosen.",
+            stacklevel=3,
+        )
+
+
 def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     """Write the sheet, whole or not at all; the column `path` only where some sample has one.
 

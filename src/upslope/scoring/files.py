@@ -17,6 +17,7 @@ from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.files import safe_cell, write_atomically
 from upslope.pool import Need, PoolView
 from upslope.progress import Observer, Progress, Stop, no_progress
+from upslope.scoring.input_types import check_standardised
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.tasks.base import Task
 
@@ -112,7 +113,8 @@ def score_to_file(
     Returns: how many were written and skipped.
 
     Raises:
-        ConfigError: another ending than .parquet or .csv, or no score.
+        ConfigError: another ending than .parquet or .csv, or no score; float images beside a task
+            with statistics.
         DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
         SelectionError: a score that is NaN or infinite; the message names samples.
         RunError: the disk is full or cannot be written.
@@ -135,6 +137,7 @@ def score_to_file(
     """
     if not scores:
         raise ConfigError("Expected at least one score but got none.")
+    check_standardised(task, dataset)
     needs = list(dict.fromkeys(need for scorer in scores.values() for need in scorer.needs))
 
     def block(start: int, part: Sequence[int], report: Observer) -> Block:

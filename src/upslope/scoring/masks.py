@@ -21,6 +21,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.files import csv_line, new_folder, safe_cell, sync_file, write_text
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.files import ScoreReport
+from upslope.scoring.input_types import check_standardised
 from upslope.scoring.signals import OnCorrupt
 from upslope.seeds import deterministic
 from upslope.tasks.base import Task
@@ -75,6 +76,7 @@ def predict_masks(
     folder, stop = check_folder(folder), stop or Stop()
     if not len(dataset):
         raise DataError(f"Expected images to predict but {place_of(dataset)} gave none.")
+    check_standardised(task, dataset)
     names = _file_names(dataset)
     ids_left_out: list[str] = []
     count = len(classes)

@@ -15,6 +15,7 @@ from upslope.errors import ConfigError
 from upslope.pool import Need
 from upslope.progress import Observer, Stop, no_progress
 from upslope.scoring.files import TEXT_COLUMNS, Block, ScoreReport, stream_to_file
+from upslope.scoring.input_types import check_standardised
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.signals import build
 from upslope.tasks.base import Task
@@ -67,6 +68,7 @@ def predict_to_file(
         ...     path.read_text().splitlines()[0].split(",")[:4]
         ['id', 'class', 'probability', 'p_0']
     """
+    check_standardised(task, dataset)
     need, columns = _form(model, task, dataset, classes, device)
 
     def block(_: int, part: Sequence[int], report: Observer) -> Block:

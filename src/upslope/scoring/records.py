@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ from torch import nn
 from upslope.errors import RunError
 from upslope.files import from_json, read_digested_json, to_json, write_digested_json
 
+_SHORT, _NAMES = 8, 3
+"""Values that two lists may have together to be told whole; of longer ones, how many are named."""
 
-def record_or_compare(path: Path, record: dict[str, Any]) -> None:
+
+def record_or_compare(
+    path: Path,
+    record: dict[str, Any],
+    may_become: Mapping[str, Callable[[Any, Any], bool]] | None = None,
+) -> None:
     """Write down what a folder is begun with, or compare it with what stands there.
 
     path: the record's. record: plain data. What does not stand there, as an earlier version did not
-    write it, is not compared.
+    write it, is not compared. may_become: key -> whether a value may become another, (what it was,
+    what it is) -> bool; such a change is written down.
 
     Raises:
         RunError: the folder was begun with something else, or its record is damaged.
@@ -29,12 +38,34 @@ def record_or_compare(path: Path, record: dict[str, Any]) -> None:
     if earlier is None:
         raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
     plain = from_json(to_json(record))
-    for key in record:
-        if key in earlier and earlier[key] != plain[key]:
+    differing_keys = [key for key in record if key in earlier and earlier[key] != plain[key]]
+    for key in differing_keys:
+        if not (may_become and key in may_become and may_become[key](earlier[key], plain[key])):
             raise RunError(
-                f"Expected {path.parent} to be gone on with as it was begun but {key} was "
-                f"{earlier[key]!r} and is {plain[key]!r} now. Give the same, or another folder."
+                f"Expected {path.parent} to be gone on with as it was begun but "
+                f"{_difference(key, earlier[key], plain[key])}. Give the same, or another folder."
             )
+    if differing_keys:
+        write_digested_json(path, {**earlier, **{key: plain[key] for key in differing_keys}})
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """Say what differs: of long lists, what is new and what is gone, a few of each."""
+    if not (isinstance(before, list) and isinstance(now, list) and len(before + now) > _SHORT):
+        return f"{key} was {before!r} and is {now!r} now"
+    gone, new = _without(before, now), _without(now, before)
+    parts = [
+        f"{len(values):,} {'is' if len(values) == 1 else 'are'} {state}, "
+        f"{', '.join(map(repr, values[:_NAMES]))}{' ...' if len(values) > _NAMES else ''}"
+        for values, state in ((gone, "not there any more"), (new, "new"))
+        if values
+    ]
+    return f"of {key} {'; '.join(parts)}" if parts else f"the order of {key} is another"
+
+
+def _without(values: list[Any], others: list[Any]) -> list[Any]:
+    there = set(map(to_json, others))
+    return [value for value in values if to_json(value) not in there]
 
 
 def weights_digest(model: nn.Module) -> str:

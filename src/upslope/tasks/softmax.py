@@ -21,7 +21,12 @@ class SoftmaxTask(CommonTask):
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
-            raise ConfigError(f"Expected at least 2 classes but got {self.num_classes}.")
+            names = f", {', '.join(map(repr, self.classes))}" if self.classes else ""
+            raise ConfigError(
+                f"Expected at least 2 classes but got {self.num_classes}{names}. Name all of them "
+                "with data.classes; where numbers are to be learnt, take the task regression "
+                "(task.name=regression)."
+            )
         super().__post_init__()
 
     def logits(self, outputs: Any) -> Tensor:
