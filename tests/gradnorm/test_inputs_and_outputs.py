@@ -168,3 +168,52 @@ def test_a_factor_of_zero_that_becomes_another_is_another_program(other) -> None
     model.factor = other
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(model, x, squares)
+
+
+class Masked(nn.Module):
+    """Attention under a mask that all samples share. weight: of what attention adds."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.embed, self.head, self.weight = nn.Linear(5, 8), nn.Linear(8, 3), weight
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.embed(x)
+        added = self.attention(y, y, y, attn_mask=mask, need_weights=False)[0]
+        out: Tensor = self.head((y + self.weight * added).mean(dim=1))
+        return out
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-6, 1.0])
+def test_a_shared_mask_as_long_as_the_batch_is_told_however_little_it_moves(weight: float) -> None:
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = Masked(weight).double().eval()
+        for n, length in ((6, 4), (6, 6), (4, 4), (2, 2)):
+            x = torch.randn(n, length, 5, dtype=D)
+            mask = torch.ones(length, length, dtype=torch.bool).triu(1)
+            norms = gradient_norms(model, (x, mask), squares)
+            truth = norms_one_by_one(_Fixed(model, mask), x, one)
+            assert relative_error(norms, truth) < 1e-9
+
+
+class _Fixed(nn.Module):
+    """A model with its second input held."""
+
+    def __init__(self, model: nn.Module, held: Tensor) -> None:
+        super().__init__()
+        self.model, self.held = model, held
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x, self.held)
+        return out
+
+
+def test_where_an_input_may_be_shared_the_refusal_of_half_a_batch_says_what_to_do() -> None:
+    model = Model(lambda m, x, table: m.layers(x) + table.view(4, 6).sum() * x.sum())
+    with pytest.raises(GradientNormError) as caught:
+        gradient_norms(model, (batch(), torch.randn(4, 6, dtype=D)), squares)
+    said = str(caught.value)
+    assert ".." not in said
+    assert "input 1 of shape (4, 6)" in said

@@ -163,6 +163,8 @@ class Batch:
 
         def clear(tensor: Tensor) -> bool:
             has_rows = tensor.shape[1:2]
+            if tensor.is_nested:
+                return True  # each of its rows has a length of its own
             return len(has_rows) == 1 and has_rows == second and has_rows != (self.n,)
 
         return [
