@@ -12,7 +12,7 @@ from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm import explain, gradient_norms
+from upslope.gradnorm import explain, gradient_norms, samples_that_fit
 
 D = torch.float64
 
@@ -123,11 +123,17 @@ def test_operators_without_a_derivative_at_the_inputs_on_the_slow_path(
     assert relative_error(gradient_norms(model, x, loss), truth) < 1e-9
 
 
+def _nested(rows: Tensor, layout: torch.layout) -> Tensor:
+    parts = [row.expand(k + 1, -1) for k, row in enumerate(rows)]
+    return torch.nested.as_nested_tensor(parts, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda m, x: m.layers(x).to_sparse(), "layout torch.sparse_coo.*to_dense"),
-        (lambda m, x: torch.nested.as_nested_tensor(list(m.layers(x))), "nested tensor of strided"),
+        (lambda m, x: _nested(m.layers(x), torch.strided), "nested tensor of layout torch.strided"),
+        (lambda m, x: _nested(m.layers(x), torch.jagged), "torch.jagged.*to_padded_tensor"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -217,3 +223,20 @@ def test_where_an_input_may_be_shared_the_refusal_of_half_a_batch_says_what_to_d
     said = str(caught.value)
     assert ".." not in said
     assert "input 1 of shape (4, 6)" in said
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("place", [0, 1])
+def test_nested_inputs_are_refused_by_name(layout: torch.layout, place: int) -> None:
+    def around(m: Any, *inputs: Tensor) -> Tensor:
+        return torch.stack([row.sum(dim=0) for row in m.layers(inputs[place]).unbind()])
+
+    model, rows = Model(around), [batch(2), batch(4), batch(3)]
+    nested = torch.nested.nested_tensor(rows, layout=layout)
+    inputs = (nested,) if place == 0 else (batch(3), nested)
+    words = rf"input {place} .*nested tensor of layout torch.*to_padded_tensor.*in `forward`"
+    with pytest.raises(GradientNormError, match=words):
+        gradient_norms(model, inputs, squares)
+    with pytest.raises(GradientNormError, match=words):
+        samples_that_fit(model, inputs)
