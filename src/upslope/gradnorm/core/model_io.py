@@ -169,6 +169,31 @@ class Batch:
         ]
 
 
+def require_module(model: Any) -> None:
+    """Refuse a model that is none.
+
+    Raises:
+        GradientNormError: it is not a `torch.nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        advice = (
+            " Make the function the `forward` of a module that owns its parameters."
+            if callable(model)
+            else ""
+        )
+        raise GradientNormError(
+            f"Expected `model` to be a torch.nn.Module but got {described(model)}.{advice}"
+        )
+
+
+def described(value: Any) -> str:
+    """Return a value as an error names it: of what is long, the type and the shape alone."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    is_short = value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype))
+    return repr(value) if is_short else f"an object of type {type(value).__name__}"
+
+
 def _has_rows(leaf: Any, n: int) -> bool:
     """Whether a leaf of inputs is a tensor of n rows."""
     return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.size(0) == n

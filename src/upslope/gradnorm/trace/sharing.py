@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Batch, Inputs, half, shared_choices, tensors_in
+from upslope.gradnorm.core.model_io import (
+    Batch,
+    Inputs,
+    half,
+    require_module,
+    shared_choices,
+    tensors_in,
+)
 from upslope.gradnorm.core.restoring import without_traces
 
 _NEAR = 1e-2
@@ -32,8 +39,10 @@ def open_batch(model: nn.Module, inputs: Inputs) -> Batch:
     all samples share. inputs: a tensor, or a tuple or dict of them.
 
     Raises:
-        GradientNormError: there is no tensor with samples, or no telling whose its rows are.
+        GradientNormError: the model is no module, there is no tensor with samples, or no telling
+            whose its rows are.
     """
+    require_module(model)
     return resolve_shared(model, Batch.of(inputs))
 
 
