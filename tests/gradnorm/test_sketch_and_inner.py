@@ -281,7 +281,9 @@ def test_a_direction_must_fit_the_model() -> None:
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"weight": torch.zeros(3, 2)})
     with pytest.raises(GradientNormError, match="no such parameter"):
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"w": torch.zeros(1)})
-    with pytest.raises(GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"):
+    with pytest.raises(
+        GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"
+    ):
         gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
 
 

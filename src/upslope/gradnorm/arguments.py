@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, described
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -97,7 +97,7 @@ def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Compu
     if dtype not in (None, torch.bfloat16, torch.float16):
         raise GradientNormError(
             "Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got "
-            f"{described(dtype)}. For float64, convert the model and its inputs."
+            f"{in_words(dtype)}. For float64, convert the model and its inputs."
         )
     return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
 
@@ -123,7 +123,7 @@ def whole_number(name: str, value: Any, at_least: int | None = None) -> int:
     if number is None or (at_least is not None and number < at_least):
         bound = "" if at_least is None else f" of at least {at_least}"
         raise GradientNormError(
-            f"Expected `{name}` to be a whole number{bound} but got {described(value)}."
+            f"Expected `{name}` to be a whole number{bound} but got {in_words(value)}."
         )
     return number
 
@@ -143,7 +143,7 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
     table = {"global": _global, "tensor-sum": _tensor_sum}
     if not isinstance(name, str) or name not in table:
         raise GradientNormError(
-            f"Expected `norm` to be one of {sorted(table)} but got {described(name)}."
+            f"Expected `norm` to be one of {sorted(table)} but got {in_words(name)}."
         )
 
     def reduce(squares: dict[str, Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
-from upslope.gradnorm.core.model_io import Inputs, Loss, described
+from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 from upslope.gradnorm.trace.recording import Recording
@@ -87,10 +87,10 @@ def expected_gradient_length(
     """
     if not is_number(share) or not 0 < share <= 1:
         raise GradientNormError(
-            f"Expected `share` to be a number in (0, 1] but got {described(share)}."
+            f"Expected `share` to be a number in (0, 1] but got {in_words(share)}."
         )
     if not isinstance(kind, str) or kind not in ("mean", "rms"):
-        raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {described(kind)}.')
+        raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {in_words(kind)}.')
     require_logits(logits)
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.dense_sums import Uses, dense_sum
-from upslope.gradnorm.core.model_io import Inputs, Loss, described, require_module
+from upslope.gradnorm.core.model_io import Inputs, Loss, in_words, require_module
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 
@@ -47,12 +47,12 @@ def gradient_inner_products(
     if not isinstance(direction, Mapping):
         raise GradientNormError(
             "Expected `direction` to be a dict of names of parameters and tensors but got "
-            f"{described(direction)}. `dict(model.named_parameters())` has the names and shapes."
+            f"{in_words(direction)}. `dict(model.named_parameters())` has the names and shapes."
         )
     for name, tensor in direction.items():
         if not isinstance(tensor, Tensor):
             raise GradientNormError(
-                f"Expected `direction` to hold tensors but {name!r} is {described(tensor)}."
+                f"Expected `direction` to hold tensors but {name!r} is {in_words(tensor)}."
             )
         shape = parameters[name].shape if name in parameters else None
         if tensor.shape != shape:

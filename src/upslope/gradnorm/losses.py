@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Loss, described
+from upslope.gradnorm.core.model_io import Loss, in_words
 from upslope.gradnorm.core.stateful_losses import StatefulLoss
 
 Logits = Callable[[Any], Tensor]
@@ -40,7 +40,7 @@ def label_free(loss: Loss) -> Loss:
     if not callable(loss):
         raise GradientNormError(
             "Expected `loss` to be a function from outputs to one loss per sample but got "
-            f"{described(loss)}."
+            f"{in_words(loss)}."
         )
     loss.__dict__["label_free"] = True
     return loss
@@ -212,7 +212,7 @@ def expected(
     """
     if not isinstance(posterior, str) or posterior not in ("graph", "detached"):
         raise GradientNormError(
-            f'Expected `posterior` to be "graph" or "detached" but got {described(posterior)}.'
+            f'Expected `posterior` to be "graph" or "detached" but got {in_words(posterior)}.'
         )
     _require_criterion(criterion)
     _require_dimension(dim)
@@ -259,7 +259,7 @@ def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
     return labelled_by_rows(loss, targets, functools.partial(supervised, criterion=criterion))
 
 
-_IGNORED = -100
+_IGNORE_INDEX = -100
 """The label that PyTorch's cross-entropy leaves out."""
 
 
@@ -270,11 +270,11 @@ def _bounds_of_labels(targets: Any) -> tuple[int, int]:
     """
     if not isinstance(targets, Tensor):
         raise GradientNormError(
-            f"Expected labels in a tensor but got {described(targets)}. `torch.as_tensor(labels)`."
+            f"Expected labels in a tensor but got {in_words(targets)}. `torch.as_tensor(labels)`."
         )
     if targets.is_floating_point() or targets.is_complex():
         return 0, 0
-    labels_in_sum = targets[targets != _IGNORED]
+    labels_in_sum = targets[targets != _IGNORE_INDEX]
     if not labels_in_sum.numel():
         return 0, 0
     return int(labels_in_sum.min()), int(labels_in_sum.max())
@@ -308,14 +308,14 @@ def _check_labels(logits: Tensor, targets: Tensor, bounds: tuple[int, int]) -> N
         wrong = lowest if lowest < 0 else highest
         raise GradientNormError(
             f"Expected labels in 0..{logits.shape[1] - 1}, for logits of {logits.shape[1]} "
-            f"classes, but got {wrong}. A label that is {_IGNORED} does not count."
+            f"classes, but got {wrong}. A label that is {_IGNORE_INDEX} does not count."
         )
 
 
 def _require_dimension(dim: Any) -> None:
     if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
         raise GradientNormError(
-            f"Expected `dim` to be None or a whole number, a dimension, but got {described(dim)}."
+            f"Expected `dim` to be None or a whole number, a dimension, but got {in_words(dim)}."
         )
 
 
@@ -325,11 +325,11 @@ def _require_criterion(criterion: Any) -> None:
     Raises:
         GradientNormError: it is not callable, or takes other arguments.
     """
-    wanted = (
+    call_in_words = (
         'Expected `criterion` to be called as `criterion(logits, labels, reduction="none")` but '
     )
     if not callable(criterion):
-        raise GradientNormError(f"{wanted}got {described(criterion)}.")
+        raise GradientNormError(f"{call_in_words}got {in_words(criterion)}.")
     is_module = isinstance(criterion, torch.nn.Module)
     try:
         signature = inspect.signature(criterion.forward if is_module else criterion)
@@ -340,7 +340,7 @@ def _require_criterion(criterion: Any) -> None:
     except TypeError as error:
         name = getattr(criterion, "__name__", type(criterion).__name__)
         raise GradientNormError(
-            f"{wanted}{name} takes {signature}. If it returns one loss per sample, give "
+            f"{call_in_words}{name} takes {signature}. If it returns one loss per sample, give "
             "`lambda logits, labels, reduction: criterion(logits, labels)`; a module is one with "
             '`reduction="none"`.'
         ) from error
@@ -355,7 +355,7 @@ def require_logits(logits: Any) -> None:
     if not callable(logits):
         raise GradientNormError(
             "Expected `logits` to be a function from the model's outputs to logits (n, classes) "
-            f"but got {described(logits)}."
+            f"but got {in_words(logits)}."
         )
 
 
@@ -370,8 +370,7 @@ def class_logits(outputs: Any, logits: Logits) -> Tensor:
     z = logits(outputs)
     if not isinstance(z, Tensor) or not z.is_floating_point():
         raise GradientNormError(
-            f"Expected `logits` to return floating-point logits (n, classes) but got "
-            f"{described(z)}."
+            f"Expected `logits` to return floating-point logits (n, classes) but got {in_words(z)}."
         )
     z = z.detach()
     if z.dim() != 2:
@@ -408,7 +407,7 @@ def resolve_loss(loss: str | Loss) -> Loss:
     table: dict[str, Loss] = {"entropy": entropy, "expected": expected()}
     if not isinstance(loss, str) or loss not in table:
         raise GradientNormError(
-            f"Expected `loss` to be a callable or one of {sorted(table)} but got {described(loss)}."
+            f"Expected `loss` to be a callable or one of {sorted(table)} but got {in_words(loss)}."
         )
     return table[loss]
 

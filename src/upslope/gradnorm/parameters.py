@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.model_io import Batch, Inputs, described, require_module, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, in_words, require_module, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
@@ -120,7 +120,7 @@ def _names_in(parameters: str | Iterable[str]) -> list[str]:
     if not all(isinstance(name, str) for name in names):
         raise GradientNormError(
             'Expected `parameters` to be None, "all", "last", names, or a function of name and '
-            f"parameter but got {described(parameters)}. Names are text, as `model."
+            f"parameter but got {in_words(parameters)}. Names are text, as `model."
             "named_parameters()` gives them."
         )
     return names

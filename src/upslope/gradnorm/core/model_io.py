@@ -182,11 +182,11 @@ def require_module(model: Any) -> None:
             else ""
         )
         raise GradientNormError(
-            f"Expected `model` to be a torch.nn.Module but got {described(model)}.{advice}"
+            f"Expected `model` to be a torch.nn.Module but got {in_words(model)}.{advice}"
         )
 
 
-def described(value: Any) -> str:
+def in_words(value: Any) -> str:
     """Return a value as an error names it: of what is long, the type and the shape alone."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"

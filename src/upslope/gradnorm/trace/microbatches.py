@@ -30,7 +30,7 @@ from upslope.gradnorm.core.chunks import SCRATCH, evenly
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, described, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import restoring_state, without_traces
@@ -298,7 +298,7 @@ def require_bytes(name: str, value: Any) -> None:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0 < value < math.inf:
         raise GradientNormError(
-            f"Expected `{name}` to be a positive number of bytes but got {described(value)}. "
+            f"Expected `{name}` to be a positive number of bytes but got {in_words(value)}. "
             "1 GiB is `2**30`."
         )
 
