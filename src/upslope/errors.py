@@ -72,5 +72,8 @@ def warn_user(message: str, category: type[Warning] = GradientNormWarning) -> No
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its type where it has none."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    """Return the first line of an error's message, without its full stop; its type if it has none.
+
+    It is quoted within sentences, which end with a full stop of their own.
+    """
+    return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__

@@ -12,7 +12,7 @@ from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm import explain, gradient_norms
+from upslope.gradnorm import explain, gradient_norms, samples_that_fit
 
 D = torch.float64
 
@@ -123,11 +123,17 @@ def test_operators_without_a_derivative_at_the_inputs_on_the_slow_path(
     assert relative_error(gradient_norms(model, x, loss), truth) < 1e-9
 
 
+def _nested(rows: Tensor, layout: torch.layout) -> Tensor:
+    parts = [row.expand(k + 1, -1) for k, row in enumerate(rows)]
+    return torch.nested.as_nested_tensor(parts, layout=layout)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda m, x: m.layers(x).to_sparse(), "layout torch.sparse_coo.*to_dense"),
-        (lambda m, x: torch.nested.as_nested_tensor(list(m.layers(x))), "nested tensor of strided"),
+        (lambda m, x: _nested(m.layers(x), torch.strided), "nested tensor of layout torch.strided"),
+        (lambda m, x: _nested(m.layers(x), torch.jagged), "torch.jagged.*to_padded_tensor"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -168,3 +174,69 @@ def test_a_factor_of_zero_that_becomes_another_is_another_program(other) -> None
     model.factor = other
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(model, x, squares)
+
+
+class Masked(nn.Module):
+    """Attention under a mask that all samples share. weight: of what attention adds."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.embed, self.head, self.weight = nn.Linear(5, 8), nn.Linear(8, 3), weight
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.embed(x)
+        added = self.attention(y, y, y, attn_mask=mask, need_weights=False)[0]
+        out: Tensor = self.head((y + self.weight * added).mean(dim=1))
+        return out
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-6, 1.0])
+def test_a_shared_mask_as_long_as_the_batch_is_told_however_little_it_moves(weight: float) -> None:
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = Masked(weight).double().eval()
+        for n, length in ((6, 4), (6, 6), (4, 4), (2, 2)):
+            x = torch.randn(n, length, 5, dtype=D)
+            mask = torch.ones(length, length, dtype=torch.bool).triu(1)
+            norms = gradient_norms(model, (x, mask), squares)
+            truth = norms_one_by_one(_Fixed(model, mask), x, one)
+            assert relative_error(norms, truth) < 1e-9
+
+
+class _Fixed(nn.Module):
+    """A model with its second input held."""
+
+    def __init__(self, model: nn.Module, held: Tensor) -> None:
+        super().__init__()
+        self.model, self.held = model, held
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x, self.held)
+        return out
+
+
+def test_where_an_input_may_be_shared_the_refusal_of_half_a_batch_says_what_to_do() -> None:
+    model = Model(lambda m, x, table: m.layers(x) + table.view(4, 6).sum() * x.sum())
+    with pytest.raises(GradientNormError) as caught:
+        gradient_norms(model, (batch(), torch.randn(4, 6, dtype=D)), squares)
+    said = str(caught.value)
+    assert ".." not in said
+    assert "input 1 of shape (4, 6)" in said
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("place", [0, 1])
+def test_nested_inputs_are_refused_by_name(layout: torch.layout, place: int) -> None:
+    def around(m: Any, *inputs: Tensor) -> Tensor:
+        return torch.stack([row.sum(dim=0) for row in m.layers(inputs[place]).unbind()])
+
+    model, rows = Model(around), [batch(2), batch(4), batch(3)]
+    nested = torch.nested.nested_tensor(rows, layout=layout)
+    inputs = (nested,) if place == 0 else (batch(3), nested)
+    words = rf"input {place} .*nested tensor of layout torch.*to_padded_tensor.*in `forward`"
+    with pytest.raises(GradientNormError, match=words):
+        gradient_norms(model, inputs, squares)
+    with pytest.raises(GradientNormError, match=words):
+        samples_that_fit(model, inputs)

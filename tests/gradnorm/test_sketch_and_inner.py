@@ -281,5 +281,54 @@ def test_a_direction_must_fit_the_model() -> None:
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"weight": torch.zeros(3, 2)})
     with pytest.raises(GradientNormError, match="no such parameter"):
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"w": torch.zeros(1)})
-    with pytest.raises(GradientNormError, match="`dim` to be at least 1"):
+    with pytest.raises(
+        GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"
+    ):
         gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
+
+
+class Experts(nn.Module):
+    """Each row goes to one expert, which others may leave without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.head = nn.Linear(4, 3), nn.Linear(8, 3)
+        self.experts = nn.ModuleList(nn.Linear(4, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.gate(x).softmax(dim=1)
+        out = x.new_zeros(len(x), 8)
+        for k, expert in enumerate(self.experts):
+            rows = (p.argmax(dim=1) == k).nonzero()[:, 0]
+            out = out.index_add(0, rows, expert(x[rows]) * p[rows, k, None])
+        return self.head(out)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sketches_of_experts_without_rows_keep_their_kernels() -> None:
+    torch.manual_seed(0)
+    model = Experts().double()
+    for n in (6, 1, 9, 1):
+        x = torch.randn(n, 4, dtype=torch.float64)
+        sketches = gradient_sketches(model, x, "entropy", dim=64)
+        torch.testing.assert_close(sketches.norms, gradients(model, x).norm(dim=1))
+        dense = Projection(64, 0)
+        total = torch.zeros(n, 64, dtype=torch.float64)
+        for i in range(n):
+            loss = entropy(model(x[i : i + 1]))[0]
+            pairs = dict(model.named_parameters())
+            grads = torch.autograd.grad(loss, list(pairs.values()), allow_unused=True)
+            for (name, _), g in zip(pairs.items(), grads, strict=True):
+                total[i] += 0 if g is None else dense.dense(name, g[None])[0]
+        torch.testing.assert_close(sketches.vectors, total)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_that_cancel_are_no_false_alarm(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4).to(dtype), torch.randn(6, 5, dtype=dtype)
+    along = {"weight": torch.ones(4, 5)}
+    products = gradient_inner_products(model, x, "entropy", along)
+    # Of a softmax the gradients of all rows add up to nothing.
+    assert bool((products.abs() < 100 * torch.finfo(dtype).eps).all())

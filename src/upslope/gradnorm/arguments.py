@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
 from upslope.gradnorm.core.tape import ComputeOptions
@@ -24,7 +27,7 @@ from upslope.gradnorm.trace.input_checks import (
     refuse_written_twins,
     twins_in,
 )
-from upslope.gradnorm.trace.microbatches import recordings, reduce_per_sample
+from upslope.gradnorm.trace.microbatches import recordings, reduce_per_sample, require_bytes
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
 
@@ -89,17 +92,40 @@ def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Compu
     Raises:
         GradientNormError: a bound that is not positive, or a type that is not a half.
     """
-    if max_memory is not None and max_memory <= 0:
-        raise GradientNormError(f"Expected `max_memory` to be positive bytes but got {max_memory}.")
+    if max_memory is not None:
+        require_bytes("max_memory", max_memory)
     if dtype not in (None, torch.bfloat16, torch.float16):
         raise GradientNormError(
-            f"Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got {dtype}. "
-            "For float64, convert the model and its inputs."
+            "Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got "
+            f"{in_words(dtype)}. For float64, convert the model and its inputs."
         )
     return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
 
 
 _MOST = ComputeOptions().scratch
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a real number of Python's or NumPy's."""
+    return isinstance(value, numbers.Real)
+
+
+def whole_number(name: str, value: Any, at_least: int | None = None) -> int:
+    """Return an argument that must be a whole number. name: of the argument.
+
+    Raises:
+        GradientNormError: it is none, or is less than `at_least`.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # told below, by the name of the argument
+        number = None
+    if number is None or (at_least is not None and number < at_least):
+        bound = "" if at_least is None else f" of at least {at_least}"
+        raise GradientNormError(
+            f"Expected `{name}` to be a whole number{bound} but got {in_words(value)}."
+        )
+    return number
 
 
 def squares_for(norm: str) -> SquaredNorms:
@@ -115,8 +141,10 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
         finite.
     """
     table = {"global": _global, "tensor-sum": _tensor_sum}
-    if name not in table:
-        raise GradientNormError(f"Expected `norm` to be one of {sorted(table)} but got {name!r}.")
+    if not isinstance(name, str) or name not in table:
+        raise GradientNormError(
+            f"Expected `norm` to be one of {sorted(table)} but got {in_words(name)}."
+        )
 
     def reduce(squares: dict[str, Tensor]) -> Tensor:
         norms = table[name](squares)

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Call, reduction, squares_for
-from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
+from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
+from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
+from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 from upslope.gradnorm.trace.recording import Recording
 
@@ -68,7 +68,11 @@ def expected_gradient_length(
     dtype: torch.dtype | None = None,
     logits: Logits = logits_of,
 ) -> ExpectedLength:
-    """Return the expected gradient length of each sample; see the head of this file.
+    """Return the expected gradient length of each sample, over the labels that it may have.
+
+    sum_i p_i ||grad L_i|| over the classes i, or for kind="rms" sqrt(sum_i p_i ||grad L_i||^2),
+    with the cross-entropy L_i at label i and the posterior p, held constant (Settles, Craven & Ray
+    2007). All classes share one forward pass; each takes a backward pass.
 
     The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
     those of `gradient_norms`.
@@ -81,10 +85,13 @@ def expected_gradient_length(
     Raises:
         GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.
     """
-    if not 0 < share <= 1:
-        raise GradientNormError(f"Expected `share` in (0, 1] but got {share}.")
-    if kind not in ("mean", "rms"):
-        raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {kind!r}.')
+    if not is_number(share) or not 0 < share <= 1:
+        raise GradientNormError(
+            f"Expected `share` to be a number in (0, 1] but got {in_words(share)}."
+        )
+    if not isinstance(kind, str) or kind not in ("mean", "rms"):
+        raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {in_words(kind)}.')
+    require_logits(logits)
     reduce = reduction(norm)
     call = Call.of(model, inputs, parameters, max_memory, dtype)
     with call.recordings() as records:
@@ -129,7 +136,7 @@ def _length(
 
 
 def _factor_of_covariance(p: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """Yield vectors l_k, (n, classes), with sum_k l_k l_k^T = diag(p) - p p^T; see the head.
+    """Yield vectors l_k, (n, classes), with sum_k l_k l_k^T = diag(p) - p p^T.
 
     Each sets one class against all that are less likely, in proportion to p: no digits cancel.
 
@@ -157,7 +164,7 @@ def _length_of_two(
     reduce: Reduce,
     logits: Logits,
 ) -> ExpectedLength:
-    """Return the lengths for two classes, of one backward pass; see the head of this file.
+    """Return the lengths for two classes, of one backward pass.
 
     p, is_kept: (n, 2), the posterior in descending order, and which of both are summed over.
     """

@@ -14,10 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Call, reduction
+from upslope.gradnorm.arguments import Call, reduction, whole_number
 from upslope.gradnorm.core.model_io import Inputs
-from upslope.gradnorm.losses import Logits, class_logits, logits_of, weighted
+from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 
 
@@ -38,7 +37,11 @@ def estimated_rms_length(
     max_memory: int | None = None,
     logits: Logits = logits_of,
 ) -> Estimate:
-    """Return an estimate of `expected_gradient_length(..., kind="rms")`; see the head of this file.
+    """Return an estimate of `expected_gradient_length(..., kind="rms")` from random probes.
+
+    sqrt(sum_i p_i ||grad L_i||^2) over the classes i is the root of the mean, over random signs
+    s_i, of ||sum_i s_i sqrt(p_i) grad L_i||^2 (Hutchinson 1990): a probe costs one backward pass
+    whatever the number of classes, and the spread of the probes gives a standard error.
 
     probes: backward passes; with as many classes or fewer, the exact sum costs no more.
     seed: of the signs; every sample meets the same ones, so that errors largely cancel in ranks.
@@ -50,8 +53,8 @@ def estimated_rms_length(
     Raises:
         GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread.
     """
-    if probes < 2:
-        raise GradientNormError(f"Expected at least 2 `probes` but got {probes}.")
+    probes, seed = whole_number("probes", probes, at_least=2), whole_number("seed", seed)
+    require_logits(logits)
     norm = reduction("global")
     call = Call.of(model, inputs, parameters, max_memory)
     squares_of = []

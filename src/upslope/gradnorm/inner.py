@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.dense_sums import Uses, dense_sum
-from upslope.gradnorm.core.model_io import Inputs, Loss
+from upslope.gradnorm.core.model_io import Inputs, Loss, in_words, require_module
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 
@@ -42,8 +42,18 @@ def gradient_inner_products(
         GradientNormError: as `gradient_norms`; a name or shape that the model has not, or a
             parameter that does not require a gradient.
     """
+    require_module(model)
     parameters = dict(model.named_parameters())
+    if not isinstance(direction, Mapping):
+        raise GradientNormError(
+            "Expected `direction` to be a dict of names of parameters and tensors but got "
+            f"{in_words(direction)}. `dict(model.named_parameters())` has the names and shapes."
+        )
     for name, tensor in direction.items():
+        if not isinstance(tensor, Tensor):
+            raise GradientNormError(
+                f"Expected `direction` to hold tensors but {name!r} is {in_words(tensor)}."
+            )
         shape = parameters[name].shape if name in parameters else None
         if tensor.shape != shape:
             raise GradientNormError(
@@ -90,3 +100,9 @@ class _InnerProducts:
         if gradients.is_complex():
             gradients, v = torch.view_as_real(gradients.resolve_conj()), torch.view_as_real(v)
         return gradients.flatten(1).to(v.dtype) @ v.flatten() if v.dim() else gradients * v
+
+    def sizes(self, name: str, gradients: Tensor) -> Tensor:
+        """Return the products of the norms, (m,): what is summed may cancel to nothing."""
+        norm: Tensor = torch.linalg.vector_norm(self.direction[name])
+        sizes: Tensor = torch.linalg.vector_norm(gradients.reshape(len(gradients), -1), dim=1)
+        return sizes * norm

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.model_io import Batch, Inputs, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, in_words, require_module, tensors_in
 from upslope.gradnorm.core.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
@@ -42,6 +42,7 @@ def select(
     Raises:
         GradientNormError: none does, a name is not in the model, or one has a gradient hook.
     """
+    require_module(model)
     batch = None if inputs is None else open_batch(model, inputs)
     parameters_chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
     give_back(walk)
@@ -96,7 +97,7 @@ def _select_by_names(
     model: nn.Module, trainable: Mapping[str, nn.Parameter], parameters: str | Iterable[str]
 ) -> dict[str, nn.Parameter]:
     names = _names_by_id(model)
-    names_wanted = [parameters] if isinstance(parameters, str) else list(parameters)
+    names_wanted = _names_in(parameters)
     every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     missing = [w for w in names_wanted if not any(_under(name, w) for name in every)]
     if missing:
@@ -109,6 +110,20 @@ def _select_by_names(
         for name, p in trainable.items()
         if any(_under(n, w) for n in names.get(id(p), [name]) for w in names_wanted)
     }
+
+
+def _names_in(parameters: str | Iterable[str]) -> list[str]:
+    if isinstance(parameters, str):
+        return [parameters]
+    is_list = isinstance(parameters, Iterable) and not isinstance(parameters, Tensor)
+    names: list[Any] = list(parameters) if is_list else [parameters]
+    if not all(isinstance(name, str) for name in names):
+        raise GradientNormError(
+            'Expected `parameters` to be None, "all", "last", names, or a function of name and '
+            f"parameter but got {in_words(parameters)}. Names are text, as `model."
+            "named_parameters()` gives them."
+        )
+    return names
 
 
 def _names_by_id(model: nn.Module) -> dict[int, list[str]]:

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Call
+from upslope.gradnorm.arguments import Call, whole_number
 from upslope.gradnorm.core.dense_sums import Uses, dense_sum
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterPieces
@@ -67,10 +66,9 @@ def gradient_sketches(
     model, inputs: as of `gradient_norms`. max_memory: bytes of scratch.
 
     Raises:
-        GradientNormError: as `gradient_norms`; `dim` is not positive.
+        GradientNormError: as `gradient_norms`; `dim` is not positive, or `seed` no whole number.
     """
-    if dim < 1:
-        raise GradientNormError(f"Expected `dim` to be at least 1 but got {dim}.")
+    dim, seed = whole_number("dim", dim, at_least=1), whole_number("seed", seed)
     call = Call.of(model, inputs, parameters, max_memory)
     rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), resolve_loss(loss))
     total = torch.stack(list(rows.values())).sum(dim=0)
@@ -116,6 +114,8 @@ class Projection:
 
     def outer(self, name: str, piece: OuterPieces) -> Tensor:
         """(m, dim), of sums of outer products that are not formed."""
+        if 0 in piece.g.shape[:2]:  # an expert that no row has chosen; transforms take no nothing
+            return piece.g.new_zeros(len(piece.g), self.dim)
         (a, s), (b, r) = self._both(name, piece.g.shape[2], piece.x.shape[2], piece.g)
         if piece.columns is not None:
             b, r = b[piece.columns], r[piece.columns]
@@ -204,3 +204,7 @@ class _NormsAndSketches:
         if gradients.is_complex():
             gradients = torch.view_as_real(gradients.resolve_conj())
         return torch.cat([squares[:, None], self.projection.dense(name, gradients)], dim=1)
+
+    def sizes(self, name: str, gradients: Tensor) -> Tensor:
+        """Return the largest number of each row, (m,)."""
+        return self.of_dense(name, gradients).abs().amax(dim=1)

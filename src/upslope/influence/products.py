@@ -42,7 +42,9 @@ class Curvature:
     data: batches (inputs, targets) of the n training samples, the same at every pass: without
         random augmentation.
     loss: "label", "entropy", "expected", or a function of outputs and targets to (n,).
-    kind: "hessian", "gauss-newton", "fisher" or "empirical-fisher": see the head of this file.
+    kind: each the mean over the samples: "hessian", of the loss; "gauss-newton", J^T (d^2 L / dz^2)
+        J of the outputs z with the Jacobian J; "fisher", E_y[g g^T] for labels y drawn from the
+        posterior; or "empirical-fisher", g g^T of the gradients at the given targets.
     parameters: which parameters, as `upslope.gradient_norms` takes them; p is their number.
     dtype: torch.float64 to compute so; by default the type of the model's parameters.
 

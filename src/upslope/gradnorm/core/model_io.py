@@ -24,9 +24,6 @@ from upslope.errors import GradientNormError
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """What a model takes, samples in dimension 0: a tensor, or a tuple or dict of them."""
 
-_DENSE = (torch.strided, torch.jagged)
-"""Layouts of tensors from which the rows of samples can be taken."""
-
 _OF_A_LEAF = tree_flatten(None)[1]
 """How inputs that are one tensor are put back together."""
 
@@ -73,12 +70,7 @@ class Batch:
         Raises:
             GradientNormError: there is no tensor with a dimension.
         """
-        if (
-            type(inputs) is Tensor
-            and inputs.dim() > 0
-            and not inputs.is_nested
-            and inputs.layout == torch.strided
-        ):
+        if type(inputs) is Tensor and inputs.dim() > 0 and not _lacks_rows(inputs):
             return cls((inputs,), _OF_A_LEAF, inputs.shape[0], (True,))  # as nearly all are
         leaves, spec = _flatten(inputs)
         # Numbers without a dimension are options of the model, not samples.
@@ -88,14 +80,19 @@ class Batch:
                 "Expected `inputs` to be a tensor, or a tuple or dict of tensors, with the samples "
                 f"in dimension 0 but got {type(inputs).__name__} without such a tensor."
             )
-        n = tensors[0].shape[0]
-        per_sample = tuple(isinstance(x, Tensor) and x.shape[:1] == (n,) for x in leaves)
+        n = tensors[0].size(0)  # nested tensors may have no `shape`
+        per_sample = tuple(_has_rows(leaf, n) for leaf in leaves)
         for place, (leaf, has_rows) in enumerate(zip(leaves, per_sample, strict=True)):
-            if has_rows and leaf.layout not in _DENSE:
+            if has_rows and _lacks_rows(leaf):
+                advice = (
+                    "`x.to_padded_tensor(0)` and the lengths, or a mask; nest it in `forward`"
+                    if leaf.is_nested
+                    else "`x.to_dense()`"
+                )
                 raise GradientNormError(
                     f"Expected inputs in which every sample has rows of its own but input {place} "
-                    f"(counted from 0) is a tensor of layout {leaf.layout}, of which no samples "
-                    "can be taken. Give the model `x.to_dense()`."
+                    f"(counted from 0) is {_kind_of(leaf)}, of which no samples can be taken. Give "
+                    f"the model {advice}."
                 )
         return cls(tuple(leaves), spec, n, per_sample)
 
@@ -172,27 +169,58 @@ class Batch:
         ]
 
 
+def require_module(model: Any) -> None:
+    """Refuse a model that is none.
+
+    Raises:
+        GradientNormError: it is not a `torch.nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        advice = (
+            " Make the function the `forward` of a module that owns its parameters."
+            if callable(model)
+            else ""
+        )
+        raise GradientNormError(
+            f"Expected `model` to be a torch.nn.Module but got {in_words(model)}.{advice}"
+        )
+
+
+def in_words(value: Any) -> str:
+    """Return a value as an error names it: of what is long, the type and the shape alone."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    is_short = value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype))
+    return repr(value) if is_short else f"an object of type {type(value).__name__}"
+
+
+def _has_rows(leaf: Any, n: int) -> bool:
+    """Whether a leaf of inputs is a tensor of n rows."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.size(0) == n
+
+
 def refuse_outputs_without_rows(outputs: Any) -> None:
-    """Refuse outputs that are sparse tensors, or nested ones of strided layout.
+    """Refuse outputs that are sparse or nested tensors.
 
     Raises:
         GradientNormError: naming the layout.
     """
     for leaf in leaves_of(outputs):
-        if not isinstance(leaf, Tensor):
-            continue
-        is_nested_tensor = leaf.is_nested and leaf.layout == torch.strided
-        if is_nested_tensor or leaf.layout not in _DENSE:
-            kind = (
-                "a nested tensor of strided layout"
-                if is_nested_tensor
-                else f"of layout {leaf.layout}"
-            )
+        if isinstance(leaf, Tensor) and _lacks_rows(leaf):
             raise GradientNormError(
-                f"Expected outputs in which every sample has rows of its own but one is {kind}, of "
-                "which no samples can be taken. Return a dense tensor (`to_dense()`, or padded), "
-                "or a nested one with `layout=torch.jagged`."
+                "Expected outputs in which every sample has rows of its own but one is "
+                f"{_kind_of(leaf)}, of which no samples can be taken. Return a dense tensor: "
+                "`to_dense()`, or `to_padded_tensor(0)` of a nested one."
             )
+
+
+def _lacks_rows(tensor: Tensor) -> bool:
+    """Whether no rows of samples can be taken from a tensor, for its layout."""
+    return tensor.is_nested or tensor.layout != torch.strided
+
+
+def _kind_of(tensor: Tensor) -> str:
+    return f"a {'nested ' if tensor.is_nested else ''}tensor of layout {tensor.layout}"
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

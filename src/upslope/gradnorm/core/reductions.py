@@ -26,6 +26,10 @@ class Reduction(Protocol):
         """(m, ...), from the gradients themselves, (m, *parameter.shape)."""
         ...
 
+    def sizes(self, name: str, gradients: Tensor) -> Tensor:
+        """(m,): what the rounding of each row is proportional to, the size of what it sums."""
+        ...
+
 
 class SquaredNorms:
     """Squared Frobenius norms, (n,)."""
@@ -37,6 +41,10 @@ class SquaredNorms:
     def of_dense(self, name: str, gradients: Tensor) -> Tensor:  # noqa: ARG002
         """Reduce gradients that are formed already; see `Reduction`."""
         return squared_norms(gradients)
+
+    def sizes(self, name: str, gradients: Tensor) -> Tensor:
+        """Return the squares themselves, which no rounding cancels."""
+        return self.of_dense(name, gradients)
 
 
 class TotalSquaredNorms(SquaredNorms):

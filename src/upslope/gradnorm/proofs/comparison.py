@@ -70,6 +70,8 @@ class AutogradGradients:
         """name -> the gradient of sum_n w_n L_n, of every parameter that is reached."""
         self.rows_of_one: dict[str, Tensor] = {}
         """name -> what is asked of the gradient of the loss of one sample."""
+        self.sizes_of_one: dict[str, float] = {}
+        """name -> what the rounding of that is proportional to."""
 
     def take(self, name: str, gradient: Tensor) -> None:
         """Add the gradient of a group of samples."""
@@ -80,6 +82,7 @@ class AutogradGradients:
         """Take note of the gradient of the loss of one sample."""
         dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
         self.rows_of_one[name] = self._reduction.of_dense(name, dense[None])[0].double()
+        self.sizes_of_one[name] = float(self._reduction.sizes(name, dense[None])[0])
 
     def missing_row(self, name: str) -> Tensor:
         """Return what is asked of a sample whose loss does not reach a parameter."""
@@ -167,10 +170,11 @@ def _check_one(
             wanted_norm = autograd.missing_row(name)
         got = rows[name][sample].double() if name in rows else torch.zeros_like(wanted_norm)
         pairs[name] = got, wanted_norm
+    sizes = autograd.sizes_of_one
     # Reductions are of the square of a norm's size.
-    largest = max((float(e.abs().max()) for _, e in pairs.values()), default=0.0)
+    largest = max(sizes.values(), default=0.0)
     for name, (got, wanted_norm) in pairs.items():
-        largest_difference = near * wanted_norm.abs().max() + 4 * floor * largest
+        largest_difference = near * sizes.get(name, 0.0) + 4 * floor * largest
         if not bool(((got - wanted_norm).abs() <= largest_difference).all()):
             raise GradientsDiffer(
                 f"autograd finds another norm for {_uses(run, kernel_gradients, name)}"

@@ -132,6 +132,10 @@ class ProvenReduction:
         self.products[name] = products if before is None else torch.cat([before, products])
         return self.reduction.of_dense(name, gradients)
 
+    def sizes(self, name: str, gradients: Tensor) -> Tensor:
+        """Return what the rounding of each row is proportional to; see `Reduction`."""
+        return self.reduction.sizes(name, gradients)
+
 
 class Checksums:
     """One random combination of the gradient that reaches each use, per sample."""

@@ -69,7 +69,21 @@ def run_fewer(run: BatchRun, rows: Tensor, watch: Watch | None = None) -> tuple[
             f"Expected a model that runs on any number of samples but on {len(other)} of the "
             f"{run.n} it fails with {type(error).__name__}: {first_line(error)}. Take the "
             "number of samples from the inputs (`len(x)`), not from a constant."
+            + _advice_on_shared(run.batch)
         ) from error
+
+
+def _advice_on_shared(batch: Batch) -> str:
+    """Return what to do if the samples share an input that is held to have a row for each."""
+    places = batch.doubtful()
+    if not places:
+        return ""
+    shapes = ", ".join(f"{place} of shape {tuple(batch.leaves[place].shape)}" for place in places)
+    return (
+        f" Or is an input that all samples share as long as the batch by chance (input {shapes}, "
+        "counted from 0)? Then give it to the model in a closure or an attribute, or take another "
+        "number of samples."
+    )
 
 
 def _run_with_others_replaced(run: BatchRun, rows: Tensor) -> Any:

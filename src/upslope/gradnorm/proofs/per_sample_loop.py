@@ -142,7 +142,9 @@ def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
     batch = run.batch
     inputs = [leaf.detach().clone().requires_grad_() for leaf in _floating_inputs(batch)]
     try:
-        return inputs, run.run_plain(batch, inputs)
+        outputs = run.run_plain(batch, inputs)
+        # Of nested gradients PyTorch cannot tell the rows: there, outputs and parameters tell.
+        return [x for x in inputs if not x.is_nested], outputs
     # What takes no tensor that requires a gradient (`numpy()`, writes of some kinds) does take the
     # caller's own.
     except RuntimeError:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -28,7 +30,7 @@ from upslope.gradnorm.core.chunks import SCRATCH, evenly
 from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, tensors_in
+from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.restoring import restoring_state, without_traces
@@ -274,12 +276,31 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     memory: bytes; by default 4 GiB on a CPU and 70% of what is free on a GPU.
 
     model: the network.
+
+    Raises:
+        GradientNormError: the inputs hold no samples, or `memory` is no positive number.
     """
+    if memory is not None:
+        require_bytes("memory", memory)
     sample_bytes, device = held_by_one(model, open_batch(model, inputs))
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
-    return max(1, memory // max(1, _TRANSIENT * sum(size for size, _ in sample_bytes)))
+    return max(1, int(memory // max(1, _TRANSIENT * sum(size for size, _ in sample_bytes))))
+
+
+def require_bytes(name: str, value: Any) -> None:
+    """Refuse what is no number of bytes. name: of the argument.
+
+    Raises:
+        GradientNormError: it is no number, or not positive and finite.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise GradientNormError(
+            f"Expected `{name}` to be a positive number of bytes but got {in_words(value)}. "
+            "1 GiB is `2**30`."
+        )
 
 
 def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:

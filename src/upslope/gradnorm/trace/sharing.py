@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Batch, Inputs, half, shared_choices, tensors_in
+from upslope.gradnorm.core.model_io import (
+    Batch,
+    Inputs,
+    half,
+    require_module,
+    shared_choices,
+    tensors_in,
+)
 from upslope.gradnorm.core.restoring import without_traces
 
 _NEAR = 1e-2
@@ -32,8 +39,10 @@ def open_batch(model: nn.Module, inputs: Inputs) -> Batch:
     all samples share. inputs: a tensor, or a tuple or dict of them.
 
     Raises:
-        GradientNormError: there is no tensor with samples, or no telling whose its rows are.
+        GradientNormError: the model is no module, there is no tensor with samples, or no telling
+            whose its rows are.
     """
+    require_module(model)
     return resolve_shared(model, Batch.of(inputs))
 
 
@@ -73,19 +82,33 @@ def _choose(model: nn.Module, batch: Batch, doubtful: list[int]) -> tuple[int, .
 
 
 def _has_no_order(model: nn.Module, batch: Batch, place: int, whole: list[Tensor]) -> bool:
-    """Whether a model puts out the same with the rows of an input in another order.
+    """Whether a model puts out the same with the rows of an input in another order, and one more.
 
     It then takes a number of all of them, as the largest of the samples' lengths. What samples
-    share is made of rows that each have a meaning: words of a mask, classes of a table.
+    share is made of rows that each have a meaning: words of a mask, classes of a table. The order
+    alone does not tell: a mask may move the outputs by less than wrong rows would. One row more
+    does, for it does not fit.
     """
-    leaves = list(batch.leaves)
-    leaves[place] = leaves[place].roll(1, 0)
-    if torch.equal(leaves[place], batch.leaves[place]):
+    leaf = batch.leaves[place]
+    reordered_rows = leaf.roll(1, 0)
+    if torch.equal(reordered_rows, leaf):
         return False
+    return all(
+        _puts_out(model, batch, place, other, whole)
+        for other in (reordered_rows, torch.cat((reordered_rows, leaf[:1])))
+    )
+
+
+def _puts_out(
+    model: nn.Module, batch: Batch, place: int, leaf: Tensor, whole: list[Tensor]
+) -> bool:
+    """Whether a model puts out the same with another tensor in the place of an input."""
+    leaves = list(batch.leaves)
+    leaves[place] = leaf
     try:
         with without_traces(model):
             outputs = tensors_in(batch.with_leaves(tuple(leaves)).call(model))
-    except Exception:  # it takes them in this order alone
+    except Exception:  # it takes the tensor in this order, or of this length, alone
         return False
     pairs = list(zip(whole, outputs, strict=False))
     return all(a.shape == b.shape and _near(a, b) for a, b in pairs)
