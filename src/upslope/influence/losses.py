@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upslope.errors import InfluenceError
-from upslope.gradnorm import entropy, expected, logits_of
+from upslope.gradnorm import entropy, expected
+from upslope.gradnorm.losses import logits_of
 
 LossFunction = Callable[[Any, Any], Tensor]
 """From a model's outputs and the targets of a batch to one loss per sample, (n,)."""
