@@ -27,7 +27,7 @@ def label_loss(outputs: Any, targets: Tensor) -> Tensor:
 
 
 def entropy_loss(outputs: Any, _targets: Any) -> Tensor:
-    """Return the entropy of the posterior in nats (Eq. 7), (n,). 7), (n,).
+    """Return the entropy of the posterior in nats (Eq. 7), (n,).
 
     outputs: logits. _targets: not looked at.
     """
@@ -35,8 +35,7 @@ def entropy_loss(outputs: Any, _targets: Any) -> Tensor:
 
 
 def expected_loss(outputs: Any, _targets: Any) -> Tensor:
-    """Return the expected cross-entropy (Eq. 6), (n,), the posterior in the graph: the entropy. 6),
-    the posterior in the graph, (n,): equal to the entropy.
+    """Return the expected cross-entropy (Eq. 6), (n,): the entropy, with the posterior in the graph.
 
     outputs: logits. _targets: not looked at.
     """

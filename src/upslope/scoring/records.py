@@ -53,11 +53,11 @@ def _difference(key: str, before: Any, now: Any) -> str:
     """Say what differs: of long lists, what is new and what is gone, a few of each."""
     if not (isinstance(before, list) and isinstance(now, list) and len(before + now) > _SHORT):
         return f"{key} was {before!r} and is {now!r} now"
-    gone, new = _without(before, now), _without(now, before)
+    old, new = _without(before, now), _without(now, before)
     parts = [
         f"{len(values):,} {'is' if len(values) == 1 else 'are'} {state}, "
         f"{', '.join(map(repr, values[:_NAMES]))}{' ...' if len(values) > _NAMES else ''}"
-        for values, state in ((gone, "not there any more"), (new, "new"))
+        for values, state in ((old, "not there any more"), (new, "new"))
         if values
     ]
     return f"of {key} {'; '.join(parts)}" if parts else f"the order of {key} is another"
