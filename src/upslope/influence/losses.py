@@ -35,7 +35,7 @@ def entropy_loss(outputs: Any, _targets: Any) -> Tensor:
 
 
 def expected_loss(outputs: Any, _targets: Any) -> Tensor:
-    """Return the expected cross-entropy (Eq. 6), (n,): the entropy, the posterior being in the graph.
+    """Return the expected cross-entropy (Eq. 6), (n,): the entropy, its posterior in the graph.
 
     outputs: logits. _targets: not looked at.
     """
