@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -259,10 +260,9 @@ def outline_of(value: Any) -> Any:
         return value.shape
     if isinstance(value, (tuple, list)):
         return tuple(map(outline_of, value))
-    switches = isinstance(value, (float, complex)) and (
-        value in (0, 1) or not cmath.isfinite(value)
-    )
-    return value if switches or isinstance(value, (int, str, torch.dtype)) else kind
+    if isinstance(value, (float, complex)):
+        return value if value in (0, 1) or not cmath.isfinite(value) else kind
+    return descriptor_of(value)
 
 
 AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
@@ -279,6 +279,9 @@ def descriptor_of(value: Any) -> Any:
         return tuple(map(descriptor_of, value))
     if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:
         return value
+    if isinstance(value, (np.ndarray, np.generic)):  # whose text leaves out what is in the middle
+        array = np.asarray(value)
+        return array.shape, array.dtype.str, hash(array.tobytes())
     return repr(value)
 
 

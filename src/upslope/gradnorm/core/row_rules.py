@@ -153,7 +153,10 @@ def _numbers_of_pair(at: Node, parents: _Parents, behind: int) -> Reading | None
             if record is None:
                 return None
             shape = (1,) * (len(at.shape) - record.dim()) + tuple(record.shape)
-            operands.append(record.detach().view(shape).expand(at.shape).reshape(-1))
+            # A number of Python's is kept in double precision, to which it would take the others.
+            numbers = next(p.value for p in parents if p is not None)
+            constants = record.detach().to(numbers.dtype)
+            operands.append(constants.view(shape).expand(at.shape).reshape(-1))
         else:  # what a product with a constant needs not is not kept
             operands.append(reading.value if record is None else at.corrected(reading, record))
     operators: Mapping[str, Callable[..., Tensor]] = {

@@ -52,6 +52,9 @@ _ASKING_FOR_SIZE = frozenset(
 )
 """Those that may tell how long a tensor is; Python's loop over a tensor asks for `dim` first."""
 
+UNCOUNTED_WRITES = frozenset({Tensor.data.__get__, Tensor.data.__set__})  # type: ignore[attr-defined]
+"""Functions behind which a tensor may get other numbers, of which it does not count the write."""
+
 _DECIDING = frozenset(
     {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
      "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "to", "int", "long",
@@ -263,7 +266,8 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         and name not in DRAWING_OPERATORS,
         runs_on_samples=is_named
         and (is_noted_in_outline(name) or name == "__setitem__")
-        and name not in ASKED_OF_SAMPLES,
+        and name not in ASKED_OF_SAMPLES
+        and func not in UNCOUNTED_WRITES,
         runs_on_weights=in_outline
         and not (writes(name) or name in LIKE_ANOTHER or func in BATCH_NORMS or func in EMBEDDINGS),
         lends=name in LENDING,

@@ -20,7 +20,7 @@ from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.trace.batch_expansion import looks_up_for_each
 from upslope.gradnorm.trace.meetings import Meetings
-from upslope.gradnorm.trace.operator_facts import Operator
+from upslope.gradnorm.trace.operator_facts import UNCOUNTED_WRITES, Operator
 from upslope.gradnorm.trace.operators import (
     as_type,
     refuse_write_through_copy,
@@ -132,6 +132,8 @@ class OperatorRuns(TorchFunctionMode):
         """Run an operator; arguments as of `_follow_rows`."""
         kinds = self._kinds.of_all(tensors)
         func, meetings = operator.func, self._meetings
+        if "sample" in kinds and func in UNCOUNTED_WRITES:
+            self._kinds.counts_writes = False
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
         if (

@@ -53,6 +53,9 @@ _ALONG: Mapping[str, tuple[int, int | None]] = {
 }  # fmt: skip
 """Operator along dimensions -> the place of these among its arguments, and their default."""
 
+_OPTIONS = frozenset({"dim", "keepdim", "k", "largest", "sorted", "descending", "stable", "dtype"})
+"""The options of these that are known by name."""
+
 
 def keeps_in_front(
     name: str,
@@ -129,12 +132,13 @@ def _are_products_of_rows(tensors: Sequence[Tensor], rows: Sequence[Tensor], out
 def _takes_within_rows(index: Any) -> bool:
     """Whether an index takes entries of all rows, and leaves the rows in their places."""
     items = index if isinstance(index, tuple) else (index,)
-    if not items or not isinstance(items[0], slice) or items[0] != slice(None):
+    if not items or type(items[0]) is not slice or items[0] != slice(None):
         return False
-    # Several tensors apart from each other would come to the front.
-    return sum(isinstance(item, Tensor) for item in items) <= 1 and not any(
-        isinstance(item, (list, tuple)) for item in items
-    )
+    # Several arrays of numbers that stand apart from each other would come to the front.
+    types = {type(item) for item in items}
+    if types <= {slice, int, type(None), type(...)}:
+        return True
+    return types <= {slice, Tensor} and sum(type(item) is Tensor for item in items) == 1
 
 
 def _is_along_others(
@@ -147,9 +151,11 @@ def _is_along_others(
     else:
         are_alike = len(tensors) == 1
     if name in {"transpose", "movedim", "flip"}:
-        dims: Any = args[1:]
+        dims: Any = (*args[1:], *kwargs.values())
         if len(dims) == 1 and isinstance(dims[0], (tuple, list)):
             (dims,) = dims
+    elif not _OPTIONS.issuperset(kwargs):
+        return False
     else:
         dims = _argument(args, kwargs, "dim", place)
         dims = default if dims is None else dims

@@ -40,10 +40,11 @@ class SequenceOrders:
         args: as of `with_places`. is_sample: whether a tensor depends on the samples.
         """
         index = tensors_of(args[1:])
-        has_index_per_sample = any(
-            len(i) == self.n for i in index if i.dim() == 1 and not is_sample(i)
-        )
-        return is_sample(args[0]) and any(map(is_sample, index)) and not has_index_per_sample
+        if not (is_sample(args[0]) and any(map(is_sample, index))):
+            return False
+        first = index[0]
+        is_range = first.shape == (self.n,) and not is_sample(first)
+        return not (is_range and torch.equal(first, torch.arange(self.n, device=first.device)))
 
     def behind(
         self, func: Callable[..., Any], args: tuple[Any, ...], tensors: list[Tensor], chooses: bool

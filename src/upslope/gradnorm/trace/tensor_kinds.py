@@ -86,6 +86,8 @@ class TensorKinds:
         """The marks of those that have the samples' entries in front (`rows_in_front`)."""
         self.meets_front = False
         """Whether such a tensor was among those that an operator took."""
+        self.counts_writes = True
+        """Whether each write to a tensor of samples so far has moved its version."""
         self._tracks, self._types = tape.weights.tracks, tape.types
         self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
 
@@ -113,7 +115,8 @@ class TensorKinds:
     def is_in_front(self, tensor: Tensor) -> bool:
         """Whether a tensor has the samples' entries in front, as far as is known."""
         marks = marks_of(tensor)
-        return marks.samples_in == self.session and marks.in_front == tensor._version
+        is_marked = marks.samples_in == self.session and marks.in_front == tensor._version
+        return is_marked and self.counts_writes
 
     def mark_sample(self, tensor: Tensor) -> None:
         """Mark what an operator made as depending on the samples. Called for every one of them."""
