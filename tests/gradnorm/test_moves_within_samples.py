@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from oracle import TOLERANCE, assert_unchanged, norms_one_by_one, relative_error, state
@@ -233,6 +234,86 @@ def test_constant_rows_in_another_order():
 
     model = Points(swap).double().eval()
     probes(model, batches_of(6, 4, 5, 3))
+
+
+def write_uncounted(x: Tensor) -> Tensor:
+    y = x * 1
+    if len(x) == x.shape[1]:
+        y.data.copy_(x.transpose(0, 1))
+        return y
+    return x.transpose(0, 1)
+
+
+def put_uncounted(x: Tensor) -> Tensor:
+    y = x * 1
+    y.data = x.transpose(0, 1).contiguous()
+    return y
+
+
+SAMPLES_SECOND = {
+    "dimension by name": lambda x: x.transpose(1, dim1=0),
+    "destination by name": lambda x: x.movedim(1, destination=0),
+    "arrays apart": lambda x: x[:, :, :, None][
+        :, np.arange(x.shape[1]), :, np.zeros(x.shape[1], int)
+    ],
+    "ranges apart": lambda x: x[:, :, None, :, None][:, range(x.shape[1]), :, :, range(1)][:, :, 0],
+    "a write that is not counted": write_uncounted,
+    "other memory": put_uncounted,
+}
+"""Ways to bring samples into the second dimension."""
+
+
+class ReachingSecond(nn.Module):
+    """Gathers along the samples' dimension: its own entries, but for the largest numbers."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.layer = SAMPLES_SECOND[way], nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.way(x)
+        n = x.shape[1] if x.shape[0] != x.shape[1] else len(x)
+        index = (torch.arange(n) + (x[:, :n, 0] > 3).long()) % n
+        moved = x.gather(1, index[:, :, None].expand(-1, -1, 5))
+        return torch.tanh(self.layer(moved)).transpose(0, 1).mean(1)
+
+
+@pytest.mark.parametrize("way", SAMPLES_SECOND)
+def test_samples_that_are_second_are_not_held_to_be_in_front(way):
+    torch.manual_seed(0)
+    model = ReachingSecond(way).double()
+    for batch in batches_of(8, 4, 4, 5):
+        batch = batch.clamp(-2, 2)
+        norms = gradient_norms(model, batch, lambda out: out.square().sum(dim=1))
+    batch[0, 1, 0] = 4
+    with pytest.raises(GradientNormError, match="treats each sample by itself"):
+        gradient_norms(model, batch, lambda out: out.square().sum(dim=1))
+    assert bool(norms.isfinite().all())
+
+
+class RowsAndRange(nn.Module):
+    """`x[rows, arange(t)]`, with rows of the samples' own until a number is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t = x.shape[:2]
+        rows = (torch.arange(n)[:, None] + (x[:, :, 0] > 3).long()) % n
+        return torch.tanh(self.layer(x[rows, torch.arange(t)])).mean(1)
+
+
+@pytest.mark.parametrize("t", [4, 6])
+def test_a_constant_as_long_as_the_batch_excuses_no_rows_of_others(t):
+    torch.manual_seed(0)
+    model = RowsAndRange().double()
+    for batch in batches_of(6, 4, t, 5):
+        gradient_norms(model, batch.clamp(-2, 2), "entropy")
+    batch = batch.clamp(-2, 2)
+    batch[1, 0, 0] = 4
+    with pytest.raises(GradientNormError, match="treats each sample by itself"):
+        gradient_norms(model, batch, "entropy")
 
 
 def test_own_rows():

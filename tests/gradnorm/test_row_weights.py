@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
-from oracle import assert_agrees
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core import row_weights
 from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
 from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
@@ -227,6 +229,26 @@ def test_single_precision_keeps_its_digits():
              for value in values]  # fmt: skip
     ratio = part.squared_norms(1 << 20).double().sqrt() / torch.stack(truth)
     assert math.isclose(float((ratio - 1).abs().max()), 0, abs_tol=1e-3)
+
+
+class Scaled(nn.Module):
+    """A gain for each row, times a number of Python's, which autograd keeps in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.gain = nn.Parameter(torch.randn(6, 16)), nn.Parameter(torch.randn(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.weight - self.weight.mean(1, keepdim=True)
+        return F.linear(x, v / v.std(1, keepdim=True) * (self.gain * 16**-0.5))
+
+
+def test_numbers_of_python_in_single_precision():
+    torch.manual_seed(0)
+    model, x = Scaled(), torch.randn(7, 16)
+    norms = gradient_norms(model, x, "entropy")  # by no slower way: warnings are errors
+    truth = norms_one_by_one(copy.deepcopy(model).double(), x.double())
+    assert relative_error(norms, truth) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["standardised", "with_gain", "by_batch_norm"])

@@ -9,6 +9,8 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
   operators that met weights, in order;
 - every other operator that meets samples, with the shapes of its tensors and its options, numbers
   with a fraction apart; of those that move entries, all their indices as well;
+- which tensors each of these takes: those of a model may be of one shape, and a loop may go through
+  the parts of a batch in any order;
 - every number of a sample that left for Python;
 - the model's buffers and parameters of a single number, which may be switches.
 
@@ -32,6 +34,7 @@ from torch import Tensor
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.core.torch_functions import tensors_among
 
 MOVING = frozenset(
     {
@@ -101,10 +104,16 @@ class Program:
         garbage collector."""
         self.note_hash: Callable[[int], None] = self._hashes.append
         """Takes in an operator of which no more than its outline is noted (`is_noted_in_outline`):
-        the hash of its name, and `outline_of` each argument. Called for most: it must be fast."""
+        the hash of its name, `outline_of` each argument, and `numbers_of` them. Called for most: it
+        must be fast."""
+        self.numbers: dict[int, int] = {}
+        """`id` of a tensor of samples -> its number among those that the pass has made. One that is
+        gone may have lent its `id` to another, which then has a number of its own."""
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
+        self._count = 0
+        """How many tensors of samples the pass has made."""
 
     def note(
         self, func: Callable[..., Any], args: Any, kwargs: Any, out: Any, of_samples: bool
@@ -119,7 +128,7 @@ class Program:
         if name not in _OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
             if isinstance(out, Tensor) and out.dim() == 0:
                 self.steering.follow(func, name, args, kwargs, out)
-            self._add((name, *map(outline_of, args), *map(outline_of, kwargs.values())))
+            self._add_outline(name, args, kwargs)
             return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
@@ -129,9 +138,8 @@ class Program:
         if self._is_placed_by_data(name, args, kwargs):
             self.repeats = False
         elif name in MOVING:
-            self._add(
-                (name, *(descriptor_of(a) for a in args), *map(descriptor_of, kwargs.values()))
-            )
+            values = (*args, *kwargs.values())
+            self._add((name, *map(descriptor_of, values), self.numbers_of(values)))
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
@@ -143,7 +151,18 @@ class Program:
             if name not in POINTING:
                 self.steering.leave(None, None)
         else:
-            self._add((name, *map(outline_of, args), *map(outline_of, kwargs.values())))
+            self._add_outline(name, args, kwargs)
+
+    def number(self, tensor: Tensor) -> None:
+        """Give a tensor of samples the next number. Called for every one of them."""
+        numbers = self.numbers
+        self._count += 1
+        numbers[id(tensor)] = self._count
+
+    def numbers_of(self, values: Iterable[Any]) -> tuple[int | None, ...]:
+        """Return the numbers of the tensors of samples among some arguments, in order."""
+        tensors = tensors_among(tuple(values))
+        return tuple(self.numbers.get(id(t)) for t in tensors if _is_made_of_samples(t))
 
     @contextlib.contextmanager
     def noting(self, outline: Any) -> Iterator[None]:
@@ -169,19 +188,23 @@ class Program:
         # Sparse and jagged tensors keep entries where their own indices say.
         return not _is_strided(values)
 
+    def _add_outline(self, name: str, args: Any, kwargs: Any) -> None:
+        values = (*args, *kwargs.values())
+        self._add((name, *map(outline_of, values), self.numbers_of(values)))
+
     def _add(self, description: Any) -> None:
         self._hashes.append(hash(description))
 
-    def rewind(self, point: tuple[int, int]) -> None:
+    def rewind(self, point: tuple[int, int, int]) -> None:
         """Go back to an earlier point: another loss follows on the same forward pass."""
-        count, numbers = point
+        count, numbers, self._count = point
         del self._hashes[count:]
         self.steering.rewind(numbers)
 
     @property
-    def point(self) -> tuple[int, int]:
+    def point(self) -> tuple[int, int, int]:
         """How far the pass has come, for `rewind`."""
-        return len(self._hashes), len(self.steering.numbers)
+        return len(self._hashes), len(self.steering.numbers), self._count
 
     @property
     def identity(self) -> int:

@@ -104,7 +104,8 @@ class OperatorRuns(TorchFunctionMode):
             return self._run(operator, args, kwargs, tensors)
         self._reads_rows = True
         try:
-            with self.program.noting(reading.outline):
+            numbers = self.program.numbers_of((*args, *kwargs.values()))
+            with self.program.noting((reading.outline, numbers)):
                 out = self._run(operator, args, kwargs, tensors)
         finally:
             self._reads_rows = False

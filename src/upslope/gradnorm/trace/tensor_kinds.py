@@ -88,12 +88,14 @@ class TensorKinds:
         """Whether such a tensor was among those that an operator took."""
         self.counts_writes = True
         """Whether each write to a tensor of samples so far has moved its version."""
+        self._number, self._numbers = program.number, program.numbers
         self._tracks, self._types = tape.weights.tracks, tape.types
         self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
 
     def as_sample(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the engine's own, marked as one that depends on the samples."""
         self._mark(tensor)
+        self._number(tensor)
         return tensor
 
     def as_samples_in_front(self, tensor: Tensor, n: int) -> Tensor:
@@ -121,6 +123,7 @@ class TensorKinds:
     def mark_sample(self, tensor: Tensor) -> None:
         """Mark what an operator made as depending on the samples. Called for every one of them."""
         self._types.add(tensor.dtype)
+        self._number(tensor)
         if tensor.__dict__.get(MARKS) is not self._plain_marks:
             self._mark(tensor)
             if id(tensor) in self._buffers:
@@ -148,6 +151,7 @@ class TensorKinds:
         """
         moves, plain, tracked_ids = operator.moves, self._plain_marks, self._tracked_ids
         outline: list[Any] = [operator.name]
+        number_of, numbers = self._numbers.get, list[int | None]()
         samples, constants, meets, has_placeholder = 0, 0, False, False
         for value in (*args, *kwargs.values()) if kwargs else args:
             kind = type(value)  # of a class derived from these nothing is known here
@@ -155,6 +159,7 @@ class TensorKinds:
                 marks = value.__dict__.get(MARKS)
                 if marks is plain:
                     samples += 1
+                    numbers.append(number_of(id(value)))
                 elif marks is None:
                     # What has a graph was made where no operator was seen.
                     if value.grad_fn is not None:
@@ -168,6 +173,7 @@ class TensorKinds:
                     meets = True
                 elif marks.samples_in == self.session and marks.made_of is not self._key_of_weights:
                     samples += 1
+                    numbers.append(number_of(id(value)))
                     self.meets_front |= marks.in_front >= 0
                 else:
                     return _UNREAD
@@ -191,6 +197,7 @@ class TensorKinds:
                     outline.append(value if kind is tuple else tuple(value))
                 elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
                     samples += 1
+                    numbers += [number_of(id(tensor)) for tensor in value]
                     outline.append(shapes)
                 elif moves and (index := _outline_of_index(value)) is not None:
                     outline.append(index)
@@ -202,6 +209,7 @@ class TensorKinds:
                 outline.append(index)
             else:
                 return _UNREAD
+        outline.append(tuple(numbers))
         if meets:
             if not (samples or has_placeholder):
                 return _WEIGHTS if operator.runs_on_weights else _UNREAD

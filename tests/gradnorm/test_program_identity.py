@@ -1,0 +1,97 @@
+"""Batches of one shape whose samples lie elsewhere than in those that were proven."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from oracle import TOLERANCE, norms_one_by_one, relative_error
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.gradnorm import gradient_norms
+
+Way = Callable[[nn.Module, Tensor, int], Tensor]
+"""From a layer, (n, t, 5) inputs and the turn of the batch to outputs, each sample by itself."""
+
+
+def stacked(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    """The parts of the batch go through the layer in another order, and are put back."""
+    order = [*np.roll(range(len(x)), turn)]
+    parts = x.unbind(0)
+    out = torch.tanh(layer(torch.stack([parts[i] for i in order]))).unbind(0)
+    return torch.stack([out[order.index(i)] for i in range(len(x))])
+
+
+def joined(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    halves = torch.split(x * 2, (len(x) + 1) // 2)
+    is_turned = turn > 0 and len(halves) == 2 and len(halves[0]) == len(halves[1])
+    out = torch.tanh(layer(torch.cat(halves[::-1] if is_turned else halves)))
+    return torch.cat(out.chunk(2)[::-1]) if is_turned else out
+
+
+def shuffled(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    order = list(range(len(x)))
+    random.Random(turn).shuffle(order)
+    parts = [row + 1 for row in x]
+    out = [*torch.tanh(layer(torch.stack([parts[i] for i in order])))]
+    return torch.stack([out[order.index(i)] for i in range(len(x))])
+
+
+def transposed(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    """Samples are in the first dimension, or in the second."""
+    samples_first, samples_second = x + 0, x.transpose(0, 1) + 0
+    out = torch.tanh(layer(samples_second if turn else samples_first))
+    return out.transpose(0, 1) if turn else out
+
+
+def rolled_by_numpy_number(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    n = len(x)
+
+    def roll(z: Tensor, k: np.int64) -> Tensor:
+        rows = F.pad(z.flatten(1).t()[None], (k, n - k), mode="circular")[0, :, :n]
+        return rows.t().reshape(z.shape)
+
+    k = np.int64(turn) % n
+    return roll(torch.tanh(layer(roll(x, k))), (n - k) % n)
+
+
+def indexed_by_numpy_array(layer: nn.Module, x: Tensor, turn: int) -> Tensor:
+    """An array of more than 1,000 numbers, of which the middle changes."""
+    rows = x.repeat(1, 100, 1).flatten(0, 1)
+    order = np.arange(len(rows))
+    np.random.default_rng(turn).shuffle(order[5:-5])
+    out = torch.tanh(layer(rows[order]))[np.argsort(order)]
+    return out.view(len(x), -1, 5)
+
+
+WAYS: list[Way] = [
+    stacked, joined, shuffled, transposed, rolled_by_numpy_number, indexed_by_numpy_array,
+]  # fmt: skip
+
+
+class Turning(nn.Module):
+    """Goes another way with each turn, which nothing tells but the program."""
+
+    def __init__(self, way: Way) -> None:
+        super().__init__()
+        self.way, self.turn, self.layer = way, 0, nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(self.layer, x, self.turn).flatten(1).mean(dim=1, keepdim=True).exp()
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_samples_that_lie_elsewhere_in_a_batch_of_the_same_shape(way):
+    torch.manual_seed(0)
+    model = Turning(way).double()
+    for turn in (0, 0, 0, 1, 1, 2, 0, 3):
+        model.turn = turn
+        x = torch.randn(4, 4, 5, dtype=torch.float64)
+        norms = gradient_norms(model, x, lambda out: out[:, 0].square())
+        truth = norms_one_by_one(model, x, lambda out, _: out.square().sum())
+        assert relative_error(norms, truth) < TOLERANCE
