@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
@@ -150,9 +151,13 @@ def test_answers_to_a_scored_folder_are_checked(scored: Path, tmp_path: Path) ->
     assert told.startswith("3 ")
     assert "'nope'" in told
     labels.write_text("id,label\nplain,\n+1,skip: blurred\n-1,cat\n")  # nothing, passed, labelled
-    assert "1 labelled before" in select(scored, sheet, *given)
     every = ("-k", "5", "--strategy", "margin", "--labelled", str(labels))
-    assert select(scored, sheet, *every).startswith("0 ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # the command tells them
+        told = select(scored, sheet, *given)
+        assert "1 labelled before" in told
+        assert "1 of 3 lines of" in told
+        assert select(scored, sheet, *every).startswith("0 ")
     ids = {row["id"].removeprefix("'") for row in csv.DictReader(
         io.StringIO(sheet.read_text("utf-8-sig")))}  # fmt: skip
     assert ids == set(FORMULAS) - {"+1", "-1"}

@@ -206,7 +206,8 @@ _REMEDIES = {
 def _check_type(source: Source, pool: Dataset) -> None:
     """Raise DataError for numbers of another kind than those that the network was trained on."""
     before, now = source.input_type, input_type(pool)
-    if before is None and now == "uint8":
+    is_built_in = source.config.root is None  # the same whoever asks: `digits`
+    if before is None and now == "uint8" and not is_built_in:
         warnings.warn(
             f"The run in {source.run.path if source.run else ''} is of an earlier version, which "
             "did not record whether its inputs were uint8 or floats. Those of "

@@ -18,10 +18,10 @@ from collections.abc import Container, Mapping
 
 import torch
 
+from upslope.gradnorm import torch_faults
 from upslope.gradnorm.core.matrix_products import WORTH
 from upslope.gradnorm.kernels.conv.gradients import samples_per_call
 from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
-from upslope.gradnorm.torch_faults import LARGE_VOLUME
 
 CALL = 3.5e6
 """Cost of one call of a grouped convolution, times the number of threads: it stays, and theirs work
@@ -112,7 +112,7 @@ def _costs(
     entries_of_tiles = images * t * taps * max(o, rows) * max(c, columns)
     entries_copied = (2 if volumes else 1) * COPY * entries_moved
     direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + call / together
-    unfolds = volumes and math.prod(x[2:5]) <= LARGE_VOLUME  # one sample by itself
+    unfolds = volumes and math.prod(x[2:5]) <= torch_faults.LARGE_VOLUME  # one sample by itself
     estimates = {"direct": direct * (SINGLE_VOLUME if unfolds and n == 1 else 1)}
     if not unfolds:
         blocks = images * t * taps * max(o, 4) * max(c, 4)
