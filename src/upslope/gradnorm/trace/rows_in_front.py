@@ -53,6 +53,9 @@ _ALONG: Mapping[str, tuple[int, int | None]] = {
 }  # fmt: skip
 """Operator along dimensions -> the place of these among its arguments, and their default."""
 
+_WITHOUT_ARRAYS = frozenset({slice, int, type(None), type(...)})
+"""Types of the parts of an index that are no arrays."""
+
 _OPTIONS = frozenset({"dim", "keepdim", "k", "largest", "sorted", "descending", "stable", "dtype"})
 """The options of these that are known by name."""
 
@@ -73,6 +76,9 @@ def keeps_in_front(
     depends on no sample. n: the samples.
     """
     tensors = tensors_of((*args, *kwargs.values()))
+    # A loop over steps or windows asks of each; rows that stay are as many as before.
+    if name == "__getitem__" and len(tensors) == 1 and tensors[0] is args[0]:
+        return _takes_within_rows(args[1]) and is_in_front(args[0])
     rows = [t for t in tensors if is_in_front(t)]
     if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
         return False
@@ -134,11 +140,11 @@ def _takes_within_rows(index: Any) -> bool:
     items = index if isinstance(index, tuple) else (index,)
     if not items or type(items[0]) is not slice or items[0] != slice(None):
         return False
-    # Several arrays of numbers that stand apart from each other would come to the front.
-    types = {type(item) for item in items}
-    if types <= {slice, int, type(None), type(...)}:
+    types = [type(item) for item in items]
+    if _WITHOUT_ARRAYS.issuperset(types):
         return True
-    return types <= {slice, Tensor} and sum(type(item) is Tensor for item in items) == 1
+    # Several arrays of numbers that stand apart from each other would come to the front.
+    return types.count(Tensor) == 1 and types.count(slice) == len(types) - 1
 
 
 def _is_along_others(
