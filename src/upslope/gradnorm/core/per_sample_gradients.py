@@ -112,6 +112,18 @@ class PerSampleGradient(ABC):
         """
         return None
 
+    def pieces(self, bytes_each: int, scratch: int) -> Iterator[Tensor]:
+        """Yield the gradients themselves (m, *shape), a few samples at a time, in order.
+
+        By `dense_pieces`, or else formed. bytes_each: what is made of a sample's gradient takes as
+        well. scratch: bytes that a piece may take.
+        """
+        pieces = self.dense_pieces(scratch)
+        if pieces is not None:
+            return pieces
+        slices = chunks(len(self), bytes_each, scratch)
+        return (self.materialize(samples) for samples in slices)
+
     def cost(self) -> tuple[str, float]:
         """Return the method of the norm, "" where there is one alone, and what a sample costs.
 

@@ -19,14 +19,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient, RowsOfProducts
 from upslope.gradnorm.core.row_graphs import row_graph_of
 from upslope.gradnorm.core.sums_of_squares import as_type_of, squared_norms
@@ -172,7 +170,15 @@ class _Sums:
         # With few positions a gradient is larger than what it is made of.
         if rows is not None and rows.positions < self.planes.second[0].numel():
             return self._by_rows(rows)
-        every_c, every_square = zip(*map(self.planes.squares, self._pieces()), strict=True)
+        every_c, every_square = zip(
+            *map(
+                self.planes.squares,
+                self.part.pieces(
+                    4 * self.planes.second.numel() * self.planes.second.element_size(), self.scratch
+                ),
+            ),
+            strict=True,
+        )
         return torch.cat(every_c, dim=2), torch.cat(every_square)
 
     def _by_rows(self, rows: RowsOfProducts) -> tuple[Tensor, Tensor]:
@@ -186,15 +192,6 @@ class _Sums:
             values = self.part.materialize(slice(i, i + 1))
             total[i : i + 1] = squared_norms(self.planes.pull(values))
         return c, total
-
-    def _pieces(self) -> Iterator[Tensor]:
-        """Yield the gradients of the weight, (m, *shape), a few samples at a time."""
-        pieces = self.part.dense_pieces(self.scratch)
-        if pieces is not None:
-            return pieces
-        bytes_each = 4 * self.planes.second.numel() * self.planes.second.element_size()
-        slices = chunks(len(self.part), bytes_each, self.scratch)
-        return (self.part.materialize(samples) for samples in slices)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ by `weights` and `leaf_gradients`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.sums_of_squares import as_type_of, frobenius_norms, squared_norms, upcast
 
@@ -129,20 +127,12 @@ class _Sums:
     def both(self) -> tuple[Tensor, Tensor]:
         """(n, *shape): the gradients of g. (n,): the squared norms of those of v."""
         every_dots, every_squares = [], []
-        for values in self._pieces():
+        bytes_each = 3 * self.norm.u.numel() * self.norm.u.element_size()
+        for values in self.part.pieces(bytes_each, self.scratch):
             dots, squares = self.norm.dots_and_squares(values)
             every_dots.append(dots)
             every_squares.append(squares)
         return torch.cat(every_dots), torch.cat(every_squares)
-
-    def _pieces(self) -> Iterator[Tensor]:
-        """Yield the gradients of the weight, (m, *shape), a few samples at a time."""
-        pieces = self.part.dense_pieces(self.scratch)
-        if pieces is not None:
-            return pieces
-        bytes_each = 3 * self.norm.u.numel() * self.norm.u.element_size()
-        slices = chunks(len(self.part), bytes_each, self.scratch)
-        return (self.part.materialize(samples) for samples in slices)
 
 
 @dataclass(frozen=True)
