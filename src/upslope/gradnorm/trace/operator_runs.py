@@ -213,10 +213,12 @@ class OperatorRuns(TorchFunctionMode):
 
         Of what has a gradient, a backward pass shows where they are (`rows_in_front`).
         """
-        kinds, results = self._kinds, tensors_of(out)
+        kinds = self._kinds
         kinds.meets_front = False
-        if any(t.requires_grad for t in results):
-            return
+        results = [out] if isinstance(out, Tensor) else tensors_of(out)
+        for tensor in results:
+            if tensor.requires_grad:
+                return
         if keeps_in_front(
             operator.name, args, kwargs, results, kinds.is_in_front, kinds.is_constant, self.n
         ):

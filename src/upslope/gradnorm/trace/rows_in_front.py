@@ -77,8 +77,11 @@ def keeps_in_front(
     """
     tensors = tensors_of((*args, *kwargs.values()))
     # A loop over steps or windows asks of each; rows that stay are as many as before.
-    if name == "__getitem__" and len(tensors) == 1 and tensors[0] is args[0]:
-        return _takes_within_rows(args[1]) and is_in_front(args[0])
+    if len(tensors) == 1 and args and tensors[0] is args[0]:
+        if name == "__getitem__":
+            return _takes_within_rows(args[1]) and is_in_front(args[0])
+        if name in _BY_ENTRY and name != "where" and len(out) == 1:
+            return _has_as_many_rows(args[0], out[0], n) and is_in_front(args[0])
     rows = [t for t in tensors if is_in_front(t)]
     if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
         return False
@@ -111,6 +114,11 @@ def keeps_in_front(
     if name == "__getitem__":
         return first is rows[0] and _takes_within_rows(args[1])
     return name in _ALONG and _is_along_others(name, args, kwargs, tensors)
+
+
+def _has_as_many_rows(x: Tensor, out: Tensor, n: int) -> bool:
+    """Whether a result has the dimensions of x and as many rows, of n samples."""
+    return 0 < out.dim() == x.dim() and 0 < len(out) == len(x) and len(out) % n == 0
 
 
 def _takes_own_rows_in_order(x: Tensor, items: Sequence[Any], out: Tensor, n: int) -> bool:

@@ -150,6 +150,7 @@ class TensorKinds:
         operator, args, kwargs: the operator and what it got.
         """
         moves, plain, tracked_ids = operator.moves, self._plain_marks, self._tracked_ids
+        in_front = self._marks_in_front
         outline: list[Any] = [operator.name]
         number_of, numbers = self._numbers.get, list[int | None]()
         samples, constants, meets, has_placeholder = 0, 0, False, False
@@ -160,6 +161,10 @@ class TensorKinds:
                 if marks is plain:
                     samples += 1
                     numbers.append(number_of(id(value)))
+                elif marks is in_front:
+                    samples += 1
+                    numbers.append(number_of(id(value)))
+                    self.meets_front = True
                 elif marks is None:
                     # What has a graph was made where no operator was seen.
                     if value.grad_fn is not None:
