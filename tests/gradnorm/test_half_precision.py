@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
+from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.kernels.linear import Linear
 from upslope.models import build
 
 
@@ -18,3 +26,38 @@ def test_half_precision_keeps_three_digits(dtype: torch.dtype) -> None:
     exact = gradient_norms(model.double(), x.double(), "entropy")
     assert float(((half - exact) / exact).abs().median()) < 2e-2
     assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("how", ["products", "model"])
+def test_roundings_at_kinks_do_not_send_half_precision_one_by_one(seed: int, how: str) -> None:
+    torch.manual_seed(seed)
+    # It has many kinks, and ties where maxima are pooled: half precision rounds some either way.
+    model = build("cnn-fast", num_classes=10, input_shape=(3, 32, 32)).eval()
+    x = torch.randn(8, 3, 32, 32)
+    wanted = gradient_norms(model.double(), x.double(), "entropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        if how == "products":
+            half = gradient_norms(model.float(), x, "entropy", dtype=torch.bfloat16)
+        else:
+            half = gradient_norms(model.bfloat16(), x.bfloat16(), "entropy")
+    assert float(((half - wanted) / wanted).abs().median()) < 5e-2
+
+
+def test_a_kernel_that_is_wrong_in_half_precision_alone_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)), torch.randn(8, 12)
+    wanted = gradient_norms(model, x, "entropy")
+    right = Linear.weight_gradients
+
+    def wrong(self: Linear, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[Any]:
+        factor = 3 if g.dtype == torch.bfloat16 else 1
+        yield from right(self, factor * g, *inputs, samples=samples)
+
+    monkeypatch.setattr(Linear, "weight_gradients", wrong)
+    with pytest.warns(GradientNormWarning, match="one sample at a time"):
+        half = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+    assert float(((half - wanted) / wanted).abs().median()) < 5e-2

@@ -122,10 +122,10 @@ class Batch:
         n = len(range(self.n)[rows]) if isinstance(rows, slice) else len(rows)
         return Batch(leaves, self.spec, n, self.per_sample, self.first + start)
 
-    def double(self) -> Batch:
-        """The same batch, with its floating tensors in float64."""
+    def to(self, dtype: torch.dtype) -> Batch:
+        """Return the same batch, with its floating tensors in another floating type."""
         leaves = tuple(
-            leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+            leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
             for leaf in self.leaves
         )
         return Batch(leaves, self.spec, self.n, self.per_sample, self.first)

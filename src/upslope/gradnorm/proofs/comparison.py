@@ -137,6 +137,27 @@ def compare(
     _check_one(run, autograd, kernel_gradients, one, share)
 
 
+def are_near_in_half(rows: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> bool:
+    """Return whether half precision has made nearly the same of a batch as another type.
+
+    Of each parameter, summed over the samples: single ones may lie at a kink, but a wrong place or
+    kernel takes many of them elsewhere.
+
+    rows, reference: name -> (n, ...), what was reduced of the gradients in either type.
+    """
+    near, floor = _HALF
+    sizes = {name: float(values.double().abs().sum()) for name, values in reference.items()}
+    largest = max(sizes.values(), default=0.0)
+    for name in {*rows, *reference}:
+        ours, theirs = (
+            values[name].double() if name in values else 0.0 for values in (rows, reference)
+        )
+        difference = float(torch.as_tensor(ours - theirs).abs().sum())
+        if not difference <= near * sizes.get(name, 0.0) + floor * largest:
+            return False
+    return True
+
+
 def compare_losses(run: BatchRun, plain: Tensor, losses: Tensor) -> None:
     """Hold the losses of the pass through kernels against those of another pass, (n,) each.
 

@@ -111,7 +111,7 @@ def agree_in_double(run: BatchRun, rows: Tensor, quantiles: Quantiles | None = N
     try:
         model = copy.deepcopy(run.model).double()
         pair = []
-        for part in (run.batch.double(), result_alone.double()):
+        for part in (run.batch.to(torch.float64), result_alone.to(torch.float64)):
             constant = contextlib.nullcontext() if quantiles is None else ConstantDraws(quantiles)
             with torch.no_grad(), without_traces(model), constant:
                 pair.append(tensors_in(part.call(model)))

@@ -31,6 +31,7 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
+from upslope.gradnorm.proofs.comparison import are_near_in_half
 from upslope.gradnorm.proofs.independence import losses_may_mix_samples, model_may_mix_samples
 from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward
@@ -73,6 +74,8 @@ class Recording:
         """The program of the last losses, once they are known."""
         self._used_memory = False
         """Whether the attempt under way has its layouts from an earlier batch."""
+        self._is_reference = False
+        """Whether it is the reference in another type of a recording that did not prove right."""
         self._guess: FrontGuess | None = None
         """The layouts of the attempt under way, where they are those of batches of other shapes."""
         self.forward = self._forward()
@@ -219,8 +222,7 @@ class Recording:
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
-                last=last, looks_around=record is None, holds_in_double=self._holds_in_double,
-                guess=guess,
+                last=last, looks_around=record is None, other_types=self, guess=guess,
             )  # fmt: skip
         else:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
@@ -270,19 +272,38 @@ class Recording:
         if not self._ladder.copies and self.fallback_reason is None:
             self._memory.keep_without_copies(self._shapes)
 
-    def _holds_in_double(self, loss: Loss) -> bool:
-        """Whether the same program proves right in float64 (`reduce_proven`)."""
+    def holds_in_double(self, loss: Loss) -> bool:
+        """Whether the same program proves right in float64; see `OtherTypes`."""
+        return self._reduce_in(torch.float64, SquaredNorms(), loss) is not None
+
+    def agrees_in_single(
+        self, reduction: Reduction, loss: Loss, rows: Mapping[str, Tensor]
+    ) -> bool:
+        """Whether float32 proves right, and has nearly the same to tell; see `OtherTypes`."""
+        if self._is_reference:
+            return False  # a model that sees to half precision itself, whatever its type
+        if isinstance(reduction, TotalSquaredNorms):
+            reduction = SquaredNorms()  # of each parameter by itself
+        reference = self._reduce_in(torch.float32, reduction, loss)
+        return reference is not None and are_near_in_half(rows, reference.rows)
+
+    def _reduce_in(
+        self, dtype: torch.dtype, reduction: Reduction, loss: Loss
+    ) -> ReducedGradients | None:
+        """Return what kernels find in another floating type, with products in it; None if wrong."""
         run = self.run
         try:
-            model = copy.deepcopy(run.model).double()
+            model = copy.deepcopy(run.model).to(dtype)
             names = set(run.weights.parameters)
             parameters = {name: p for name, p in model.named_parameters() if name in names}
-            record = Recording(
-                model, run.batch.double(), Weights(parameters), run.options, ModelState(model)
-            )
-            results = record.run_or_fall_back(lambda: record._reduce(SquaredNorms(), loss, True))
-            return results is not None
+            options = run.options._replace(dtype=None)
+            with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+                record = Recording(
+                    model, run.batch.to(dtype), Weights(parameters), options, ModelState(model)
+                )
+                record._is_reference = True
+                return record.run_or_fall_back(lambda: record._reduce(reduction, loss, True))
         except GradientNormError:
-            raise  # a refusal in float64 is one in float32
-        except Exception:  # a model, or a loss, for float32 alone: then nothing excuses the proof
-            return False
+            raise  # a refusal in another type is one in this
+        except Exception:  # a model, or a loss, for one type alone: then nothing excuses the proof
+            return None

@@ -5,8 +5,8 @@ Proven, for the first batch of a program and some of the others, or as it is. Ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,26 @@ from upslope.gradnorm.trace.same_activations import agree_at_same_activations
 _SAME_SQUARES = 1e-3
 """The relative difference that float32 may make of two orders in which squares are summed. Set by
 hand, far above that of a million of them and far below that of a tensor that is not what it was."""
+
+
+_HALF_TYPES = frozenset({torch.bfloat16, torch.float16})
+
+
+class OtherTypes(Protocol):
+    """Runs the program of a batch in another floating type."""
+
+    def holds_in_double(self, loss: Loss) -> bool:
+        """Whether a loss proves right in float64, where nothing rounds far enough to matter."""
+        ...
+
+    def agrees_in_single(
+        self, reduction: Reduction, loss: Loss, rows: Mapping[str, Tensor]
+    ) -> bool:
+        """Whether a loss proves right in float32, and nearly the same is reduced of its gradients.
+
+        rows: name -> (n, ...), what half precision has made of them.
+        """
+        ...
 
 
 class ReducedGradients(NamedTuple):
@@ -76,7 +96,7 @@ def reduce_proven(
     *,
     last: bool,
     looks_around: bool,
-    holds_in_double: Callable[[Loss], bool],
+    other_types: OtherTypes,
     guess: FrontGuess | None = None,
 ) -> ReducedGradients:
     """Return the same, held against what autograd alone says of this batch.
@@ -84,9 +104,8 @@ def reduce_proven(
     scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
     looks_around: whether to see if samples may depend on others, as for each new program. guess:
     what fills `layouts` while gradients come, where they are guessed.
-    holds_in_double: whether a loss proves right in float64. It is asked where float32 may have
-    rounded an activation to the other side of a kink, so that two right ways differ by more than
-    rounding errors, and the same activations (`same_activations`) have told neither way.
+    other_types: asked where this type may have rounded an activation to the other side of a kink,
+    so that two right ways differ by more than rounding errors.
 
     Raises:
         ProofFailed: the two do not agree.
@@ -112,27 +131,50 @@ def reduce_proven(
     )
     try:
         check_gradients(run, loss, gradients, reduction)
-    # A rounding at a kink is no fault of a kernel: the same activations tell the two apart, or
-    # float64. In other types the tolerance says nothing of kinks.
     except ProofFailed as failure:
-        single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
-        if not (single and run.precision == torch.float32):
-            raise
         drop_free_pages()
         with give_pages_back():
-            both = forward.by_both_ways()
-            is_kink = None
-            if isinstance(failure, GradientsDiffer):
-                is_kink = agree_at_same_activations(run, both, loss, gradients, reduction)
-            del both  # its activations, before there are others
-            # In float64 layouts are probed: that says nothing of a guess.
-            if is_kink is None:
-                is_kink = guess is None and holds_in_double(loss)
-            if not is_kink:
-                raise
+            is_kink = _is_kink(
+                failure, run, forward, reduction, loss, gradients, other_types,
+                is_guess=guess is not None,
+            )  # fmt: skip
+        if not is_kink:
+            raise
     if looks_around and guess is None:
         drop_free_pages()  # the next batch is not proven, and has other tensors
     return ReducedGradients(_total(parts, rows) if has_total else rows, parts.reached)
+
+
+def _is_kink(
+    failure: ProofFailed,
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    loss: Loss,
+    gradients: KernelGradients,
+    other_types: OtherTypes,
+    *,
+    is_guess: bool,
+) -> bool:
+    """Return whether a proof has failed by a rounding at a kink, which is no fault of a kernel.
+
+    In float32 the same activations tell the two apart, or float64; in half precision float32 does.
+    Arguments as of `reduce_proven`. gradients: those that the proof was of.
+    """
+    if run.precision in _HALF_TYPES:
+        is_apart = isinstance(failure, GradientsDiffer) and not is_guess
+        return is_apart and other_types.agrees_in_single(reduction, loss, gradients.rows)
+    single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
+    if not (single and run.precision == torch.float32):
+        return False
+    if isinstance(failure, GradientsDiffer):
+        both = forward.by_both_ways()
+        is_kink = agree_at_same_activations(run, both, loss, gradients, reduction)
+        if is_kink is not None:
+            return is_kink
+        del both  # its activations, before there are others
+    # In float64 layouts are probed: that says nothing of a guess.
+    return not is_guess and other_types.holds_in_double(loss)
 
 
 def _total(parts: ReducingListener, rows: dict[str, Tensor]) -> dict[str, Tensor]:
