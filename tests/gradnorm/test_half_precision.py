@@ -61,3 +61,62 @@ def test_a_kernel_that_is_wrong_in_half_precision_alone_is_found(
     with pytest.warns(GradientNormWarning, match="one sample at a time"):
         half = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
     assert float(((half - wanted) / wanted).abs().median()) < 5e-2
+
+
+class _Rotary(nn.Module):
+    """Attention whose queries and keys, but no values, are multiplied by constants of float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv1d(6, 16, 3, padding=1)
+        self.norm, self.project = nn.LayerNorm(16), nn.Linear(16, 48)
+        self.head = nn.Linear(16, 5)
+        self.register_buffer("turn", torch.rand(10, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.embed(x).mT
+        q, k, v = self.project(self.norm(rows)).chunk(3, dim=-1)
+        rows = nn.functional.scaled_dot_product_attention(q * self.turn, k * self.turn, v)
+        head: Tensor = self.head(rows.mean(dim=1))
+        return head
+
+
+@pytest.mark.parametrize("how", ["dtype", "autocast"])
+def test_products_in_half_precision_may_meet_numbers_in_float32(how: str) -> None:
+    torch.manual_seed(0)
+    model, x = _Rotary(), torch.randn(9, 6, 10)
+    wanted = gradient_norms(model, x, "entropy")
+    types: set[torch.dtype] = set()
+    model.embed.register_forward_hook(lambda _, __, out: types.add(out.dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        if how == "dtype":
+            half = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                half = gradient_norms(model, x, "entropy")
+    assert types == {torch.bfloat16}
+    difference = ((half - wanted) / wanted).abs()
+    assert 1e-6 < float(difference.max()) < 5e-2
+
+
+def test_networks_in_float64_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model, x = _Rotary().double(), torch.randn(9, 6, 10).double()
+    assert torch.equal(
+        gradient_norms(model, x, "entropy", dtype=torch.bfloat16),
+        gradient_norms(model, x, "entropy"),
+    )
+
+
+def test_the_loss_is_not_computed_in_half_precision() -> None:
+    types: set[torch.dtype] = set()
+
+    def loss(outputs: Tensor) -> Tensor:
+        products = outputs @ outputs.new_ones(5, 1)
+        types.add(products.dtype)
+        return products.squeeze(1)
+
+    model, x = nn.Linear(4, 5), torch.randn(6, 4)
+    gradient_norms(model, x, loss, dtype=torch.bfloat16)
+    assert types == {torch.float32}

@@ -54,7 +54,7 @@ def parted(error: type[ProofFailed] = GradientsDiffer) -> Iterator[list[bool | N
     with (
         mock.patch.object(reducing, "check_gradients", side_effect=error("rounding")),
         mock.patch.object(reducing, "agree_at_same_activations", noted),
-        mock.patch.object(Recording, "_holds_in_double", return_value=False),
+        mock.patch.object(Recording, "holds_in_double", return_value=False),
     ):
         yield verdicts
 
@@ -132,7 +132,7 @@ def assert_goes_one_by_one(model, x, fault):
     with (
         fault,
         parted() as verdicts,
-        mock.patch.object(Recording, "_holds_in_double", return_value=True),
+        mock.patch.object(Recording, "holds_in_double", return_value=True),
         pytest.warns(GradientNormWarning, match="one sample at a time"),
     ):
         norms = gradient_norms(model, x, spread_loss)
@@ -200,7 +200,7 @@ def test_kernels_that_round_to_the_other_side_of_kinks():
     with (
         mock.patch.object(Linear, "forward", rounded),
         mock.patch.object(reducing, "agree_at_same_activations", wraps=settled) as called,
-        mock.patch.object(Recording, "_holds_in_double", return_value=False),
+        mock.patch.object(Recording, "holds_in_double", return_value=False),
     ):
         gradient_norms(model, x, spread_loss)  # told nothing: warnings are errors
     assert called.call_count == 1

@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
+from upslope.gradnorm.core.half_precision import in_single_precision
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
@@ -69,9 +70,12 @@ class Call:
 
     def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
         """Return name -> (n, ...), the reduced per-sample gradients of a loss."""
-        return reduce_per_sample(
-            self.model, self.batch, self.weights, self.options, reduction, loss, self.walk
-        )
+        if self.options.dtype is not None:
+            loss = in_single_precision(loss, self._device)
+        with self._in_half_precision():
+            return reduce_per_sample(
+                self.model, self.batch, self.weights, self.options, reduction, loss, self.walk
+            )
 
     @contextmanager
     def recordings(self) -> Iterator[Iterator[Recording]]:
@@ -80,10 +84,23 @@ class Call:
         The model is as it was once the block is left.
         """
         with (
+            self._in_half_precision(),
             restoring_state(self.model, self.walk) as state,
             showing_batch_last(self.model, self.batch, state),
         ):
             yield recordings(self.model, self.batch, self.weights, self.options, state)
+
+    def _in_half_precision(self) -> AbstractContextManager[Any]:
+        """Enter the type of products that the caller asked for, if any."""
+        dtype = self.options.dtype
+        if dtype is None:
+            return nullcontext()
+        # No copies are kept: the state of a model is put back between its passes.
+        return torch.autocast(self._device, dtype, cache_enabled=False)
+
+    @property
+    def _device(self) -> str:
+        return next(iter(self.weights.parameters.values())).device.type
 
 
 def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> ComputeOptions:

@@ -80,7 +80,7 @@ def expected_gradient_length(
     kind: "mean" or "rms".
 
     inputs: (n, ...) or any that the model takes. norm: "global" or "tensor-sum". max_memory: bytes
-    of scratch. dtype: of products with weights.
+    of scratch. dtype: of products, as of `gradient_norms`.
 
     Raises:
         GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.

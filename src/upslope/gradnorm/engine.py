@@ -38,8 +38,9 @@ def gradient_norms(
         the norms of each parameter tensor's gradient (the authors' code).
     parameters: which parameters; all that require a gradient by default.
     max_memory: bytes of scratch beyond what an ordinary forward and backward pass takes.
-    dtype: torch.bfloat16 or torch.float16 for products with weights. Faster where the processor
-        has them, and approximate: three digits of a score, and its rank almost always.
+    dtype: torch.bfloat16 or torch.float16 for products of matrices and convolutions, as by
+        `torch.autocast`. Faster where the processor has them, and approximate: three digits of a
+        score, and its rank almost always. Networks in float64 stay as they are.
 
     Raises:
         GradientNormError: the model mixes samples (batch normalisation in training mode, say), the

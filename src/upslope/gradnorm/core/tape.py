@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import SCRATCH
+from upslope.gradnorm.core.half_precision import autocast_type
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
 from upslope.gradnorm.core.weights import Weights
 
 # Asked at each use of a weight.
 _is_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
-_is_autocast_entered: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 class ComputeOptions(NamedTuple):
@@ -32,7 +32,7 @@ class ComputeOptions(NamedTuple):
     scratch: int = SCRATCH
     """Bytes of scratch beyond what an ordinary forward and backward pass takes."""
     dtype: torch.dtype | None = None
-    """The type of products with weights, where it is not that of the weights: torch.bfloat16."""
+    """The half precision in which products of matrices and convolutions are computed, if any."""
 
 
 class Kernel(ABC):
@@ -170,8 +170,9 @@ class Tape:
         output: Tensor = apply(self, index, self.anchors[-1], *inputs)
         self.types.add(output.dtype)
         # Autocast computes in half precision and may put out float32: what is proven must know.
-        if _is_autocast_entered() and torch.is_autocast_enabled(output.device.type):
-            self.types.add(torch.get_autocast_dtype(output.device.type))
+        half = autocast_type(output)
+        if half is not None:
+            self.types.add(half)
         return output
 
 

@@ -41,10 +41,6 @@ class Linear(Kernel):
     ):
         self.weight, self.bias, self.is_transposed = weight, bias, is_transposed
         self.weights = tape.weights.select_weights(weight, bias)
-        # There is no complex type in half precision that has matrix products.
-        half = None if weight.is_complex() else tape.options.dtype
-        self.dtype = half or weight.dtype
-        self._converts = half is not None
         # Detached: the kernel must leave no edge to the weight, or the batch's sum would be formed.
         self._w = weight.detach().mT if is_transposed else weight.detach()
 
@@ -59,23 +55,15 @@ class Linear(Kernel):
         """Return the product with x, (..., i) -> (..., o), on the tape."""
         if x.dim() == 1:  # a vector is one row: the kernel's positions and samples are rows
             return self.apply(tape, x[None])[0]
-        return tape.use(self, x.to(self.dtype) if self._converts else x)
-
-    def _matrix(self) -> Tensor:
-        """Return W, (o, i), in the type of the product."""
-        return self._w.to(self.dtype) if self._converts else self._w
+        return tape.use(self, x)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """See `Kernel`. x: (..., i) -> (..., o)."""
-        bias = self.bias
-        # Products want one type of all operands.
-        if bias is not None and bias.dtype != self.dtype:
-            bias = bias.to(self.dtype)
-        return matrix_products.linear(inputs[0], self._matrix(), bias)
+        return matrix_products.linear(inputs[0], self._w, self.bias)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        matrix = self._matrix().mT.conj()
+        matrix = self._w.mT.conj()
         live = live_rows_of_product(g, len(matrix))
         if live is None:
             return (matrix_products.linear(g, matrix),)

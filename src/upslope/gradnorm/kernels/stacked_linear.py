@@ -28,22 +28,17 @@ class StackedLinear(Kernel):
     name = "matmul of a stack"
     dim = 1
 
-    def __init__(self, tape: Tape, weight: Tensor):
+    def __init__(self, weight: Tensor):
         self.weights = (weight,)
-        half = None if weight.is_complex() else tape.options.dtype
-        self.dtype = half or weight.dtype
-
-    def _matrices(self) -> Tensor:
-        """Return W in the type of the product."""
-        return self.weights[0].detach().to(self.dtype)
+        self._matrices = weight.detach()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
-        return torch.bmm(inputs[0], self._matrices())
+        return torch.bmm(inputs[0], self._matrices)
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        return (torch.bmm(g, self._matrices().mH),)
+        return (torch.bmm(g, self._matrices.mH),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -121,8 +116,8 @@ def stacked_matmul(tape: Tape, x: Tensor, stack: Tensor) -> Any:
     x = x.expand([sizes[dim] if dim in groups else x.shape[dim] for dim in range(rank)])
     x = x.permute(order)
     shape, count = x.shape[:-1], math.prod(sizes)
-    kernel = StackedLinear(tape, tape.weights.view(stack.reshape(count, *stack.shape[-2:])))
+    kernel = StackedLinear(tape.weights.view(stack.reshape(count, *stack.shape[-2:])))
     rows = x.reshape(count, math.prod(shape[len(groups) :]), x.shape[-1])
-    y = tape.use(kernel, rows.to(kernel.dtype))
+    y = tape.use(kernel, rows)
     back = sorted(range(rank), key=order.__getitem__)
     return y.reshape(*shape, stack.shape[-1]).permute(back)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map_only
 
+from upslope.gradnorm.core.half_precision import upcast
 from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
 from upslope.gradnorm.core.model_io import (
@@ -77,8 +78,7 @@ class Forward:
             return
         run = self._run
         model_and_weights = run.inventory, run.weights
-        # The fused kernel has no half precision, and no samples leave no numbers to normalise.
-        fuses = self._fuses and run.options.dtype is None and run.n > 0
+        fuses = self._fuses and run.n > 0  # no samples leave no numbers to normalise
         pairs = pairs_of(*model_and_weights, self._learn_pairs) if fuses else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
             self.tape = Tape(run.weights, run.options)
@@ -213,7 +213,7 @@ class Forward:
         with self._interceptor, run.loss_pass():
             # A loss in half precision would round away what tells samples apart.
             if run.options.dtype is not None:
-                outputs = tree_map_only(Tensor, upcast_output, outputs)
+                outputs = tree_map_only(Tensor, upcast, outputs)
             losses = loss(copy_objects(outputs))
         check_losses(losses, run.n, run.batch.first)
         return losses
@@ -312,8 +312,3 @@ class Forward:
             probe.kept = mask.to(losses.device)
             weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
             self.backward(losses, weight, probe, places=places)
-
-
-def upcast_output(tensor: Tensor) -> Tensor:
-    """Upcast half-precision outputs to float32 before the loss."""
-    return tensor.float() if tensor.is_floating_point() else tensor

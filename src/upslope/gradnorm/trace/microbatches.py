@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
@@ -42,7 +42,6 @@ from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradie
 from upslope.gradnorm.proofs.batch_run import showing_batch_last
 from upslope.gradnorm.proofs.independence import loss_may_mix_samples
 from upslope.gradnorm.proofs.mixing import shared_tensors
-from upslope.gradnorm.trace.forward import upcast_output
 from upslope.gradnorm.trace.memory import memory_of
 from upslope.gradnorm.trace.recording import Recording
 from upslope.gradnorm.trace.sharing import open_batch
@@ -206,8 +205,6 @@ def _with_joined_outputs(
     if outputs is None:
         return None
     run = records[0].run
-    if run.options.dtype is not None:
-        outputs = tree_map_only(Tensor, upcast_output, outputs)
     parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(run.model)

@@ -56,19 +56,18 @@ def arrange(
     weight: Tensor,
     geometry: Geometry,
     *,
-    dtype: torch.dtype | None,
     is_first: bool,
     is_transposed: bool,
 ) -> Arrangement:
     """Return how a convolution is run.
 
     x: images (n, c, *space). weight: of the convolution, as the model has it. geometry: of the
-    convolution. dtype: the type of products that the caller asked for, if any. is_first: whether
-    no other kernel came before. is_transposed: whether it is a transposed convolution.
+    convolution. is_first: whether no other kernel came before. is_transposed: whether it is a
+    transposed convolution.
     """
     return _arrange(
         x.shape, x.stride(), x.dtype,
-        weight.shape, weight.stride(), weight.dtype if dtype is None else dtype,
+        weight.shape, weight.stride(), weight.dtype,
         geometry, is_first, is_transposed, x.is_cpu, torch.get_num_threads(),
         torch.is_autocast_enabled("cpu"),
     )  # fmt: skip

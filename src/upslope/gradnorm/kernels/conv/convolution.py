@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.gradnorm.core.half_precision import autocast_type
 from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
 from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.tape import Kernel, Tape
@@ -47,7 +48,6 @@ class Convolution(Kernel):
         self.weight, self.bias, self.geometry = weight, bias, geometry
         self.output_padding = output_padding or (0,) * len(geometry.stride)
         self.is_transposed = output_padding is not None
-        self.dtype = tape.options.dtype
         self._all_weights = tape.weights
         self._is_first = not tape.kernels
         self._arrangement: Arrangement | None = None
@@ -62,7 +62,7 @@ class Convolution(Kernel):
         arrangement = self._arrangement
         if arrangement is None:  # decided by the forward pass, for the backward pass as well
             arrangement = self._arrangement = arrange(
-                x, self.weight, self.geometry, dtype=self.dtype,
+                x, self.weight, self.geometry,
                 is_first=self._is_first, is_transposed=self.is_transposed,
             )  # fmt: skip
         order = arrangement.images
@@ -87,24 +87,25 @@ class Convolution(Kernel):
         )
 
     def _arranged_weight(self, arrangement: Arrangement) -> Tensor:
-        """Return the weight in its type and order of memory.
+        """Return the weight in its order of memory.
 
         From another order than channels last the library makes its own layout up to ten times as
         slowly, where the numbers of channels are large powers of two.
         """
-        # The type of the products that the caller asked for: half precision, where it is faster.
-        weight = self.weight if self.dtype is None else self.weight.to(self.dtype)
         if arrangement.weight is None:
-            return weight
-        return self._all_weights.in_memory_format(weight, arrangement.weight)
+            return self.weight
+        return self._all_weights.in_memory_format(self.weight, arrangement.weight)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
         x, arrangement = inputs[0], self._arrangement
         assert arrangement is not None
         weight, bias = self._arranged_weight(arrangement), self.bias
-        if bias is not None and bias.dtype != weight.dtype:
-            bias = bias.to(weight.dtype)  # which `torch.convolution` wants it to have
+        half = autocast_type(x)
+        # Of those that the model calls autocast has seen to already, but not of the one below.
+        if half is not None:
+            x, weight = x.to(half), weight.to(half)
+            bias = None if bias is None else bias.to(half)
         if arrangement.is_product:
             self._matrix = weight.view(weight.shape[:2])
             return _multiply(x, self._matrix, bias, has_rows=arrangement.has_rows)
@@ -138,7 +139,8 @@ class Convolution(Kernel):
     ) -> Tensor:
         if arrangement.is_product:
             return _multiply(g, self._matrix.mT, None, has_rows=arrangement.has_rows)
-        weight = self._arranged_weight(arrangement)
+        # Autocast sees to forward passes alone.
+        x, weight = x.to(g.dtype), self._arranged_weight(arrangement).to(g.dtype)
         # Words under windows as wide as their vectors: oneDNN takes up to sixty times as long for
         # one channel that is marked as last.
         if x.shape[1] == g.shape[-1] == 1 < weight.shape[-1] and not self.is_transposed:
@@ -156,7 +158,7 @@ class Convolution(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout.dim != 0:
             raise SamplesNotSeparable("the samples of a convolution are not in its first dimension")
-        x, geometry = inputs[0], self.geometry
+        x, geometry = inputs[0].to(g.dtype), self.geometry
         part = self._reached_part(x, g)
         if part is not None:
             x, g, geometry, _ = part
@@ -270,9 +272,6 @@ def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Ten
     """Return the output of the kernel on a batch, on the tape, in the faster memory format."""
     if input.dim() != dimensions + 2:
         raise SamplesNotSeparable(f"`{kernel.name}` takes one image, without a dimension of them")
-    # Input and weight must have one type: that of the products.
-    if kernel.dtype is not None:
-        input = input.to(kernel.dtype)
     if tape.fusion is not None:
         return tape.fusion.on_convolution(tape, kernel, input)
     return tape.use(kernel, input)

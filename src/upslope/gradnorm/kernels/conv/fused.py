@@ -60,7 +60,7 @@ class FusedConvolution(Convolution):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        x, front = in_front(samples, inputs[0]), in_front(samples, g)
+        x, front = in_front(samples, inputs[0].to(g.dtype)), in_front(samples, g)
         weight, bias = self.separate
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
         part = FusedWeightGradient(plain, self.scale, weight.detach())
@@ -82,7 +82,7 @@ def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     """Return whether folding the normalisation into a convolution of x is possible, and cheaper."""
     weight, dtype = kernel.weight, x.dtype
     whole = kernel.weights and kernel.weights[0] is weight and not kernel.is_transposed
-    one_type = kernel.dtype is None and weight.dtype == dtype and norm.mean.dtype == dtype
+    one_type = weight.dtype == dtype and norm.mean.dtype == dtype
     if not (whole and one_type and x.shape[0] > 0):
         return False
     vectors = [id(v) for v in (kernel.bias, norm.weight, norm.bias) if v is not None]

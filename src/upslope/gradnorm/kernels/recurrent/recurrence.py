@@ -90,14 +90,13 @@ class Recurrence(Kernel):
         select = tape.weights.select_weights
         self.weights = select(*(weight for layer in layers for weight in layer))
         self.wanted = {id(weight) for weight in self.weights}
-        self.dtype = tape.options.dtype or layers[0].w_x.dtype
         self.scratch = tape.options.scratch
         self._last: tuple[Tensor, Gradients] | None = None
         """The last gradient of the output, and what the backward pass gave for it."""
 
     def apply(self, tape: Tape, x: Tensor, *start: Tensor) -> Tensor:
         """Return the output of the recurrence over x, on the tape."""
-        return tape.use(self, x if tape.options.dtype is None else x.to(self.dtype), *start)
+        return tape.use(self, x, *start)
 
     @abstractmethod
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
@@ -130,12 +129,7 @@ class Recurrence(Kernel):
         for out, x_d, layer in zip(sums, self._inputs(x), self.layers, strict=True):
             if id(x_d) not in rows:  # both directions may have the same
                 rows[id(x_d)] = x_d.flatten(0, 1)
-            # The product in the type that the caller asked for (half precision, where it is
-            # faster); the steps in the weights' own type, since their rounding errors accumulate
-            # over time.
-            bias = self._bias(layer)
-            bias = None if bias is None else bias.to(self.dtype)
-            _put_product(out.flatten(0, 1), rows[id(x_d)], layer.w_x.to(self.dtype), bias)
+            _put_product(out.flatten(0, 1), rows[id(x_d)], layer.w_x, self._bias(layer))
         return sums
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -199,8 +193,7 @@ class Recurrence(Kernel):
         if not x.requires_grad:
             return (None, *start)
         products = [
-            linear(g_x.to(self.dtype), layer.w_x.to(self.dtype).mT)
-            for g_x, layer in zip(gradients.x, self.layers, strict=True)
+            linear(g_x, layer.w_x.mT) for g_x, layer in zip(gradients.x, self.layers, strict=True)
         ]
         if x.dim() == 4:
             return (torch.stack(products), *start)
@@ -261,7 +254,7 @@ class Recurrence(Kernel):
         """
         n, t, o = rows.shape
         matrices = (layer.w_x, layer.w_h)
-        if self.dtype != rows.dtype or n * t * t * rows.element_size() > self.scratch:
+        if layer.w_x.dtype != rows.dtype or n * t * t * rows.element_size() > self.scratch:
             return None
         if any(t * (w.shape[1] + o) >= w.shape[1] * o for w in matrices):
             return None
