@@ -17,7 +17,7 @@ from upslope.config.schema import Config
 from upslope.datasets.base import Splits
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, UpslopeError
-from upslope.experiment.checks import check_fit
+from upslope.experiment.checks import check_fit, check_targets
 from upslope.experiment.start import start_strategy
 from upslope.frozen import (
     Backbone,
@@ -152,10 +152,11 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
     Raises:
         ConfigError: strategies that were asked for by name and cannot be served, with the reasons;
             one with a cost budget beside other runs.
-        DataError: no sample can be read.
+        DataError: no sample can be read; targets that are none of the task's.
     """
     model, sample = setup.model(), setup.task.prepare(first_readable(setup.splits.pool))
     setup.task.check(model, sample)
+    check_targets(setup.splits, setup.task)
     reasons: dict[str, str] = {}
     start = start_strategy(config.experiment.start, setup.splits.pool.input_shape)
     if start is not None:

@@ -200,7 +200,7 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
         target = pool.targets([index])[0]  # raises DataError where there is none, or a damaged one
         if target.ndim:
             return None
-        check_range(pool.ids[index], int(target), pool.classes)
+        check_range(pool.ids[index], target.item(), pool.classes)
         return int(target)
     if isinstance(answer, str | Path) and isinstance(origin(pool, index)[0], HasPairs):
         raise MaskNeededError(

@@ -83,9 +83,10 @@ def as_target(label: Any) -> Tensor:
 
 
 def check_range(id_: str, label: Any, classes: Sequence[str]) -> None:
-    """Raise DataError unless a label is a position among the classes."""
-    if not 0 <= label < len(classes):
+    """Raise DataError unless a label is a position among the classes, a whole number."""
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(classes):
         raise DataError(
-            f"Expected the label of {id_!r} to be between 0 and {len(classes) - 1}, one of the "
-            f"{len(classes)} classes, but got {label}."
+            f"Expected the label of {id_!r} to be a whole number between 0 and "
+            f"{len(classes) - 1}, one of the {len(classes)} classes, but got {label}. Correct the "
+            "targets of the data set."
         )

@@ -28,7 +28,13 @@ from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changes import Opening, first_size, with_statistics
-from upslope.experiment.checks import check_classes, check_factory, check_total, positions
+from upslope.experiment.checks import (
+    check_classes,
+    check_factory,
+    check_targets,
+    check_total,
+    positions,
+)
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.earlier_labels import EarlierLabels
@@ -124,6 +130,7 @@ class Experiment:
     ) -> None:
         check_splits(splits)
         check_classes(splits.pool.classes, task)
+        check_targets(splits, task)
         check_factory(model)
         self.path = Path(path)
         self.splits, self.task, self.strategy = splits, task, strategy

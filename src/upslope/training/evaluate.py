@@ -70,7 +70,8 @@ class _Evaluation:
 
     def stream(self, batches: Sequence[Tensor]) -> Generator[tuple[Any, Tensor]]:
         """Yield (outputs, targets) of each batch of positions, on the device."""
-        data = source(self.dataset, with_targets(self.dataset), self.indices, self.device)
+        read = with_targets(self.dataset, self.task)
+        data = source(self.dataset, read, self.indices, self.device)
         for inputs, targets in data.stream(batches):
             with evaluating(self.model), torch.no_grad():
                 outputs = self.task.predict(self.model, self.task.prepare(inputs))
