@@ -156,7 +156,6 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
     """
     model, sample = setup.model(), setup.task.prepare(first_readable(setup.splits.pool))
     setup.task.check(model, sample)
-    check_targets(setup.splits, setup.task)
     reasons: dict[str, str] = {}
     start = start_strategy(config.experiment.start, setup.splits.pool.input_shape)
     if start is not None:
@@ -168,6 +167,7 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
             reasons[label] = str(error)
     if reasons and not config.every:
         raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
+    check_targets(setup.splits, setup.task)
     able = {label: s for label, s in setup.strategies.items() if label not in reasons}
     by_cost = [
         label
