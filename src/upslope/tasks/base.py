@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -122,6 +122,19 @@ class ChecksTargets(Protocol):
         Raises:
             DataError: targets of another form, or numbers that are none; the message names the
                 first sample.
+        """
+        ...
+
+
+@runtime_checkable
+class AdvisesOnTargets(Protocol):
+    """A task with options on what is known of targets, which tells where these do not fit."""
+
+    def advice(self, targets: Tensor, figures: Mapping[str, float] | None = None) -> str:
+        """Return sentences on options that do not fit the targets; empty where they do.
+
+        targets: (n, ...), of labelled samples. figures: of a network on these; what has been
+        learnt well nevertheless is not told of then. None where there is no such network.
         """
         ...
 

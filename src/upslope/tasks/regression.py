@@ -15,7 +15,7 @@ reads a posterior over classes is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -27,6 +27,7 @@ from upslope.tasks.answers import numbers, numbers_answer
 from upslope.tasks.common import CommonTask
 from upslope.tasks.regression_metrics import RegressionMetrics
 from upslope.tasks.target_checks import refuse_wrong
+from upslope.tasks.target_scale import scale_advice
 
 Numbers = tuple[float, ...]
 
@@ -91,6 +92,14 @@ class Regression(CommonTask):
             "finite numbers",
             "Repair the targets, or leave these samples out.",
         )
+
+    def advice(self, targets: Tensor, figures: Mapping[str, float] | None = None) -> str:
+        """Return what to state as `centre` and `scale` where targets are far off; '' elsewhere.
+
+        targets: (n, num_classes), of labelled samples. figures: of a network on these; targets that
+        it has learnt are left out.
+        """
+        return scale_advice(targets, *self._affine(targets), self.class_names, figures)
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
