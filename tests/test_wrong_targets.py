@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from upslope import Experiment, ExperimentSettings, Splits, query, strategies, tasks
+from upslope.datasets.subset import Subset
 from upslope.errors import DataError
 from upslope.experiment.labels import oracle
 from upslope.tasks import Classification, MultiLabel, Regression, Segmentation
 from upslope.tasks.base import ChecksTargets
+from upslope.tasks.mask_answers import decode_mask
 from upslope.training import TrainingSettings
 
 Y = torch.arange(30) % 3
@@ -163,3 +166,42 @@ def test_right_numbers_pass():
 def test_masks_of_another_size_than_the_outputs_are_told():
     with pytest.raises(DataError, match=r"shape \(1, 4, 4\).*\(1, 3, 4\)"):
         Segmentation(3).losses(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4).long())
+
+
+NONE_COUNTS = {
+    "masks": ("segmentation", torch.full((30, 4, 4), 255), lambda: nn.Conv2d(3, 3, 1)),
+    "labels": ("multi-label", torch.zeros(30, 3, dtype=torch.int64), lambda: nn.Linear(4, 3)),
+}
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+@pytest.mark.parametrize("kind", NONE_COUNTS)
+def test_a_part_by_which_nothing_is_measured_is_told(tmp_path, kind, part):
+    name, targets, model = NONE_COUNTS[kind]
+    x = ANY.normal(size=(30, 3, 4, 4)).astype(np.float32) if kind == "masks" else X
+    known = (targets * 0 + 1).clamp(max=2)
+    made = Splits.from_arrays(x, known, x, targets, kind=kind, classes=["a", "b", "c"])
+    splits = made if part == "test" else Splits(made.pool, Subset(made.pool, range(5)), made.test)
+    experiment = Experiment(
+        tmp_path, splits=splits, task=tasks.build(name, num_classes=3), model=model,
+        strategy=strategies.build("random"), training=TrainingSettings(epochs=1), device="cpu",
+        settings=ExperimentSettings(initial=10, budget=5, cycles=1), progress=False,
+    )  # fmt: skip
+    with experiment, pytest.raises(DataError, match=f"measure .* by in the targets of the {part}"):
+        experiment.run()
+
+
+@pytest.mark.parametrize("answer", [1e39, -1e39, 10**400, float("inf")])
+def test_a_number_beyond_single_precision_is_no_answer(answer):
+    with pytest.raises(DataError, match="a finite number, price"):
+        Regression(1).label(answer, ["price"])
+    assert Regression(1).label(3.4e38, ["price"]) == [3.4e38]
+
+
+def test_a_mask_as_an_answer_is_turned_as_its_exif_data_say(tmp_path):
+    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, as photographs beside it
+    Image.fromarray(mask).save(tmp_path / "mask.png", exif=exif)
+    text = Segmentation(6).label(tmp_path / "mask.png", [])
+    assert decode_mask(text).tolist() == mask[::-1, ::-1].tolist()

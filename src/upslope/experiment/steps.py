@@ -30,7 +30,7 @@ from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.progress import Progress, Stop
 from upslope.scoring import LabelledSet
 from upslope.tasks.base import AdvisesOnTargets
-from upslope.training import evaluate
+from upslope.training import evaluate, primary_figure
 
 
 @dataclass
@@ -197,6 +197,8 @@ class Steps:
             "test": self._figures(self.run.splits.test, range(len(self.run.splits.test)), stop),
             "train": self._figures(labelled, places, stop),
         }
+        if len(self.run.splits.test):
+            primary_figure(figures["test"], self.run.task, "the test set")
         if not self._has_advised and isinstance(self.run.task, AdvisesOnTargets):
             advice = self.run.task.advice(labelled.targets(places), figures["train"])
             if advice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,24 @@ def evaluate(
             count += len(targets)
             observer(Progress("evaluate", count, len(positions)))
     return metrics.compute()
+
+
+def primary_figure(figures: Mapping[str, float], task: Task, what: str) -> float:
+    """Return the task's primary figure over some samples.
+
+    figures: as `evaluate` returned them. what: the samples in words.
+
+    Raises:
+        DataError: none of the samples counts: every pixel of their masks is ignored, or none of the
+            labels is present.
+    """
+    if task.primary not in figures:
+        raise DataError(
+            f"Expected something to measure {task.primary!r} by in the targets of {what} but there "
+            "is nothing: every pixel of a mask is to be ignored, or no sample has any of the "
+            "labels. Correct its targets, or leave it out."
+        )
+    return figures[task.primary]
 
 
 @dataclass(frozen=True)

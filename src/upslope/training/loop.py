@@ -20,7 +20,7 @@ from upslope.progress import Interrupted, Observer, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
 from upslope.tasks.base import AdvisesOnTargets, MirrorsOnDemand, Task
 from upslope.training.auxiliary_module import AuxiliaryModule, Step
-from upslope.training.evaluate import evaluate
+from upslope.training.evaluate import evaluate, primary_figure
 from upslope.training.optimizers import make_optimizer
 from upslope.training.schedule import learning_rate
 from upslope.training.settings import TrainingSettings
@@ -219,7 +219,7 @@ class Training:
         except Interrupted:
             self._save()
             raise
-        figure = figures[self.task.primary]
+        figure = primary_figure(figures, self.task, "the validation set")
         if at.best is None or figure > at.best:
             at.best, at.best_epoch = figure, at.epoch
             state = self.model.state_dict()
