@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 from upslope import Splits, datasets, models, query, strategies, tasks
@@ -217,3 +219,64 @@ def test_a_run_with_stated_statistics_scores_shards_by_them(tmp_path: Path) -> N
     for row in parts:
         number = int(row["id"][1:])
         assert row["margin"] == pytest.approx(whole[f"{number % 2}/{number}.png"], abs=1e-5)
+
+
+class Own:
+    """A data set of the user's own."""
+
+    name, resident = "own", True
+
+    def __init__(self, inputs: np.ndarray, classes: tuple[str, ...] = ("a", "b")) -> None:
+        self.values, self.classes = torch.from_numpy(inputs), classes
+        self.ids = tuple(f"s{i}" for i in range(len(inputs)))
+        self.input_shape = tuple(inputs.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def inputs(self, indices: Sequence[int]) -> torch.Tensor:
+        return self.values[list(indices)]
+
+    def targets(self, indices: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([i % 2 for i in indices])
+
+
+def begin(folder: Path, splits: Splits) -> None:
+    Experiment(
+        folder, splits=splits, strategy=strategies.build("random"),
+        task=tasks.build("classification", num_classes=2, mean=(0.5,), std=(0.3,)),
+        model=lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)),
+        settings=ExperimentSettings(initial=4, budget=4, cycles=1),
+    ).close()  # fmt: skip
+
+
+def test_parts_of_other_numbers_or_classes_than_the_pool_are_refused(tmp_path: Path) -> None:
+    whole, floats = images(), images() / np.float32(255)
+    begin(tmp_path / "alike", Splits(Own(whole), Own(whole[:9]), Own(whole[:8])))
+    for parts in (
+        (Own(whole), Own(floats)),
+        (Own(floats), Own(whole)),
+        (Own(whole), Own(whole), Own(floats)),
+    ):
+        with pytest.raises(DataError, match="uint8 is standardised, and floats are taken as they"):
+            begin(tmp_path / "run", Splits(*parts))
+    with pytest.raises(
+        DataError, match=r"test set to have the classes .* \['a', 'b'\].*\['b', 'a'"
+    ):
+        begin(tmp_path / "run", Splits(Own(whole), Own(whole, ("b", "a"))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_labelled_samples_of_other_numbers_than_the_pool_are_refused() -> None:
+    whole, labels = images(), np.arange(60) % 2
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    for pool, other, statistics in (
+        (whole, whole / 255, {"mean": [0.5], "std": [0.3]}),
+        (whole / 255, whole, {}),
+    ):
+        for labelled in (
+            (other, labels),
+            TensorDataset(torch.from_numpy(other), torch.from_numpy(labels)),
+        ):
+            with pytest.raises(DataError, match="uint8 is standardised by `mean` and `std`"):
+                query(network, pool, 3, "core-set", labelled=labelled, progress=False, **statistics)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError
+from upslope.tasks.base import ChecksTargets, Task
 from upslope.threads import Threads
 
 _AHEAD = 2  # batches read while the device works on another
@@ -45,9 +46,26 @@ Read = Callable[[Sequence[int]], tuple[Tensor, ...]]
 """Reads samples by index: tensors whose first dimension is the sample."""
 
 
-def with_targets(dataset: Dataset) -> Read:
-    """Return a reader of inputs and targets."""
-    return lambda indices: (dataset.inputs(indices), dataset.targets(indices))
+def with_targets(dataset: Dataset, task: Task) -> Read:
+    """Return a reader of inputs and targets, which refuses targets that are none of the task's."""
+
+    def read(indices: Sequence[int]) -> tuple[Tensor, ...]:
+        inputs = dataset.inputs(indices)
+        return inputs, read_targets(dataset, task, indices)
+
+    return read
+
+
+def read_targets(dataset: Dataset, task: Task, indices: Sequence[int]) -> Tensor:
+    """Return the targets of some samples, (n, ...). indices: positions in the data set.
+
+    Raises:
+        DataError: nobody knows one of them, or it is none of the task's.
+    """
+    targets = dataset.targets(indices)
+    if isinstance(task, ChecksTargets):
+        task.check_targets(targets, lambda k: dataset.ids[indices[k]])
+    return targets
 
 
 def inputs_only(dataset: Dataset) -> Read:

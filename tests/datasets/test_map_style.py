@@ -162,3 +162,17 @@ def mixed(i):
 def test_what_cannot_be_is_refused(data, options, error, message):
     with pytest.raises(error, match=message):
         Splits.from_torch(data, **options)
+
+
+@pytest.mark.parametrize("memory", [4.0, 1e-9])
+def test_items_of_another_type_than_the_first_are_refused(memory):
+    # In a batch of both, whole numbers would be taken for floats that are normalised already.
+    data = Items(lambda i: (IMAGES[i] if i != 9 else IMAGES[i] / np.float32(255), int(Y[i])))
+
+    def read_all():
+        splits = Splits.from_torch(data, test_share=0.3, memory=memory)
+        for part in (splits.pool, splits.test):
+            part.inputs(range(len(part)))
+
+    with pytest.raises(DataError, match=r"pool.*9.* to be of uint8, as the first one, but got flo"):
+        read_all()

@@ -189,7 +189,7 @@ def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting)
     if run.cycles:
         _say(f"cycle {len(run.cycles)} of {standing['cycles']}: {last_cycle(standing)}")
         if run.unfitted and run.unfitted[-1] is run.cycles[-1]:
-            _say(f"not fitted, {unfitted_words([len(run.cycles)])}")
+            _say(f"not fitted, {unfitted_words([len(run.cycles)], run.primary)}")
     count = len(sitting.waiting)
     waiting = f"{format_count(count, 'sample')} {'waits' if count == 1 else 'wait'}"
     _say(f"{waiting} for a label: {sitting.sheet}")

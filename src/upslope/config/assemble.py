@@ -17,7 +17,7 @@ from upslope.config.schema import Config
 from upslope.datasets.base import Splits
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError, UpslopeError
-from upslope.experiment.checks import check_fit
+from upslope.experiment.checks import check_fit, check_targets
 from upslope.experiment.start import start_strategy
 from upslope.frozen import (
     Backbone,
@@ -152,7 +152,7 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
     Raises:
         ConfigError: strategies that were asked for by name and cannot be served, with the reasons;
             one with a cost budget beside other runs.
-        DataError: no sample can be read.
+        DataError: no sample can be read; targets that are none of the task's.
     """
     model, sample = setup.model(), setup.task.prepare(first_readable(setup.splits.pool))
     setup.task.check(model, sample)
@@ -167,6 +167,7 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
             reasons[label] = str(error)
     if reasons and not config.every:
         raise ConfigError("\n".join(f"strategies.{label}: {why}" for label, why in reasons.items()))
+    check_targets(setup.splits, setup.task)
     able = {label: s for label, s in setup.strategies.items() if label not in reasons}
     by_cost = [
         label

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from upslope.batches import read_targets
 from upslope.config.plan import without_weights
 from upslope.datasets import wants_people
 from upslope.datasets.arrays import UNKNOWN
@@ -77,7 +78,7 @@ def repeat_a_sample(pool: Dataset, model: Callable[[], nn.Module], task: Task) -
         indices = list(range(len(pool)))
     for index in indices:
         try:
-            inputs, targets = pool.inputs([index]), pool.targets([index])
+            inputs, targets = pool.inputs([index]), read_targets(pool, task, [index])
         except DataError:
             if index == indices[-1]:
                 raise

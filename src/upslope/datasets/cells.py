@@ -132,6 +132,23 @@ def text_numbers(column: pa.ChunkedArray, decimal: str) -> tuple[Numbers, NDArra
     return Numbers(values[:, None], said, first, texts[0].as_py() if all_so else None), unread
 
 
+def in_single_precision(values: NDArray[np.float64], what: str) -> NDArray[np.float32]:
+    """Return rows of numbers as float32, in which networks learn. what: what they are.
+
+    Raises:
+        DataError: one that is infinite there.
+    """
+    with np.errstate(over="ignore"):
+        singles = values.astype(np.float32)
+    if (is_wrong := np.isinf(singles)).any():
+        place = tuple(int(i[0]) for i in np.nonzero(is_wrong))
+        raise DataError(
+            f"Expected {what} that are finite in single precision, up to 3.4e38, but got "
+            f"{values[place]:.6g} in row {place[0]}. Give them in a larger unit, or repair them."
+        )
+    return singles
+
+
 def finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:
     """Return the values, NaN included; DataError where one is infinite. what: what they are."""
     if np.isinf(values).any():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upslope.datasets.base import Splits
+from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.readable import input_type
 from upslope.errors import ConfigError, DataError
 
 _ADVICE = (
@@ -13,6 +14,7 @@ _ADVICE = (
     "datasets.load('folder', root); see docs/data.md. Or write a class with the members of "
     "upslope.datasets.Dataset, and pass Splits(pool, test) of it."
 )
+_MOST_NAMES = 5
 _MEMBERS = ("ids", "classes", "input_shape", "resident", "inputs", "targets")
 
 
@@ -51,7 +53,11 @@ def check_root(root: object) -> None:
 
 
 def check_splits(splits: object) -> None:
-    """Raise ConfigError unless `splits` is a `Splits` of data sets."""
+    """Raise ConfigError unless `splits` is a `Splits` of data sets.
+
+    Raises:
+        DataError: a test or validation set of other classes, or of another type of numbers.
+    """
     if not isinstance(splits, Splits):
         raise ConfigError(
             f"Expected `splits` to be upslope.datasets.Splits, as datasets.load gives, but got "
@@ -65,13 +71,34 @@ def check_splits(splits: object) -> None:
                 f"Expected the {name} of `splits` to have the members of upslope.datasets.Dataset "
                 f"but {_describe(part)} has no {', '.join(missing)}. {_ADVICE}"
             )
+    for name, part in (("test set", splits.test), ("validation set", splits.validation)):
+        if part is not None and len(part) and len(splits.pool):
+            _check_alike(splits.pool, part, name)
+
+
+def _check_alike(pool: Dataset, part: Dataset, name: str) -> None:
+    """Refuse a part that the same network would see, or count, otherwise than the pool."""
+    if part.classes and pool.classes and tuple(part.classes) != tuple(pool.classes):
+        raise DataError(
+            f"Expected the {name} to have the classes of the pool in its order, "
+            f"{list(pool.classes)[:_MOST_NAMES]}, as targets are positions among them, but its "
+            f"`classes` are {list(part.classes)[:_MOST_NAMES]}. Bring both to one order."
+        )
+    types = [input_type(one) for one in (pool, part)]
+    if None not in types and types[0] != types[1]:
+        raise DataError(
+            f"Expected the samples of the {name} to be {types[0]}, as those of the pool, but got "
+            f"{types[1]}: uint8 is standardised, and floats are taken as they are, so that the "
+            "network would see other numbers. Bring both to one type."
+        )
 
 
 def _describe(value: object) -> str:
     """The type of a value in words, and what it is to torch where that is known."""
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
+    from torch.utils.data import Dataset as TorchDataset
 
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    if isinstance(value, Dataset):
+    if isinstance(value, TorchDataset):
         return f"{kind}, a torch Dataset"
     return f"{kind}, a torch DataLoader" if isinstance(value, DataLoader) else kind

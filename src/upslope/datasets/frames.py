@@ -103,7 +103,7 @@ def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:
                 f"Expected {what} to be a DataFrame of pandas or polars, a table of Arrow, or a "
                 f"mapping of columns but got {type(frame).__name__}."
             )
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise DataError(
             f"Expected {what} to have columns of one type each but: {error}. Convert the column, "
             "as with astype(str)."

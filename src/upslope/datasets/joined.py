@@ -27,10 +27,15 @@ class JoinedDataset:
         self.ids: Sequence[str] = (*first.ids, *(f"labelled/{id_}" for id_ in second.ids))
         one, other = (part.inputs([0]) for part in (first, second))
         if one.shape != other.shape or one.dtype != other.dtype:
+            why = (
+                " uint8 is standardised by `mean` and `std`, floats are taken as they are."
+                if one.dtype != other.dtype
+                else ""
+            )
             raise DataError(
                 "Expected the labelled samples to be of the shape and type of the pool's, "
                 f"{tuple(one.shape[1:])} {one.dtype}, but got {tuple(other.shape[1:])} "
-                f"{other.dtype}. Bring both to what the network takes."
+                f"{other.dtype}.{why} Bring both to what the network takes."
             )
 
     def __len__(self) -> int:

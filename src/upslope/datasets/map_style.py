@@ -61,7 +61,7 @@ class MapStyleDataset:
 
     items: the data set. values: (n, ...) targets, as `target_values` reads them, `UNKNOWN` or NaN
     where nobody knows; None where they are read with each item, as masks are. form: that inputs are
-    brought to. input_shape: of one input, which all must have.
+    brought to. input_shape, input_type: of one input, which all must have.
     """
 
     name: str
@@ -71,6 +71,7 @@ class MapStyleDataset:
     keys: ItemKeys
     form: InputForm
     input_shape: tuple[int, ...]
+    input_type: np.dtype[Any]
     values: Array | None
     resident: bool = False
 
@@ -97,7 +98,7 @@ class MapStyleDataset:
         where = f"{self.name} ({self.ids[position]})"
         value = part_of(read_item(self.items, position, where), self.keys.input, where)
         array = input_of(value, self.form, where)
-        check_shape(array, self.input_shape, where)
+        check_alike(array, self.input_shape, self.input_type, where)
         return array
 
     def targets(self, indices: Sequence[int]) -> Tensor:
@@ -133,13 +134,21 @@ class MapStyleDataset:
         return mask.astype(np.uint8)
 
 
-def check_shape(array: Array, shape: tuple[int, ...], where: str) -> None:
-    """Raise DataError unless an input has the shape of the first one."""
+def check_alike(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
+    """Raise DataError unless an input has the shape and the type of the first one.
+
+    uint8 is standardised where floats are taken as they are, and a batch of both would be floats.
+    """
     if array.shape != shape:
         raise DataError(
             f"Expected the input of {where} to be of shape {shape}, as the first one, but got "
             f"{array.shape}. Set `size` to bring images of Pillow to one size; bring arrays and "
             "tensors to one in the data set."
+        )
+    if array.dtype != dtype:
+        raise DataError(
+            f"Expected the input of {where} to be of {dtype}, as the first one, but got "
+            f"{array.dtype}. Bring all to one type in the data set."
         )
 
 

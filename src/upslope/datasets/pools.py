@@ -96,7 +96,7 @@ def _map_style(items: Any, name: str, layout: Layout, size: int | None) -> Datas
     form = form_of_item(value, layout, None, size, None)
     array = input_of(value, form, where)
     dataset = MapStyleDataset(
-        name, number_ids(name, count), (), items, keys, form, tuple(array.shape), None
+        name, number_ids(name, count), (), items, keys, form, tuple(array.shape), array.dtype, None
     )
     check_repeats(dataset.input, count, f"the {name}")
     return dataset

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.datasets.arrays import UNKNOWN, Array
+from upslope.datasets.cells import in_single_precision
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
 from upslope.datasets.unlabelled import class_names, refuse_one_text
@@ -189,7 +190,7 @@ def _read_names(columns: dict[str, Array], classes: Sequence[object] | None, whe
     try:
         chunks = [pa.array([_plain(cell) for cell in array.tolist()]) for array in columns.values()]
         column = pa.chunked_array([chunk.cast(_common(chunks)) for chunk in chunks])
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         raise DataError(
             f"Expected the classes of {where} to be names, or whole numbers, of one type but: "
             f"{error}."
@@ -298,15 +299,10 @@ def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, wh
             )
         try:
             numbers = array.astype(np.float64)  # None becomes NaN
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"Expected numbers of {where}/{name} but: {error}.") from error
-        values[name] = numbers[:, None] if numbers.ndim == 1 else numbers
-        if np.isinf(values[name].astype(np.float32)).any():
-            raise DataError(
-                f"Expected finite numbers, or NaN where nobody knows, in {where}/{name} but "
-                f"{int(np.isinf(values[name].astype(np.float32)).sum())} are infinite in float32."
-            )
-        values[name] = values[name].astype(np.float32)
+        singles = in_single_precision(numbers, f"numbers in {where}/{name}")
+        values[name] = singles[:, None] if singles.ndim == 1 else singles
     names = _names_of_columns(values, classes, where, "value")
     return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})
 

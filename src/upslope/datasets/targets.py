@@ -22,7 +22,7 @@ from torch import Tensor
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.arrow import is_number, is_text, numbers_of
 from upslope.datasets.base import Dataset, Splits
-from upslope.datasets.cells import comma_advice, finite, text_numbers
+from upslope.datasets.cells import comma_advice, finite, in_single_precision, text_numbers
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
@@ -151,7 +151,8 @@ def read_targets(
     all_notes = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
     if kind == "numbers":
-        return TargetColumns(columns, columns, values.astype(np.float32), all_notes)
+        singles = in_single_precision(values, f"numbers in the targets of {rows.path}")
+        return TargetColumns(columns, columns, singles, all_notes)
     wrong = ~np.isin(values, (0, 1)) & ~np.isnan(values)
     if wrong.any():
         row, column = (int(i[0]) for i in np.nonzero(wrong))

@@ -24,9 +24,9 @@ from upslope.datasets.map_style import (
     ItemKeys,
     Key,
     MapStyleDataset,
+    check_alike,
     check_map_style,
     check_repeats,
-    check_shape,
     form_of_item,
     input_of,
     item_keys,
@@ -132,7 +132,7 @@ def from_torch(
                     part.items,
                     part.keys,
                     part.form,
-                    _shape(part),
+                    *_shape_and_type(part),
                     None if streamed_masks else targets.parts[name],
                 )
             )
@@ -175,8 +175,9 @@ def _open(
     return part
 
 
-def _shape(part: _Part) -> tuple[int, ...]:
-    return tuple(part.read(0)[0].shape)
+def _shape_and_type(part: _Part) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    first = part.read(0)[0]
+    return tuple(first.shape), first.dtype
 
 
 def _bytes(part: _Part) -> int:
@@ -195,12 +196,7 @@ def _read_all(
         where = part.where(position)
         item = read_item(part.items, position, where)
         array = input_of(part_of(item, part.keys.input, where), part.form, where)
-        check_shape(array, first.shape, where)
-        if array.dtype != first.dtype:
-            raise DataError(
-                f"Expected the input of {where} to be of {first.dtype}, as the first one, but got "
-                f"{array.dtype}. Bring all to one type in the data set."
-            )
+        check_alike(array, first.shape, first.dtype, where)
         inputs[position] = array
         targets.append(target_of(item, part.keys.target, where))
         if ids is not None:

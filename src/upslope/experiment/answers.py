@@ -11,7 +11,7 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset, HasLabels, HasPairs
 from upslope.datasets.subset import origin
 from upslope.errors import DataError
-from upslope.experiment.labels import as_target, check_range
+from upslope.experiment.labels import as_target, own_label
 from upslope.ledger import Event, Label, State
 from upslope.tasks.answers import MaskNeededError, class_label
 from upslope.tasks.base import TakesAnswers, Task
@@ -198,10 +198,7 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
     """
     if answer is None:
         target = pool.targets([index])[0]  # raises DataError where there is none, or a damaged one
-        if target.ndim:
-            return None
-        check_range(pool.ids[index], int(target), pool.classes)
-        return int(target)
+        return own_label(pool.ids[index], target, pool.classes)
     if isinstance(answer, str | Path) and isinstance(origin(pool, index)[0], HasPairs):
         raise MaskNeededError(
             f"Expected None, as files of masks have numbers of their own in {pool.name}, or an "
@@ -224,6 +221,17 @@ def label_of(pool: Dataset, task: Task, index: int, answer: Any) -> Label:
             f"{answer!r}."
         )
     return label
+
+
+def differs(pool: Dataset, index: int, label: Label) -> bool:
+    """Tell whether the data set has a label of its own for a sample, and it is another.
+
+    index: the sample's place in the pool. label: as the ledger holds it.
+    """
+    if label is None or not has_label(pool, index):
+        return False
+    own_target, label_target = pool.targets([index])[0], as_target(label)
+    return own_target.shape != label_target.shape or bool((own_target != label_target).any())
 
 
 def _same(pool: Dataset, index: int, one: Label, other: Label) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.batches import read_targets
+from upslope.datasets.base import Splits
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
 from upslope.options import LATER
@@ -19,6 +21,9 @@ from upslope.strategies import QueryStrategy
 from upslope.tasks.base import Task
 from upslope.tasks.common import CommonTask
 from upslope.training import auxiliary_module
+
+_MOST_LOOKED_AT = 8
+"""Samples of a split among which one with a target is looked for: each may be a file of a mask."""
 
 
 def positions(ids: Sequence[str]) -> dict[str, int]:
@@ -62,6 +67,23 @@ def check_classes(classes: Sequence[str], task: Task) -> None:
             f"{classes[-1]!r}, but it has {task.num_classes}. Make it with "
             f"num_classes={len(classes)}, or correct the labels."
         )
+
+
+def check_targets(splits: Splits, task: Task) -> None:
+    """Raise DataError where the data hold targets of another kind than the task learns.
+
+    Of each split the first sample with a target is looked at, so that this costs nothing; all are
+    when they are read.
+    """
+    parts = (splits.pool, splits.test, *([splits.validation] if splits.validation else []))
+    for part in parts:
+        for index in range(min(len(part), _MOST_LOOKED_AT)):
+            try:
+                part.targets([index])
+            except DataError:  # nobody knows it, or its file is damaged: told where it is needed
+                continue
+            read_targets(part, task, [index])
+            break
 
 
 def check_factory(model: Any) -> None:

@@ -17,7 +17,13 @@ from upslope.experiment.model_store import ModelStore
 from upslope.experiment.own_training import train_by
 from upslope.ledger import Label
 from upslope.progress import Stop
-from upslope.training import AuxiliaryModule, TrainingReport, evaluate, train
+from upslope.training import (
+    AuxiliaryModule,
+    TrainingReport,
+    evaluate,
+    primary_figure,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class CycleModels:
             observer=self.run.reporting(),
             stop=stop,
         )
-        return figures[self.run.task.primary]
+        return primary_figure(figures, self.run.task, "the unlabelled samples")
 
     def trained_on(
         self, labelled: Sequence[int], cycle: int, stop: Stop, places: Sequence[int]

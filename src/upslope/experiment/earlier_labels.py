@@ -21,8 +21,7 @@ from upslope.counts import format_count
 from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.layout import name_some
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
-from upslope.experiment.answers import has_label, label_of
-from upslope.experiment.labels import as_target
+from upslope.experiment.answers import differs, has_label, label_of
 from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
 
@@ -212,7 +211,7 @@ def _notes(
             f"{format_count(len(without), 'label')} left out, which the data set held then and "
             f"does not now: {name_some(without)}"
         )
-    if differing := [i for i in labels if _differs(pool, position[i], labels[i])]:
+    if differing := [i for i in labels if differs(pool, position[i], labels[i])]:
         notes.append(
             f"{format_count(len(differing), 'label')} taken that the data set itself has "
             f"otherwise: {name_some(differing)}"
@@ -221,11 +220,3 @@ def _notes(
         forms = "sample that was skipped there", "samples that were skipped there"
         notes.append(f"{format_count(len(run.passed), *forms)} may be asked again")
     return tuple(notes)
-
-
-def _differs(pool: Dataset, index: int, label: Label) -> bool:
-    """The data set has a label of its own for a sample, and it is another."""
-    if label is None or not has_label(pool, index):
-        return False
-    own_target, label_target = pool.targets([index])[0], as_target(label)
-    return own_target.shape != label_target.shape or bool((own_target != label_target).any())

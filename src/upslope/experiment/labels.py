@@ -15,6 +15,9 @@ from upslope.errors import DataError
 from upslope.ledger import Label
 from upslope.tasks.mask_answers import decode_mask
 
+_MOST_NUMBERS = 1000
+"""Numbers of one label that the ledger holds: some 20 KB."""
+
 
 class LabelledPool(DatasetWrapper):
     """The pool, with targets from `labels`: id -> label, None where the data set holds it."""
@@ -55,7 +58,7 @@ class TargetsOf:
 
 
 def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> dict[str, Label]:
-    """The data set's own answer: labels, or None where a target is more than one number.
+    """The data set's own answer: classes, numbers or label sets, or None for masks.
 
     Raises:
         DataError: nobody knows a label, or it is not one of the classes.
@@ -63,12 +66,29 @@ def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> di
     if not ids:
         return {}
     targets = pool.targets([position[i] for i in ids])
-    if targets.dim() > 1:
-        return dict.fromkeys(ids, None)
-    answer: dict[str, Label] = dict(zip(ids, targets.tolist(), strict=True))
-    for i, label in answer.items():
-        check_range(i, label, pool.classes)
-    return answer
+    return {i: own_label(i, target, pool.classes) for i, target in zip(ids, targets, strict=True)}
+
+
+def own_label(id_: str, target: Tensor, classes: Sequence[str]) -> Label:
+    """Return a target of the data set as the ledger holds it, or None where it stays out of it.
+
+    Masks do, and what is as large: the ledger would be as large as the data. The numbers are those
+    of the target, bit for bit. id_: of the sample, for messages. classes: of the data set.
+
+    Raises:
+        DataError: it is none of the classes, or not finite.
+    """
+    if target.ndim > 1 or target.numel() > _MOST_NUMBERS:
+        return None
+    label: Label = target.tolist()
+    if not target.ndim:
+        check_range(id_, label, classes)
+    elif not bool(torch.isfinite(target).all()):
+        raise DataError(
+            f"Expected finite numbers in the target of {id_!r} but got {label}. Correct the "
+            "targets of the data set, or leave the sample out."
+        )
+    return label
 
 
 def as_target(label: Any) -> Tensor:
@@ -83,9 +103,10 @@ def as_target(label: Any) -> Tensor:
 
 
 def check_range(id_: str, label: Any, classes: Sequence[str]) -> None:
-    """Raise DataError unless a label is a position among the classes."""
-    if not 0 <= label < len(classes):
+    """Raise DataError unless a label is a position among the classes, a whole number."""
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(classes):
         raise DataError(
-            f"Expected the label of {id_!r} to be between 0 and {len(classes) - 1}, one of the "
-            f"{len(classes)} classes, but got {label}."
+            f"Expected the label of {id_!r} to be a whole number between 0 and "
+            f"{len(classes) - 1}, one of the {len(classes)} classes, but got {label}. Correct the "
+            "targets of the data set."
         )

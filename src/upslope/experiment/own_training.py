@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from upslope.autodiff import evaluating
-from upslope.batches import in_order
+from upslope.batches import in_order, read_targets
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError, ModelError
 from upslope.pool import Strategy
@@ -61,7 +61,7 @@ class LabelledSamples(TorchDataset[tuple[Tensor, Tensor]]):
         """Return ((n, ...) inputs, (n, ...) targets) of several samples."""
         indices = [self._indices[i] for i in places]
         inputs = self._task.prepare(self._dataset.inputs(indices))
-        return inputs, self._dataset.targets(indices)
+        return inputs, read_targets(self._dataset, self._task, indices)
 
     def arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return ((n, ...) inputs, (n, ...) targets) of all samples as arrays of NumPy."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from upslope.batches import read_targets
 from upslope.datasets.array_form import Layout
 from upslope.datasets.base import Dataset, HasLabels
 from upslope.datasets.joined import JoinedDataset
@@ -25,6 +26,8 @@ from upslope.scoring import LabelledSet
 from upslope.tasks.base import NamesClasses, Task
 
 _MOST_NAMES = 5
+_MOST_LOOKED_AT = 8
+"""Labelled samples whose targets are looked at: each may be a file of a mask."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def read_labelled(
             return _targets_of_answers(pool, own_targets, task)
     ids = [pool.ids[i] for i in sorted(places)]
     has_labels = pool.classes and all(has_label(pool, i) for i in places)
+    if has_labels:
+        read_targets(pool, task, sorted(places)[:_MOST_LOOKED_AT])
     labels = oracle(pool, position, ids) if has_labels else dict.fromkeys(ids, None)
     return LabelledSamples(pool, tuple(sorted(places)), labels)
 

@@ -27,8 +27,15 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
+from upslope.experiment.changed_labels import warn_of_changed_labels
 from upslope.experiment.changes import Opening, first_size, with_statistics
-from upslope.experiment.checks import check_classes, check_factory, check_total, positions
+from upslope.experiment.checks import (
+    check_classes,
+    check_factory,
+    check_targets,
+    check_total,
+    positions,
+)
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.earlier_labels import EarlierLabels
@@ -124,6 +131,7 @@ class Experiment:
     ) -> None:
         check_splits(splits)
         check_classes(splits.pool.classes, task)
+        check_targets(splits, task)
         check_factory(model)
         self.path = Path(path)
         self.splits, self.task, self.strategy = splits, task, strategy
@@ -133,6 +141,7 @@ class Experiment:
             check_trainer(trainer, training, strategy)
         self.device = resolve_device(device)
         self._stop, self._observer, self._progress = stop, observer, progress
+        self._label_check_is_due = True
         pool = splits.pool
         position = positions(pool.ids)
         start, shares_start = initial_selector(strategy, self.settings.start, pool.input_shape)
@@ -231,6 +240,7 @@ class Experiment:
                 f"{self.strategy.name} does: it shows what could be won at most, in "
                 "simulations (`Experiment.run`, `compare`). Take another where people label."
             )
+        self._compare_labels(is_simulation=False)
         with self._working() as stop:
             self._steps.until_asked(stop)
         return self.state.pending
@@ -335,6 +345,7 @@ class Experiment:
         """Return the run at its end, with the data set's own labels for an oracle. Raises as `ask`
         does.
         """
+        self._compare_labels(is_simulation=True)
         self._steps.simulated = True
         with self._working() as stop:
             while not self.finished:
@@ -377,6 +388,15 @@ class Experiment:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _compare_labels(self, *, is_simulation: bool) -> None:
+        """Warn, once per opening, where the data set has other labels by now than are recorded."""
+        if self._label_check_is_due:
+            position, labels = self._steps.run.position, self.state.labels
+            warn_of_changed_labels(
+                self.path, self.splits.pool, position, labels, is_simulation=is_simulation
+            )
+        self._label_check_is_due = False
 
     def _record(
         self,

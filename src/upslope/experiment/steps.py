@@ -12,6 +12,7 @@ from torch import Tensor
 
 from upslope.checkpoints import load_weights
 from upslope.datasets.base import Dataset
+from upslope.errors import warn_user
 from upslope.experiment.checks import as_tensor, check_fit, scores_of
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
@@ -28,7 +29,8 @@ from upslope.memory import memory_errors
 from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.progress import Progress, Stop
 from upslope.scoring import LabelledSet
-from upslope.training import evaluate
+from upslope.tasks.base import AdvisesOnTargets
+from upslope.training import evaluate, primary_figure
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Steps:
     shared: FirstModelCache | None
     simulated: bool = field(default=False, init=False)
     """The data set answers for the annotators, so that an oracle may look at its labels."""
+    _has_advised: bool = field(default=False, init=False)
+    """Whether this opening has said that the targets do not fit the task: once is enough."""
 
     @property
     def state(self) -> State:
@@ -188,14 +192,18 @@ class Steps:
         if self.state.trained and self.state.trained["n_labelled"] != len(labels):
             # Answers came late or were taken back between the training and now.
             labels = self.run.ledger.labels_trained_on(cycle)
+        labelled, places = LabelledPool(self.run.splits.pool, labels), self._places(labels)
         figures = {
             "test": self._figures(self.run.splits.test, range(len(self.run.splits.test)), stop),
-            "train": self._figures(
-                LabelledPool(self.run.splits.pool, labels),
-                sorted(self.run.position[i] for i in labels),
-                stop,
-            ),
+            "train": self._figures(labelled, places, stop),
         }
+        if len(self.run.splits.test):
+            primary_figure(figures["test"], self.run.task, "the test set")
+        if not self._has_advised and isinstance(self.run.task, AdvisesOnTargets):
+            advice = self.run.task.advice(labelled.targets(places), figures["train"])
+            if advice:
+                warn_user(advice, UserWarning)
+            self._has_advised = bool(advice)
         self.run.ledger.record(Event("evaluated", cycle, figures))
         training = self.state.trained
         if cycle == 0 and self.shared and training and not training["reused"]:
@@ -205,6 +213,10 @@ class Steps:
                 {"sha256": training["sha256"], "trained": dict(training), "evaluated": figures},
             )
         self._report_cycle()
+
+    def _places(self, labels: Mapping[str, Any]) -> list[int]:
+        """The places of labelled samples in the pool, in its order."""
+        return sorted(self.run.position[id_] for id_ in labels)
 
     def _figures(self, dataset: Dataset, indices: Sequence[int], stop: Stop) -> dict[str, float]:
         """The task's figures with the model of this cycle; none where there is no sample."""

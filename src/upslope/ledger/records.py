@@ -10,19 +10,39 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.errors import RunError
 
-LEAST_TRAIN_ACCURACY = 0.95
-"""Training accuracy from which a network counts as having learnt its own labels."""
 
+@dataclass(frozen=True)
+class Fit:
+    """What a network that has learnt its own labels reaches on these.
+
+    least: of the primary figure. unfitted: words for one that stays below. remedy: what to do then.
+    """
+
+    least: float
+    unfitted: str
+    remedy: str
+
+
+FITS: Mapping[str, Fit] = {
+    "accuracy": Fit(0.95, "training accuracy below 95%", "Train longer (training.epochs)"),
+    # The mean of the labels has 0; where these are noisy, a good network has little more.
+    "r2": Fit(
+        0.0,
+        "training R² below 0, worse than the mean of the labels",
+        "State task.centre and task.scale (docs/tasks.md), or train longer (training.epochs)",
+    ),
+}
+"""Primary figure -> what it is where a network has learnt its own labels; of others nothing."""
 
 _LIMITS = "; cycles before compare as ever, later ones only with runs changed alike at that cycle"
 
 
 def is_fitted(train_metrics: Mapping[str, float], primary: str) -> bool:
-    """Tell whether a network has learnt its own labels: training accuracy of 95% or more.
+    """Tell whether a network has learnt its own labels: accuracy of 95% or more, R^2 of 0 or more.
 
-    True where the figure is not accuracy: no such threshold holds for other figures.
+    True for other figures, for which no such threshold holds.
     """
-    return primary != "accuracy" or train_metrics["accuracy"] >= LEAST_TRAIN_ACCURACY
+    return primary not in FITS or train_metrics[primary] >= FITS[primary].least
 
 
 @dataclass(frozen=True)
@@ -147,10 +167,7 @@ class RunResult:
 
     @property
     def unfitted(self) -> tuple[CycleRecord, ...]:
-        """The cycles whose network did not learn its own labels: training accuracy below 95%.
-
-        Empty for tasks whose figure is not accuracy: see `is_fitted`.
-        """
+        """The cycles whose network did not learn its own labels: see `is_fitted`."""
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:

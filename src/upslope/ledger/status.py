@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from upslope.counts import format_count
-from upslope.ledger.records import LEAST_TRAIN_ACCURACY, RunResult
+from upslope.ledger.records import FITS, RunResult
 
 SHEET = "to-label.csv"
 """The file in a run's folder where people answer."""
@@ -75,7 +75,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         ("labels", counts),
         *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
-        *([("not fitted", unfitted_words(cycles))] if cycles else []),
+        *([("not fitted", unfitted_words(cycles, standing["figure"]))] if cycles else []),
         *([("begun with", f"the labels of {label_count}")] if label_count else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
@@ -93,14 +93,17 @@ def last_cycle(standing: dict[str, Any]) -> str:
     return f"{words}; there is no test set"
 
 
-def unfitted_words(cycles: list[int]) -> str:
-    """Say what it means that the networks of these cycles have not learnt their labels."""
+def unfitted_words(cycles: list[int], primary: str) -> str:
+    """Say what it means that the networks of these cycles have not learnt their labels.
+
+    primary: name of the figure by which they have not.
+    """
+    fit = FITS[primary]
     many = "s" if len(cycles) > 1 else ""
     numbers = ", ".join(str(n) for n in cycles)
     return (
-        f"cycle{many} {numbers}: training accuracy below {100 * LEAST_TRAIN_ACCURACY:.0f}%, so "
-        "that scores and "
-        "comparisons mean little there. Train longer (training.epochs), in a new run."
+        f"cycle{many} {numbers}: {fit.unfitted}, so that scores and comparisons mean little "
+        f"there. {fit.remedy}, in a new run."
     )
 
 

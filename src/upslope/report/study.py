@@ -35,7 +35,7 @@ class Run:
     ceiling: float | None = None
     """The figure of a model trained on the whole pool, where that was asked for."""
     unfitted: tuple[int, ...] = ()
-    """Labels at which the network had not learnt them: training accuracy below 95%."""
+    """Labels at which the network had not learnt them: see `upslope.ledger.records.is_fitted`."""
     changes: tuple[str, ...] = ()
     """What became otherwise in the course of the run: more cycles, a larger pool."""
     record: RunResult | None = field(default=None, compare=False, repr=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import csv_text, to_json
+from upslope.ledger.records import FITS
 from upslope.report.study import Study
 from upslope.report.summary import Comparison, Row, Summary
 from upslope.report.text_tables import DASH, markdown_table, plain_markdown
@@ -123,9 +124,10 @@ def _unfitted_words(study: Study) -> list[str]:
     where = "; ".join(
         f"{name} at {', '.join(f'{n:,}' for n in sorted(ns))} labels" for name, ns in labels.items()
     )
+    fit = FITS[study.metric]
     return [
-        f"Not fitted: training accuracy stayed below 95% in {where}. Such networks have not learnt "
-        "the labels they have, and comparisons mean little there. Train longer (training.epochs)."
+        f"Not fitted: {fit.unfitted}, in {where}. Such networks have not learnt the labels they "
+        f"have, and comparisons mean little there. {fit.remedy}."
     ]
 
 

@@ -12,11 +12,15 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from upslope.errors import DataError
 from upslope.registry import did_you_mean
 
 NO_LABEL = "none"
 _MOST_NAMES = 10
+_LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that is finite in single precision, in which networks learn."""
 
 
 class MaskNeededError(DataError):
@@ -85,14 +89,15 @@ def numbers(answer: Any, names: Sequence[str]) -> list[float]:
     answer: a number where there is one name, else a sequence of them in the order of the names.
 
     Raises:
-        DataError: another count of numbers; one that is not finite or no number.
+        DataError: another count of numbers; one that is not finite in single precision, or none.
     """
     values = _sequence(answer)
     values = [answer] if values is None else values
     # Scalars of NumPy and torch are numbers too.
     values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
     good = len(values) == len(names) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _LARGEST
+        for v in values
     )
     if not good:
         what = "a finite number" if len(names) == 1 else f"{len(names)} finite numbers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -109,6 +109,33 @@ class MirrorsOnDemand(Protocol):
     @property
     def mirrors_on_demand(self) -> bool:
         """True: tells such tasks from others, whose `augment` has the same name."""
+        ...
+
+
+@runtime_checkable
+class ChecksTargets(Protocol):
+    """A task that tells targets of its own from others, before it trains on them."""
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Look at the targets of some samples, (n, ...), on the CPU. id_of: of the k-th of them.
+
+        Raises:
+            DataError: targets of another form, or numbers that are none; the message names the
+                first sample.
+        """
+        ...
+
+
+@runtime_checkable
+class AdvisesOnTargets(Protocol):
+    """A task with options on what is known of targets, which tells where these do not fit."""
+
+    def advice(self, targets: Tensor, figures: Mapping[str, float] | None = None) -> str:
+        """Return sentences on options that do not fit the targets; empty where they do.
+
+        targets: (n, ...), of labelled samples. figures: of a network on these; what has been
+        learnt well nevertheless is not told of then. None where there is no such network.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from upslope.tasks.augmentation import padded_crop
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.photographs import colour_jitter, resized_crop
 from upslope.tasks.softmax import SoftmaxTask
+from upslope.tasks.target_checks import as_classes, check_classes
 from upslope.tasks.views import mean_over_views
 from upslope.tasks.volumes import wedge_symmetry
 
@@ -79,11 +80,21 @@ class Classification(SoftmaxTask):
     mirrors_on_demand: ClassVar[bool] = True
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for.
+
+        Raises:
+            DataError: targets that are not (n,) whole numbers.
+        """
         logits = self.logits(outputs)
+        classes = as_classes(targets, (len(logits),), "classification")
         return F.cross_entropy(
-            logits, targets, reduction="none", label_smoothing=self.label_smoothing
+            logits, classes, reduction="none", label_smoothing=self.label_smoothing
         )
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Raise DataError unless targets are classes, (n,). id_of: of each sample."""
+        classes = as_classes(targets, (len(targets),), "classification")
+        check_classes(classes, self.num_classes, id_of)
 
     def label(self, answer: Any, classes: Sequence[str]) -> int:
         """Return the number of the class that an annotator names. Raises DataError."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from upslope.errors import DataError
 from upslope.images import check_pixels, load_whole, most_pixels, open_image
@@ -94,5 +94,5 @@ def _levels(image: Image.Image, name: str) -> NDArray[Any]:
             f"Expected class numbers as the levels of {name} but it is of mode {image.mode}. Save "
             "the mask as grey levels or a palette, not as colours."
         )
-    levels = np.asarray(image)
+    levels = np.asarray(ImageOps.exif_transpose(image))  # as the pixels of its image are turned
     return levels.astype(np.uint8) if levels.dtype == bool else levels

@@ -36,6 +36,7 @@ class ClassificationMetrics:
         """outputs: what the model returned for n samples; targets: (n,)."""
         logits = self._task.logits(outputs).detach().float()
         confidence, answer = logits.softmax(dim=1).max(dim=1)
+        targets = targets.long()
         self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
         targets = targets.cpu()
         right = (answer.cpu() == targets).double()

@@ -14,7 +14,7 @@ constant: no ranking depends on which is taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from upslope.errors import DataError
 from upslope.tasks.answers import label_set, label_set_answer
 from upslope.tasks.multi_label_metrics import MultiLabelMetrics
 from upslope.tasks.softmax import SoftmaxTask
+from upslope.tasks.target_checks import refuse_wrong
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,19 @@ class MultiLabel(SoftmaxTask):
             DataError: targets that are not (n, num_classes).
         """
         logits = self.logits(outputs)
-        if targets.shape != (len(logits), logits.shape[2]):
-            raise DataError(
-                f"Expected targets of shape {(len(logits), logits.shape[2])}, one of 0 and 1 a "
-                f"label, for the task multi-label but got {tuple(targets.shape)}. Give a data set "
-                "whose targets are label sets (`table` with `kind: labels`), or take the task "
-                "classification."
-            )
+        self._check_shape(targets, len(logits))
         return F.cross_entropy(logits, targets.long(), reduction="none").mean(dim=1)
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Raise DataError unless targets are 0 or 1, (n, num_classes). id_of: of each sample."""
+        self._check_shape(targets, len(targets))
+        refuse_wrong(
+            targets,
+            (targets != 0) & (targets != 1),
+            id_of,
+            "0 or 1 for each label",
+            "Repair the targets, or take the task regression where they are numbers.",
+        )
 
     def label(self, answer: Any, classes: Sequence[str]) -> list[int]:
         """Return 0 or 1 for each label, of the labels an annotator names. Raises DataError."""
@@ -82,3 +88,12 @@ class MultiLabel(SoftmaxTask):
         self.check_outputs(
             model, sample, (), "outputs", "one row per sample and one number per label"
         )
+
+    def _check_shape(self, targets: Tensor, n: int) -> None:
+        if targets.shape != (n, self.num_classes):
+            raise DataError(
+                f"Expected targets of shape {(n, self.num_classes)}, one of 0 and 1 a label, for "
+                f"the task multi-label but got {tuple(targets.shape)}. Give a data set whose "
+                "targets are label sets (`table` with `kind: labels`), or take the task "
+                "classification."
+            )

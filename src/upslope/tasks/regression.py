@@ -15,7 +15,7 @@ reads a posterior over classes is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -26,6 +26,8 @@ from upslope.errors import ConfigError, DataError
 from upslope.tasks.answers import numbers, numbers_answer
 from upslope.tasks.common import CommonTask
 from upslope.tasks.regression_metrics import RegressionMetrics
+from upslope.tasks.target_checks import refuse_wrong
+from upslope.tasks.target_scale import scale_advice
 
 Numbers = tuple[float, ...]
 
@@ -77,13 +79,27 @@ class Regression(CommonTask):
             DataError: targets that are not (n, num_classes) floats.
         """
         values = self.read_outputs(outputs)
-        if targets.shape != values.shape or not targets.is_floating_point():
-            raise DataError(
-                f"Expected targets of shape {tuple(values.shape)}, floats, for the task regression "
-                f"but got {targets.dtype} of shape {tuple(targets.shape)}. Give a data set whose "
-                "targets are numbers (`table` with `kind: numbers`)."
-            )
+        self._check_form(targets, tuple(values.shape))
         return (values - self._standard(targets.to(values))).square().sum(dim=1) / 2
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Raise DataError unless targets are finite, (n, num_classes). id_of: of each sample."""
+        self._check_form(targets, (len(targets), self.num_classes))
+        refuse_wrong(
+            targets,
+            ~targets.isfinite(),
+            id_of,
+            "finite numbers",
+            "Repair the targets, or leave these samples out.",
+        )
+
+    def advice(self, targets: Tensor, figures: Mapping[str, float] | None = None) -> str:
+        """Return what to state as `centre` and `scale` where targets are far off; '' elsewhere.
+
+        targets: (n, num_classes), of labelled samples. figures: of a network on these; targets that
+        it has learnt are left out.
+        """
+        return scale_advice(targets, *self._affine(targets), self.class_names, figures)
 
     def predictions(self, outputs: Any) -> Tensor:
         """(n, num_classes): what is predicted, in the units of the targets."""
@@ -118,6 +134,14 @@ class Regression(CommonTask):
         self.check_outputs(
             model, sample, (), "numbers", "one row per sample and one column per target"
         )
+
+    def _check_form(self, targets: Tensor, shape: tuple[int, ...]) -> None:
+        if tuple(targets.shape) != shape or not targets.is_floating_point():
+            raise DataError(
+                f"Expected targets of shape {shape}, floats, for the task regression but got "
+                f"{targets.dtype} of shape {tuple(targets.shape)}. Give a data set whose targets "
+                "are numbers (`table` with `kind: numbers`)."
+            )
 
     def _standard(self, targets: Tensor) -> Tensor:
         centre, scale = self._affine(targets)

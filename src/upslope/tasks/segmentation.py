@@ -7,7 +7,7 @@ that the C^(h w) masks of A.4 need not be enumerated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -25,6 +25,7 @@ from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduce_pixels
 from upslope.tasks.sliding import sliding
 from upslope.tasks.softmax import SoftmaxTask
+from upslope.tasks.target_checks import as_classes, check_classes
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,23 @@ class Segmentation(SoftmaxTask):
 
         Training takes the mean of these, in which every image weighs the same, however much of it
         is ignored.
+
+        Raises:
+            DataError: targets that are not whole numbers, (n, h, w) as the outputs are.
         """
-        targets = targets.long()
-        losses = F.cross_entropy(
-            self.logits(outputs), targets, ignore_index=self.ignore_index, reduction="none"
-        )
+        logits = self.logits(outputs)
+        targets = as_classes(targets, (len(logits), *logits.shape[2:]), "segmentation")
+        losses = F.cross_entropy(logits, targets, ignore_index=self.ignore_index, reduction="none")
         valid = (targets != self.ignore_index).flatten(1).sum(dim=1)
         return losses.flatten(1).sum(dim=1) / valid.clamp(min=1)
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Raise DataError unless targets are masks of classes, (n, h, w). id_of: of each sample."""
+        shape = (
+            (len(targets), *targets.shape[1:]) if targets.ndim == 3 else (len(targets), "h", "w")
+        )
+        masks = as_classes(targets, shape, "segmentation")
+        check_classes(masks, self.num_classes, id_of, self.ignore_index)
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
         """(n, h, w) -> (n,), by the rule `pixels`; (n,) as it is."""

@@ -8,7 +8,7 @@ wrapped in `upslope.models.SequenceClassifier`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from upslope.errors import DataError
 from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
+from upslope.tasks.target_checks import as_classes, check_classes
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,21 @@ class TextClassification(SoftmaxTask):
     primary = "accuracy"
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for."""
+        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for.
+
+        Raises:
+            DataError: targets that are not (n,) whole numbers.
+        """
+        logits = self.logits(outputs)
+        classes = as_classes(targets, (len(logits),), "text-classification")
         return F.cross_entropy(
-            self.logits(outputs), targets, reduction="none", label_smoothing=self.label_smoothing
+            logits, classes, reduction="none", label_smoothing=self.label_smoothing
         )
+
+    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
+        """Raise DataError unless targets are classes, (n,). id_of: of each sample."""
+        classes = as_classes(targets, (len(targets),), "text-classification")
+        check_classes(classes, self.num_classes, id_of)
 
     def label(self, answer: Any, classes: Sequence[str]) -> int:
         """Return the number of the class that an annotator names. Raises DataError."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from upslope.pool import Strategy
 from upslope.strategies.learning_loss import PREDICTED_LOSS
 from upslope.training.auxiliary_module import AuxiliaryModule, HasAuxiliaryModule, Step
-from upslope.training.evaluate import evaluate
+from upslope.training.evaluate import evaluate, primary_figure
 from upslope.training.fit import place, train
 from upslope.training.loop import TrainingReport
 from upslope.training.loss_prediction import LearningLossModule
@@ -24,6 +24,7 @@ __all__ = [
     "auxiliary_module",
     "evaluate",
     "place",
+    "primary_figure",
     "train",
     "trains_along",
     "with_recipe",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +58,24 @@ def evaluate(
     return metrics.compute()
 
 
+def primary_figure(figures: Mapping[str, float], task: Task, what: str) -> float:
+    """Return the task's primary figure over some samples.
+
+    figures: as `evaluate` returned them. what: the samples in words.
+
+    Raises:
+        DataError: none of the samples counts: every pixel of their masks is ignored, or none of the
+            labels is present.
+    """
+    if task.primary not in figures:
+        raise DataError(
+            f"Expected something to measure {task.primary!r} by in the targets of {what} but there "
+            "is nothing: every pixel of a mask is to be ignored, or no sample has any of the "
+            "labels. Correct its targets, or leave it out."
+        )
+    return figures[task.primary]
+
+
 @dataclass(frozen=True)
 class _Evaluation:
     """What `evaluate` computes of each batch: the outputs of the network, and the targets."""
@@ -70,7 +88,8 @@ class _Evaluation:
 
     def stream(self, batches: Sequence[Tensor]) -> Generator[tuple[Any, Tensor]]:
         """Yield (outputs, targets) of each batch of positions, on the device."""
-        data = source(self.dataset, with_targets(self.dataset), self.indices, self.device)
+        read = with_targets(self.dataset, self.task)
+        data = source(self.dataset, read, self.indices, self.device)
         for inputs, targets in data.stream(batches):
             with evaluating(self.model), torch.no_grad():
                 outputs = self.task.predict(self.model, self.task.prepare(inputs))

@@ -100,7 +100,7 @@ def train(
         run = Training(
             model,
             task,
-            source(dataset, with_targets(dataset), indices, device),
+            source(dataset, with_targets(dataset, task), indices, device),
             settings,
             seed=seed,
             cycle=cycle,

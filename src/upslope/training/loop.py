@@ -18,9 +18,9 @@ from upslope.datasets.base import Dataset
 from upslope.errors import ModelError
 from upslope.progress import Interrupted, Observer, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
-from upslope.tasks.base import MirrorsOnDemand, Task
+from upslope.tasks.base import AdvisesOnTargets, MirrorsOnDemand, Task
 from upslope.training.auxiliary_module import AuxiliaryModule, Step
-from upslope.training.evaluate import evaluate
+from upslope.training.evaluate import evaluate, primary_figure
 from upslope.training.optimizers import make_optimizer
 from upslope.training.schedule import learning_rate
 from upslope.training.settings import TrainingSettings
@@ -219,7 +219,7 @@ class Training:
         except Interrupted:
             self._save()
             raise
-        figure = figures[self.task.primary]
+        figure = primary_figure(figures, self.task, "the validation set")
         if at.best is None or figure > at.best:
             at.best, at.best_epoch = figure, at.epoch
             state = self.model.state_dict()
@@ -229,11 +229,22 @@ class Training:
         value = float(self.loss_sum)
         if not math.isfinite(value):
             advice = " Train without autocast." if self.settings.autocast else ""
+            remedy = self._advice_on_targets() or (
+                f"Lower `training.lr` (try {self.settings.lr / 10:.3g}), and look for inputs that "
+                f"are not finite.{advice}"
+            )
             raise ModelError(
                 f"Expected a finite training loss but it is {value} in epoch {self.at.epoch + 1} "
-                f"of {self.epochs}, at learning rate {lr:.3g}. Lower `training.lr` (try "
-                f"{self.settings.lr / 10:.3g}), and look for inputs that are not finite.{advice}"
+                f"of {self.epochs}, at learning rate {lr:.3g}. {remedy}"
             )
+
+    def _advice_on_targets(self) -> str:
+        """Sentences on targets that no learning rate would serve; empty where there are none."""
+        if not isinstance(self.task, AdvisesOnTargets):
+            return ""
+        some = torch.arange(min(self.n, STATISTICS_BATCH))
+        ((_, targets),) = self.data.stream([some])
+        return self.task.advice(targets)
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.settings.autocast is None:

@@ -137,7 +137,7 @@ class PartialTraining(Training):
         super().__init__(
             work.model,
             work.task,
-            source(dataset, with_targets(dataset), work.indices, work.device),
+            source(dataset, with_targets(dataset, work.task), work.indices, work.device),
             work.settings,
             seed=work.seed,
             cycle=work.cycle,
