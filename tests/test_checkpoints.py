@@ -94,7 +94,11 @@ class Code:
 def test_files_with_code_are_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     torch.save({"weight": Code()}, tmp_path / "code.pt")
     (tmp_path / "junk.pt").write_bytes(b"hello junk")
-    for name, words in (("code.pt", "could run code"), ("junk.pt", "its content is neither")):
+    (tmp_path / "README.md").write_bytes(b"# A text, of which a pickle could begin so")
+    neither = "its content is neither"
+    for name, words in (
+        ("code.pt", "could run code"), ("junk.pt", neither), ("README.md", neither),
+    ):  # fmt: skip
         with pytest.raises(ModelError, match=words) as caught:
             load_weights(torch.nn.Linear(2, 2), tmp_path / name)
         assert "weights_only" not in str(caught.value)

@@ -157,18 +157,30 @@ def trained_classes(build: Callable[[int], nn.Module], tensors: Mapping[str, Ten
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
+    is_torch = True
     try:
+        with path.open("rb") as file:
+            is_torch = file.read(2).startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn pickle stream fails in any way there is
         raise_memory_error(error, of_file=True)
-        if isinstance(error, pickle.UnpicklingError) and re.search(_OBJECTS, str(error)):
+        if (
+            is_torch
+            and isinstance(error, pickle.UnpicklingError)
+            and re.search(_OBJECTS, str(error))
+        ):
             raise ModelError(
                 f"Expected {path} to hold tensors alone but it holds other objects, which could "
                 "run code when loaded. Save `model.state_dict()` instead of the whole model."
             ) from error
         # Of what torch says, the first line is advice to run whatever code the file holds.
         reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-        if isinstance(error, KeyError) or reason.startswith("Weights only") or not reason:
+        if (
+            not is_torch
+            or isinstance(error, KeyError)
+            or reason.startswith("Weights only")
+            or not reason
+        ):
             reason = "its content is neither"
         raise ModelError(
             f"Expected {path} to be a PyTorch or safetensors checkpoint but: {reason}. Give "

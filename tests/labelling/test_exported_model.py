@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from test_label_command import run
 
 from upslope.checkpoints import read_safetensors, write_safetensors
+from upslope.labelling import extraction
 from upslope.labelling.exported_model import ImageStatistics
-from upslope.labelling.extraction import extractors, take_features
+from upslope.labelling.extraction import Extractor, extractors, take_features
 from upslope.labelling.features import STATISTICS, image_statistics
 from upslope.labelling.project import Project
 from upslope.labelling.samples import DatasetImages, FolderImages, open_samples
@@ -187,6 +188,22 @@ def test_a_new_image_costs_its_own_features_alone(
     *_, later = take_features(labelled / "p", images(labelled / "squares"))
     assert set(decoded) == {"new.png", "broken.png"}
     assert np.isnan(later.values).all(axis=1).sum() == 1
+
+
+def test_features_that_are_stored_already_come_all_at_once(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the model of the quick ones alone would be measured whenever a project is opened."""
+    quick = Extractor("means", 8, lambda pixels: pixels.mean(axis=(2, 3), dtype=np.float32))
+    slow = Extractor("deviations", 8, lambda pixels: pixels.std(axis=(2, 3), dtype=np.float32))
+    monkeypatch.setattr(extraction, "extractors", lambda: [quick, slow])
+    project, squares = labelled / "p", labelled / "squares"
+    (squares / "broken.png").write_bytes(b"no image")
+    both, methods = "means, with deviations", ["means", "means, with deviations"]
+    assert [one.method for one in take_features(project, images(squares))] == methods
+    assert [one.method for one in take_features(project, images(squares))] == [both]
+    (squares / "square-000.png").rename(squares / "new.png")
+    assert [one.method for one in take_features(project, images(squares))] == methods
 
 
 def test_no_flipped_bit_of_kept_features_is_taken(labelled: Path) -> None:

@@ -116,6 +116,37 @@ def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
     page.close()
 
 
+def test_an_image_that_failed_while_the_server_was_away_is_shown_all_the_same(
+    hands: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    page_server: Callable[..., Any],
+    browser: Any,
+) -> None:
+    folder, _ = hands
+    project = tmp_path / "project"
+    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
+    page = browser.new_page()
+    failures: list[str] = []
+    refused: list[str] = []
+
+    def fail_twice(route: Any) -> None:
+        if failures.count(route.request.url) < 2:
+            failures.append(route.request.url)
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.on("response", lambda answer: answer.status >= 400 and refused.append(answer.url))
+    page.route("**/image/**", fail_twice)
+    page.goto(page_server(project).url)
+    person = Person(page)
+    shown = [person.shown(), person.press("1"), person.press("2")]
+    assert set(answers_in(project)) == set(shown[:2])
+    assert failures
+    assert refused == []  # nor does the browser ask for an icon that there is not
+    page.close()
+
+
 SIDES = {"phone.HEIC": (36, 60), "turned.jpg": (30, 48), "plain.tif": (40, 24)}
 """Width and height as people see them."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from upslope.labelling.project import Project, read_project
 from upslope.labelling.session import sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL
+from upslope.labelling.training_process import TrainingProcess
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +51,26 @@ def cookie(server: Any) -> str:
     assert headers["set-cookie"].lower().count("httponly") == 1
     assert "samesite=strict" in headers["set-cookie"].lower()
     return str(headers["set-cookie"].partition(";")[0])
+
+
+def test_the_process_that_trains_has_ended_when_the_server_has(
+    squares: tuple[Path, dict[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or asyncio tells of it on the terminal, where Ctrl-C came as it started."""
+
+    async def start_and_cancel() -> int | None:
+        training = TrainingProcess(squares[0], lambda _: None)
+        task = asyncio.create_task(training.run())
+        while training._process is None:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return training._process.returncode
+
+    assert asyncio.run(start_and_cancel()) == -signal.SIGKILL
+    time.sleep(0.1)  # the thread that waits for the process tells it now, if at all
+    assert caplog.records == []
 
 
 def test_what_a_request_cannot_do(

@@ -11,6 +11,7 @@ from pictures import make_squares
 
 from upslope.errors import DataError
 from upslope.labelling.project import Project
+from upslope.labelling.queue import BY_STRATEGY, RANDOM
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
 from upslope.labelling.session import QUESTIONS_FILE, Session, sample_key
@@ -58,7 +59,7 @@ def test_two_people_are_never_shown_one_sample(session: Session) -> None:
             if session.status(author)["questions"]:
                 other = "bob" if author == "ann" else "ann"
                 shown = session._questions_open.get(other)
-                assert first(session, author)["id"] != (shown and shown[0])
+                assert first(session, author)["id"] != (shown and shown[0].id)
                 answered.append(answer(session, author))
     assert sorted(answered) == sorted(session.samples.ids)
     assert session.status("bob")["progress"]["remaining"] == 0
@@ -126,6 +127,40 @@ def test_the_slice_is_recorded_with_the_answer(session: Session) -> None:
         answer(session)
     for id_, by_author in session.project.state.answers.items():
         assert (by_author["me"].slice == CONTROL) == session.queue.is_control(id_)
+
+
+def test_why_a_sample_was_asked_is_recorded_as_it_was_when_it_was_shown(session: Session) -> None:
+    by_chance = first(session)  # no ranking yet
+    session.take_ranking(ranking(session, session.queue.others))
+    answer(session)
+    chosen = first(session)
+    while session.queue.is_control(chosen["id"]):
+        answer(session)
+        chosen = first(session)
+    session.take_ranking(ranking(session, []))
+    again = Session(session.project, session.samples)  # killed, and started again
+    assert first(again)["why"] == chosen["why"]
+    answer(again)
+    answers = session.project.state.answers
+    assert answers[by_chance["id"]]["me"].slice == by_chance["slice"] == RANDOM
+    assert answers[chosen["id"]]["me"].slice == chosen["slice"] == BY_STRATEGY
+
+
+def test_a_sample_that_is_shown_keeps_its_guess_when_a_ranking_without_it_comes(
+    session: Session,
+) -> None:
+    shown = first(session)
+    guess = Guess([("blue", 0.9), ("red", 0.1)])
+    session.take_ranking(ranking(session, [shown["id"]], guesses={shown["id"]: guess}))
+    session.take_ranking(ranking(session, []))
+    session.take_ranking(ranking(session, []))
+    guess_sent = session.guess(shown["sample"])
+    assert guess_sent is not None
+    assert guess_sent["classes"][0] == ["blue", 0.9]
+    assert first(session)["has_guess"]
+    answer(session)
+    session.take_ranking(ranking(session, []))
+    assert session.guess(shown["sample"]) is None
 
 
 def test_measurements_are_recorded_every_few_labels(session: Session) -> None:

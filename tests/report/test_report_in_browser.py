@@ -123,6 +123,24 @@ def test_curves_are_switched_read_and_filtered_by_set(browser: Any, many: Path) 
     tab.close()
 
 
+def test_names_of_usual_length_are_whole_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    study = made_up({"random": 0.0, "margin": 0.01, "entropy-gradnorm": 0.011, "egl": 0.01})
+    path = tmp_path / "report.html"
+    path.write_text(page(document([summarise(study)], "Names", Costs(), [None])), "utf-8")
+    opened = Opened(browser, path, 390)
+    texts = opened.tab.evaluate(
+        "() => [...document.querySelectorAll('.chart text')].map(one => one.textContent)"
+    )
+    assert [text for text in texts if "…" in text] == []
+    assert opened.tab.evaluate(LETTERS_OUTSIDE) == []
+    # No mark is drawn over a name.
+    assert opened.tab.evaluate(
+        """() => [...document.querySelectorAll('.chart text.name')].every(name =>
+          [...name.ownerSVGElement.querySelectorAll('.dot')].every(dot =>
+            dot.compareDocumentPosition(name) & Node.DOCUMENT_POSITION_FOLLOWING))"""
+    )
+
+
 def test_hours_and_money_follow_what_is_typed(browser: Any, tmp_path: Path) -> None:
     runs = tuple(
         Run(name, seed, (20, 60, 100), tuple(x + seed / 64 for x in (0.25, *rest)), 3)

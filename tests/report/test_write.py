@@ -13,6 +13,7 @@ from PIL import Image
 from studies import BUDGETS, made_up
 
 from upslope.report import Run, Study, Summary, figures, read_look, summarise, write
+from upslope.report.protocol import environment_lines
 from upslope.report.tables import as_csv, as_json, cells, header, markdown
 
 
@@ -33,6 +34,12 @@ def test_everything_is_written(summary: Summary, tmp_path: Path) -> None:
         assert len(colours) > 50
     assert "<svg" in files.svg.read_text()
     assert files.page.stat().st_size < 500_000
+
+
+def test_no_engine_is_no_line_of_the_protocol() -> None:
+    machine = {"threads": 2, "engine": None, "commit": None}
+    assert environment_lines(machine) == [["threads", "2"], ["commit", "not known"]]
+    assert environment_lines({"engine": "ray"}) == [["engine", "ray"]]
 
 
 def test_pictures_are_the_same_bytes_each_time(summary: Summary, tmp_path: Path) -> None:

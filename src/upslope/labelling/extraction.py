@@ -70,6 +70,9 @@ def take_features(
 ) -> Iterator[SampleFeatures]:
     """Yield features of all samples: of images once more when the slower kinds are there too.
 
+    Where the slower kinds are stored already, all kinds come at once, so that no model of fewer
+    kinds is measured in a project that had better ones.
+
     pause: is called now and then while features are taken.
 
     Raises:
@@ -81,10 +84,15 @@ def take_features(
         return
     parts: list[Floats] = []
     methods: list[str] = []
-    for extractor in extractors():
+    kinds = extractors()
+    for extractor, slower in zip(kinds, [*kinds[1:], None], strict=True):
         # All kinds together are better than the best alone (docs/labelling.md).
         parts.append(_image_features(folder, samples, extractor, pause))
         methods.append(extractor.method)
+        if slower is not None:
+            is_there = _open_store(folder, slower).places(_digests(samples))[:, 0] >= 0
+            if is_there[np.isfinite(parts[0]).all(axis=1)].all():
+                continue
         yield _standardise(np.concatenate(parts, axis=1), ", with ".join(methods))
 
 
@@ -143,11 +151,7 @@ def _image_features(
     folder: Path, samples: ImageSamples, extractor: Extractor, pause: Callable[[], None]
 ) -> Floats:
     """(n, d), NaN where an image cannot be decoded; taken where the store does not have them."""
-    key = hashlib.sha256(f"{extractor.method}/{extractor.side}".encode()).hexdigest()[:16]
-    where = folder / "features" / key
-    with disk_errors(where):
-        make_folder(where)
-    store = FeatureStore(where, extractor.width)
+    store = _open_store(folder, extractor)
     digests = _digests(samples)
     missing = np.flatnonzero(store.places(digests)[:, 0] < 0)
     for start in range(0, len(missing), _CHUNK):
@@ -159,6 +163,15 @@ def _image_features(
     blocks = [map_block(path, (store.width,)) for path in store.blocks]
     values[there] = gather(blocks, places[there], store.width).numpy()
     return values
+
+
+def _open_store(folder: Path, extractor: Extractor) -> FeatureStore:
+    """Where a project keeps its features of a kind."""
+    key = hashlib.sha256(f"{extractor.method}/{extractor.side}".encode()).hexdigest()[:16]
+    where = folder / "features" / key
+    with disk_errors(where):
+        make_folder(where)
+    return FeatureStore(where, extractor.width)
 
 
 def _take_block(

@@ -1,7 +1,7 @@
 """The page's server: starlette and uvicorn, on loopback, one process per project.
 
 A browser is let in by the token in the address, and by a cookie from then on. Nothing that a
-request says becomes a path: samples are named by keys, and the page has three files.
+request says becomes a path: samples are named by keys, and the page's files are told by name.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src "

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from upslope.errors import DataError
@@ -16,7 +17,7 @@ from upslope.labelling.advice import Advice
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
-from upslope.labelling.ranking import Ranking
+from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import Samples, TableRows
 from upslope.labelling.state import CONTROL, Answer, merge, slice_of
 from upslope.labelling.status import advice_lines
@@ -48,13 +49,18 @@ class Session:
         self._opening = secrets.token_hex(4)
         self._first: dict[str, list[Question]] = {}  # author -> asked before the queue
         self._questions_open: dict[
-            str, tuple[str, float]
-        ] = {}  # author -> (id, when, in seconds since 1970)
+            str, tuple[Question, float]
+        ] = {}  # author -> (what is shown, when, in seconds since 1970)
+        self._guesses: dict[str, Guess] = {}
         self._restore()
 
     def take_ranking(self, ranking: Ranking) -> None:
         """Use a new ranking from here on, and record what it measured."""
         self.ranking = ranking
+        # What people look at may be in no later ranking, and keeps the guess of the one before.
+        shown_ids = {q.id for questions in self._first.values() for q in questions}
+        before = {id_: guess for id_, guess in self._guesses.items() if id_ in shown_ids}
+        self._guesses = {**before, **ranking.guesses}
         self.project.take_ranking(ranking, self._position)
 
     def describe(self, author: str) -> dict[str, Any]:
@@ -78,8 +84,8 @@ class Session:
         questions = self._questions(author)
         if questions:
             before = self._questions_open.get(author)
-            self._questions_open[author] = (questions[0].id, time.time())
-            if before is None or before[0] != questions[0].id:
+            self._questions_open[author] = (questions[0], time.time())
+            if before is None or before[0].id != questions[0].id:
                 self._keep()
         return {
             "questions": [self._question(question, author) for question in questions],
@@ -106,7 +112,7 @@ class Session:
             "author": author,
             "seconds": _seconds(body.get("seconds")),
             "note": _note(body.get("note", "")),
-            "slice_": self._slice(id_),
+            "slice_": self._slice(id_, question),
             "why": question.why if question else "",
             "guess_shown": body.get("guess_shown") is True,
         }
@@ -165,7 +171,7 @@ class Session:
     def guess(self, sample: object) -> dict[str, Any] | None:
         """Return what the model makes of a sample; None where it has no guess. Raises DataError."""
         id_ = self.id_of(sample)
-        guess = self.ranking.guesses.get(id_) if self.ranking else None
+        guess = self._guesses.get(id_)
         if guess is None:
             return None
         nearest = None
@@ -182,8 +188,8 @@ class Session:
         state = self.project.state
         now = time.time()
         held_ids = {
-            id_
-            for other, (id_, since) in self._questions_open.items()
+            question.id
+            for other, (question, since) in self._questions_open.items()
             # A clock that was set back would hold a sample until it is where it was.
             if other != author and 0 <= now - since < _HELD_SECONDS
         }
@@ -207,22 +213,24 @@ class Session:
         temporary = path.with_name(f".{QUESTIONS_FILE}")
         with disk_errors(path):
             temporary.touch(mode=0o600)
-            temporary.write_text(json.dumps(self._questions_open), encoding="utf-8")
+            record = {a: [asdict(q), when] for a, (q, when) in self._questions_open.items()}
+            temporary.write_text(json.dumps(record), encoding="utf-8")
             temporary.replace(path)
 
     def _restore(self) -> None:
         try:
             text = (self.project.folder / QUESTIONS_FILE).read_text(encoding="utf-8")
             questions_by_author = {
-                str(a): (str(id_), float(when)) for a, (id_, when) in json.loads(text).items()
+                str(author): (Question(**fields), float(when))
+                for author, (fields, when) in json.loads(text).items()
             }
         except (OSError, ValueError, TypeError, AttributeError):
-            return  # none, or torn by a power cut: questions come from the queue
-        for author, (id_, when) in questions_by_author.items():
-            has_answer = author in self.project.state.answers.get(id_, {})
-            if id_ in self._position and not has_answer:
-                self._questions_open[author] = (id_, when)
-                self._first[author] = [Question(id_, self._slice(id_), "it was shown before")]
+            return  # none, of an earlier version or torn by a power cut: questions come anew
+        for author, (question, when) in questions_by_author.items():
+            has_answer = author in self.project.state.answers.get(question.id, {})
+            if question.id in self._position and not has_answer:
+                self._questions_open[author] = (question, when)
+                self._first[author] = [question]
 
     def _ask_first(self, author: str, question: Question) -> None:
         others = [q for q in self._first.get(author, []) if q.id != question.id]
@@ -230,7 +238,10 @@ class Session:
         # A question that was shown and not answered goes back to the queue; it comes soon enough.
         self._first[author] = [question, *(q for q in others if author in answers.get(q.id, {}))]
 
-    def _slice(self, id_: str) -> str:
+    def _slice(self, id_: str, question: Question | None) -> str:
+        """Why a sample is asked: as it was when it was shown, whatever was ranked since."""
+        if question is not None and question.slice in (CONTROL, BY_STRATEGY, RANDOM):
+            return question.slice
         if self.queue.is_control(id_):
             return CONTROL
         return BY_STRATEGY if self.ranking is not None and id_ in self.ranking.ids else RANDOM
@@ -244,7 +255,7 @@ class Session:
             "slice": question.slice,
             # What is asked again is answered blind, or the first answer would be repeated.
             "answer": None if before is None or again else self._answer(before),
-            "has_guess": bool(self.ranking and question.id in self.ranking.guesses),
+            "has_guess": question.id in self._guesses,
         }
 
     def _content(self, id_: str) -> dict[str, Any]:

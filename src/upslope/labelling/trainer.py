@@ -58,6 +58,7 @@ class Trainer:
             self._learner = Learner(
                 self._settings, self._samples.ids, self._queue, features.values, features.method
             )
+            self._labels_at_advice = -_ADVISE_EVERY  # advice of poorer features holds no more
             self._rank()
         self._copies = find_copies(self._samples, self._rank_if_changed)
         self._rank()

@@ -39,7 +39,7 @@ class TrainingProcess:
                     rankings += 1
                     self.problem = self._take_ranking(ranking)
             finally:
-                self._end()
+                await self._end()
             failures = 0 if rankings else failures + 1
             await asyncio.sleep(_PAUSE)
 
@@ -83,7 +83,9 @@ class TrainingProcess:
         code = await self._process.wait()
         self.problem = problem or f"the process that trains ended with code {code}"
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+            # Waited for, or asyncio tells on the terminal that its loop was closed before.
+            await self._process.wait()

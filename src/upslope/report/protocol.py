@@ -16,8 +16,15 @@ def protocol_text(config: Mapping[str, Any]) -> str:
 
 
 def environment_lines(environment: Mapping[str, Any]) -> list[list[str]]:
-    """Return versions and hardware as pairs of a name and a text."""
-    return [[str(key), _flat(value)] for key, value in environment.items()]
+    """Return versions and hardware as pairs of a name and a text.
+
+    A run that no engine made has none to name.
+    """
+    return [
+        [str(key), _flat(value)]
+        for key, value in environment.items()
+        if key != "engine" or value is not None
+    ]
 
 
 def _flat(value: Any) -> str:

@@ -128,7 +128,9 @@ async function showGuess() {
   const box = $("guess");
   box.replaceChildren();
   if (guess === null) {
-    box.append("There is no guess yet: the model needs labels of two classes, and has to see this sample.");
+    box.append(standing.model.labels
+      ? "There is no guess of this sample: the model makes them of what it would ask next."
+      : "There is no guess yet: the model needs labels of two classes.");
   } else {
     guessShown = true;
     const list = element("dl");
@@ -166,10 +168,26 @@ function image(sample) {
     one.decoding = "async";
     one.src = address(sample);
     one.onload = () => one.classList.toggle("small", Math.max(one.naturalWidth, one.naturalHeight) < SMALL);
-    one.onerror = () => { one.dataset.broken = "1"; if (question && question.sample === sample) draw(); };
+    one.onerror = () => loadAgain(one, sample);
     images.set(sample, one);
   }
   return one;
+}
+
+// The server may have been away. An image cannot be shown only where the server says so, or where
+// the browser cannot decode what it sends.
+async function loadAgain(one, sample) {
+  while (images.get(sample) === one) {
+    try {
+      const response = await fetch(address(sample), { cache: "reload" });
+      const decoded = response.ok && await createImageBitmap(await response.blob()).catch(() => null);
+      if (!decoded) { one.dataset.broken = "1"; if (question && question.sample === sample) draw(); }
+      else one.src = address(sample);
+      return;
+    } catch {
+      await new Promise((go) => setTimeout(go, RETRY_MS));
+    }
+  }
 }
 
 function draw() {

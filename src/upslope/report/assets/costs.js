@@ -66,16 +66,19 @@ function costChart(set, state) {
     for (let i = from; i <= to; i++) powers.push(i);
     xAxis(frame, powers, x, (v) => (10 ** v < 0.0101 ? "≤0.01" : String(Number((10 ** v).toPrecision(3)))), "Seconds of selecting per run, all cycles");
     const places = shown.map((row) => ({ row, px: x(time(row)), py: y(100 * point(row).mean) }));
-    const names = apart(places.map((one) => one.py), 15, frame.top, frame.bottom - 4);
+    const names = apart(places.map((one) => one.py), 15, frame.top, frame.bottom - 4), texts = [];
     places.forEach(({ row, px, py }, i) => {
       const style = look(state.slots.get(row.name)), area = point(row);
       const left = px > (frame.left + frame.right) * 0.6;
       frame.root.append(svg("g", { class: style.colour },
         known(area.low) ? svg("line", { x1: px, x2: px, y1: y(100 * area.low), y2: y(100 * area.high), class: "whisker" }) : null,
         mark(style.shape, px, py, 5.5, { class: "dot" }),
-        Math.abs(names[i] - py) > 6 ? svg("path", { d: `M${px} ${py}L${px + (left ? -9 : 9)} ${names[i]}`, class: "thin" }) : null,
+        Math.abs(names[i] - py) > 6 ? svg("path", { d: `M${px} ${py}L${px + (left ? -9 : 9)} ${names[i]}`, class: "thin" }) : null));
+      // Names lie on top of all marks, since on a telephone one may reach over its neighbour's.
+      texts.push(svg("g", { class: style.colour },
         svg("text", { x: px + (left ? -11 : 11), y: names[i] + 4, class: `name ${left ? "end" : ""}` }, shorten(row.name, wide ? 26 : 18))));
     });
+    frame.root.append(...texts);
     return frame.root;
   }, "Left and above is better: more area for less computing. Bars: 95% interval of the paired difference. Seconds depend on the machine, which stands below.");
   state.listeners.push(() => element.redraw());

@@ -6,7 +6,7 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
   const element = figure((width) => {
     const letters = Math.max(4, ...rowNames.map((name) => [...name].length));
     const narrow = width < 560;
-    const labels = Math.min(narrow ? 130 : 190, 14 + 6.8 * letters + (narrow ? 18 : 0));
+    const labels = Math.min(narrow ? 144 : 190, 14 + 6.8 * letters + (narrow ? 18 : 0));
     const heads = columnNames.map((name) => [...shorten(name, 20)].length);
     const upright = !narrow && columnNames.length <= 24 && (width - labels) / columnNames.length >= 20;
     const overhang = upright ? Math.max(0, ...heads.map((n, j) => 4.6 * n - 24 * (columnNames.length - 1 - j))) : 2;
@@ -27,7 +27,7 @@ function matrix(rowNames, columnNames, values, paint, show, words) {
     rowNames.forEach((name, i) => {
       const y = top + tall * i;
       const text = narrow || !upright ? `${columnNames.length === rowNames.length ? `${i + 1} ` : ""}${name}` : name;
-      frame.root.append(svg("text", { x: labels - 8, y: y + tall / 2 + 4, class: "tick end strong" }, shorten(text, narrow ? 17 : 27)));
+      frame.root.append(svg("text", { x: labels - 8, y: y + tall / 2 + 4, class: "tick end strong" }, shorten(text, narrow ? 19 : 27)));
       columnNames.forEach((other, j) => {
         const value = values[i][j];
         if (!known(value)) return;
