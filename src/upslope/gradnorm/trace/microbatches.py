@@ -33,7 +33,7 @@ from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import restoring_state, without_traces
+from upslope.gradnorm.core.restoring import in_turn, restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -269,6 +269,7 @@ _TRANSIENT = 3
 """The saved activations, and as much again twice for gradients and copies on their way."""
 
 
+@in_turn
 def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None) -> int:
     """The batch size that `memory` holds for `gradient_norms`, at least 1.
 
