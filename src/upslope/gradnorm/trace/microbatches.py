@@ -16,7 +16,7 @@ import itertools
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -211,11 +211,18 @@ def _with_joined_outputs(
     parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(run.model)
-    key = (identify(loss), total, run.batch.shapes)
-    prove = not memory.knows_loss(key)
+    keys: list[Hashable] = []
+
+    def is_known(operators: Hashable) -> bool:
+        key = (identify(loss), operators, total, run.batch.shapes)
+        if memory.knows_loss(key):
+            return True
+        keys.append(key)
+        return False
+
     # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
-        gradients = gradients_at_outputs(outputs, parameters, total, loss, prove=prove)
+        gradients = gradients_at_outputs(outputs, parameters, total, loss, is_known=is_known)
     except GradientNormError:  # outputs that look as long as the batch may be shared by all
         if not shared_tensors(run):
             raise
@@ -224,8 +231,8 @@ def _with_joined_outputs(
         gradients = None
     if gradients is None:
         return None
-    if prove and loss_may_mix_samples(loss, outputs, total) is False:
-        memory.keep_loss(key)
+    if keys and loss_may_mix_samples(loss, outputs, total) is False:
+        memory.keep_loss(keys[0])
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
