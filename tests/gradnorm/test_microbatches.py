@@ -186,6 +186,26 @@ def test_a_loss_that_looks_at_the_outputs_of_others_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("started")
+def test_a_loss_that_begins_to_look_at_the_outputs_of_others_is_refused() -> None:
+    """It was proven when it did not, and is the same function of an object's."""
+
+    class Criterion:
+        weighs = False
+
+        def losses(self, z: Tensor) -> Tensor:
+            losses = z.square().sum(dim=1)
+            return losses * (losses / losses.mean()).detach() if self.weighs else losses
+
+    model, criterion = network(), Criterion()
+    truth = norms_one_by_one(model, X, lambda z, _: criterion.losses(z).sum())
+    for _ in range(2):
+        assert relative_error(gradient_norms(model, X, criterion.losses), truth) < 1e-9
+    criterion.weighs = True
+    with pytest.raises(GradientNormError, match="enter the losses of others"):
+        gradient_norms(model, X, criterion.losses)
+
+
+@pytest.mark.usefixtures("started")
 def test_a_loss_with_a_parameter_of_its_own() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:

@@ -12,6 +12,7 @@ from oracle import TOLERANCE, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 
 Way = Callable[[nn.Module, Tensor, int], Tensor]
@@ -95,3 +96,29 @@ def test_samples_that_lie_elsewhere_in_a_batch_of_the_same_shape(way):
         norms = gradient_norms(model, x, lambda out: out[:, 0].square())
         truth = norms_one_by_one(model, x, lambda out, _: out.square().sum())
         assert relative_error(norms, truth) < TOLERANCE
+
+
+class Strided(nn.Module):
+    """Reads windows of its inputs from where they lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(2, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.as_strided((len(x), 3, 2), (4, 1, 1))
+        return self.head(torch.tanh(self.layer(windows)).mean(dim=1))
+
+
+def test_inputs_of_one_shape_that_lie_in_memory_in_another_order():
+    """A model that reads other samples' numbers then is refused, and is as it was before."""
+    torch.manual_seed(0)
+    model = Strided().double()
+    for is_transposed in (False, False, True, False, True):
+        x = torch.randn(4, 4, dtype=torch.float64)
+        if is_transposed:
+            with pytest.raises(GradientNormError, match="mixes samples"):
+                gradient_norms(model, x.t(), "entropy")
+        else:
+            norms = gradient_norms(model, x, "entropy")
+            assert relative_error(norms, norms_one_by_one(model, x)) < TOLERANCE

@@ -360,3 +360,59 @@ def test_batches_that_are_sorted_in_unlike_ways(between):
             assert relative_error(gradient_norms(model, x, "entropy"), truth) < 1e-9
             assert probed or not between
     assert seen.path == "kernels"
+
+
+class PackedByLength(nn.Module):
+    """Takes samples from the longest to the shortest; a layer works on the packed rows."""
+
+    def __init__(self, unpacks: bool) -> None:
+        super().__init__()
+        self.between, self.rnn = nn.Linear(3, 4), nn.GRU(4, 4, batch_first=True)
+        self.head, self.unpacks = nn.Linear(4, 2), unpacks
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        packed = packed._replace(data=self.between(packed.data).tanh())
+        if not self.unpacks:
+            return self.head(self.rnn(packed)[1][0])
+        return self.head(nn.utils.rnn.pad_packed_sequence(packed, batch_first=True)[0].sum(dim=1))
+
+
+@pytest.mark.parametrize("unpacks", [False, True])
+def test_lengths_that_add_up_to_as_many_packed_rows(unpacks):
+    torch.manual_seed(0)
+    model = PackedByLength(unpacks).double().eval()
+    for lengths in ([4, 2, 1], [3, 2, 2], [3, 3, 1], [4, 2, 1], [3, 2, 2]):
+        x = torch.randn(3, 4, 3).double(), torch.tensor(lengths)
+        truth = norms_one_by_one(model, x)
+        assert relative_error(gradient_norms(model, x, "entropy"), truth) < 1e-9
+
+
+def test_sorted_sequences_that_a_recurrence_alone_takes_are_known():
+    torch.manual_seed(0)
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            steps, last = self.rnn(packed)
+            steps, _ = nn.utils.rnn.pad_packed_sequence(steps, batch_first=True)
+            return self.head(steps.sum(dim=1) + last[0])
+
+    model, probed = Plain().double().eval(), []
+    on_gradient = LayoutProbe.on_gradient
+
+    def watched_hear(self: LayoutProbe, index: int, *heard: Any) -> None:
+        probed.append(index)
+        on_gradient(self, index, *heard)
+
+    with mock.patch.object(LayoutProbe, "on_gradient", watched_hear):
+        for turn, lengths in enumerate(([4, 2, 1], [4, 2, 1], [4, 2, 1])):
+            x = torch.randn(3, 4, 3).double(), torch.tensor(lengths)
+            probed.clear()
+            truth = norms_one_by_one(model, x)
+            assert relative_error(gradient_norms(model, x, "entropy"), truth) < 1e-9
+            assert bool(probed) == (turn == 0)

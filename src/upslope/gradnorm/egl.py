@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
+from upslope.gradnorm.core.restoring import in_turn
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 from upslope.gradnorm.trace.recording import Recording
@@ -56,6 +57,7 @@ class ExpectedLength(NamedTuple):
     error_bound: Tensor
 
 
+@in_turn
 def expected_gradient_length(
     model: nn.Module,
     inputs: Inputs,

@@ -19,7 +19,7 @@ from upslope.gradnorm.arguments import Call
 from upslope.gradnorm.core.layout import Layout, Samples
 from upslope.gradnorm.core.model_io import Inputs, tensors_in
 from upslope.gradnorm.core.reductions import SquaredNorms
-from upslope.gradnorm.core.restoring import restoring_state
+from upslope.gradnorm.core.restoring import in_turn, restoring_state
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.parameters import Parameters, select
 from upslope.gradnorm.trace.recording import Recording
@@ -85,6 +85,7 @@ class Explanation:
 _SLOWNESS = (KERNEL, UNKNOWN, REPLAY, ONE_BY_ONE)
 
 
+@in_turn
 def explain(
     model: nn.Module, inputs: Inputs | None = None, *, parameters: Parameters = None
 ) -> Explanation:

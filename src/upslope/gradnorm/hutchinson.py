@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.arguments import Call, reduction, whole_number
 from upslope.gradnorm.core.model_io import Inputs
+from upslope.gradnorm.core.restoring import in_turn
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 
@@ -27,6 +28,7 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
 
+@in_turn
 def estimated_rms_length(
     model: nn.Module,
     inputs: Inputs,

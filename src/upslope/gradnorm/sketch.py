@@ -24,6 +24,7 @@ from upslope.gradnorm.arguments import Call, whole_number
 from upslope.gradnorm.core.dense_sums import Uses, dense_sum
 from upslope.gradnorm.core.model_io import Inputs, Loss
 from upslope.gradnorm.core.per_sample_gradients import OuterPieces
+from upslope.gradnorm.core.restoring import in_turn
 from upslope.gradnorm.core.sums_of_squares import squared_norms
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
@@ -47,6 +48,7 @@ class Sketches(NamedTuple):
     vectors: Tensor
 
 
+@in_turn
 def gradient_sketches(
     model: nn.Module,
     inputs: Inputs,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class Layout:
 
     dim: int = 0
     b: int | None = None
+    doubtful: Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
+    """(size,) bool: entries along `dim` that may be another sample's (`doubtful_rows`)."""
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:
         """(n, k, *other dimensions): the k = a*b entries of each sample along `dim`."""
@@ -64,6 +66,23 @@ class Layout:
     def is_usual(self) -> bool:
         """Whether the entries of each sample lie together in dimension 0; asked of each use."""
         return type(self) is Layout and self.dim == 0 and self.b is None
+
+    def reaches_others(self, gradient: Tensor) -> bool:
+        """Whether a gradient is not zero at an entry that may belong to another sample, or none."""
+        if self.doubtful is None:
+            return False
+        return bool(gradient.movedim(self.dim, 0)[self.doubtful.to(gradient.device)].any())
+
+    def settled_by(self, other: Layout | None) -> Layout:
+        """Return this layout, with the doubts alone that another batch has left as well.
+
+        other: the layout that the other batch has shown, if it has shown one.
+        """
+        if self.doubtful is None or other != self:
+            return self
+        if other.doubtful is None:
+            return other
+        return replace(self, doubtful=self.doubtful & other.doubtful)
 
     def explains(self, gradient: Tensor, mask: Tensor) -> bool:
         """Whether `gradient` is zero for all samples but those of `mask`, (n,) bool."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.doubtful_rows import doubtful_rows
 from upslope.gradnorm.core.layout import IndexedLayout, Layout, SamplesNotSeparable
 from upslope.gradnorm.core.separation import checksum
 
@@ -88,6 +89,9 @@ class LayoutProbe:
     reached: dict[int, list[tuple[Tensor, list[Tensor]]]] = field(default_factory=dict)
     """`kept`, and where the gradient was not zero, of each pass: along each dimension, and then
     along the first two."""
+    rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    """Where along a dimension the gradient of a use was not zero in some pass: by use and
+    dimension, for those that have several entries of each sample."""
     filled: dict[int, Tensor] = field(default_factory=dict)
     """Where the gradient of each use was not zero in some pass of codes."""
     indexed: set[int] = field(default_factory=set)
@@ -105,6 +109,10 @@ class LayoutProbe:
             self.fitting[index] = list(self._candidates(index, g))
         among = self.fitting[index]
         self.fitting[index] = [layout for layout in among if layout.explains(g, self.kept)]
+        for dim in {layout.dim for layout in self.fitting[index]}:
+            if g.shape[dim] > len(self.kept):
+                has_gradient = _rows_reached(g, dim)
+                self.rows[index, dim] = has_gradient | self.rows.get((index, dim), has_gradient)
         if self.u is not None and not self.by_codes:
             self._add_checksums(index, g)
         if self.by_codes:
@@ -169,7 +177,7 @@ class LayoutProbe:
 
     def _layout(self, index: int) -> Layout:
         if self.fitting[index]:
-            return self.fitting[index][0]
+            return _with_doubts(self.fitting[index][0], self.rows, index, len(self.kept))
         passes = self.reached.get(index, [])
         codes = torch.stack([mask for mask, _ in passes]) if passes else self.kept[None]
         for place, codes_along in enumerate(zip(*(along for _, along in passes), strict=True)):
@@ -187,6 +195,17 @@ class LayoutProbe:
                     self.indexed.add(index)
                 return layout
         raise SamplesNotSeparable("the samples cannot be told apart in the input of some layer")
+
+
+def _with_doubts(
+    layout: Layout, rows: Mapping[tuple[int, int], Tensor], index: int, n: int
+) -> Layout:
+    """Return a layout that was read off gradients, with the entries that it may say wrongly."""
+    has_gradient = rows.get((index, layout.dim))
+    if type(layout) is not Layout or has_gradient is None:
+        return layout
+    doubtful = doubtful_rows(layout, has_gradient, n)
+    return layout if doubtful is None else replace(layout, doubtful=doubtful)
 
 
 def _rows_reached(g: Tensor, dim: int) -> Tensor:
@@ -270,9 +289,11 @@ class FrontGuess:
         if g.dim() == 0 or len(g) % self._n or use.dim not in (None, 0):
             raise LayoutUnknown("samples that were in front are elsewhere in this batch")
         # A gradient without zeros has, in each row, entries that others would own elsewhere.
+        doubtful: Tensor | None = None
         if not bool(g.all()):
             entries = g != 0
             if not bool(entries.reshape(self._n, -1).any(dim=1).all()):
                 raise LayoutUnknown("samples that no gradient reaches do not show where they are")
             self.is_settled &= not is_ambiguous_in_front(entries, self._n, use.dim)
-        self.layouts[index] = Layout()
+            doubtful = doubtful_rows(Layout(), _rows_reached(g, 0), self._n)
+        self.layouts[index] = Layout() if doubtful is None else Layout(doubtful=doubtful)

@@ -9,6 +9,7 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
   operators that met weights, in order;
 - every other operator that meets samples, with the shapes of its tensors and its options, numbers
   with a fraction apart; of those that move entries, all their indices as well;
+- of those that take entries from where they lie in memory, where that is;
 - which tensors each of these takes: those of a model may be of one shape, and a loop may go through
   the parts of a batch in any order;
 - every number of a sample that left for Python;
@@ -79,6 +80,12 @@ BY_INDEX = frozenset(
 )  # fmt: skip
 """Operators that put entries where an index says: with one made of samples, the data decide."""
 
+BY_STRIDES = frozenset(
+    {"as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter", "resize_", "set_"}
+)
+"""Operators that take entries from where they lie in memory: of a tensor that was transposed,
+others than of one that was not."""
+
 LOOKING_UP = frozenset({"embedding", "embedding_bag"})
 """Operators that look rows up in a table: of a table made of samples, the data decide which."""
 
@@ -89,8 +96,8 @@ _WITHOUT_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.Scrip
 _NAMELESS = "(no name)"
 
 _OF_INTEREST = (
-    MOVING | LEAVING | SIZED_OPERATORS | UNREADABLE | BY_INDEX | LOOKING_UP | SIZED_BY_DATA
-    | {_NAMELESS}
+    MOVING | LEAVING | SIZED_OPERATORS | UNREADABLE | BY_INDEX | BY_STRIDES | LOOKING_UP
+    | SIZED_BY_DATA | {_NAMELESS}
 )  # fmt: skip
 """Operators of which more is noted than shapes and options."""
 
@@ -137,9 +144,11 @@ class Program:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
         if self._is_placed_by_data(name, args, kwargs):
             self.repeats = False
-        elif name in MOVING:
+        elif name in MOVING or name in BY_STRIDES:
             values = (*args, *kwargs.values())
             self._add((name, *map(descriptor_of, values), self.numbers_of(values)))
+            if name in BY_STRIDES:
+                self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
@@ -177,6 +186,8 @@ class Program:
     def _is_placed_by_data(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether entries may go where the samples say, and not where shapes say."""
         values = (*args, *kwargs.values())
+        if name == "repeat_interleave":
+            return _is_indexed_by_samples((*args[1:], kwargs.get("repeats")))
         if name in BY_INDEX:
             return _is_indexed_by_samples(values) and not _stays_in_place(name, args, kwargs)
         if name in LOOKING_UP:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.dense_sums import Uses, dense_sums, group_parameters
 from upslope.gradnorm.core.joint_uses import JointUses, Use
-from upslope.gradnorm.core.layout import IndexedLayout, Layout, Samples
+from upslope.gradnorm.core.layout import Layout, Samples
 from upslope.gradnorm.core.layout_probe import LayoutUnknown
 from upslope.gradnorm.core.pending_uses import PendingUses
 from upslope.gradnorm.core.reductions import Reduction, TotalSquaredNorms
@@ -108,15 +108,13 @@ class ReducingListener:
                     f"a gradient reached `{kernel.name}` that had reached it in no batch before"
                 )
             return None if self.n > 1 else self._usual
-        # Made once: most uses have it.
-        if layout.is_usual:
-            return self._usual
-        if isinstance(layout, IndexedLayout) and layout.reaches_others(g):
+        if layout.reaches_others(g):
             raise LayoutUnknown(
                 f"a gradient reached entries of `{kernel.name}` that it had reached in no batch "
                 "before"
             )
-        return Samples(self.n, layout)
+        # Made once: most uses have it.
+        return self._usual if layout.is_usual else Samples(self.n, layout)
 
     @torch.no_grad()
     def finish(self) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ import functools
 import operator
 import random
 import sys
-from collections.abc import Hashable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,27 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_state import ModelState
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_turns = threading.RLock()
+"""Held by the call that is under way. Reentrant: a loss or a model may ask for norms itself."""
+
+
+def in_turn(function: Callable[P, R]) -> Callable[P, R]:
+    """Let calls from several threads wait for each other; for the public functions.
+
+    A call puts buffers, flags, `.grad` and random numbers of the whole process into another state
+    for a while. Calls of one model at once would find that state, and take it for the model's.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _turns:
+            return function(*args, **kwargs)
+
+    return call
 
 
 class RandomState:

@@ -26,6 +26,9 @@ class Marks:
     """The key of the `Weights` of which alone it is computed (`core/weights`)."""
     order: Tensor | None = None
     """(n,): the sample in each of its places, where a sequence is sorted (`sequence_order`)."""
+    is_packed: bool = False
+    """Whether the rows of several samples of unequal length are mingled in it, as the number of
+    samples at each step says (`sequence_order`)."""
     is_copy: bool = False
     """Whether it is a copy where the model has asked for a view (`core/operators`)."""
     convolution: int | None = None

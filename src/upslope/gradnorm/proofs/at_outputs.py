@@ -7,7 +7,7 @@ at the outputs says all that the network needs to know of the loss.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, check_losses, copy_objects, differentiable
+from upslope.gradnorm.core.program import name_of, outline_of
 from upslope.gradnorm.core.separation import differ, scales
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
@@ -35,14 +36,15 @@ def gradients_at_outputs(
     n: int,
     loss: Loss,
     *,
-    prove: bool = True,
+    is_known: Callable[[Hashable], bool] = lambda _: False,
     shared_places: Collection[int] = (),
 ) -> list[Tensor] | None:
     """Return the gradients of the losses at the model's outputs, if they say all there is to say.
 
     shared_places: the leaves of the outputs that are as long as the batch by chance
         (`shared_leaves`).
-    prove: also see whether losses change with other samples' outputs by ways without gradients.
+    is_known: whether it is known of a loss that runs such operators, which are given, that losses
+        do not change with other samples' outputs by ways without gradients; else it is seen here.
 
     None where the loss has parameters of its own, where it differentiates outputs by each other
     (gradient penalties), or where an output has no samples in dimension 0.
@@ -59,7 +61,7 @@ def gradients_at_outputs(
         return None
     # Copies, for a loss may write into what it is given.
     leaves_given = [x.clone() if differentiable(x) else x for x in cut]
-    watch = _DifferentiationWatch()
+    watch = _LossWatch()
     try:
         with watch:
             losses = loss(copy_objects(tree_unflatten(leaves_given, spec)))
@@ -78,8 +80,9 @@ def gradients_at_outputs(
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
     company = Outputs(leaves, spec, n, shared_places)
+    prove = n > 1 and not is_known(tuple(watch.operators))
     if any(g is not None for g in once[len(ends) :]):
-        if n > 1 and prove:
+        if prove:
             _refuse_losses_by_company(loss, company, losses.detach())
         return None  # the loss has parameters of its own
     gradients = []
@@ -92,7 +95,7 @@ def gradients_at_outputs(
             raise loss_mixes(has_mixed)
         gradients.append(g)
     # Without gradients a loss may still count, sort or compare the other samples.
-    if n > 1 and prove:
+    if prove:
         _refuse_losses_by_company(loss, company, losses.detach())
     return gradients
 
@@ -103,15 +106,26 @@ def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tenso
     return torch.autograd.grad(losses, ends, copy, retain_graph=True, allow_unused=True)
 
 
-class _DifferentiationWatch(TorchFunctionMode):
-    """Sees whether a loss differentiates: outputs that are cut off do not depend on each other."""
+class _LossWatch(TorchFunctionMode):
+    """Sees what a loss runs, and whether it differentiates.
+
+    Outputs that are cut off do not depend on each other.
+    """
 
     has_differentiated = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[int] = []
+        """Hashes of the operators, with their outlines (`program`). The same function may run
+        others, by an attribute of its object or a global name."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run one operator, and take note if it differentiates."""
+        """Run one operator, and take note of it."""
+        values = (*args, *(kwargs or {}).values())
+        self.operators.append(hash((name_of(func), *map(outline_of, values))))
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             self.has_differentiated = True
         return func(*args, **(kwargs or {}))

@@ -47,6 +47,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._programs: OrderedDict[Hashable, ProvenProgram] = OrderedDict()
+        self._programs_in_doubt: OrderedDict[Hashable, ProvenProgram] = OrderedDict()
+        """Programs of which a batch has reached entries that no batch had reached before."""
         self._front: set[Hashable] = set()
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
@@ -64,13 +66,23 @@ class Memory:
 
     def keep(self, program: Hashable, record: ProvenProgram) -> None:
         """Remember what was proven of a program."""
+        before = self._programs_in_doubt.pop(program, None)
+        if before is not None:
+            record.layouts = {
+                use: layout.settled_by(before.layouts.get(use))
+                for use, layout in record.layouts.items()
+            }
         self._programs[program] = record
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
 
-    def forget(self, program: Hashable, operators: Hashable) -> None:
-        """What was remembered has proved wrong."""
-        self._programs.pop(program, None)
+    def forget(self, program: Hashable, operators: Hashable, *, is_wrong: bool) -> None:
+        """Forget what was remembered. is_wrong: whether it is, or says not enough."""
+        record = self._programs.pop(program, None)
+        if record is not None and not is_wrong:
+            self._programs_in_doubt[program] = record
+            while len(self._programs_in_doubt) > _PROGRAMS:
+                self._programs_in_doubt.popitem(last=False)
         self._front.discard(operators)
 
     def keep_front(self, operators: Hashable) -> None:

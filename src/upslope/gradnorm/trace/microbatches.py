@@ -16,7 +16,7 @@ import itertools
 import math
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,7 +33,7 @@ from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import restoring_state, without_traces
+from upslope.gradnorm.core.restoring import in_turn, restoring_state, without_traces
 from upslope.gradnorm.core.stateful_losses import keeping_loss
 from upslope.gradnorm.core.tape import ComputeOptions
 from upslope.gradnorm.core.weights import Weights
@@ -208,11 +208,18 @@ def _with_joined_outputs(
     parameters = list(run.weights.parameters.values())
     total = sum(record.n for record in records)
     memory = memory_of(run.model)
-    key = (identify(loss), total, run.batch.shapes)
-    prove = not memory.knows_loss(key)
+    keys: list[Hashable] = []
+
+    def is_known(operators: Hashable) -> bool:
+        key = (identify(loss), operators, total, run.batch.shapes)
+        if memory.knows_loss(key):
+            return True
+        keys.append(key)
+        return False
+
     # The loss is called once, with all outputs, as its labels may be those of the whole batch.
     try:
-        gradients = gradients_at_outputs(outputs, parameters, total, loss, prove=prove)
+        gradients = gradients_at_outputs(outputs, parameters, total, loss, is_known=is_known)
     except GradientNormError:  # outputs that look as long as the batch may be shared by all
         if not shared_tensors(run):
             raise
@@ -221,8 +228,8 @@ def _with_joined_outputs(
         gradients = None
     if gradients is None:
         return None
-    if prove and loss_may_mix_samples(loss, outputs, total) is False:
-        memory.keep_loss(key)
+    if keys and loss_may_mix_samples(loss, outputs, total) is False:
+        memory.keep_loss(keys[0])
 
     def rows() -> Iterator[dict[str, Tensor]]:
         while records:
@@ -266,6 +273,7 @@ _TRANSIENT = 3
 """The saved activations, and as much again twice for gradients and copies on their way."""
 
 
+@in_turn
 def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None) -> int:
     """The batch size that `memory` holds for `gradient_norms`, at least 1.
 

@@ -22,6 +22,7 @@ from upslope.gradnorm.trace.batch_expansion import looks_up_for_each
 from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import UNCOUNTED_WRITES, Operator
 from upslope.gradnorm.trace.operators import (
+    PACKING,
     as_type,
     refuse_write_through_copy,
     tensors_of,
@@ -36,7 +37,14 @@ from upslope.gradnorm.trace.refusals import (
 from upslope.gradnorm.trace.route_reader import MAY_ROUTE
 from upslope.gradnorm.trace.routing import Routes
 from upslope.gradnorm.trace.rows_in_front import keeps_in_front
-from upslope.gradnorm.trace.sequence_order import OrderUnknown, SequenceOrders, mark_order
+from upslope.gradnorm.trace.sequence_order import (
+    RECURRENT,
+    OrderUnknown,
+    SequenceOrders,
+    mark_order,
+    mark_packed,
+    takes_packed_rows,
+)
 from upslope.gradnorm.trace.tensor_kinds import TensorKinds
 
 
@@ -204,6 +212,8 @@ class OperatorRuns(TorchFunctionMode):
                 self._follow_front(operator, args, kwargs, out_or_target)
             if order is not None:
                 mark_order(func, out, order)
+            elif self.n > 1 and (operator.name == PACKING or operator.name in RECURRENT):
+                mark_packed(func, args, out)
         return out
 
     def _follow_front(
@@ -233,6 +243,9 @@ class OperatorRuns(TorchFunctionMode):
         tensors: list[Tensor],
     ) -> Tensor | None:
         """In which order an operator leaves the samples, if it is not theirs (`sequence_order`)."""
+        is_packed = any(marks_of(t).is_packed for t in tensors)
+        if is_packed and not takes_packed_rows(operator.func, args):
+            self.tape.route()
         args = self._orders.with_places(args, kwargs)
         chooses = operator.chooses and not self._reads_rows
         chooses = chooses and self._orders.are_taken_by_data(args, self._is_sample)

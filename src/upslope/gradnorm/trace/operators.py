@@ -56,9 +56,12 @@ REPEATING = frozenset(["repeat", "tile"])
 LENDING = LIKE_ANOTHER | EXPANDING | REPEATING
 """Operators of which it matters which of their tensors depends on the samples."""
 
+PACKING = "_pack_padded_sequence"
+"""The operator that makes a packed sequence of samples of unequal length."""
+
 _ALWAYS_ASKED_ABOUT = {"embedding", "embedding_bag"} | FAULTY
 ASKED_OF_SAMPLES = frozenset(
-    {func.__name__ for func in CHOOSING} - {"__getitem__"} | _ALWAYS_ASKED_ABOUT
+    {func.__name__ for func in CHOOSING} - {"__getitem__"} | _ALWAYS_ASKED_ABOUT | {PACKING}
 )
 """Names of operators that need more than to be run, also where no weight is among the tensors."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.heap import drop_free_pages
 from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.layout_probe import FrontGuess
+from upslope.gradnorm.core.layout_probe import FrontGuess, LayoutUnknown
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
 from upslope.gradnorm.core.model_state import ModelState
 from upslope.gradnorm.core.reductions import (
@@ -120,7 +120,8 @@ class Recording:
         )
         self._used_memory, self._guess = False, None
         if remembers and not ladder.remembers:
-            self._memory.forget(self._program, self.forward.operators())
+            is_wrong = not isinstance(error, LayoutUnknown)
+            self._memory.forget(self._program, self.forward.operators(), is_wrong=is_wrong)
         if ladder.fallback_reason is None:
             self.forward = self._forward()
             return

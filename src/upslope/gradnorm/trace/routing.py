@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.layout import IndexedLayout, Layout
@@ -124,14 +125,17 @@ class Routes(RouteReader):
             layout_of_moved = layouts.get(key_of_place(number))
             if type(layout_of_moved) is not Layout or layout_of_moved.dim in dims:
                 return None
-        if any(layouts.get(key_of_place(number)) != Layout() for number in self._in_front):
-            return None
+        for number in self._in_front:
+            layout_of_place = layouts.get(key_of_place(number))
+            if layout_of_place != Layout() or layout_of_place.doubtful is not None:
+                return None
         of_group: dict[int, Layout] = {}
         for group in self.groups.all:
             if len(group.index) == 0:  # no gradient reaches what takes no rows
                 continue
             keys = [key_of_place(place) for place in group.places]
             layouts_of_places = {layouts[key] for key in keys if key in layouts}
+            doubts = [layouts[key].doubtful for key in keys if key in layouts]
             sizes = {self.places.shapes[place][0] for place in group.places}
             # Rows of one index, taken from tensors that have their samples in different places,
             # belong to two samples at once.
@@ -140,7 +144,11 @@ class Routes(RouteReader):
             (layout,), (size,) = layouts_of_places, sizes
             if type(layout) is not Layout or layout.dim != 0 or size % self._n:
                 return None
-            owner = layout.owners(size, self._n)[group.index.cpu()]
+            owner = layout.owners(size, self._n)
+            of_all = [rows for rows in doubts if rows is not None]
+            if len(of_all) == len(doubts):  # no place has shown whose these are
+                owner[torch.stack(of_all).all(dim=0)] = -1
+            owner = owner[group.index.cpu()]
             of_group[group.number] = IndexedLayout(0, owner=owner, n=self._n)
         for use, group in self.uses.items():
             if group.number in of_group:

@@ -3,7 +3,9 @@
 `pack_padded_sequence` and its inverse choose by data, which would make the places of all samples
 behind them doubtful (`Tape.route`). They only permute: what is sorted carries the order, the
 recurrence takes it (`kernels/recurrent/packed`), and what is put back is as before. Anything else
-that is done with sorted samples makes them doubtful after all.
+that is done with sorted samples makes them doubtful after all. So does anything that is done with
+the rows of a packed sequence, sorted here or by the caller: whose they are say the lengths of this
+batch, and those of another may add up to as many rows.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-from upslope.gradnorm.trace.operators import tensors_of
+from upslope.gradnorm.trace.operators import PACKING, tensors_of
 
-PACKING, PADDING = "_pack_padded_sequence", "_pad_packed_sequence"
+PADDING = "_pad_packed_sequence"
 RECURRENT = frozenset(["lstm", "gru", "rnn_tanh", "rnn_relu"])
 
 
@@ -59,7 +61,7 @@ class SequenceOrders:
         marks = [marks_of(t).order for t in tensors] if self.met else []
         orders = [order for order in marks if order is not None]
         if not chooses:
-            if orders and not _keeps(func, args):
+            if orders and not takes_packed_rows(func, args):
                 raise OrderUnknown
             return orders[0] if orders else None
         index = self._permutation(func, args)
@@ -79,8 +81,11 @@ class SequenceOrders:
         return index if torch.equal(index.sort().values, every) else None
 
 
-def _keeps(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether an operator packs, unpacks, or runs over packed sequences."""
+def takes_packed_rows(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Return whether an operator packs, unpacks, or runs over packed sequences.
+
+    func, args: the operator and what it takes, a sequence first.
+    """
     name = getattr(func, "__name__", "")
     if name not in RECURRENT:
         return name in (PACKING, PADDING)
@@ -89,6 +94,15 @@ def _keeps(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
 
 class OrderUnknown(Exception):  # noqa: N818 (a finding, not an error)
     """The places of samples are doubtful from here on."""
+
+
+def mark_packed(func: Callable[..., Any], args: tuple[Any, ...], out: Any) -> None:
+    """Note what packs samples, or runs over a packed sequence; arguments as above.
+
+    out: what the operator has made.
+    """
+    if takes_packed_rows(func, args) and getattr(func, "__name__", "") != PADDING:
+        mark(out[0]).is_packed = True
 
 
 def mark_order(func: Callable[..., Any], out: Any, order: Tensor) -> None:

@@ -170,7 +170,7 @@ class TensorKinds:
                     if value.grad_fn is not None:
                         return _UNREAD
                     constants += 1
-                elif marks.route is not None:
+                elif marks.route is not None or marks.is_packed:
                     return _UNREAD
                 elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
@@ -250,6 +250,7 @@ class TensorKinds:
                 and marks.made_of is not self._key_of_weights
                 and marks.placeholder_of is None
                 and marks.route is None
+                and not marks.is_packed
             ):
                 return None
             shapes.append(value.shape)
