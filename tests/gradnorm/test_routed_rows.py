@@ -125,7 +125,33 @@ def gathered_alone(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     return torch.gather(moved, 1, which)[:, 0] * torch.take_along_dim(shares, which[:, 0], dim=1)
 
 
+def among_groups(shares: Tensor, of_groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the shares and numbers of experts, each (r, 1), in the best two of three groups."""
+    chosen = torch.topk(of_groups, k=2, dim=-1, sorted=False).indices
+    mask = torch.zeros_like(of_groups).scatter_(1, chosen, 1)
+    mask = mask.unsqueeze(-1).expand(-1, 3, 1).reshape(-1, 3)
+    which = shares.masked_fill(~mask.bool(), float("-inf")).topk(1, dim=-1).indices
+    return shares.gather(1, which), which
+
+
+def moved_by(rows: Tensor, top: Tensor, which: Tensor, experts: Any) -> Tensor:
+    out = torch.zeros_like(rows)
+    with torch.no_grad():
+        mask = F.one_hot(which, num_classes=4).permute(2, 1, 0)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+    for number in hit:
+        rank, row = torch.where(mask[number[0]])
+        out.index_add_(0, row, experts[number](rows[row]) * top[row, rank, None])
+    return out
+
+
+def chosen_among_groups(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    of_groups = (shares + torch.tensor([0.1, 0, 0])).view(-1, 3, 1).topk(1, dim=-1)[0].sum(dim=-1)
+    return moved_by(rows, *among_groups(shares, of_groups), experts)
+
+
 EXACT = [
+    chosen_among_groups,
     with_shares_gathered,
     gathered_alone,
     chosen_in_a_loop_over_those_hit,
@@ -336,7 +362,23 @@ def looped_experts_that_others_choose(rows: Tensor, shares: Tensor, experts: Any
     return out
 
 
+def among_groups_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    return moved_by(rows, *among_groups(shares, shares.roll(9, 0) + shares), experts)
+
+
+def among_rounded_groups_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    return moved_by(rows, *among_groups(shares, (shares * 9).round().roll(9, 0)), experts)
+
+
+def among_groups_of_the_mean(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    of_groups = shares - (shares - shares.mean(dim=0)).clamp(min=0)
+    return moved_by(rows, *among_groups(shares, of_groups), experts)
+
+
 MIXING = [
+    among_groups_of_another,
+    among_rounded_groups_of_another,
+    among_groups_of_the_mean,
     capacity_over_the_batch,
     centred_over_a_dimension_in_front,
     put_elsewhere_by_a_dimension_in_front,
