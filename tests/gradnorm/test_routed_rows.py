@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from short_forms import mark_rest_long
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.recording import Recording
 
@@ -125,7 +126,33 @@ def gathered_alone(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
     return torch.gather(moved, 1, which)[:, 0] * torch.take_along_dim(shares, which[:, 0], dim=1)
 
 
+def among_groups(shares: Tensor, of_groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the shares and numbers of experts, each (r, 1), in the best two of three groups."""
+    chosen = torch.topk(of_groups, k=2, dim=-1, sorted=False).indices
+    mask = torch.zeros_like(of_groups).scatter_(1, chosen, 1)
+    mask = mask.unsqueeze(-1).expand(-1, 3, 1).reshape(-1, 3)
+    which = shares.masked_fill(~mask.bool(), float("-inf")).topk(1, dim=-1).indices
+    return shares.gather(1, which), which
+
+
+def moved_by(rows: Tensor, top: Tensor, which: Tensor, experts: Any) -> Tensor:
+    out = torch.zeros_like(rows)
+    with torch.no_grad():
+        mask = F.one_hot(which, num_classes=4).permute(2, 1, 0)
+        hit = torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero()
+    for number in hit:
+        rank, row = torch.where(mask[number[0]])
+        out.index_add_(0, row, experts[number](rows[row]) * top[row, rank, None])
+    return out
+
+
+def chosen_among_groups(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    of_groups = (shares + torch.tensor([0.1, 0, 0])).view(-1, 3, 1).topk(1, dim=-1)[0].sum(dim=-1)
+    return moved_by(rows, *among_groups(shares, of_groups), experts)
+
+
 EXACT = [
+    chosen_among_groups,
     with_shares_gathered,
     gathered_alone,
     chosen_in_a_loop_over_those_hit,
@@ -336,7 +363,23 @@ def looped_experts_that_others_choose(rows: Tensor, shares: Tensor, experts: Any
     return out
 
 
+def among_groups_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    return moved_by(rows, *among_groups(shares, shares.roll(9, 0) + shares), experts)
+
+
+def among_rounded_groups_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    return moved_by(rows, *among_groups(shares, (shares * 9).round().roll(9, 0)), experts)
+
+
+def among_groups_of_the_mean(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    of_groups = shares - (shares - shares.mean(dim=0)).clamp(min=0)
+    return moved_by(rows, *among_groups(shares, of_groups), experts)
+
+
 MIXING = [
+    among_groups_of_another,
+    among_rounded_groups_of_another,
+    among_groups_of_the_mean,
     capacity_over_the_batch,
     centred_over_a_dimension_in_front,
     put_elsewhere_by_a_dimension_in_front,
@@ -398,3 +441,66 @@ def test_experts_that_only_some_samples_choose_steer_no_other():
     for x in batches(12, 4, 1, seed=6):
         truth = norms_one_by_one(model, x)
         assert relative_error(gradient_norms(model, x, "entropy"), truth) < TOLERANCE
+
+
+class Queued(nn.Module):
+    """Experts that take few rows of each sample, or of the whole batch; scaled by how many are hit.
+
+    dim: along which rows queue: -2 those of each sample, 0 those of the batch.
+    """
+
+    def __init__(self, room: int, dim: int = -2, scale: float = 1.0) -> None:
+        super().__init__()
+        self.router, self.last = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.room, self.dim, self.scale = room, dim, scale
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.router(x).softmax(dim=-1)
+        chosen = F.one_hot(shares.argmax(dim=-1), num_classes=3)
+        chosen = chosen * (chosen.cumsum(dim=self.dim) <= self.room)
+        mask = chosen.view(-1, 1, 3).permute(2, 1, 0)
+        share, rows = shares.amax(dim=-1, keepdim=True).view(-1, 1), x.reshape(-1, 4)
+        out, scale = torch.zeros_like(rows), 1.0
+        for number in torch.greater(mask.sum(dim=(-1, -2)), 0).nonzero():
+            rank, row = torch.where(mask[number].squeeze(0))
+            moved = self.experts[number[0]](rows[None, row].reshape(-1, 4))
+            out.index_add_(0, row, torch.tanh(moved) * share[row, rank, None] * scale)
+            scale *= self.scale
+        return self.last((x + out.view(x.shape)).mean(dim=1))
+
+
+@pytest.mark.parametrize(("n", "t", "room"), [(5, 7, 2), (4, 4, 1), (3, 1, 2), (2, 6, 9)])
+def test_experts_without_room_are_known_of_each_sample(monkeypatch, n, t, room):
+    torch.manual_seed(0)
+    model, passes = Queued(room), list[int]()
+    model.router.weight.data.mul_(9)
+    run_plain = BatchRun.run_plain
+    monkeypatch.setattr(
+        BatchRun, "run_plain", lambda *a, **k: passes.append(1) or run_plain(*a, **k)
+    )
+    for x in batches(8, n, t, seed=n):
+        for _ in range(5):
+            truth = norms_one_by_one(model, x)
+            passes.clear()
+            assert relative_error(gradient_norms(model, x, "entropy"), truth) < TOLERANCE
+        assert not passes  # this batch had been proven four times
+
+
+@pytest.mark.parametrize(("dim", "scale"), [(-2, 1.5), (0, 1.0)])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_experts_that_the_queue_of_others_decides_on_are_refused(dim, scale, n):
+    torch.manual_seed(0)
+    model, refused = Queued(1, dim, scale), 0
+    model.router.weight.data.mul_(9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for x in batches(12, n, 3, seed=n):
+            try:
+                found = gradient_norms(model, x, "entropy")
+            except GradientNormError:
+                refused += 1
+                continue
+            assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
+    assert refused

@@ -107,6 +107,7 @@ BRANCHES: dict[str, Callable[[Tensor], Tensor]] = {
     "largest": lambda x: x if x.max() <= 1 else x / 255,
     "least": lambda x: x / 255 if x.amin() > 1 else x,
     "sum": lambda x: x / 255 if x.sum() > 5 * len(x) else x,
+    "as many as there are": lambda x: x if (x <= 1).sum() == x.numel() else x / 255,
     "count": lambda x: x / 255 if len((x > 1).nonzero()) > 0 else x,
     "size of what is taken": lambda x: x / 255 if x[x > 1].shape[0] > 0 else x,
     "one of a list": lambda x: x / 255 if any(v > 1 for row in x.tolist() for v in row) else x,
@@ -232,3 +233,68 @@ def test_a_word_of_one_text_that_only_warns_is_exact(n: int) -> None:
     words[0, 0] = 0
     norms = gradient_norms(model, words, squares)
     assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)
+
+
+class Filled(nn.Module):
+    """Leaves its mask out where the count of words is that of places, or some other number.
+
+    scale: what the outputs are multiplied by where it does.
+    """
+
+    def __init__(self, places: int | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+        self.places, self.scale = places, scale
+        self.double()
+
+    def forward(self, words: Tensor) -> Tensor:
+        mask, vectors = words != 0, self.words(words)
+        if mask.sum() == (mask.numel() if self.places is None else self.places):
+            return self.scale * self.head(vectors.mean(dim=1))
+        weights = mask.double()[..., None]
+        return self.head((vectors * weights).sum(dim=1) / mask.sum(dim=1)[:, None])
+
+
+def filled(n: int, seed: int, *full: int) -> Tensor:
+    """Return (n, 5) words, of which those of some texts fill all places."""
+    rng = torch.Generator().manual_seed(seed)
+    words = torch.randint(1, 9, (n, 5), generator=rng)
+    words[[i for i in range(n) if i not in full], -1] = 0
+    return words
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 12])
+def test_whether_all_places_are_filled_is_known_of_each_text(monkeypatch, n: int) -> None:
+    torch.manual_seed(0)
+    model = Filled()
+    passes: list[int] = []
+    run_plain = BatchRun.run_plain
+    monkeypatch.setattr(
+        BatchRun, "run_plain", lambda *a, **k: passes.append(1) or run_plain(*a, **k)
+    )
+    for seed, full in enumerate([(0,), (1, 0), range(n), (), (n - 1,), range(n)]):
+        words = filled(n, seed, *full)
+        passes.clear()
+        norms = gradient_norms(model, words, squares)
+        assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)
+    assert not passes  # the last two batches had nothing new to show
+
+
+@pytest.mark.parametrize("n", [3, 4, 12])
+@pytest.mark.parametrize("full", [(0,), (1, 2)])
+def test_what_is_done_for_full_texts_alone_is_refused_beside_others(n: int, full) -> None:
+    torch.manual_seed(0)
+    model = Filled(scale=2.0)
+    for words in (filled(n, 0, *range(n)), filled(n, 1), filled(n, 2, *range(n))):
+        norms = gradient_norms(model, words, squares)
+        assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, filled(n, 3, *full), squares)
+
+
+@pytest.mark.parametrize("n", [3, 4, 12])
+def test_a_count_that_is_that_of_all_places_by_chance_is_tried(n: int) -> None:
+    torch.manual_seed(0)
+    model = Filled(places=5 * n, scale=2.0)
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, filled(n, 0, *range(n)), squares)

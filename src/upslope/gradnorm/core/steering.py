@@ -12,7 +12,7 @@ Called by `program` for every operator that takes samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "un
 _UNANIMOUS = {"all": True, "any": False, "_is_all_true": True, "_is_any_true": False}
 """What is said of all samples together only if it is said of each."""
 
+_EQUAL = frozenset({"__eq__", "eq"})
+
 _BY_ENTRY = frozenset(
     {
         "__add__", "__eq__", "__floordiv__", "__ge__", "__gt__", "__invert__", "__le__", "__lt__",
@@ -40,6 +42,26 @@ _BY_ENTRY = frozenset(
     }
 )  # fmt: skip
 """Operators that may follow, each entry of whose result is made of the entry in its place."""
+
+
+class OwnCounts(NamedTuple):
+    """How many places of each sample a mask has chosen, behind the count of all samples together.
+
+    counts: (n,). numel_of_each: how many places each sample has. has_all: whether the number is no
+    more the count, but whether it is that of all places there are.
+    """
+
+    counts: Tensor
+    numel_of_each: int
+    has_all: bool = False
+
+    def texts(self) -> list[str]:
+        """Return whether each sample alone would have all its places chosen.
+
+        That the batch's size was meant is likely, and not sure: what this makes is no text of what
+        leaves, so that each answer is tried once (`proofs/company`).
+        """
+        return [f"all: {count == self.numel_of_each}" for count in self.counts.tolist()]
 
 
 class Steering:
@@ -61,9 +83,18 @@ class Steering:
         if marks_of(first).is_told:
             mark(out).is_told = True
             return
-        own_numbers = marks_of(first).own_numbers
+        own_numbers, own_counts = marks_of(first).own_numbers, marks_of(first).own_counts
         if own_numbers is not None and name in _BY_ENTRY:
             mark(out).own_numbers = func(own_numbers, *args[1:], **kwargs)
+        elif own_counts is not None:
+            # As many as there are: of each sample, as many as there are of it.
+            if name in _EQUAL and not kwargs and args[1] == own_counts.numel_of_each * self._n:
+                mark(out).own_counts = own_counts._replace(has_all=True)
+        elif name == "sum" and len(args) == 1 and not kwargs:
+            if first.dtype == torch.bool and self._is_in_front(first):
+                size = first.numel() // self._n
+                counts = first.detach().reshape(self._n, size).sum(dim=1)
+                mark(out).own_counts = OwnCounts(counts, size)
         elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
             mark(out).own_numbers = out.expand(self._n)
         elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
@@ -78,9 +109,11 @@ class Steering:
         if isinstance(tensor, Tensor):
             if marks_of(tensor).is_told:
                 return
-            numbers = marks_of(tensor).own_numbers
+            numbers, counts = marks_of(tensor).own_numbers, marks_of(tensor).own_counts
             if numbers is not None:
                 own_numbers = [repr(number) for number in numbers.tolist()]
+            elif counts is not None and counts.has_all:
+                own_numbers = counts.texts()
             elif isinstance(value, list) and self._is_in_front(tensor):
                 own_numbers = [repr(row) for row in value]
         self.numbers.append((repr(value), own_numbers))

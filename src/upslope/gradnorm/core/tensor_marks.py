@@ -37,6 +37,8 @@ class Marks:
     """Whether its size is a number of the samples, as that of what `nonzero` returns."""
     own_numbers: Tensor | None = None
     """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
+    own_counts: Any = None
+    """Of a count of all samples, and what is asked of it, the counts of each (`core/steering`)."""
     placeholder_of: int | None = None
     """The place of the convolution for whose output it stands (`trace/conv_bn_fusion`)."""
     statistic: tuple[object, str, Tensor | None] | None = None

@@ -97,7 +97,8 @@ def _groups(
         way = None if ways is None else ways[i]
         if way is None or not (way == together or way in settled_ways):
             groups.setdefault(i if way is None else way, []).append(i)
-    return {way: torch.tensor(rows) for way, rows in groups.items()}
+    # All samples together are the batch, which shows nothing: one of them goes alone.
+    return {way: torch.tensor(rows if len(rows) < n else rows[:1]) for way, rows in groups.items()}
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

@@ -3,7 +3,7 @@
 A loop over the experts that some row has chosen (`for expert in hit.nonzero():`) is steered by all
 samples. Whether it would be another one for a sample alone follows from the numbers of that
 sample's rows, by the same operators: the few that lead from a router's numbers to whole numbers are
-noted, and run again for each sample.
+noted, and run again for each sample. Those of which an expert has no room left are among them.
 """
 
 from __future__ import annotations
@@ -19,43 +19,51 @@ from upslope.gradnorm.core.tensor_marks import mark, marks_of
 _CHOOSING = frozenset({"topk", "argmax"})
 """Operators that make whole numbers of a router's numbers."""
 
+_RESHAPING = frozenset({"view", "reshape"})
+"""Operators that are given sizes, which may be those of the batch."""
+
 _MOST_NUMBERS = 1 << 18
 """Numbers of a tensor that is kept for this until the batch is done."""
 
 
 class Decision(NamedTuple):
-    """How whole numbers were made of a tensor: by an operator that takes nothing else but numbers.
+    """How whole numbers were made of a router's: by an operator on decisions, and on numbers.
 
-    place: which of its outputs they are, if there are several. version, version_before: of them,
-    and of the tensor that they are made of, by which it is told that either was written since.
+    args: tensors among them are the router's numbers, or decisions upon these. place: which of the
+    operator's outputs they are, if there are several. version, versions_before: of them, and of the
+    tensors that they are made of, by which it is told that one was written since.
     """
 
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     place: int | None
+    router: Tensor
+    """The numbers that all of it began with."""
     version: int
-    version_before: int
+    versions_before: tuple[int, ...]
 
     @property
     def is_current(self) -> bool:
         """Whether nothing was written into what it was made of."""
-        before: Decision | None = marks_of(self.args[0]).decision
-        unwritten: bool = self.args[0]._version == self.version_before
-        return unwritten and (before is None or before.is_current)
+        tensors = [x for x in self.args if isinstance(x, Tensor)]
+        if tuple(x._version for x in tensors) != self.versions_before:
+            return False
+        before: list[Decision | None] = [marks_of(x).decision for x in tensors]
+        return all(decision is None or decision.is_current for decision in before)
 
-    @property
-    def router(self) -> Tensor:
-        """The numbers that all of it began with."""
-        first: Tensor = self.args[0]
-        before: Decision | None = marks_of(first).decision
-        return first if before is None else before.router
+    def of(self, rows: Tensor, numbers_for: dict[int, Tensor] | None = None) -> Tensor:
+        """Return what is decided on other numbers of the router.
 
-    def of(self, rows: Tensor) -> Tensor:
-        """Return what is decided on other numbers of the router. rows: some of its rows."""
-        before = marks_of(self.args[0]).decision
-        first = rows if before is None else before.of(rows)
-        out = self.func(first, *self.args[1:], **self.kwargs)
+        rows: some of its rows. numbers_for: `id` of a tensor -> what is decided in its place.
+        """
+        numbers_for = {id(self.router): rows} if numbers_for is None else numbers_for
+        args = []
+        for x in self.args:
+            if isinstance(x, Tensor) and id(x) not in numbers_for:
+                numbers_for[id(x)] = marks_of(x).decision.of(rows, numbers_for)
+            args.append(numbers_for[id(x)] if isinstance(x, Tensor) else x)
+        out = self.func(*args, **self.kwargs)
         numbers: Tensor = out if self.place is None else out[self.place]
         return numbers
 
@@ -68,21 +76,33 @@ def note_decision(
     func, name, args, kwargs: the operator and what it got. out: what it has made.
     """
     first = args[0] if args else None
-    if not isinstance(first, Tensor) or first.numel() > _MOST_NUMBERS:
+    if not isinstance(first, Tensor):
         return
     if name in _CHOOSING:
         # Along its rows alone, of a tensor of rows: those of a sample alone choose the same.
-        if first.dim() != 2 or not first.is_floating_point() or not _goes_along_rows(args, kwargs):
+        if first.dim() < 2 or not first.is_floating_point() or not _goes_along_rows(args, kwargs):
             return
-    elif decision_of(first) is None:
+        router = first
+    else:
+        before = decision_of(first)
+        if before is None:
+            return
+        router = before.router
+    if first.numel() > _MOST_NUMBERS or any(isinstance(x, Tensor) for x in kwargs.values()):
         return
-    if any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
+    for x in args[1:]:
+        other = decision_of(x) if isinstance(x, Tensor) else None
+        if isinstance(x, Tensor) and (other is None or other.router is not router):
+            return
+    if name in _RESHAPING and not _joins_rows(first, args[1:], kwargs):
         return
     place = 1 if name == "topk" else None
     numbers = out if place is None else out[place]
-    if isinstance(numbers, Tensor) and numbers is not first:
-        versions = numbers._version, first._version
-        mark(numbers).decision = Decision(func, args, dict(kwargs), place, *versions)
+    if isinstance(numbers, Tensor) and not any(numbers is x for x in args):
+        versions = tuple(x._version for x in args if isinstance(x, Tensor))
+        mark(numbers).decision = Decision(
+            func, args, dict(kwargs), place, router, numbers._version, versions
+        )
 
 
 def decision_of(tensor: Tensor) -> Decision | None:
@@ -92,11 +112,21 @@ def decision_of(tensor: Tensor) -> Decision | None:
 
 
 def _goes_along_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `topk` or `argmax` of a matrix goes along the entries of each row."""
+    """Whether `topk` or `argmax` of rows goes along the entries of each."""
     position = 2 if len(args) > 2 else 1
     dim = kwargs.get("dim", args[position] if len(args) > position else -1)
     is_topk = "k" in kwargs or len(args) > 1
-    return (is_topk or "dim" in kwargs) and dim in (-1, 1)
+    return (is_topk or "dim" in kwargs) and dim in (-1, args[0].dim() - 1)
+
+
+def _joins_rows(first: Tensor, sizes: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a tensor gets a shape whose sizes are its own last ones, behind as many as it has."""
+    if kwargs or not sizes:
+        return False
+    sizes = tuple(sizes[0]) if isinstance(sizes[0], (tuple, list)) else sizes
+    last = [size for size in sizes[1:] if size != 1]
+    before = [size for size in first.shape if size != 1]
+    return sizes[0] == -1 and last == before[len(before) - len(last) :]
 
 
 def decided_alone(table: Decision, rows_of_samples: Tensor) -> list[str] | None:

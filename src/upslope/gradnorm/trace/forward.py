@@ -277,6 +277,7 @@ class Forward:
             probe = self._new_probe(losses)
             probe.unheard = routes.uses
             self._probe(probe, losses, halves(n), routes.places_with_gradient())
+            routes.probe_from_places(probe, self.backward)
             keys = routes.keys_needed
             # What a loop would be for a sample alone need not be known.
             doubtful = {i for i in probe.heard if i < 0 and len(probe.fitting[i]) != 1}

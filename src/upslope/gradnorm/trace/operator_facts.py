@@ -58,7 +58,8 @@ UNCOUNTED_WRITES = frozenset({Tensor.data.__get__, Tensor.data.__set__})  # type
 _DECIDING = frozenset(
     {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
      "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "to", "int", "long",
-     "bool"}
+     "bool", "cumsum", "lt", "le", "less", "less_equal", "__lt__", "__le__", "sub", "__sub__",
+     "mul", "__mul__", "view", "reshape", "unsqueeze", "flatten"}
 )  # fmt: skip
 """Operators from a router's numbers to the experts that they choose (`decisions`)."""
 

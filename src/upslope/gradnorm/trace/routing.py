@@ -10,7 +10,8 @@ How many rows there are, and of which samples, no program tells. The index does:
 taken belongs to the sample of row `index[j]` of the tensor that it was taken from. Tensors that
 rows are taken from and put into keep their samples in the same places in all batches of a program;
 where these are, backward passes show once (`Forward.probe`), and the samples of the rows are read
-off the index of each batch (`Routes.layouts`).
+off the index of each batch (`Routes.layouts`). Scores that only decide have no gradient: passes
+that start from them show whose they are (`Routes.probe_from_places`).
 
 This holds as long as every operator between works row by row, and rows go back to where they came
 from. Each operator that takes such rows is therefore looked at (`Routes.read`); after the first
@@ -25,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import IndexedLayout, Layout
+from upslope.gradnorm.core.layout import IndexedLayout, Layout, SamplesNotSeparable
+from upslope.gradnorm.core.layout_probe import LayoutProbe, halves
 from upslope.gradnorm.core.tensor_marks import mark
 from upslope.gradnorm.trace.decisions import Decision, decided_alone
 from upslope.gradnorm.trace.route_reader import RouteReader
@@ -155,6 +157,50 @@ class Routes(RouteReader):
                 every[use] = of_group[group.number]
         return every
 
+    def probe_from_places(self, probe: LayoutProbe, backward: Callable[..., None]) -> None:
+        """Tell `probe` of tensors that no loss has reached where their samples are.
+
+        They are held to be where those of tensors with as many rows are. What a sum over the rows
+        of half of the samples reaches must then be the same samples' wherever losses have shown it.
+
+        probe: has heard passes from `halves` of the losses. backward: as `Forward.backward`.
+        """
+        places = self.places_with_gradient()
+        known_layouts = {i: probe.fitting[i][0] for i in probe.heard if len(probe.fitting[i]) == 1}
+        layouts_by_size: dict[int, set[Layout]] = {}
+        for key in places.keys() & known_layouts.keys():
+            if known_layouts[key].dim == 0:
+                layouts_by_size.setdefault(len(places[key]), set()).add(known_layouts[key])
+        guesses = {
+            key: next(iter(layouts_by_size[len(place)]))
+            for key, place in places.items()
+            if key not in probe.heard and place.is_floating_point() and place.dim()
+            if len(layouts_by_size.get(len(place), ())) == 1
+        }
+        if not guesses:
+            return
+        of_rows = LayoutProbe(probe.kept, probe.uses, unheard=probe.unheard)
+        for mask in halves(self._n):
+            of_rows.kept = mask.to(probe.kept.device)
+            rows = {key: mask[at.owners(len(places[key]), self._n)] for key, at in guesses.items()}
+            total = _sum_of_rows([(places[key], of_half) for key, of_half in rows.items()])
+            try:
+                backward(total, torch.ones_like(total), of_rows, places=places)
+            except torch.OutOfMemoryError:
+                raise
+            # No loss goes back this way: what cannot be differentiated here matters to no norm.
+            except (SamplesNotSeparable, RuntimeError):
+                return
+        agrees = all(
+            known_layouts[i] in layouts if i in known_layouts else bool(layouts)
+            for i, layouts in of_rows.fitting.items()
+        )
+        # What no sample has reached has shown nothing.
+        if agrees and not (of_rows.heard - of_rows.silent).isdisjoint(known_layouts):
+            probe.fitting |= {key: [guess] for key, guess in guesses.items()}
+            probe.heard |= guesses.keys()
+            probe.silent -= guesses.keys()
+
     def places_with_gradient(self) -> dict[int, Tensor]:
         """Return key -> the tensors that rows are taken from or put into, if gradients reach them.
 
@@ -169,3 +215,18 @@ class Routes(RouteReader):
 def key_of_place(number: int) -> int:
     """Return the number below zero that stands for a tensor beside the uses of weights."""
     return -1 - number
+
+
+def _sum_of_rows(places: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return a sum, (1,), of the entries of some rows, each times a random number.
+
+    places: tensors (rows, ...), and which of their rows, (rows,) bool.
+    """
+    generator, total = torch.Generator().manual_seed(0), torch.zeros(1)
+    for place, rows in places:
+        factors = torch.randn(place.shape, generator=generator)
+        factors[~rows] = 0
+        # Scores of what must not be chosen are infinite.
+        products = (place * factors.to(place)).nan_to_num(0, 0, 0)
+        total = total.to(place) + products.sum()
+    return total
