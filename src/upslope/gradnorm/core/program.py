@@ -14,9 +14,10 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
 - every number of a sample that left for Python;
 - the model's buffers and parameters of a single number, which may be switches.
 
-Two batches with one identity have their samples in the same places. Where entries were taken by the
-data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held
-to be the same, and each is proven by itself.
+Where entries were taken by the data themselves, the numbers of every such index are noted as well:
+a mask of the first position, say, is the same in all batches. Two batches with one identity have
+their samples in the same places. Where numbers left in a way that cannot be read (`numpy()`), no
+two batches are held to be the same, and each is proven by itself.
 """
 
 from __future__ import annotations
@@ -112,6 +113,14 @@ class Program:
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
+        self.is_placed_by_data = False
+        """Whether entries went where the numbers of an index of this batch say, which are noted."""
+        self._indices_read: list[tuple[Tensor, int | None]] = []
+        """Indices of which no more was noted than an outline, and their versions."""
+        self._hashes_of_indices: list[int] = []
+        """Of the numbers of those that were noted after all."""
+        self._is_reading = False
+        """Whether the operator that runs is noted by an outline of the caller's (`noting`)."""
         self._count = 0
         """How many tensors of samples the pass has made."""
 
@@ -135,11 +144,14 @@ class Program:
         self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED_OPERATORS:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
-        if self._is_placed_by_data(name, args, kwargs):
+        by_index = self._is_placed_by_index(name, args, kwargs)
+        if self._is_placed_unseen(name, args, kwargs):
             self.repeats = False
-        elif name in MOVING:
+        elif by_index or name in MOVING:
             values = (*args, *kwargs.values())
             self._add((name, *map(descriptor_of, values), self.numbers_of(values)))
+            if by_index and not self._is_reading:
+                self.note_indices(values)
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
@@ -165,28 +177,64 @@ class Program:
         return tuple(self.numbers.get(id(t)) for t in tensors if _is_made_of_samples(t))
 
     @contextlib.contextmanager
-    def noting(self, outline: Any) -> Iterator[None]:
+    def noting(self, outline: Any, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Note an outline for the operator that runs, in place of all that decides on places.
 
         For those of which it is known otherwise where each sample's entries go (`routing`).
+        tensors: that it takes.
         """
         count, repeats = len(self._hashes), self.repeats
-        yield
+        self._indices_read += [
+            (t, None if t.is_inference() else t._version) for t in tensors if _is_index(t)
+        ]
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
         self._hashes[count:], self.repeats = [hash(outline)], repeats
 
-    def _is_placed_by_data(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether entries may go where the samples say, and not where shapes say."""
+    def note_indices(self, values: Iterable[Any]) -> None:
+        """Note the numbers of the indices of samples among some arguments: entries follow them."""
+        self.is_placed_by_data = True
+        indices = [t for t in tensors_among(tuple(values)) if _is_index(t)]
+        # Under `vmap` their numbers are those of one row.
+        if _is_strided(indices) and torch._C._functorch.peek_interpreter_stack() is None:
+            self._add(tuple(map(_hash_numbers, indices)))
+        else:
+            self.repeats = False
+
+    def note_indices_read(self) -> None:
+        """Note the numbers of all indices that were noted in outline so far (`noting`).
+
+        For their outlines do not say where each sample's entries went, after all.
+        """
+        self.is_placed_by_data = True
+        for index, version in self._indices_read:
+            if version is None or version != index._version:  # they are gone
+                self.repeats = False
+            elif index.layout == torch.strided:
+                self._hashes_of_indices.append(_hash_numbers(index))
+        self._indices_read = []
+
+    def _is_placed_by_index(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether entries may go where an index says that is made of samples."""
         values = (*args, *kwargs.values())
         if name in BY_INDEX:
             return _is_indexed_by_samples(values) and not _stays_in_place(name, args, kwargs)
-        if name in LOOKING_UP:
-            return any(_is_made_of_samples(v) and v.is_floating_point() for v in values)
+        is_looked_up = name in LOOKING_UP
+        return is_looked_up and any(_is_made_of_samples(v) and not _is_index(v) for v in values)
+
+    def _is_placed_unseen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether entries may go where neither shapes nor an index say."""
+        if name in BY_INDEX or name in LOOKING_UP:
+            return False
         if name == _NAMELESS:
             return True
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
         # Sparse and jagged tensors keep entries where their own indices say.
-        return not _is_strided(values)
+        return not _is_strided((*args, *kwargs.values()))
 
     def _add_outline(self, name: str, args: Any, kwargs: Any) -> None:
         values = (*args, *kwargs.values())
@@ -209,7 +257,7 @@ class Program:
     @property
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
-        return hash(tuple(self._hashes))
+        return hash((tuple(self._hashes), tuple(self._hashes_of_indices)))
 
 
 def is_noted_in_outline(name: str) -> bool:
@@ -245,6 +293,16 @@ def _is_strided(values: Iterable[Any]) -> bool:
 
 def _is_made_of_samples(value: Any) -> bool:
     return isinstance(value, Tensor) and marks_of(value).samples_in is not None
+
+
+def _is_index(value: Any) -> bool:
+    """Whether a value is a tensor of samples of which entries may be taken by."""
+    whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+    return whole and _is_made_of_samples(value)
+
+
+def _hash_numbers(tensor: Tensor) -> int:
+    return hash((tuple(tensor.shape), tensor.detach().cpu().numpy().tobytes()))
 
 
 def _is_indexed_by_samples(values: Any) -> bool:

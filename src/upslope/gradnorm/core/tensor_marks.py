@@ -32,6 +32,8 @@ class Marks:
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
     is_sized_by_data: bool = False
     """Whether its size is a number of the samples, as that of what `nonzero` returns."""
+    own_lengths: Tensor | None = None
+    """(n,): how long it would be for each sample alone, if its size is a number of the samples."""
     own_numbers: Tensor | None = None
     """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
     placeholder_of: int | None = None

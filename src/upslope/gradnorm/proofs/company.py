@@ -95,9 +95,13 @@ def _groups(
     groups: dict[object, list[int]] = {}
     for i in range(n) if steering.numbers else ():
         way = None if ways is None else ways[i]
+        if way is not None and way != together and steering.has_lengths:
+            way = (*together, *way)  # lengths of a batch may be others in the next one
         if way is None or not (way == together or way in settled_ways):
             groups.setdefault(i if way is None else way, []).append(i)
-    return {way: torch.tensor(rows) for way, rows in groups.items()}
+    # Of equal lengths, one sample alone has its own; several have their sum.
+    several = slice(1) if steering.has_lengths else slice(None)
+    return {way: torch.tensor(rows[several]) for way, rows in groups.items()}
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

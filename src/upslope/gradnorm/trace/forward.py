@@ -157,6 +157,16 @@ class Forward:
         """Whether rows were sent to some weights by the data, and are read off (`routing`)."""
         return self._interceptor.routes.are_read
 
+    @property
+    def is_placed_by_data(self) -> bool:
+        """Whether samples are where the numbers of indices of this batch have sent them."""
+        return self._interceptor.program.is_placed_by_data
+
+    @property
+    def follows_data(self) -> bool:
+        """Whether the data have sent entries anywhere, told by their indices in either way."""
+        return self.is_routed or self.is_placed_by_data
+
     def note_own_loops(self, layouts: Mapping[int, Layout]) -> None:
         """Note what loops over chosen experts would be for each sample alone.
 
@@ -215,6 +225,10 @@ class Forward:
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast_output, outputs)
             losses = loss(copy_objects(outputs))
+        # Where halves of the losses do not tell who is where, they do not tell it of routed rows.
+        if self.is_routed and self.is_placed_by_data:
+            self._interceptor.routes.lose()
+            self._interceptor.program.note_indices_read()
         check_losses(losses, run.n, run.batch.first)
         return losses
 
@@ -288,9 +302,10 @@ class Forward:
             routes.lose()
             self.tape.route()
         probe = self._new_probe(losses)
-        if self.repeats:
+        by_halves = self.repeats and not self.is_placed_by_data
+        if by_halves:
             self._probe(probe, losses, halves(n))
-        if not (self.repeats and probe.is_settled):
+        if not (by_halves and probe.is_settled):
             probe.by_codes = True
             self._probe(probe, losses, codes(n))
         return probe

@@ -51,6 +51,7 @@ class Memory:
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
+        self._programs_met: OrderedDict[Hashable, None] = OrderedDict()
         self._without_copies: set[Hashable] = set()
         self.told: set[str] = set()
         """What this model's user was warned of."""
@@ -67,6 +68,15 @@ class Memory:
         self._programs[program] = record
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
+
+    def has_met(self, program: Hashable) -> bool:
+        """Whether this was asked of a program before: of indices as they come, few come again."""
+        if program in self._programs_met:
+            return True
+        self._programs_met[program] = None
+        while len(self._programs_met) > _PROGRAMS:
+            self._programs_met.popitem(last=False)
+        return False
 
     def forget(self, program: Hashable, operators: Hashable) -> None:
         """What was remembered has proved wrong."""

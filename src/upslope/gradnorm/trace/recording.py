@@ -202,7 +202,7 @@ class Recording:
             layouts = {}
         # These operators had all samples in front for batches of other shapes: likely here too,
         # and the proof below tells.
-        elif may_remember and not forward.is_routed and self._memory.is_front(operators):
+        elif may_remember and not forward.follows_data and self._memory.is_front(operators):
             guess = self._guess = FrontGuess(self.n, forward.tape.kernels)
             layouts = guess.layouts  # none yet: it hears each gradient first
         self._used_memory = layouts is not None and self.n > 1
@@ -226,12 +226,14 @@ class Recording:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
         ways = self._check_steered(loss, set() if record is None else record.ways)
         shown_by = guess or probe  # neither, of a single sample
-        if record is None and forward.repeats and (shown_by is None or shown_by.is_settled):
+        is_worth_keeping = not forward.is_placed_by_data or self._memory.has_met(program)
+        is_settled = shown_by is None or shown_by.is_settled
+        if record is None and forward.repeats and is_worth_keeping and is_settled:
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
             self._keep(program, loss, known_layouts, ways)
             in_front = all(layout == Layout() for layout in layouts.values())
-            if probe is not None and not forward.is_routed and in_front:
+            if probe is not None and not forward.follows_data and in_front:
                 self._memory.keep_front(operators)
         return results
 
@@ -239,7 +241,7 @@ class Recording:
         """Whether a batch is held against autograd. record: of its program, if it is known."""
         if record is None or record.may_mix_samples or self._memory.draw_proof():
             return True
-        if self.forward.is_routed and record.batches_proven < ROUTED_PROOFS:
+        if self.forward.follows_data and record.batches_proven < ROUTED_PROOFS:
             record.batches_proven += 1
             return True
         return False
