@@ -34,7 +34,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
-from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
 
 MOVING = frozenset(
@@ -119,6 +119,14 @@ class Program:
         """Indices of which no more was noted than an outline, and their versions."""
         self._hashes_of_indices: list[int] = []
         """Of the numbers of those that were noted after all."""
+        self.reads_constants = False
+        """Whether constants that move entries along other dimensions than the samples' are noted in
+        outline: they were other ones in batches that did not differ in anything else."""
+        self._shapes_of_moves: list[tuple[int, int]] = []
+        """Of operators that are noted with the numbers of an index, their places among the hashes,
+        and what their hashes would be without."""
+        self._draws_unused: set[int] = set()
+        """The `id`s of random orders that no operator has taken yet."""
         self._is_reading = False
         """Whether the operator that runs is noted by an outline of the caller's (`noting`)."""
         self._count = 0
@@ -130,7 +138,11 @@ class Program:
         """Take in one operator. Called for every one: it must be fast."""
         name = name_of(func)
         if name in DRAWING_OPERATORS:
-            self.repeats = False
+            if self.reads_constants and isinstance(out, Tensor) and _is_whole(out):
+                mark(out).is_drawn = True
+                self._draws_unused.add(id(out))
+            else:
+                self.repeats = False
             return
         if not of_samples:
             return
@@ -149,7 +161,11 @@ class Program:
             self.repeats = False
         elif by_index or name in MOVING:
             values = (*args, *kwargs.values())
-            self._add((name, *map(descriptor_of, values), self.numbers_of(values)))
+            numbers = self.numbers_of(values)
+            if any(map(_is_whole, tensors_among(values))):
+                outline = name, *map(outline_of, values), numbers
+                self._shapes_of_moves.append((len(self._hashes), hash(outline)))
+            self._add((name, *map(descriptor_of, values), numbers))
             if by_index and not self._is_reading:
                 self.note_indices(values)
         elif name in LEAVING:
@@ -185,13 +201,14 @@ class Program:
         """
         count, repeats = len(self._hashes), self.repeats
         self._indices_read += [
-            (t, None if t.is_inference() else t._version) for t in tensors if _is_index(t)
+            (t, None if t.is_inference() else t._version) for t in tensors if _is_whole(t)
         ]
         self._is_reading = True
         try:
             yield
         finally:
             self._is_reading = False
+        self._drop_shapes(count)
         self._hashes[count:], self.repeats = [hash(outline)], repeats
 
     def note_indices(self, values: Iterable[Any]) -> None:
@@ -203,6 +220,21 @@ class Program:
             self._add(tuple(map(_hash_numbers, indices)))
         else:
             self.repeats = False
+
+    def take_draws(self, tensors: Iterable[Tensor], *, is_known: bool) -> None:
+        """Take in the random orders among some tensors that an operator takes.
+
+        is_known: whether what it does with them is noted in outline. After any other the samples
+        may be in that order.
+        """
+        for tensor in tensors:
+            if marks_of(tensor).is_drawn:
+                self._draws_unused.discard(id(tensor))
+                self.repeats &= is_known
+
+    def close(self) -> None:
+        """Take in that the pass of the model is over: orders went where no operator was seen."""
+        self.repeats &= not self._draws_unused
 
     def note_indices_read(self) -> None:
         """Note the numbers of all indices that were noted in outline so far (`noting`).
@@ -240,12 +272,18 @@ class Program:
         values = (*args, *kwargs.values())
         self._add((name, *map(outline_of, values), self.numbers_of(values)))
 
+    def _drop_shapes(self, count: int) -> None:
+        """Forget what was noted of indices of all but the first `count` operators."""
+        while self._shapes_of_moves and self._shapes_of_moves[-1][0] >= count:
+            self._shapes_of_moves.pop()
+
     def _add(self, description: Any) -> None:
         self._hashes.append(hash(description))
 
     def rewind(self, point: tuple[int, int, int]) -> None:
         """Go back to an earlier point: another loss follows on the same forward pass."""
         count, numbers, self._count = point
+        self._drop_shapes(count)
         del self._hashes[count:]
         self.steering.rewind(numbers)
 
@@ -258,6 +296,14 @@ class Program:
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
         return hash((tuple(self._hashes), tuple(self._hashes_of_indices)))
+
+    @property
+    def identity_of_shapes(self) -> int:
+        """Equal for two passes that moved entries alike, but for the numbers of constants."""
+        hashes = list(self._hashes)
+        for place, outline in self._shapes_of_moves:
+            hashes[place] = outline
+        return hash(tuple(hashes))
 
 
 def is_noted_in_outline(name: str) -> bool:
@@ -295,10 +341,13 @@ def _is_made_of_samples(value: Any) -> bool:
     return isinstance(value, Tensor) and marks_of(value).samples_in is not None
 
 
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
 def _is_index(value: Any) -> bool:
-    """Whether a value is a tensor of samples of which entries may be taken by."""
-    whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
-    return whole and _is_made_of_samples(value)
+    """Whether a value is a tensor of samples by which entries may be taken."""
+    return isinstance(value, Tensor) and _is_whole(value) and _is_made_of_samples(value)
 
 
 def _hash_numbers(tensor: Tensor) -> int:

@@ -48,6 +48,8 @@ class Marks:
     in_front: int = -1
     """The tensor's version, by its count of writes, at which it had each sample's entries together
     in dimension 0 (`trace/rows_in_front`); below zero where that is not known."""
+    is_drawn: bool = False
+    """Whether it holds random whole numbers, which may be an order (`core/program`)."""
     is_told: bool = False
     """Whether it is one of several numbers that have been noted together (`core/steering`)."""
     whole_numbers_of: object = None

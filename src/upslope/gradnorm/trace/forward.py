@@ -48,6 +48,7 @@ class Forward:
 
     run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
+    reads_constants: whether constants that move entries within samples may be any (`program`).
     meetings: what runs where weights meet samples.
     """
 
@@ -59,9 +60,11 @@ class Forward:
         *,
         fuses: bool,
         copies: bool,
+        reads_constants: bool = False,
         meetings: type[Meetings] = Meetings,
     ):
         self._run, self._fuses, self._copies, self._meetings = run, fuses, copies, meetings
+        self.reads_constants = reads_constants
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.inventory)
@@ -87,11 +90,13 @@ class Forward:
             self._interceptor = Interceptor(
                 self.tape, run.inventory, run.n, self._copies, self._meetings
             )
+            self._interceptor.program.reads_constants = self.reads_constants
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
                 refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
+                self._interceptor.program.close()
                 self._end = self._interceptor.program.point
                 self._interceptor.routes.is_closed = True
                 self._is_recorded = True
@@ -206,9 +211,16 @@ class Forward:
 
         operators: what `operators` returned once the losses were there.
         """
-        ran = self._interceptor.program.identity
+        return self._identity(loss, operators, self._interceptor.program.identity)
+
+    def program_of_shapes(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the same without the numbers of constant indices; arguments as of `program`."""
+        return self._identity(loss, operators, self._interceptor.program.identity_of_shapes)
+
+    def _identity(self, loss: Loss, operators: tuple[Any, ...], ran: int) -> tuple[Any, ...]:
         shapes, options = self._run.batch.shapes, self._run.options
-        return (operators, ran, shapes, self._copies, options, identify(loss))
+        modes = self._copies, self.reads_constants
+        return (operators, ran, shapes, modes, options, identify(loss))
 
     def losses(self, loss: Loss) -> Tensor:
         """Return the losses of the outputs, (n,); what a loss does with weights is seen as well.
@@ -225,6 +237,7 @@ class Forward:
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast_output, outputs)
             losses = loss(copy_objects(outputs))
+        self._interceptor.program.close()
         # Where halves of the losses do not tell who is where, they do not tell it of routed rows.
         if self.is_routed and self.is_placed_by_data:
             self._interceptor.routes.lose()

@@ -52,6 +52,11 @@ class Memory:
         self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
         self._programs_met: OrderedDict[Hashable, None] = OrderedDict()
+        self.reads_constants = False
+        """Whether constants that move entries within samples may be any (`core/program`)."""
+        self._programs_by_shapes: dict[Hashable, Hashable] = {}
+        """Program without the numbers of constant indices -> the first of these that was met."""
+        self._has_compared = False
         self._without_copies: set[Hashable] = set()
         self.told: set[str] = set()
         """What this model's user was warned of."""
@@ -77,6 +82,18 @@ class Memory:
         while len(self._programs_met) > _PROGRAMS:
             self._programs_met.popitem(last=False)
         return False
+
+    def compare_indices(self, of_shapes: Hashable, program: Hashable) -> None:
+        """Take in a new program; of_shapes: the same without the numbers of constant indices.
+
+        If one was met that differs in these alone, they may be random.
+        """
+        if self._has_compared:  # once: where they cannot be read, nothing is read in the next batch
+            return
+        first = self._programs_by_shapes.setdefault(of_shapes, program)
+        self.reads_constants = self._has_compared = first != program
+        if len(self._programs_by_shapes) > _PROGRAMS:
+            self._programs_by_shapes.clear()
 
     def forget(self, program: Hashable, operators: Hashable) -> None:
         """What was remembered has proved wrong."""

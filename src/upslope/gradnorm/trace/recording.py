@@ -104,7 +104,10 @@ class Recording:
         return None
 
     def _forward(self) -> Forward:
-        return Forward(self.run, fuses=self._ladder.fuses, copies=self._ladder.copies)
+        ladder, reads_constants = self._ladder, self._memory.reads_constants
+        return Forward(
+            self.run, fuses=ladder.fuses, copies=ladder.copies, reads_constants=reads_constants
+        )
 
     def _step_down(self, error: Exception) -> None:
         ladder, remembers = self._ladder, self._ladder.remembers
@@ -121,6 +124,7 @@ class Recording:
         if ladder.fallback_reason is None:
             self.forward = self._forward()
             return
+        self._memory.reads_constants = False  # in the other way, the next batch may be fast
         self.run.has_hooks = ladder.has_hooks
         # What an earlier batch has shown need not be shown again, but for a random share.
         proves = not ladder.is_known or self.run.may_mix_samples or self._memory.draw_proof()
@@ -194,6 +198,8 @@ class Recording:
         # It would fail again where it failed before, after all the work up to there.
         if record is not None and record.slow is not None:
             raise KnownSlow(record.slow)
+        if record is None and not forward.reads_constants:
+            self._memory.compare_indices(forward.program_of_shapes(loss, operators), program)
         layouts: Mapping[int, Layout] | None = None
         guess: FrontGuess | None = None
         if record is not None:
@@ -224,6 +230,8 @@ class Recording:
             )  # fmt: skip
         else:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+        if forward.reads_constants and not forward.repeats:
+            self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, set() if record is None else record.ways)
         shown_by = guess or probe  # neither, of a single sample
         is_worth_keeping = not forward.is_placed_by_data or self._memory.has_met(program)
