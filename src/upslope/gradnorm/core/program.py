@@ -32,9 +32,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.indices import (
+    MovingIndices,
+    hash_numbers,
+    is_index,
+    is_made_of_samples,
+    is_whole,
+)
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
-from upslope.gradnorm.core.tensor_marks import mark, marks_of
+from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
 
 MOVING = frozenset(
@@ -113,20 +120,10 @@ class Program:
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
-        self.is_placed_by_data = False
-        """Whether entries went where the numbers of an index of this batch say, which are noted."""
-        self._indices_read: list[tuple[Tensor, int | None]] = []
-        """Indices of which no more was noted than an outline, and their versions."""
-        self._hashes_of_indices: list[int] = []
-        """Of the numbers of those that were noted after all."""
-        self.reads_constants = False
-        """Whether constants that move entries along other dimensions than the samples' are noted in
-        outline: they were other ones in batches that did not differ in anything else."""
+        self.indices = MovingIndices()
         self._shapes_of_moves: list[tuple[int, int]] = []
         """Of operators that are noted with the numbers of an index, their places among the hashes,
         and what their hashes would be without."""
-        self._draws_unused: set[int] = set()
-        """The `id`s of random orders that no operator has taken yet."""
         self._is_reading = False
         """Whether the operator that runs is noted by an outline of the caller's (`noting`)."""
         self._count = 0
@@ -138,11 +135,7 @@ class Program:
         """Take in one operator. Called for every one: it must be fast."""
         name = name_of(func)
         if name in DRAWING_OPERATORS:
-            if self.reads_constants and isinstance(out, Tensor) and _is_whole(out):
-                mark(out).is_drawn = True
-                self._draws_unused.add(id(out))
-            else:
-                self.repeats = False
+            self.repeats &= self.indices.add_draw(out)
             return
         if not of_samples:
             return
@@ -162,7 +155,7 @@ class Program:
         elif by_index or name in MOVING:
             values = (*args, *kwargs.values())
             numbers = self.numbers_of(values)
-            if any(map(_is_whole, tensors_among(values))):
+            if any(map(is_whole, tensors_among(values))):
                 outline = name, *map(outline_of, values), numbers
                 self._shapes_of_moves.append((len(self._hashes), hash(outline)))
             self._add((name, *map(descriptor_of, values), numbers))
@@ -190,7 +183,7 @@ class Program:
     def numbers_of(self, values: Iterable[Any]) -> tuple[int | None, ...]:
         """Return the numbers of the tensors of samples among some arguments, in order."""
         tensors = tensors_among(tuple(values))
-        return tuple(self.numbers.get(id(t)) for t in tensors if _is_made_of_samples(t))
+        return tuple(self.numbers.get(id(t)) for t in tensors if is_made_of_samples(t))
 
     @contextlib.contextmanager
     def noting(self, outline: Any, tensors: Iterable[Tensor]) -> Iterator[None]:
@@ -200,9 +193,7 @@ class Program:
         tensors: that it takes.
         """
         count, repeats = len(self._hashes), self.repeats
-        self._indices_read += [
-            (t, None if t.is_inference() else t._version) for t in tensors if _is_whole(t)
-        ]
+        self.indices.add_read(tensors)
         self._is_reading = True
         try:
             yield
@@ -213,11 +204,11 @@ class Program:
 
     def note_indices(self, values: Iterable[Any]) -> None:
         """Note the numbers of the indices of samples among some arguments: entries follow them."""
-        self.is_placed_by_data = True
-        indices = [t for t in tensors_among(tuple(values)) if _is_index(t)]
+        self.indices.is_placed_by_data = True
+        indices = [t for t in tensors_among(tuple(values)) if is_index(t)]
         # Under `vmap` their numbers are those of one row.
         if _is_strided(indices) and torch._C._functorch.peek_interpreter_stack() is None:
-            self._add(tuple(map(_hash_numbers, indices)))
+            self._add(tuple(map(hash_numbers, indices)))
         else:
             self.repeats = False
 
@@ -227,27 +218,18 @@ class Program:
         is_known: whether what it does with them is noted in outline. After any other the samples
         may be in that order.
         """
-        for tensor in tensors:
-            if marks_of(tensor).is_drawn:
-                self._draws_unused.discard(id(tensor))
-                self.repeats &= is_known
+        self.repeats &= not self.indices.take_draws(tensors) or is_known
 
     def close(self) -> None:
-        """Take in that the pass of the model is over: orders went where no operator was seen."""
-        self.repeats &= not self._draws_unused
+        """Take in that the pass of the model is over."""
+        self.repeats &= not self.indices.has_lost_draws
 
     def note_indices_read(self) -> None:
         """Note the numbers of all indices that were noted in outline so far (`noting`).
 
         For their outlines do not say where each sample's entries went, after all.
         """
-        self.is_placed_by_data = True
-        for index, version in self._indices_read:
-            if version is None or version != index._version:  # they are gone
-                self.repeats = False
-            elif index.layout == torch.strided:
-                self._hashes_of_indices.append(_hash_numbers(index))
-        self._indices_read = []
+        self.repeats &= self.indices.note_read() and self.steering.counts_writes
 
     def _is_placed_by_index(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether entries may go where an index says that is made of samples."""
@@ -255,7 +237,7 @@ class Program:
         if name in BY_INDEX:
             return _is_indexed_by_samples(values) and not _stays_in_place(name, args, kwargs)
         is_looked_up = name in LOOKING_UP
-        return is_looked_up and any(_is_made_of_samples(v) and not _is_index(v) for v in values)
+        return is_looked_up and any(is_made_of_samples(v) and not is_index(v) for v in values)
 
     def _is_placed_unseen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether entries may go where neither shapes nor an index say."""
@@ -295,7 +277,7 @@ class Program:
     @property
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
-        return hash((tuple(self._hashes), tuple(self._hashes_of_indices)))
+        return hash((tuple(self._hashes), tuple(self.indices.hashes)))
 
     @property
     def identity_of_shapes(self) -> int:
@@ -337,23 +319,6 @@ def _is_strided(values: Iterable[Any]) -> bool:
     return all(v.layout == torch.strided for v in values if isinstance(v, Tensor))
 
 
-def _is_made_of_samples(value: Any) -> bool:
-    return isinstance(value, Tensor) and marks_of(value).samples_in is not None
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
-
-
-def _is_index(value: Any) -> bool:
-    """Whether a value is a tensor of samples by which entries may be taken."""
-    return isinstance(value, Tensor) and _is_whole(value) and _is_made_of_samples(value)
-
-
-def _hash_numbers(tensor: Tensor) -> int:
-    return hash((tuple(tensor.shape), tensor.detach().cpu().numpy().tobytes()))
-
-
 def _is_indexed_by_samples(values: Any) -> bool:
     return any(
         not value.is_floating_point() and marks_of(value).samples_in is not None
@@ -371,7 +336,7 @@ def _stays_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """
     if name in {"gather", "take_along_dim"}:
         table = args[0] if args else kwargs.get("input")
-        return isinstance(table, Tensor) and not _is_made_of_samples(table)
+        return isinstance(table, Tensor) and not is_made_of_samples(table)
     return name == "__setitem__" and len(args) == 3 and not _is_indexed_by_samples(args[1:2])
 
 

@@ -90,7 +90,7 @@ class Forward:
             self._interceptor = Interceptor(
                 self.tape, run.inventory, run.n, self._copies, self._meetings
             )
-            self._interceptor.program.reads_constants = self.reads_constants
+            self._interceptor.program.indices.reads_constants = self.reads_constants
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
@@ -165,7 +165,7 @@ class Forward:
     @property
     def is_placed_by_data(self) -> bool:
         """Whether samples are where the numbers of indices of this batch have sent them."""
-        return self._interceptor.program.is_placed_by_data
+        return self._interceptor.program.indices.is_placed_by_data
 
     @property
     def follows_data(self) -> bool:

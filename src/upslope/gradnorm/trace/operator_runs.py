@@ -77,7 +77,7 @@ class OperatorRuns(TorchFunctionMode):
         routes, name = self.routes, operator.name
         if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
             return self._follow_rows(operator, args, kwargs, tensors)
-        if self.program.reads_constants:
+        if self.program.indices.reads_constants:
             self.program.take_draws(tensors, is_known=False)
         return self._run(operator, args, kwargs, tensors)
 
@@ -97,10 +97,10 @@ class OperatorRuns(TorchFunctionMode):
         reading = None
         if not self._orders.met:
             kinds = {id(t): self._kind(t) for t in tensors}
-            if self.program.reads_constants:
+            if self.program.indices.reads_constants:
                 kinds = routes.take_for_samples(operator.name, args, kwargs, kinds)
             reading = routes.read(operator.name, args, kwargs, kinds)
-        if self.program.reads_constants:
+        if self.program.indices.reads_constants:
             self.program.take_draws(tensors, is_known=reading is not None)
         if reading is None:
             if any(marks_of(t).route is not None for t in tensors):

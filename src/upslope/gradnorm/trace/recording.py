@@ -159,7 +159,7 @@ class Recording:
                 refuse_steered_losses(self.run, loss, self.forward.steering)
                 results = ReducedGradients(reduce_one_by_one(self.run, reduction, loss), False)
                 warn_of_slowness(self.run.model, self._memory, self.fallback_reason)
-                if self._program is not None and self.forward.repeats:  # and it was not refused
+                if self._program is not None and self._is_worth_keeping():  # and not refused
                     run = self.run
                     run.may_mix_samples = run.may_mix_samples or model_may_mix_samples(run)
                     self._keep(self._program, loss, {})
@@ -234,9 +234,8 @@ class Recording:
             self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, set() if record is None else record.ways)
         shown_by = guess or probe  # neither, of a single sample
-        is_worth_keeping = not forward.is_placed_by_data or self._memory.has_met(program)
         is_settled = shown_by is None or shown_by.is_settled
-        if record is None and forward.repeats and is_worth_keeping and is_settled:
+        if record is None and is_settled and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
             self._keep(program, loss, known_layouts, ways)
@@ -261,6 +260,11 @@ class Recording:
             return settled_ways
         settled_ways |= check_steered(run, loss, steering, settled_ways)
         return settled_ways
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether a batch of the same program may come; asked once, when all else is proven."""
+        is_like_others = self.forward.repeats and not self.forward.is_placed_by_data
+        return is_like_others or (self.forward.repeats and self._memory.has_met(self._program))
 
     def _keep(
         self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
