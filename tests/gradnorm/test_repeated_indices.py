@@ -195,3 +195,40 @@ def test_the_number_of_positions_of_a_sample_alone_is_tried_once(monkeypatch):
         assert relative_error(found, norms_one_by_one(model, batch)) < TOLERANCE
         tried.append(run.call_count)
     assert tried == [2, 0, 0, 0, 0]  # of samples with one position, and with two
+
+
+def best_of_all(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:  # noqa: ARG001
+    """As experts with a capacity: of those above zero, only the two largest of the batch."""
+    score = x[:, :, 0].detach().mean(dim=1)
+    best = score.topk(min(2, len(x)), dim=0).indices
+    best = best[score[best] > 0]
+    y = x.clone()
+    y[best] = layer(x[best]).tanh()
+    return y
+
+
+def best_by_order(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:  # noqa: ARG001
+    """The same by the order of all."""
+    score = x[:, :, 0].detach().mean(dim=1)
+    order = score.argsort(descending=True)[:2]
+    taken = order[score.index_select(0, order) > 0]
+    return x.index_copy(0, taken, layer(x.index_select(0, taken)).tanh())
+
+
+@pytest.mark.parametrize("between", [best_of_all, best_by_order])
+def test_the_same_indices_do_not_hide_that_they_come_of_all_samples(between, monkeypatch):
+    monkeypatch.setattr(Memory, "draw_proof", lambda _: False)
+    torch.manual_seed(0)
+    model = Marked(between)
+    with torch.no_grad():
+        model.first.weight.copy_(torch.eye(WIDTH))
+        model.first.bias.zero_()
+    (batch,) = batches_of(FIRST, 1)
+    for scale in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+        x = batch[0] * scale
+        x[:, :, 0] = torch.tensor([2.0, 1.0, -1.0, -2.0])[:, None] * scale
+        found = gradient_norms(model, (x, batch[1]), "entropy")
+        assert relative_error(found, norms_one_by_one(model, (x, batch[1]))) < TOLERANCE
+    x[2, :, 0] = 0.1
+    with pytest.raises(GradientNormError):
+        gradient_norms(model, (x, batch[1]), "entropy")

@@ -285,7 +285,7 @@ class Program:
         hashes = list(self._hashes)
         for place, outline in self._shapes_of_moves:
             hashes[place] = outline
-        return hash(tuple(hashes))
+        return hash((tuple(hashes), tuple(self.indices.hashes)))
 
 
 def is_noted_in_outline(name: str) -> bool:

@@ -123,8 +123,9 @@ class Steering:
         marks = marks_of(tensor)
         if marks.is_sized_by_data or marks.route is not None:
             own_numbers, rest = None, tensor.shape[1:]
-            if marks.own_lengths is not None and tensor._version == 0:
-                own_numbers = [str((length, *rest)) for length in marks.own_lengths.tolist()]
+            own_lengths = None if tensor.is_inference() else marks.own_lengths
+            if own_lengths is not None and tensor._version == 0:
+                own_numbers = [str((length, *rest)) for length in own_lengths.tolist()]
                 self.has_lengths = True
             self.numbers.append((str(tuple(tensor.shape)), own_numbers))
 
@@ -140,13 +141,20 @@ class Steering:
                 for x in tensors
             )
         if by_data:
-            mask, own_lengths = args[0], None
-            if name in _TELLING_PLACES and self._has_rows_in_front(mask) and mask.numel():
-                own_lengths = mask.detach().reshape(self._n, -1).count_nonzero(dim=1)
+            own_lengths = self._own_lengths(name, args)
             for tensor in out if isinstance(out, (tuple, list)) else (out,):
                 if isinstance(tensor, Tensor):
                     mark(tensor).is_sized_by_data = True
                     mark(tensor).own_lengths = own_lengths
+
+    def _own_lengths(self, name: str, args: Any) -> Tensor | None:
+        """Return how many places an operator would tell of each sample alone, (n,), if known."""
+        mask = args[0] if args and name in _TELLING_PLACES else None
+        if not isinstance(mask, Tensor) or mask.is_inference() or not mask.numel():
+            return None
+        if not self._has_rows_in_front(mask):
+            return None
+        return mask.detach().reshape(self._n, -1).count_nonzero(dim=1)
 
     def take_arguments(self, values: Sequence[Any]) -> None:
         """Take in the arguments of an operator in which single numbers are sizes or places."""

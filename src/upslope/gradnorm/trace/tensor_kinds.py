@@ -121,8 +121,9 @@ class TensorKinds:
     def was_in_front(self, tensor: Tensor) -> bool:
         """Whether a tensor had the samples' entries in front before it was last written to."""
         marks = marks_of(tensor)
-        is_marked = marks.samples_in == self.session and marks.in_front == tensor._version - 1
-        return is_marked and marks.in_front >= 0 and self.program.steering.counts_writes
+        is_marked = marks.samples_in == self.session and marks.in_front >= 0
+        was_there = is_marked and marks.in_front == tensor._version - 1
+        return was_there and self.program.steering.counts_writes
 
     def mark_sample(self, tensor: Tensor) -> None:
         """Mark what an operator made as depending on the samples. Called for every one of them."""
