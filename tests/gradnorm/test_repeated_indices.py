@@ -197,7 +197,7 @@ def test_the_number_of_positions_of_a_sample_alone_is_tried_once(monkeypatch):
     assert tried == [2, 0, 0, 0, 0]  # of samples with one position, and with two
 
 
-def best_of_all(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:  # noqa: ARG001
+def best_of_all(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:
     """As experts with a capacity: of those above zero, only the two largest of the batch."""
     score = x[:, :, 0].detach().mean(dim=1)
     best = score.topk(min(2, len(x)), dim=0).indices
@@ -207,7 +207,7 @@ def best_of_all(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:  # noqa: A
     return y
 
 
-def best_by_order(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:  # noqa: ARG001
+def best_by_order(x: Tensor, mask: Tensor, layer: nn.Module) -> Tensor:
     """The same by the order of all."""
     score = x[:, :, 0].detach().mean(dim=1)
     order = score.argsort(descending=True)[:2]
