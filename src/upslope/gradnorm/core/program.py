@@ -15,9 +15,10 @@ shapes, as long as no number of a sample leaves torch for Python (`bool(mask.all
 - every number of a sample that left for Python;
 - the model's buffers and parameters of a single number, which may be switches.
 
-Two batches with one identity have their samples in the same places. Where entries were taken by the
-data themselves, or numbers left in a way that cannot be read (`numpy()`), no two batches are held
-to be the same, and each is proven by itself.
+Where entries were taken by the data themselves, the numbers of every such index are noted as well:
+a mask of the first position, say, is the same in all batches. Two batches with one identity have
+their samples in the same places. Where numbers left in a way that cannot be read (`numpy()`), no
+two batches are held to be the same, and each is proven by itself.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.indices import (
+    MovingIndices,
+    hash_numbers,
+    is_index,
+    is_made_of_samples,
+    is_whole,
+)
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
@@ -119,6 +127,12 @@ class Program:
         self.steering = Steering(n)
         self.repeats = True
         """Whether a batch of the same identity has its samples in the same places."""
+        self.indices = MovingIndices()
+        self._shapes_of_moves: list[tuple[int, int]] = []
+        """Of operators that are noted with the numbers of an index, their places among the hashes,
+        and what their hashes would be without."""
+        self._is_reading = False
+        """Whether the operator that runs is noted by an outline of the caller's (`noting`)."""
         self._count = 0
         """How many tensors of samples the pass has made."""
 
@@ -128,7 +142,7 @@ class Program:
         """Take in one operator. Called for every one: it must be fast."""
         name = name_of(func)
         if name in DRAWING_OPERATORS:
-            self.repeats = False
+            self.repeats &= self.indices.add_draw(out)
             return
         if not of_samples:
             return
@@ -142,13 +156,20 @@ class Program:
         self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED_OPERATORS:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
-        if self._is_placed_by_data(name, args, kwargs):
+        by_index = self._is_placed_by_index(name, args, kwargs)
+        if self._is_placed_unseen(name, args, kwargs):
             self.repeats = False
-        elif name in MOVING or name in BY_STRIDES:
+        elif by_index or name in MOVING or name in BY_STRIDES:
             values = (*args, *kwargs.values())
-            self._add((name, *map(descriptor_of, values), self.numbers_of(values)))
+            numbers = self.numbers_of(values)
+            if any(map(is_whole, tensors_among(values))):
+                outline = name, *map(outline_of, values), numbers
+                self._shapes_of_moves.append((len(self._hashes), hash(outline)))
+            self._add((name, *map(descriptor_of, values), numbers))
             if name in BY_STRIDES:
                 self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
+            if by_index and not self._is_reading:
+                self.note_indices(values)
         elif name in LEAVING:
             self._add((name, repr(out)))
             if name == "__contains__" and len(args) == 2:
@@ -171,37 +192,83 @@ class Program:
     def numbers_of(self, values: Iterable[Any]) -> tuple[int | None, ...]:
         """Return the numbers of the tensors of samples among some arguments, in order."""
         tensors = tensors_among(tuple(values))
-        return tuple(self.numbers.get(id(t)) for t in tensors if _is_made_of_samples(t))
+        return tuple(self.numbers.get(id(t)) for t in tensors if is_made_of_samples(t))
 
     @contextlib.contextmanager
-    def noting(self, outline: Any) -> Iterator[None]:
+    def noting(self, outline: Any, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Note an outline for the operator that runs, in place of all that decides on places.
 
         For those of which it is known otherwise where each sample's entries go (`routing`).
+        tensors: that it takes.
         """
         count, repeats = len(self._hashes), self.repeats
-        yield
+        self.indices.add_read(tensors)
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
+        self._drop_shapes(count)
         self._hashes[count:], self.repeats = [hash(outline)], repeats
 
-    def _is_placed_by_data(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether entries may go where the samples say, and not where shapes say."""
+    def note_indices(self, values: Iterable[Any]) -> None:
+        """Note the numbers of the indices of samples among some arguments: entries follow them."""
+        self.indices.is_placed_by_data = True
+        indices = [t for t in tensors_among(tuple(values)) if is_index(t)]
+        # Under `vmap` their numbers are those of one row.
+        if _is_strided(indices) and torch._C._functorch.peek_interpreter_stack() is None:
+            self._add(tuple(map(hash_numbers, indices)))
+        else:
+            self.repeats = False
+
+    def take_draws(self, tensors: Iterable[Tensor], *, is_known: bool) -> None:
+        """Take in the random orders among some tensors that an operator takes.
+
+        is_known: whether what it does with them is noted in outline. After any other the samples
+        may be in that order.
+        """
+        self.repeats &= not self.indices.take_draws(tensors) or is_known
+
+    def close(self) -> None:
+        """Take in that the pass of the model is over."""
+        self.repeats &= not self.indices.has_lost_draws
+
+    def note_indices_read(self) -> None:
+        """Note the numbers of all indices that were noted in outline so far (`noting`).
+
+        For their outlines do not say where each sample's entries went, after all.
+        """
+        self.repeats &= self.indices.note_read() and self.steering.counts_writes
+
+    def _is_placed_by_index(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether entries may go where an index says that is made of samples."""
         values = (*args, *kwargs.values())
         if name == "repeat_interleave":
             return _is_indexed_by_samples((*args[1:], kwargs.get("repeats")))
         if name in BY_INDEX:
             return _is_indexed_by_samples(values) and not _stays_in_place(name, args, kwargs)
-        if name in LOOKING_UP:
-            return any(_is_made_of_samples(v) and v.is_floating_point() for v in values)
+        is_looked_up = name in LOOKING_UP
+        return is_looked_up and any(is_made_of_samples(v) and not is_index(v) for v in values)
+
+    def _is_placed_unseen(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether entries may go where neither shapes nor an index say."""
+        if name in BY_INDEX or name in LOOKING_UP:
+            return False
         if name == _NAMELESS:
             return True
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
         # Sparse and jagged tensors keep entries where their own indices say.
-        return not _is_strided(values)
+        return not _is_strided((*args, *kwargs.values()))
 
     def _add_outline(self, name: str, args: Any, kwargs: Any) -> None:
         values = (*args, *kwargs.values())
         self._add((name, *map(outline_of, values), self.numbers_of(values)))
+
+    def _drop_shapes(self, count: int) -> None:
+        """Forget what was noted of indices of all but the first `count` operators."""
+        while self._shapes_of_moves and self._shapes_of_moves[-1][0] >= count:
+            self._shapes_of_moves.pop()
 
     def _add(self, description: Any) -> None:
         self._hashes.append(hash(description))
@@ -209,6 +276,7 @@ class Program:
     def rewind(self, point: tuple[int, int, int]) -> None:
         """Go back to an earlier point: another loss follows on the same forward pass."""
         count, numbers, self._count = point
+        self._drop_shapes(count)
         del self._hashes[count:]
         self.steering.rewind(numbers)
 
@@ -220,7 +288,15 @@ class Program:
     @property
     def identity(self) -> int:
         """Equal for two passes that moved entries alike."""
-        return hash(tuple(self._hashes))
+        return hash((tuple(self._hashes), tuple(self.indices.hashes)))
+
+    @property
+    def identity_of_shapes(self) -> int:
+        """Equal for two passes that moved entries alike, but for the numbers of constants."""
+        hashes = list(self._hashes)
+        for place, outline in self._shapes_of_moves:
+            hashes[place] = outline
+        return hash((tuple(hashes), tuple(self.indices.hashes)))
 
 
 def is_noted_in_outline(name: str) -> bool:
@@ -254,10 +330,6 @@ def _is_strided(values: Iterable[Any]) -> bool:
     return all(v.layout == torch.strided for v in values if isinstance(v, Tensor))
 
 
-def _is_made_of_samples(value: Any) -> bool:
-    return isinstance(value, Tensor) and marks_of(value).samples_in is not None
-
-
 def _is_indexed_by_samples(values: Any) -> bool:
     return any(
         not value.is_floating_point() and marks_of(value).samples_in is not None
@@ -275,7 +347,7 @@ def _stays_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     """
     if name in {"gather", "take_along_dim"}:
         table = args[0] if args else kwargs.get("input")
-        return isinstance(table, Tensor) and not _is_made_of_samples(table)
+        return isinstance(table, Tensor) and not is_made_of_samples(table)
     return name == "__setitem__" and len(args) == 3 and not _is_indexed_by_samples(args[1:2])
 
 

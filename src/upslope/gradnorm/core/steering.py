@@ -28,6 +28,9 @@ _ALONG_ROWS = {"max": "amax", "min": "amin", "_is_all_true": "all", "_is_any_tru
 SIZED_BY_DATA = frozenset({"argwhere", "masked_select", "nonzero", "unique", "unique_consecutive"})
 """Operators that return as many entries as the data have."""
 
+_TELLING_PLACES = frozenset({"argwhere", "nonzero"})
+"""Those whose entries are as many as there are numbers of each sample that are not zero."""
+
 _UNANIMOUS = {"all": True, "any": False, "_is_all_true": True, "_is_any_true": False}
 """What is said of all samples together only if it is said of each."""
 
@@ -71,6 +74,10 @@ class Steering:
         self._n = n
         self.numbers: list[tuple[str, list[str] | None]] = []
         """What has left, as text; and what would have for each sample alone, where it is known."""
+        self.counts_writes = True
+        """Whether each write to a tensor of samples so far has moved its version."""
+        self.has_lengths = False
+        """Whether some are lengths: of several samples together, the sum of those of each."""
 
     def follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Take in an operator that makes a single number, with what it makes of each sample.
@@ -97,7 +104,7 @@ class Steering:
                 mark(out).own_counts = OwnCounts(counts, size)
         elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
             mark(out).own_numbers = out.expand(self._n)
-        elif name in _EXTREMES and len(args) == 1 and not kwargs and self._is_in_front(first):
+        elif name in _EXTREMES and not (args[1:] or kwargs) and self._has_rows_in_front(first):
             whole = first.detach().reshape(self._n, -1)
             if whole.shape[1] > 0:
                 reduce = _ALONG_ROWS.get(name, name)
@@ -148,7 +155,12 @@ class Steering:
             return
         marks = marks_of(tensor)
         if marks.is_sized_by_data or marks.route is not None:
-            self.numbers.append((str(tuple(tensor.shape)), None))
+            own_numbers, rest = None, tensor.shape[1:]
+            own_lengths = None if tensor.is_inference() else marks.own_lengths
+            if own_lengths is not None and tensor._version == 0:
+                own_numbers = [str((length, *rest)) for length in own_lengths.tolist()]
+                self.has_lengths = True
+            self.numbers.append((str(tuple(tensor.shape)), own_numbers))
 
     def mark_sizes(self, name: str, args: Any, out: Any) -> None:
         """Mark what an operator makes, if the data decide on its size; arguments as of `follow`."""
@@ -162,9 +174,20 @@ class Steering:
                 for x in tensors
             )
         if by_data:
+            own_lengths = self._own_lengths(name, args)
             for tensor in out if isinstance(out, (tuple, list)) else (out,):
                 if isinstance(tensor, Tensor):
                     mark(tensor).is_sized_by_data = True
+                    mark(tensor).own_lengths = own_lengths
+
+    def _own_lengths(self, name: str, args: Any) -> Tensor | None:
+        """Return how many places an operator would tell of each sample alone, (n,), if known."""
+        mask = args[0] if args and name in _TELLING_PLACES else None
+        if not isinstance(mask, Tensor) or mask.is_inference() or not mask.numel():
+            return None
+        if not self._has_rows_in_front(mask):
+            return None
+        return mask.detach().reshape(self._n, -1).count_nonzero(dim=1)
 
     def take_arguments(self, values: Sequence[Any]) -> None:
         """Take in the arguments of an operator in which single numbers are sizes or places."""
@@ -194,6 +217,13 @@ class Steering:
     def _is_in_front(self, tensor: Tensor) -> bool:
         """Whether the samples are in dimension 0 of a tensor, and nothing else is as long."""
         return tensor.dim() > 0 and len(tensor) == self._n and self._n not in tensor.shape[1:]
+
+    def _has_rows_in_front(self, tensor: Tensor) -> bool:
+        """Whether each sample's entries are together in dimension 0 of a tensor."""
+        if self._is_in_front(tensor):
+            return True
+        place = marks_of(tensor).in_front if self.counts_writes and tensor.dim() > 0 else -1
+        return place >= 0 and place == tensor._version and len(tensor) % self._n == 0
 
 
 def _is_whole_number(tensor: Tensor) -> bool:

@@ -35,6 +35,8 @@ class Marks:
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
     is_sized_by_data: bool = False
     """Whether its size is a number of the samples, as that of what `nonzero` returns."""
+    own_lengths: Tensor | None = None
+    """(n,): how long it would be for each sample alone, if its size is a number of the samples."""
     own_numbers: Tensor | None = None
     """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
     own_counts: Any = None
@@ -51,6 +53,8 @@ class Marks:
     in_front: int = -1
     """The tensor's version, by its count of writes, at which it had each sample's entries together
     in dimension 0 (`trace/rows_in_front`); below zero where that is not known."""
+    is_drawn: bool = False
+    """Whether it holds random whole numbers, which may be an order (`core/program`)."""
     is_told: bool = False
     """Whether it is one of several numbers that have been noted together (`core/steering`)."""
     whole_numbers_of: object = None

@@ -95,10 +95,16 @@ def _groups(
     groups: dict[object, list[int]] = {}
     for i in range(n) if steering.numbers else ():
         way = None if ways is None else ways[i]
+        if way is not None and way != together and steering.has_lengths:
+            way = (*together, *way)  # lengths of a batch may be others in the next one
         if way is None or not (way == together or way in settled_ways):
             groups.setdefault(i if way is None else way, []).append(i)
-    # All samples together are the batch, which shows nothing: one of them goes alone.
-    return {way: torch.tensor(rows if len(rows) < n else rows[:1]) for way, rows in groups.items()}
+    # All samples together are the batch, which shows nothing: one of them goes alone. So it does of
+    # equal lengths, for it has its own then; several have their sum.
+    return {
+        way: torch.tensor(rows[:1] if steering.has_lengths or len(rows) == n else rows)
+        for way, rows in groups.items()
+    }
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

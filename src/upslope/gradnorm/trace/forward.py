@@ -49,6 +49,7 @@ class Forward:
 
     run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
+    reads_constants: whether constants that move entries within samples may be any (`program`).
     meetings: what runs where weights meet samples.
     """
 
@@ -60,9 +61,11 @@ class Forward:
         *,
         fuses: bool,
         copies: bool,
+        reads_constants: bool = False,
         meetings: type[Meetings] = Meetings,
     ):
         self._run, self._fuses, self._copies, self._meetings = run, fuses, copies, meetings
+        self.reads_constants = reads_constants
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.inventory)
@@ -87,11 +90,13 @@ class Forward:
             self._interceptor = Interceptor(
                 self.tape, run.inventory, run.n, self._copies, self._meetings
             )
+            self._interceptor.program.indices.reads_constants = self.reads_constants
             run.types = self.tape.types
             try:
                 run.outputs = self._call()
                 refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
+                self._interceptor.program.close()
                 self._end = self._interceptor.program.point
                 self._interceptor.routes.is_closed = True
                 self._is_recorded = True
@@ -157,6 +162,16 @@ class Forward:
         """Whether rows were sent to some weights by the data, and are read off (`routing`)."""
         return self._interceptor.routes.are_read
 
+    @property
+    def is_placed_by_data(self) -> bool:
+        """Whether samples are where the numbers of indices of this batch have sent them."""
+        return self._interceptor.program.indices.is_placed_by_data
+
+    @property
+    def follows_data(self) -> bool:
+        """Whether the data have sent entries anywhere, told by their indices in either way."""
+        return self.is_routed or self.is_placed_by_data
+
     def note_own_loops(self, layouts: Mapping[int, Layout]) -> None:
         """Note what loops over chosen experts would be for each sample alone.
 
@@ -196,9 +211,16 @@ class Forward:
 
         operators: what `operators` returned once the losses were there.
         """
-        ran = self._interceptor.program.identity
+        return self._identity(loss, operators, self._interceptor.program.identity)
+
+    def program_of_shapes(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the same without the numbers of constant indices; arguments as of `program`."""
+        return self._identity(loss, operators, self._interceptor.program.identity_of_shapes)
+
+    def _identity(self, loss: Loss, operators: tuple[Any, ...], ran: int) -> tuple[Any, ...]:
         shapes, options = self._run.batch.shapes, self._run.options
-        return (operators, ran, shapes, self._copies, options, identify(loss))
+        modes = self._copies, self.reads_constants
+        return (operators, ran, shapes, modes, options, identify(loss))
 
     def losses(self, loss: Loss) -> Tensor:
         """Return the losses of the outputs, (n,); what a loss does with weights is seen as well.
@@ -215,6 +237,11 @@ class Forward:
             if run.options.dtype is not None:
                 outputs = tree_map_only(Tensor, upcast, outputs)
             losses = loss(copy_objects(outputs))
+        self._interceptor.program.close()
+        # Where halves of the losses do not tell who is where, they do not tell it of routed rows.
+        if self.is_routed and self.is_placed_by_data:
+            self._interceptor.routes.lose()
+            self._interceptor.program.note_indices_read()
         check_losses(losses, run.n, run.batch.first)
         return losses
 
@@ -289,9 +316,10 @@ class Forward:
             routes.lose()
             self.tape.route()
         probe = self._new_probe(losses)
-        if self.repeats:
+        by_halves = self.repeats and not self.is_placed_by_data
+        if by_halves:
             self._probe(probe, losses, halves(n))
-        if not (self.repeats and probe.is_settled):
+        if not (by_halves and probe.is_settled):
             probe.by_codes = True
             self._probe(probe, losses, codes(n))
         return probe

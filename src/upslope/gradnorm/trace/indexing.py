@@ -64,6 +64,17 @@ def taking_of(
     return args[0], args[-1]
 
 
+def indices_within(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the indices by which an operator moves entries within the rows of a tensor."""
+    if name in MOVING_WITHIN:
+        move = move_of(name, args, kwargs)
+        return [] if move is None or move.index.dtype != torch.int64 else [move.index]
+    if name not in {"__getitem__", "__setitem__"} or not isinstance(args[0], Tensor):
+        return []
+    items = items_of(args[1])[1:]
+    return [i for i in items if isinstance(i, Tensor) and i.dtype == torch.int64]
+
+
 def items_of(index: Any) -> tuple[Any, ...]:
     """Return the parts of an index, each of one dimension or more."""
     return index if isinstance(index, tuple) else (index,)

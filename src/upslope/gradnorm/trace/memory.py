@@ -53,6 +53,12 @@ class Memory:
         # A generator of its own: drawing proofs must not move the caller's random numbers.
         self._random = random.Random(0)
         self._losses: OrderedDict[Hashable, None] = OrderedDict()
+        self._programs_met: OrderedDict[Hashable, None] = OrderedDict()
+        self.reads_constants = False
+        """Whether constants that move entries within samples may be any (`core/program`)."""
+        self._programs_by_shapes: dict[Hashable, Hashable] = {}
+        """Program without the numbers of constant indices -> the first of these that was met."""
+        self._has_compared = False
         self._without_copies: set[Hashable] = set()
         self.told: set[str] = set()
         """What this model's user was warned of."""
@@ -75,6 +81,27 @@ class Memory:
         self._programs[program] = record
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)
+
+    def has_met(self, program: Hashable) -> bool:
+        """Whether this was asked of a program before: of indices as they come, few come again."""
+        if program in self._programs_met:
+            return True
+        self._programs_met[program] = None
+        while len(self._programs_met) > _PROGRAMS:
+            self._programs_met.popitem(last=False)
+        return False
+
+    def compare_indices(self, of_shapes: Hashable, program: Hashable) -> None:
+        """Take in a new program; of_shapes: the same without the numbers of constant indices.
+
+        If one was met that differs in these alone, they may be random.
+        """
+        if self._has_compared:  # once: where they cannot be read, nothing is read in the next batch
+            return
+        first = self._programs_by_shapes.setdefault(of_shapes, program)
+        self.reads_constants = self._has_compared = first != program
+        if len(self._programs_by_shapes) > _PROGRAMS:
+            self._programs_by_shapes.clear()
 
     def forget(self, program: Hashable, operators: Hashable, *, is_wrong: bool) -> None:
         """Forget what was remembered. is_wrong: whether it is, or says not enough."""

@@ -97,7 +97,7 @@ class MovesWithin:
         if len(items) > x.dim() or not all(type(i) in _PARTS_OF_INDEX for i in items):
             return None
         along = [d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples]
-        outline = (name, x.shape, descriptor_of(index))
+        outline = (name, x.shape, *_outline_of_items(items, samples))
         if not along or 0 not in along:
             # `x[arange(n), index]` alone has its samples in front whatever the data say.
             constants = [t for t in tensors if id(t) not in samples]
@@ -111,6 +111,32 @@ class MovesWithin:
         return (
             Reading((*outline, "own rows"), place=x, must_be_in_front=True) if has_place else None
         )
+
+    def read_putting(self, args: Sequence[Any], kinds: Mapping[int, str]) -> Reading | None:
+        """Read `x[rows, index] = values`, whose rows are constant; None if not known.
+
+        args: the tensor, the index and the values. kinds: as of `RouteReader.read`.
+        """
+        target, index, values = args
+        items = items_of(index)
+        tensors = [t for t in (target, values, *items) if isinstance(t, Tensor)]
+        if not isinstance(values, Tensor) or any(marks_of(t).route is not None for t in tensors):
+            return None
+        if len(items) > target.dim() or not all(type(i) in _PARTS_OF_INDEX for i in items):
+            return None
+        if any(isinstance(i, Tensor) and i.dtype != torch.int64 for i in items):
+            return None
+        samples = {key for key, kind in kinds.items() if kind == "sample"}
+        along = tuple(d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples)
+        if not along or 0 in along or not values.is_floating_point():
+            return None
+        is_leaf = target.grad_fn is None and target.requires_grad
+        if is_leaf or not (target.requires_grad or values.requires_grad):
+            return None
+        if not self._places.is_as_before(target):
+            return None
+        outline = ("put", target.shape, *_outline_of_items(items, samples), values.shape)
+        return Reading(outline, place=target, along=along)
 
     def read_filling(self, args: Sequence[Any], kinds: Mapping[int, str]) -> Reading | None:
         """Read `x[mask] = number` and `x[arange(n), index] = number`; None if not known.
@@ -149,6 +175,11 @@ class MovesWithin:
             return Reading(outline, place=x, along=along)
         is_told = self._is_in_front(x) and 0 not in along
         return Reading((*outline, "in front")) if is_told else None
+
+
+def _outline_of_items(items: Sequence[Any], samples: Collection[int]) -> tuple[Any, ...]:
+    """Return what is noted of the parts of an index: of those of samples their shapes alone."""
+    return tuple(tuple(i.shape) if id(i) in samples else descriptor_of(i) for i in items)
 
 
 def _router_of(index: Tensor) -> Tensor | None:

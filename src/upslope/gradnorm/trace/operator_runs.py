@@ -85,6 +85,8 @@ class OperatorRuns(TorchFunctionMode):
         routes, name = self.routes, operator.name
         if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
             return self._follow_rows(operator, args, kwargs, tensors)
+        if self.program.indices.reads_constants:
+            self.program.take_draws(tensors, is_known=False)
         return self._run(operator, args, kwargs, tensors)
 
     def _follow_rows(
@@ -103,7 +105,11 @@ class OperatorRuns(TorchFunctionMode):
         reading = None
         if not self._orders.met:
             kinds = {id(t): self._kind(t) for t in tensors}
+            if self.program.indices.reads_constants:
+                kinds = routes.take_for_samples(operator.name, args, kwargs, kinds)
             reading = routes.read(operator.name, args, kwargs, kinds)
+        if self.program.indices.reads_constants:
+            self.program.take_draws(tensors, is_known=reading is not None)
         if reading is None:
             if any(marks_of(t).route is not None for t in tensors):
                 if operator.name == "unbind":
@@ -113,7 +119,7 @@ class OperatorRuns(TorchFunctionMode):
         self._reads_rows = True
         try:
             numbers = self.program.numbers_of((*args, *kwargs.values()))
-            with self.program.noting((reading.outline, numbers)):
+            with self.program.noting((reading.outline, numbers), tensors):
                 out = self._run(operator, args, kwargs, tensors)
         finally:
             self._reads_rows = False
@@ -127,9 +133,9 @@ class OperatorRuns(TorchFunctionMode):
         return out
 
     def _lose_rows(self) -> None:
-        """Give up to read where the samples are: from here on, no batch is like another."""
+        """Give up to read where the samples are: the numbers of all indices have to say it."""
         self.routes.lose()
-        self.tape.route()
+        self.program.note_indices_read()
 
     def _run(
         self,
@@ -142,7 +148,7 @@ class OperatorRuns(TorchFunctionMode):
         kinds = self._kinds.of_all(tensors)
         func, meetings = operator.func, self._meetings
         if "sample" in kinds and func in UNCOUNTED_WRITES:
-            self._kinds.counts_writes = False
+            self.program.steering.counts_writes = False
         # Positions repeated for each sample are constants, and yet each row looked up is one
         # sample's.
         if (
@@ -208,7 +214,7 @@ class OperatorRuns(TorchFunctionMode):
         if "sample" in kinds:
             out_or_target = args[:1] if out is None else out
             self._mark_samples(out_or_target)
-            if any(map(self._kinds.is_in_front, tensors)):
+            if operator.puts or any(map(self._kinds.is_in_front, tensors)):
                 self._follow_front(operator, args, kwargs, out_or_target)
             if order is not None:
                 mark_order(func, out, order)
@@ -229,6 +235,10 @@ class OperatorRuns(TorchFunctionMode):
         for tensor in results:
             if tensor.requires_grad:
                 return
+        if operator.puts:  # numbers of no sample leave the entries of all where they are
+            if kinds.was_in_front(args[0]) and all(map(kinds.is_constant, tensors_of(args[1:]))):
+                kinds.mark_in_front(args[0])
+            return
         if keeps_in_front(
             operator.name, args, kwargs, results, kinds.is_in_front, kinds.is_constant, self.n
         ):
@@ -254,9 +264,12 @@ class OperatorRuns(TorchFunctionMode):
         self.tape.expansions = None  # the samples may lie in another order from here on
         try:
             return self._orders.behind(operator.func, args, tensors, chooses)
-        # No error: from here on each batch is probed by itself, which is exact and slower.
+        # No error: each batch with other numbers is probed by itself, which is exact and slower.
         except OrderUnknown:
-            self.tape.route()
+            if self._orders.met:
+                self.tape.route()
+            else:
+                self.program.note_indices((*args, *kwargs.values()))
             return None
 
     def _without_gradient(self, parameter: nn.Parameter) -> Tensor:

@@ -107,7 +107,10 @@ class Recording:
         return None
 
     def _forward(self) -> Forward:
-        return Forward(self.run, fuses=self._ladder.fuses, copies=self._ladder.copies)
+        ladder, reads_constants = self._ladder, self._memory.reads_constants
+        return Forward(
+            self.run, fuses=ladder.fuses, copies=ladder.copies, reads_constants=reads_constants
+        )
 
     def _step_down(self, error: Exception) -> None:
         ladder, remembers = self._ladder, self._ladder.remembers
@@ -125,6 +128,7 @@ class Recording:
         if ladder.fallback_reason is None:
             self.forward = self._forward()
             return
+        self._memory.reads_constants = False  # in the other way, the next batch may be fast
         self.run.has_hooks = ladder.has_hooks
         # What an earlier batch has shown need not be shown again, but for a random share.
         proves = not ladder.is_known or self.run.may_mix_samples or self._memory.draw_proof()
@@ -159,7 +163,7 @@ class Recording:
                 refuse_steered_losses(self.run, loss, self.forward.steering)
                 results = ReducedGradients(reduce_one_by_one(self.run, reduction, loss), False)
                 warn_of_slowness(self.run.model, self._memory, self.fallback_reason)
-                if self._program is not None and self.forward.repeats:  # and it was not refused
+                if self._program is not None and self._is_worth_keeping():  # and not refused
                     run = self.run
                     run.may_mix_samples = run.may_mix_samples or model_may_mix_samples(run)
                     self._keep(self._program, loss, {})
@@ -198,6 +202,8 @@ class Recording:
         # It would fail again where it failed before, after all the work up to there.
         if record is not None and record.slow is not None:
             raise KnownSlow(record.slow)
+        if record is None and not forward.reads_constants:
+            self._memory.compare_indices(forward.program_of_shapes(loss, operators), program)
         layouts: Mapping[int, Layout] | None = None
         guess: FrontGuess | None = None
         if record is not None:
@@ -206,7 +212,7 @@ class Recording:
             layouts = {}
         # These operators had all samples in front for batches of other shapes: likely here too,
         # and the proof below tells.
-        elif may_remember and not forward.is_routed and self._memory.is_front(operators):
+        elif may_remember and not forward.follows_data and self._memory.is_front(operators):
             guess = self._guess = FrontGuess(self.n, forward.tape.kernels)
             layouts = guess.layouts  # none yet: it hears each gradient first
         self._used_memory = layouts is not None and self.n > 1
@@ -227,14 +233,17 @@ class Recording:
             )  # fmt: skip
         else:
             results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+        if forward.reads_constants and not forward.repeats:
+            self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, set() if record is None else record.ways)
         shown_by = guess or probe  # neither, of a single sample
-        if record is None and forward.repeats and (shown_by is None or shown_by.is_settled):
+        is_settled = shown_by is None or shown_by.is_settled
+        if record is None and is_settled and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
             self._keep(program, loss, known_layouts, ways)
             in_front = all(layout == Layout() for layout in layouts.values())
-            if probe is not None and not forward.is_routed and in_front:
+            if probe is not None and not forward.follows_data and in_front:
                 self._memory.keep_front(operators)
         return results
 
@@ -242,7 +251,7 @@ class Recording:
         """Whether a batch is held against autograd. record: of its program, if it is known."""
         if record is None or record.may_mix_samples or self._memory.draw_proof():
             return True
-        if self.forward.is_routed and record.batches_proven < ROUTED_PROOFS:
+        if self.forward.follows_data and record.batches_proven < ROUTED_PROOFS:
             record.batches_proven += 1
             return True
         return False
@@ -254,6 +263,11 @@ class Recording:
             return settled_ways
         settled_ways |= check_steered(run, loss, steering, settled_ways)
         return settled_ways
+
+    def _is_worth_keeping(self) -> bool:
+        """Whether a batch of the same program may come; asked once, when all else is proven."""
+        is_like_others = self.forward.repeats and not self.forward.is_placed_by_data
+        return is_like_others or (self.forward.repeats and self._memory.has_met(self._program))
 
     def _keep(
         self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None

@@ -127,7 +127,7 @@ def reduce_proven(
         noting.products,
         losses.detach(),
         forward.tape.kernels,
-        forward.repeats and not forward.is_routed,
+        forward.repeats and not forward.follows_data,
     )
     try:
         check_gradients(run, loss, gradients, reduction)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.trace.decisions import decision_of
-from upslope.gradnorm.trace.indexing import MOVING_WITHIN, PUTTING, TAKING
+from upslope.gradnorm.trace.indexing import MOVING_WITHIN, PUTTING, TAKING, indices_within
 from upslope.gradnorm.trace.moves_within import MovesWithin
 from upslope.gradnorm.trace.routed_rows import (
     Choice,
@@ -75,6 +75,20 @@ class RouteReader:
             return len(tensors) == 1 and len(args) == 1
         return name in _BY_INDEX and len(tensors) > 1
 
+    def take_for_samples(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
+    ) -> dict[int, str]:
+        """Return the kinds for `read`, with constants as samples that move entries within rows.
+
+        Arguments as of `read`.
+        """
+        kinds_to_read = dict(kinds)
+        if "sample" in kinds.values():  # else what comes out is a constant
+            for index in indices_within(name, args, kwargs):
+                if kinds[id(index)] == "constant":
+                    kinds_to_read[id(index)] = "sample"
+        return kinds_to_read
+
     def read(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
     ) -> Reading | None:
@@ -111,7 +125,10 @@ class RouteReader:
                 return None
             if name == "__setitem__" and type(args[2]) in {bool, int, float}:
                 return self._moves_within.read_filling(args, kinds)
-            return self.groups.read_putting(name, args, kwargs)
+            reading = self.groups.read_putting(name, args, kwargs)
+            if reading is None and name == "__setitem__" and not kwargs and len(args) == 3:
+                reading = self._moves_within.read_putting(args, kinds)
+            return reading
         if len(routes) == 1 and routes[0] is not None and routes[0].places is not None:
             return _read_columns(name, args, kwargs, routes[0].places)
         return _read_rows(name, args, kwargs, samples)

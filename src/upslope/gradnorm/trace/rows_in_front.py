@@ -35,6 +35,9 @@ _COMPARING = frozenset(
 
 _BY_ENTRY = ENTRYWISE | ENTRYWISE_IN_PLACE | ENTRYWISE_BY_SIGN | _COMPARING
 
+_FILLING = frozenset({"zeros_like", "ones_like", "full_like"})
+"""Operators that make a tensor in the shape of another, the same in all entries."""
+
 _RESHAPING = frozenset({"view", "reshape", "flatten", "unflatten"})
 """Operators that leave the entries in their order."""
 
@@ -101,7 +104,7 @@ def keeps_in_front(
     if name in _BY_ENTRY:
         is_told = name == "where" and len(tensors) == 1  # which tells where a mask is true
         return not is_told and all(t.dim() == out[0].dim() and len(t) == len(out[0]) for t in rows)
-    if name in _RESHAPING:
+    if name in _RESHAPING or name in _FILLING:
         return len(tensors) == 1
     if name in _KEEPING_FRONT:
         is_of_rank = name == "squeeze" or out[0].dim() == rows[0].dim()

@@ -86,8 +86,6 @@ class TensorKinds:
         """The marks of those that have the samples' entries in front (`rows_in_front`)."""
         self.meets_front = False
         """Whether such a tensor was among those that an operator took."""
-        self.counts_writes = True
-        """Whether each write to a tensor of samples so far has moved its version."""
         self._number, self._numbers = program.number, program.numbers
         self._tracks, self._types = tape.weights.tracks, tape.types
         self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
@@ -118,7 +116,14 @@ class TensorKinds:
         """Whether a tensor has the samples' entries in front, as far as is known."""
         marks = marks_of(tensor)
         is_marked = marks.samples_in == self.session and marks.in_front == tensor._version
-        return is_marked and self.counts_writes
+        return is_marked and self.program.steering.counts_writes
+
+    def was_in_front(self, tensor: Tensor) -> bool:
+        """Whether a tensor had the samples' entries in front before it was last written to."""
+        marks = marks_of(tensor)
+        is_marked = marks.samples_in == self.session and marks.in_front >= 0
+        was_there = is_marked and marks.in_front == tensor._version - 1
+        return was_there and self.program.steering.counts_writes
 
     def mark_sample(self, tensor: Tensor) -> None:
         """Mark what an operator made as depending on the samples. Called for every one of them."""
