@@ -15,7 +15,7 @@ from upslope.training import TrainingSettings
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 TARGETS = {
     "class": np.arange(60) % 3,
-    "numbers": np.stack([X[:, 0] * 0.1, X[:, 1], X[:, 2]], axis=1),
+    "numbers": np.stack([X[:, 0] * 0.7, X[:, 1], X[:, 2]], axis=1),
     "labels": (X[:, :3] > 0).astype(np.int64),
 }
 TASKS = {"class": "classification", "numbers": "regression", "labels": "multi-label"}
@@ -113,3 +113,54 @@ def test_numbers_are_recorded_bit_for_bit(tmp_path):
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
         assert db.execute("SELECT count(*) FROM labels WHERE label IS NOT NULL").fetchone() == (15,)
     db.close()
+
+
+IMAGES = np.random.default_rng(1).normal(size=(30, 3, 5, 4)).astype(np.float32)
+MASKS = np.random.default_rng(2).integers(0, 3, (30, 5, 4))
+
+
+def opened_masks(folder, masks, cycles):
+    splits = Splits.from_arrays(IMAGES[:20], masks[:20], IMAGES[20:], MASKS[20:], kind="masks")
+    return Experiment(
+        folder, splits=splits, task=tasks.build("segmentation", num_classes=3),
+        model=lambda: nn.Conv2d(3, 3, 1), strategy=strategies.build("random"), device="cpu",
+        settings=ExperimentSettings(initial=6, budget=4, cycles=cycles),
+        training=TrainingSettings(epochs=1), progress=False,
+    )  # fmt: skip
+
+
+def test_masks_that_were_drawn_anew_are_told_until_they_are_meant(tmp_path):
+    with opened_masks(tmp_path, MASKS, 2) as run_of_masks:
+        before = run_of_masks.run()
+    masks = MASKS.copy()
+    place = int(next(iter(before.labels))[-5:])
+    masks[place, 2, 1] = (masks[place, 2, 1] + 1) % 3  # one pixel
+    id_ = f"pool-{place:05d}"
+    words = rf"of 10 looked at, 1 are others by now, first that of '{id_}'"
+    with opened_masks(tmp_path, masks, 3) as run_of_masks, pytest.warns(UserWarning, match=words):
+        run_of_masks.ask()
+    with opened_masks(tmp_path, masks, 3) as run_of_masks:
+        assert run_of_masks.answer({id_: None}, {}).corrected == 1
+        assert run_of_masks.answer({id_: None}, {}).corrected == 0
+    for now in (masks, MASKS):  # the new one is meant, and the old one is another
+        with opened_masks(tmp_path, now, 3) as run_of_masks, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if now is masks:
+                assert run_of_masks.ask()
+            else:
+                with pytest.raises(UserWarning, match=words):
+                    run_of_masks.ask()
+
+
+def test_masks_that_people_draw_are_compared_too(tmp_path):
+    with opened_masks(tmp_path, MASKS, 2) as run_of_masks:
+        first = run_of_masks.ask()
+        run_of_masks.tell(dict.fromkeys(first[1:]) | {first[0]: MASKS[int(first[0][-5:])]})
+    masks = (MASKS + 1) % 3
+    with (
+        opened_masks(tmp_path, masks, 2) as run_of_masks,
+        pytest.warns(UserWarning, match="others") as warned,
+    ):
+        run_of_masks.ask()
+    (warning,) = warned
+    assert "of 5 looked at, 5 are others by now" in str(warning.message)

@@ -11,7 +11,7 @@ from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset, HasLabels, HasPairs
 from upslope.datasets.subset import origin
 from upslope.errors import DataError
-from upslope.experiment.labels import as_target, own_label
+from upslope.experiment.labels import as_target, mask_digest, own_label
 from upslope.ledger import Event, Label, State
 from upslope.tasks.answers import MaskNeededError, class_label
 from upslope.tasks.base import TakesAnswers, Task
@@ -88,7 +88,7 @@ def events_of(
             new[id_] = label
             if id_ in state.passed:
                 back[id_] = state.passed[id_]
-        elif not _same(pool, position[id_], label, state.labels[id_]):
+        elif not _same(pool, position[id_], label, state.labels[id_], state.masks.get(id_)):
             corrections[id_] = label
     problems += [
         f"Expected {id_!r} to be without an answer, so that it could be passed, but it has one. "
@@ -108,11 +108,27 @@ def events_of(
     late = [id_ for id_ in back if id_ not in state.owed]
     bodies = (
         ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
-        ("labelled", {"labels": new}, new),
-        ("corrected", {"labels": corrections, "before": before}, corrections),
+        ("labelled", _with_digests(pool, position, {"labels": new}), new),
+        (
+            "corrected",
+            _with_digests(pool, position, {"labels": corrections, "before": before}),
+            corrections,
+        ),
         ("passed", {"ids": passes}, passes),
     )
     return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
+
+
+def _with_digests(
+    pool: Dataset, position: Mapping[str, int], body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The body of an event, with the digests of the labels that the data set holds."""
+    masks = {
+        id_: mask_digest(pool.targets([position[id_]])[0])
+        for id_, label in body["labels"].items()
+        if label is None
+    }
+    return {**body, **({"masks": masks} if masks else {})}
 
 
 def taken_back(state: State, position: Mapping[str, int], ids: Sequence[str]) -> Event:
@@ -234,8 +250,13 @@ def differs(pool: Dataset, index: int, label: Label) -> bool:
     return own_target.shape != label_target.shape or bool((own_target != label_target).any())
 
 
-def _same(pool: Dataset, index: int, one: Label, other: Label) -> bool:
-    """Two labels of a sample are equal; None stands for the data set's own."""
+def _same(pool: Dataset, index: int, one: Label, other: Label, digest: str | None) -> bool:
+    """Two labels of a sample are equal; None stands for the data set's own.
+
+    digest: of the data set's own when `other` was recorded; None where nobody knows.
+    """
+    if one is None and other is None and digest is not None:
+        return mask_digest(pool.targets([index])[0]) == digest
     if one == other:
         return True
     a, b = (

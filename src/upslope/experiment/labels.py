@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +64,24 @@ def oracle(pool: Dataset, position: Mapping[str, int], ids: Sequence[str]) -> di
     Raises:
         DataError: nobody knows a label, or it is not one of the classes.
     """
-    if not ids:
-        return {}
-    targets = pool.targets([position[i] for i in ids])
-    return {i: own_label(i, target, pool.classes) for i, target in zip(ids, targets, strict=True)}
+    return oracle_body(pool, position, ids)["labels"] if ids else {}
+
+
+def oracle_body(
+    pool: Dataset, position: Mapping[str, int], ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The data set's own answers as an event holds them: `labels`, and `masks`, the digests of
+    those that stay out of the ledger. Raises as `oracle`."""
+    targets = dict(zip(ids, pool.targets([position[i] for i in ids]), strict=True))
+    labels = {i: own_label(i, target, pool.classes) for i, target in targets.items()}
+    masks = {i: mask_digest(targets[i]) for i, label in labels.items() if label is None}
+    return {"labels": labels, **({"masks": masks} if masks else {})}
+
+
+def mask_digest(target: Tensor) -> str:
+    """Return what tells a target that the data set holds from others: 16 digits of a SHA-256."""
+    data = repr(tuple(target.shape)).encode() + target.cpu().contiguous().numpy().tobytes()
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def own_label(id_: str, target: Tensor, classes: Sequence[str]) -> Label:

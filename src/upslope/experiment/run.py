@@ -41,7 +41,7 @@ from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.earlier_labels import EarlierLabels
 from upslope.experiment.environment import environment, note_sitting
 from upslope.experiment.first_model_cache import FirstModelCache
-from upslope.experiment.labels import oracle
+from upslope.experiment.labels import oracle_body
 from upslope.experiment.model_store import ModelStore
 from upslope.experiment.own_training import Trainer, check_trainer
 from upslope.experiment.record import RunRecord
@@ -350,9 +350,9 @@ class Experiment:
         with self._working() as stop:
             while not self.finished:
                 if self.state.pending:
-                    answer = oracle(self.splits.pool, self._steps.run.position, self.state.pending)
-                    event = Event("labelled", self.state.cycle, {"labels": answer})
-                    self._steps.run.ledger.record(event)
+                    position, ids = self._steps.run.position, self.state.pending
+                    answers = oracle_body(self.splits.pool, position, ids)
+                    self._steps.run.ledger.record(Event("labelled", self.state.cycle, answers))
                 else:
                     self._steps.advance(stop)
         return self.result()
@@ -392,9 +392,9 @@ class Experiment:
     def _compare_labels(self, *, is_simulation: bool) -> None:
         """Warn, once per opening, where the data set has other labels by now than are recorded."""
         if self._label_check_is_due:
-            position, labels = self._steps.run.position, self.state.labels
+            position, state = self._steps.run.position, self.state
             warn_of_changed_labels(
-                self.path, self.splits.pool, position, labels, is_simulation=is_simulation
+                self.path, self.splits.pool, position, state, is_simulation=is_simulation
             )
         self._label_check_is_due = False
 

@@ -47,7 +47,8 @@ class State:
     the one before in what may change bits. labels_from: the folder of the run whose labels are the
     initial set; empty where it was drawn or chosen.
 
-    initial: ids of the initial set.
+    initial: ids of the initial set. masks: id -> digest of a label that the data set holds, when it
+    was recorded; older ledgers have none.
     """
 
     cycle: int = 0
@@ -63,6 +64,7 @@ class State:
     changes: tuple[Change, ...] = ()
     sittings: tuple[Mapping[str, Any], ...] = ()
     labels_from: str = ""
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def started(self) -> bool:
@@ -158,14 +160,16 @@ def _fold_labelled(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     other_ids = set(new) - set(state.pending)
     _require(not other_ids, f"labels for samples that were not asked in cycle {cycle}: {other_ids}")
     pending = tuple(i for i in state.pending if i not in new)
-    return replace(state, pending=pending, labels={**state.labels, **new})
+    masks = {**state.masks, **body.get("masks", {})}
+    return replace(state, pending=pending, labels={**state.labels, **new}, masks=masks)
 
 
 def _fold_corrected(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     new = body["labels"]
     other_ids = set(new) - set(state.labels)
     _require(not other_ids, f"corrections in cycle {cycle} of labels that there are none of")
-    return replace(state, labels={**state.labels, **new})
+    masks = {**state.masks, **body.get("masks", {})}
+    return replace(state, labels={**state.labels, **new}, masks=masks)
 
 
 def _fold_passed(state: State, cycle: int, body: Mapping[str, Any]) -> State:
