@@ -27,7 +27,7 @@ from upslope.gradnorm.core.reductions import (
     TotalSquaredNorms,
 )
 from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.weights import Weights, has_custom_function
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
@@ -44,7 +44,12 @@ from upslope.gradnorm.trace.memory import (
     warn_of_looking_around,
     warn_of_slowness,
 )
-from upslope.gradnorm.trace.reducing import ReducedGradients, reduce_proven, reduce_unproven
+from upslope.gradnorm.trace.reducing import (
+    ReducedGradients,
+    reduce_proven,
+    reduce_separated,
+    reduce_unproven,
+)
 
 T = TypeVar("T")
 
@@ -224,13 +229,15 @@ class Recording:
                 guess=guess,
             )  # fmt: skip
         else:
-            results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+            is_told = self.n == 1 or record is None or not record.has_custom_function
+            reduce = reduce_unproven if is_told else reduce_separated
+            results = reduce(run, forward, reduction, losses, layouts, last=last)
         ways = self._check_steered(loss, set() if record is None else record.ways)
         shown_by = guess or probe  # neither, of a single sample
         if record is None and forward.repeats and (shown_by is None or shown_by.is_settled):
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
-            self._keep(program, loss, known_layouts, ways)
+            self._keep(program, loss, known_layouts, ways, has_custom_function(losses))
             in_front = all(layout == Layout() for layout in layouts.values())
             if probe is not None and not forward.is_routed and in_front:
                 self._memory.keep_front(operators)
@@ -254,7 +261,12 @@ class Recording:
         return settled_ways
 
     def _keep(
-        self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
+        self,
+        program: Any,
+        loss: Loss,
+        layouts: Mapping[int, Layout],
+        ways: Ways | None = None,
+        has_custom_function: bool = False,
     ) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         run = self.run
@@ -264,7 +276,11 @@ class Recording:
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
         program_record = ProvenProgram(
-            dict(layouts), self.fallback_reason, run.may_mix_samples, ways or set()
+            dict(layouts),
+            self.fallback_reason,
+            run.may_mix_samples,
+            ways or set(),
+            has_custom_function,
         )
         self._memory.keep(program, program_record)
         # The next batch need not fail first. Whoever is slow may yet be fast with copies.
