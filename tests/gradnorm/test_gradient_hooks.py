@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from oracle import assert_agrees
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_parameter_hooks
 
@@ -120,3 +123,51 @@ def test_forward_hooks_are_part_of_the_model():
     model[2].register_forward_pre_hook(lambda _, taken: (taken[0].sin(),))
     assert module_with_backward_hook(Inventory(model)) is None
     assert_agrees(model, torch.randn(3, 4))
+
+
+class ClippedByAll(torch.autograd.Function):
+    """Scales the gradient of the whole batch down to norm 1."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(_: Any, g: Tensor) -> Tensor:
+        return g / g.norm().clamp(min=1)
+
+
+class Clipped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(ClippedByAll.apply(torch.tanh(self.body(x))))
+
+
+class HookedNode(nn.Module):
+    """A hook on a node of autograd's graph, which does nothing to small gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.body(x))
+        if h.requires_grad:
+            h.grad_fn.register_prehook(lambda g: (g[0] / g[0].norm().clamp(min=1),))
+        return self.head(h)
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("kind", [Clipped, HookedNode])
+def test_gradients_that_begin_to_mix_in_the_backward_pass(kind):
+    """They do not in the batches that are proven."""
+    torch.manual_seed(0)
+    model = kind().double()
+    for size in (0.01, 0.01, 5.0, 0.01, 5.0):
+        x = torch.randn(4, 3, dtype=torch.float64)
+        norms = gradient_norms(model, x, lambda z, size=size: size * z.square().sum(dim=1))
+        truth = norms_one_by_one(model, x, lambda z, _, size=size: size * z.square().sum())
+        assert relative_error(norms, truth) < 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable
 
@@ -122,3 +123,29 @@ def test_inputs_of_one_shape_that_lie_in_memory_in_another_order():
         else:
             norms = gradient_norms(model, x, "entropy")
             assert relative_error(norms, norms_one_by_one(model, x)) < TOLERANCE
+
+
+class Pickled(nn.Module):
+    """Copies its inputs by a way of Python's, and takes the next sample's row of large ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = pickle.loads(pickle.dumps(x))
+        return self.head(torch.where(y[:, :1] > 3, y.flip(0), y)).tanh()
+
+
+def test_numbers_that_leave_in_a_pickle():
+    torch.manual_seed(0)
+    model = Pickled().double()
+    for turn in range(4):
+        x = torch.randn(4, 3, dtype=torch.float64).clamp(-2, 2)
+        if turn < 2:
+            norms = gradient_norms(model, x, "entropy")
+            assert relative_error(norms, norms_one_by_one(model, x)) < TOLERANCE
+            continue
+        x[turn, 0] = 4
+        with pytest.raises(GradientNormError, match="mixes samples"):
+            gradient_norms(model, x, "entropy")

@@ -71,7 +71,9 @@ SIZED_OPERATORS = frozenset({"arange", "empty", "full", "linspace", "ones", "ran
 POINTING = frozenset({"data_ptr", "untyped_storage"})
 """Operators that say where numbers lie, and seldom what they are."""
 
-UNREADABLE = frozenset({"__array__", "__dlpack__", "numpy", "data_ptr", "untyped_storage"})
+UNREADABLE = frozenset(
+    {"__array__", "__dlpack__", "__reduce_ex__", "data_ptr", "numpy", "untyped_storage"}
+)
 """Operators behind which the numbers of a tensor go where nothing is seen."""
 
 DRAWING_OPERATORS = frozenset({"multinomial", "randint", "randperm"})

@@ -117,15 +117,30 @@ class Weights:
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """The leaves of a tensor's autograd graph."""
-    stack, node_ids = [tensor.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in node_ids:
-            continue
-        node_ids.add(node)
+    for node in _nodes(tensor):
         variable = getattr(node, "variable", None)
         if variable is not None:
             yield variable
+
+
+def has_custom_function(tensor: Tensor) -> bool:
+    """Whether a `torch.autograd.Function` that is not Upslope's is in a tensor's autograd graph.
+
+    What its backward pass does, no operator shows.
+    """
+    functions = (getattr(type(node), "_forward_cls", None) for node in _nodes(tensor))
+    return any(f is not None and not f.__module__.startswith("upslope.") for f in functions)
+
+
+def _nodes(tensor: Tensor) -> Iterator[Any]:
+    """Yield the nodes of a tensor's autograd graph, each once."""
+    stack, nodes = [tensor.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in nodes:
+            continue
+        nodes.add(node)
+        yield node
         stack.extend(parent for parent, _ in node.next_functions)
 
 

@@ -38,6 +38,8 @@ class ProvenProgram:
     """Whether samples may depend on others (`independence`), so that every batch is proven."""
     ways: set[tuple[str, ...]] = field(default_factory=set)
     """Numbers of single samples that make no difference beside those of the batch (`company`)."""
+    has_custom_function: bool = False
+    """Whether a custom function, of whose backward pass no operator tells, was in the graph."""
     batches_proven: int = 1
     """Batches of the program that were proven."""
 

@@ -38,7 +38,7 @@ from upslope.gradnorm.trace.operators import (
     view_samples,
     writes,
 )
-from upslope.gradnorm.trace.refusals import BATCH_NORMS, EMBEDDINGS
+from upslope.gradnorm.trace.refusals import BATCH_NORMS, EMBEDDINGS, TAKES_NODE
 
 _ASKING = frozenset(
     {Tensor.dim, Tensor.size, Tensor.numel, Tensor.__len__, Tensor.is_floating_point}
@@ -252,7 +252,8 @@ def operator_of(func: Callable[..., Any]) -> Operator:
     name = getattr(func, "__name__", "")
     moves, check = name in MOVING, _CHECKS.get(func)
     # What is told by a name must have one: single overloads and scripts have none.
-    is_named = bool(name) and name == name_of(func) and func is not Tensor.register_hook
+    is_named = bool(name) and name == name_of(func)
+    is_named = is_named and func is not Tensor.register_hook and func != TAKES_NODE
     in_outline = is_named and (is_noted_in_outline(name) or name in LOOKING_UP)
     asked_about = func in CHOOSING or func in BATCH_NORMS or func in EMBEDDINGS
     whole = not is_written_in_python(func)

@@ -80,8 +80,8 @@ class OperatorRuns(TorchFunctionMode):
 
         operator, args, kwargs: the operator and what it got.
         """
-        refuse_tensor_hooks(operator.func)
         tensors = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        refuse_tensor_hooks(operator.func, tensors)
         routes, name = self.routes, operator.name
         if (routes.is_met or name in MAY_ROUTE) and routes.concern(name, args, tensors):
             return self._follow_rows(operator, args, kwargs, tensors)

@@ -27,7 +27,7 @@ from upslope.gradnorm.core.reductions import (
     TotalSquaredNorms,
 )
 from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.weights import Weights, has_custom_function
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses
@@ -45,7 +45,12 @@ from upslope.gradnorm.trace.memory import (
     warn_of_looking_around,
     warn_of_slowness,
 )
-from upslope.gradnorm.trace.reducing import ReducedGradients, reduce_proven, reduce_unproven
+from upslope.gradnorm.trace.reducing import (
+    ReducedGradients,
+    reduce_proven,
+    reduce_separated,
+    reduce_unproven,
+)
 
 T = TypeVar("T")
 
@@ -232,7 +237,9 @@ class Recording:
                 last=last, looks_around=record is None, other_types=self, guess=guess,
             )  # fmt: skip
         else:
-            results = reduce_unproven(run, forward, reduction, losses, layouts, last=last)
+            is_told = self.n == 1 or record is None or not record.has_custom_function
+            reduce = reduce_unproven if is_told else reduce_separated
+            results = reduce(run, forward, reduction, losses, layouts, last=last)
         if forward.reads_constants and not forward.repeats:
             self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, set() if record is None else record.ways)
@@ -241,7 +248,7 @@ class Recording:
         if record is None and is_settled and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
-            self._keep(program, loss, known_layouts, ways)
+            self._keep(program, loss, known_layouts, ways, has_custom_function(losses))
             in_front = all(layout == Layout() for layout in layouts.values())
             if probe is not None and not forward.follows_data and in_front:
                 self._memory.keep_front(operators)
@@ -270,7 +277,12 @@ class Recording:
         return is_like_others or (self.forward.repeats and self._memory.has_met(self._program))
 
     def _keep(
-        self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
+        self,
+        program: Any,
+        loss: Loss,
+        layouts: Mapping[int, Layout],
+        ways: Ways | None = None,
+        has_custom_function: bool = False,
     ) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         run = self.run
@@ -280,7 +292,11 @@ class Recording:
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
         program_record = ProvenProgram(
-            dict(layouts), self.fallback_reason, run.may_mix_samples, ways or set()
+            dict(layouts),
+            self.fallback_reason,
+            run.may_mix_samples,
+            ways or set(),
+            has_custom_function,
         )
         self._memory.keep(program, program_record)
         # The next batch need not fail first. Whoever is slow may yet be fast with copies.

@@ -85,6 +85,29 @@ def reduce_unproven(
     return ReducedGradients(listener.finish(), listener.reached)
 
 
+def reduce_separated(
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    losses: Tensor,
+    layouts: Mapping[int, Layout],
+    *,
+    last: bool,
+) -> ReducedGradients:
+    """Return the same, once powers of two have told the samples of this batch apart.
+
+    For a model whose backward pass may mix samples where its forward pass does not: a custom
+    function that scales gradients by the norm of all, once that is large. Arguments are those of
+    `reduce_unproven`.
+
+    Raises:
+        ProofFailed: the losses of other samples reach a sample's places.
+    """
+    parts = ReducingListener(forward.tape, run.n, layouts, reduction)
+    rows = _run_and_separate(run, forward, parts, losses, None, last=last, guess=None)
+    return ReducedGradients(rows, parts.reached)
+
+
 def reduce_proven(
     run: BatchRun,
     forward: Forward,

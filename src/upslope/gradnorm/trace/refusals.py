@@ -160,16 +160,26 @@ def refuse_backward_hooks(module: str | None) -> None:
         raise GradientsHooked(f"{module} has a backward hook, which may change gradients")
 
 
-def refuse_tensor_hooks(func: Callable[..., Any]) -> None:
+TAKES_NODE: Callable[..., Any] = vars(torch._C.TensorBase)["grad_fn"].__get__
+"""What is called where a model reads `grad_fn` of a tensor."""
+
+
+def refuse_tensor_hooks(func: Callable[..., Any], tensors: Sequence[Tensor]) -> None:
     """Raise if a model registers a hook on a tensor: no engine could tell it whose gradient comes.
 
-    func: what it calls.
+    Or if it takes a node of autograd's graph, on which it may register some.
+
+    func: what it calls. tensors: of which.
 
     Raises:
-        GradientsHooked: that is `Tensor.register_hook`.
+        GradientsHooked: that is `Tensor.register_hook`, or `Tensor.grad_fn` of one that has some.
     """
     if func is Tensor.register_hook:
         raise GradientsHooked("the model registers a hook on a tensor, which may change gradients")
+    if func == TAKES_NODE and tensors[0].grad_fn is not None:
+        raise GradientsHooked(
+            "the model reads `grad_fn` of a tensor, on which hooks may change gradients"
+        )
 
 
 def refuse_nested(operator: str, tensors: Sequence[Tensor]) -> None:
