@@ -42,9 +42,9 @@ def without_some_positions(x: Tensor, layer: nn.Module) -> Tensor:
     """A random part goes on, and comes back into its places, as in masked autoencoders."""
     order = torch.rand(T).argsort()
     index = order[None, :, None].expand(len(x), -1, WIDTH)
-    rest = layer(torch.gather(x, 1, index[:, :4])).tanh()
+    rest = layer(torch.gather(x, dim=1, index=index[:, :4])).tanh()
     filled = torch.cat([rest, torch.zeros(len(x), 2, WIDTH, dtype=x.dtype)], dim=1)
-    return x + torch.gather(filled, 1, index.argsort(dim=1))
+    return x + torch.gather(filled, dim=1, index=index.argsort(dim=1))
 
 
 def queries_of_most_weight(x: Tensor, layer: nn.Module) -> Tensor:

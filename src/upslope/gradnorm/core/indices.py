@@ -7,7 +7,7 @@ order of the samples: they are followed to the operator that takes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,17 @@ class MovingIndices:
 def is_whole(tensor: Tensor) -> bool:
     """Whether a tensor holds whole numbers, or what is true or false."""
     return not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def may_move_within(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operator may move entries by an index, along others than the first dimension.
+
+    name, args, kwargs: the operator and what it gets.
+    """
+    among: Sequence[Any] = (*args[1:], *kwargs.values())
+    if name in {"__getitem__", "__setitem__"}:
+        among = args[1][1:] if isinstance(args[1], tuple) else ()
+    return any(isinstance(t, Tensor) and is_whole(t) for t in among)
 
 
 def is_made_of_samples(value: Any) -> bool:

@@ -38,7 +38,7 @@ from upslope.gradnorm.core.indices import (
     hash_numbers,
     is_index,
     is_made_of_samples,
-    is_whole,
+    may_move_within,
 )
 from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
@@ -131,8 +131,8 @@ class Program:
         """Whether a batch of the same identity has its samples in the same places."""
         self.indices = MovingIndices()
         self._shapes_of_moves: list[tuple[int, int]] = []
-        """Of operators that are noted with the numbers of an index, their places among the hashes,
-        and what their hashes would be without."""
+        """Of operators that may move entries within samples, noted with the numbers of an index,
+        their places among the hashes, and what their hashes would be without."""
         self._is_reading = False
         """Whether the operator that runs is noted by an outline of the caller's (`noting`)."""
         self._count = 0
@@ -164,7 +164,8 @@ class Program:
         elif by_index or name in MOVING or name in BY_STRIDES:
             values = (*args, *kwargs.values())
             numbers = self.numbers_of(values)
-            if any(map(is_whole, tensors_among(values))):
+            by_any = name == "__getitem__" or name in BY_INDEX
+            if by_any and may_move_within(name, args, kwargs):
                 outline = name, *map(outline_of, values), numbers
                 self._shapes_of_moves.append((len(self._hashes), hash(outline)))
             self._add((name, *map(descriptor_of, values), numbers))
