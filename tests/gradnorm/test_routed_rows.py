@@ -193,8 +193,10 @@ def test_rows_are_read_off_their_index(route, time_first):
         for x in batches(12, 5, 7):
             found = gradient_norms(model, x, "entropy")
             assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
-    # The first batch of a program, and one of more in which an expert was left out.
-    assert len(probed) <= 3
+    # The first batch of a program, and one of more in which an expert was left out. Where experts
+    # run on all rows and few of them count, some rows stay in doubt until a batch has reached them.
+    has_doubts = route is gathered_alone and time_first
+    assert len(probed) <= (7 if has_doubts else 3)
     assert sum(proven) < len(proven)
 
 
