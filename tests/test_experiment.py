@@ -15,6 +15,7 @@ import torch
 from small_tasks import MODEL, TASK, Points, splits
 from upslope import checkpoints, strategies
 from upslope.checkpoints import load_tensors
+from upslope.datasets import Splits
 from upslope.errors import ConfigError, DataError, ModelError, RunError, SelectionError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger.status import lines, status
@@ -259,9 +260,10 @@ def test_another_configuration_is_refused(start: Any) -> None:
         start(strategy="random")
     with pytest.raises(RunError, match=r"Expected the 80 test samples .* but the 81 there are now"):
         start(splits=replace(splits(), test=Points(81, seed=1)))
-    renamed = Points(200, classes=("left", "far", "right"))
+    names = ("left", "far", "right")
+    renamed = Splits(Points(200, classes=names), Points(80, seed=1, classes=names))
     with pytest.raises(RunError, match=r"classes: \['left', 'right', 'far'\] there"):
-        start(splits=replace(splits(), pool=renamed))
+        start(splits=renamed)
 
 
 def test_a_model_that_does_not_fit_the_task(start: Any) -> None:
