@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from upslope import display, strategies
 from upslope.cli.console import out
 from upslope.comparison import compare
 from upslope.display import SafeConsole, err
+from upslope.errors import RunError
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.progress import Progress, no_progress
 from upslope.training import TrainingSettings
@@ -144,3 +146,23 @@ def test_both_streams_of_the_command_line_are_safe() -> None:
     """What is shown and what is told."""
     assert isinstance(out, SafeConsole)
     assert isinstance(err, SafeConsole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_error_and_progress_goes_on() -> None:
+    with Path("/dev/full").open("w") as full:
+        SafeConsole(stderr=True, file=full).print("progress")
+    words = r"what the command prints.*No space left"
+    with Path("/dev/full").open("w") as full, pytest.raises(RunError, match=words):
+        SafeConsole(file=full).print("a result")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["list"], ["run", "--help"], ["--version"]])
+def test_a_command_whose_output_is_full_ends_without_a_traceback(words: list[str]) -> None:
+    command = [sys.executable, "-m", "upslope", *words]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 6
+    assert ended.stderr.startswith("error Expected to be able to write what the command prints")
+    assert ended.stderr.count("\n") == 1

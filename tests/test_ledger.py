@@ -220,6 +220,17 @@ def test_a_full_disk_loses_nothing_recorded(ledger: Opener, tmp_path: Path) -> N
     assert ledger(tmp_path).state == fold(EVENTS[:3])
 
 
+def test_readers_tell_that_a_run_has_lost_its_ledger(tmp_path: Path) -> None:
+    """They said that the same command goes on, which refuses to."""
+    (tmp_path / "ledger.sqlite").touch()
+    with pytest.raises(RunError, match="Run the same command again"):
+        read_run(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "cycle-1.safetensors").touch()
+    with pytest.raises(RunError, match=r"cycle-1.* is left of its run, but it is empty.*a copy"):
+        read_run(tmp_path)
+
+
 def test_an_empty_file_is_a_ledger_not_yet_begun(ledger: Opener, tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite").touch()
     book = ledger(tmp_path)

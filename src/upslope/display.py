@@ -6,13 +6,14 @@ before a terminal or a notebook (`watching_unless_observed`), and to nobody else
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -30,6 +31,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from upslope.counts import format_count
+from upslope.errors import RunError
 from upslope.progress import Observer, Progress, no_progress
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -44,6 +46,24 @@ class SafeConsole(Console):
     the console's own, and are added after this.
     """
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as rich does.
+
+        Where standard error cannot be written, as on a full disk, the work goes on untold.
+
+        Raises:
+            RunError: standard output cannot be written.
+            BrokenPipeError: nobody reads it any more.
+        """
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            drop_output(self.file)
+            if not self.stderr:
+                raise unwritable_output(error) from error
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text in its style, without a command in it, so that its width is right."""
         return super().render_str(_COMMANDS.sub(_code, text), **options)
@@ -57,6 +77,23 @@ class SafeConsole(Console):
                 yield Segment(_COMMANDS.sub(_code, segment.text), segment.style)
             else:
                 yield segment
+
+
+def drop_output(stream: IO[str]) -> None:
+    """Let what a stream still holds go nowhere: Python would write it again as it ends, and fail
+    with a traceback."""
+    with suppress(OSError, ValueError):  # a stream of no file, such as that of a notebook
+        number = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(number, stream.fileno())
+        os.close(number)
+
+
+def unwritable_output(error: OSError) -> RunError:
+    """Return the error of a command that cannot print what it has to say."""
+    return RunError(
+        f"Expected to be able to write what the command prints but got: {error}. Free some space, "
+        "or let it print to another file; what it had recorded before is kept."
+    )
 
 
 def _code(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ import sys
 from typing import NoReturn
 
 from upslope.cli.app import app
+from upslope.display import drop_output, err, unwritable_output
 from upslope.distributed.launch import count_processes
 from upslope.startup import end_without_collection
 
@@ -24,12 +25,27 @@ def main() -> None:
         # once more would end a command that has ended by the signal, without its exit code.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         app(prog_name="upslope")
+    except OSError as error:  # of what typer prints, such as the help
+        if not _module_of(error).startswith(("rich.", "typer.")):
+            raise
+        drop_output(sys.stdout)
+        unwritable = unwritable_output(error)
+        err.print(f"error {unwritable}", markup=False)
+        sys.exit(unwritable.exit_code)
     except KeyboardInterrupt:  # before a command has begun; commands answer for themselves
         sys.exit(130)
     except SystemExit as end:
         if count_processes() > 1 and isinstance(end.code, int | None):
             _leave(end.code or 0)
         raise
+
+
+def _module_of(error: BaseException) -> str:
+    """The name of the module that raised an error."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
 
 
 def _leave(code: int) -> NoReturn:

@@ -141,6 +141,8 @@ def read_run(path: Path | str) -> RunResult:
             "Give "
             "the folder of a run, or start one there."
         )
+    if run_path.is_dir() and next(run_path.glob("models/cycle-*.safetensors"), None):
+        _refuse_lost(run_path)  # no run that has only begun, which has no models
     with open_to_read(file) as db:
         meta, state, _ = read_log(db, file, FORMAT)
     config = state.config(meta["config"])
