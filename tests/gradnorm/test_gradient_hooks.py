@@ -146,6 +146,16 @@ class Clipped(nn.Module):
         return self.head(ClippedByAll.apply(torch.tanh(self.body(x))))
 
 
+class ClippedLater(Clipped):
+    """Has the custom function once it is warm; until then, what that does forward."""
+
+    is_warm = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.body(x))
+        return self.head(ClippedByAll.apply(h) if self.is_warm else h * 1)
+
+
 class HookedNode(nn.Module):
     """A hook on a node of autograd's graph, which does nothing to small gradients."""
 
@@ -171,3 +181,19 @@ def test_gradients_that_begin_to_mix_in_the_backward_pass(kind):
         norms = gradient_norms(model, x, lambda z, size=size: size * z.square().sum(dim=1))
         truth = norms_one_by_one(model, x, lambda z, _, size=size: size * z.square().sum())
         assert relative_error(norms, truth) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+def test_a_custom_function_that_comes_later_with_the_same_operators():
+    torch.manual_seed(0)
+    model = ClippedLater().double()
+    for is_warm in (False, False, True, True):
+        model.is_warm = is_warm
+        x = torch.randn(4, 3, dtype=torch.float64)
+        norms = gradient_norms(model, x, five_squares)
+        truth = norms_one_by_one(model, x, lambda z, _: 5 * z.square().sum())
+        assert relative_error(norms, truth) < 1e-9
+
+
+def five_squares(z: Tensor) -> Tensor:
+    return 5 * z.square().sum(dim=1)

@@ -272,12 +272,12 @@ def test_whether_all_places_are_filled_is_known_of_each_text(monkeypatch, n: int
     monkeypatch.setattr(
         BatchRun, "run_plain", lambda *a, **k: passes.append(1) or run_plain(*a, **k)
     )
-    for seed, full in enumerate([(0,), (1, 0), range(n), (), (n - 1,), range(n)]):
+    for seed, full in enumerate([(0,), (1, 0), range(n), (), (n - 1,), range(n)] * 3):
         words = filled(n, seed, *full)
         passes.clear()
         norms = gradient_norms(model, words, squares)
         assert torch.allclose(norms, norms_alone(model, words), rtol=1e-9)
-    assert not passes  # the last two batches had nothing new to show
+    assert not passes  # the last batches had nothing new to show
 
 
 @pytest.mark.parametrize("n", [3, 4, 12])
@@ -298,3 +298,41 @@ def test_a_count_that_is_that_of_all_places_by_chance_is_tried(n: int) -> None:
     model = Filled(places=5 * n, scale=2.0)
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(model, filled(n, 0, *range(n)), squares)
+
+
+class Branching(nn.Module):
+    """Adds what a ReLU lets through, by what some entries of all samples say."""
+
+    def __init__(self, factor: Callable[[Tensor], float]) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.factor = factor
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.body(x))
+        return self.head(h + self.factor(x[:, :4]) * torch.relu(x[:, 4:5]) * h)
+
+
+FACTORS: dict[str, Callable[[Tensor], float]] = {
+    "whether all are": lambda x: 2.0 if (x > 0).all() else 1.0,
+    "whether any is": lambda x: 2.0 if (x < 0).any() else 1.0,
+    "the largest count": lambda x: int((x > 0).sum(dim=1).max()),
+}
+
+
+@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize("factor", FACTORS)
+def test_what_steered_nothing_in_the_first_batches_is_tried_again(n: int, factor: str) -> None:
+    """A ReLU stops it there, in all samples."""
+    torch.manual_seed(0)
+    model = Branching(FACTORS[factor])
+    for sign in (-1, -1):
+        x = torch.rand(n, 6, dtype=torch.float64) + 0.1
+        x[0, 0] *= -1
+        x[:, 4] *= sign
+        norms = gradient_norms(model, x, squares)
+        assert torch.allclose(norms, norms_alone(model, x), rtol=1e-9)
+    x[:, 4] *= -1
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, x, squares)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from upslope.gradnorm.core.derived_gradients import DerivedGradients
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
+_CUSTOM: type[Any] = torch.autograd.function.BackwardCFunction
+
 
 class Weights:
     """The parameters whose gradient is asked for, by name."""
@@ -126,10 +128,10 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
 def has_custom_function(tensor: Tensor) -> bool:
     """Whether a `torch.autograd.Function` that is not Upslope's is in a tensor's autograd graph.
 
-    What its backward pass does, no operator shows.
+    What its backward pass does, no operator shows. Asked of each batch: it must be fast.
     """
-    functions = (getattr(type(node), "_forward_cls", None) for node in _nodes(tensor))
-    return any(f is not None and not f.__module__.startswith("upslope.") for f in functions)
+    custom = (type(node) for node in _nodes(tensor) if isinstance(node, _CUSTOM))
+    return any(not kind._forward_cls.__module__.startswith("upslope.") for kind in custom)
 
 
 def _nodes(tensor: Tensor) -> Iterator[Any]:

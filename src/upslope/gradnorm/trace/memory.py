@@ -24,6 +24,10 @@ PROOF_SHARE = 1 / 512
 ROUTED_PROOFS = 4
 """The first batches of a program whose rows are routed that are proven: each has other rows."""
 
+STEERED_TRIALS = 4
+"""The first batches of a program in which ways of single samples are tried again:
+what a number steers may be zero in all samples of one batch, behind a ReLU, and not in the next."""
+
 _PROGRAMS = 512
 """Programs remembered for each model; texts of many lengths have one for each."""
 
@@ -38,10 +42,10 @@ class ProvenProgram:
     """Whether samples may depend on others (`independence`), so that every batch is proven."""
     ways: set[tuple[str, ...]] = field(default_factory=set)
     """Numbers of single samples that make no difference beside those of the batch (`company`)."""
-    has_custom_function: bool = False
-    """Whether a custom function, of whose backward pass no operator tells, was in the graph."""
     batches_proven: int = 1
     """Batches of the program that were proven."""
+    batches_steered: int = 1
+    """Batches of the program in which numbers of the samples left for Python."""
 
 
 class Memory:

@@ -38,6 +38,7 @@ from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
     ROUTED_PROOFS,
+    STEERED_TRIALS,
     ProvenProgram,
     closed_outputs,
     cut_off,
@@ -237,18 +238,19 @@ class Recording:
                 last=last, looks_around=record is None, other_types=self, guess=guess,
             )  # fmt: skip
         else:
-            is_told = self.n == 1 or record is None or not record.has_custom_function
+            # Asked of each batch: whether there is one, no operator need show.
+            is_told = self.n == 1 or not has_custom_function(losses)
             reduce = reduce_unproven if is_told else reduce_separated
             results = reduce(run, forward, reduction, losses, layouts, last=last)
         if forward.reads_constants and not forward.repeats:
             self._memory.reads_constants = False  # what moves by them cannot be read
-        ways = self._check_steered(loss, set() if record is None else record.ways)
+        ways = self._check_steered(loss, record)
         shown_by = guess or probe  # neither, of a single sample
         is_settled = shown_by is None or shown_by.is_settled
         if record is None and is_settled and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
             known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
-            self._keep(program, loss, known_layouts, ways, has_custom_function(losses))
+            self._keep(program, loss, known_layouts, ways)
             in_front = all(layout == Layout() for layout in layouts.values())
             if probe is not None and not forward.follows_data and in_front:
                 self._memory.keep_front(operators)
@@ -263,13 +265,22 @@ class Recording:
             return True
         return False
 
-    def _check_steered(self, loss: Loss, settled_ways: Ways) -> Ways:
-        """Hold samples that others' numbers may have steered to what they are without those."""
+    def _check_steered(self, loss: Loss, record: ProvenProgram | None) -> Ways:
+        """Hold samples that others' numbers may have steered to what they are without those.
+
+        record: of the program, if it is known. Returns the ways that were tried so far.
+        """
         run, steering = self.run, self.forward.steering
+        ways: Ways = set() if record is None else record.ways
         if run.n < 2 or not steering.numbers:
-            return settled_ways
-        settled_ways |= check_steered(run, loss, steering, settled_ways)
-        return settled_ways
+            return ways
+        are_settled = False
+        if record is not None:
+            are_settled = record.batches_steered >= STEERED_TRIALS
+            are_settled = are_settled and not self._memory.draw_proof()
+            record.batches_steered += 1
+        ways |= check_steered(run, loss, steering, ways if are_settled else ())
+        return ways
 
     def _is_worth_keeping(self) -> bool:
         """Whether a batch of the same program may come; asked once, when all else is proven."""
@@ -277,12 +288,7 @@ class Recording:
         return is_like_others or (self.forward.repeats and self._memory.has_met(self._program))
 
     def _keep(
-        self,
-        program: Any,
-        loss: Loss,
-        layouts: Mapping[int, Layout],
-        ways: Ways | None = None,
-        has_custom_function: bool = False,
+        self, program: Any, loss: Loss, layouts: Mapping[int, Layout], ways: Ways | None = None
     ) -> None:
         """Remember what was proven, and whether it must be proven for every batch."""
         run = self.run
@@ -292,11 +298,7 @@ class Recording:
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
         program_record = ProvenProgram(
-            dict(layouts),
-            self.fallback_reason,
-            run.may_mix_samples,
-            ways or set(),
-            has_custom_function,
+            dict(layouts), self.fallback_reason, run.may_mix_samples, ways or set()
         )
         self._memory.keep(program, program_record)
         # The next batch need not fail first. Whoever is slow may yet be fast with copies.
