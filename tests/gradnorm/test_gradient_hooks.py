@@ -197,3 +197,34 @@ def test_a_custom_function_that_comes_later_with_the_same_operators():
 
 def five_squares(z: Tensor) -> Tensor:
     return 5 * z.square().sum(dim=1)
+
+
+class DoubledForAll(torch.autograd.Function):
+    """Doubles all gradients if any sample is marked."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return (2 * g if (x[:, 0] < 0).any() else g), None
+
+
+class Doubled(Clipped):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(DoubledForAll.apply(torch.tanh(self.body(x)), x))
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("n", [2, 3, 5, 12])
+def test_a_backward_pass_that_one_sample_steers_is_refused(n: int) -> None:
+    for unmarked in range(n):
+        torch.manual_seed(0)
+        model = Doubled().double()
+        x = -torch.rand(n, 3, dtype=torch.float64) - 0.1
+        x[unmarked] *= -1
+        with pytest.raises(GradientNormError):
+            gradient_norms(model, x, five_squares)

@@ -336,3 +336,26 @@ def test_what_steered_nothing_in_the_first_batches_is_tried_again(n: int, factor
     x[:, 4] *= -1
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(model, x, squares)
+
+
+class Gated(nn.Module):
+    """A branch behind a gate that is zero, which a count of the batch scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.gate = nn.Parameter(torch.zeros(6))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = int((x[:, :3] > 0).sum(dim=1).max())
+        return self.head(x + largest * self.gate * torch.tanh(self.branch(x)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 12])
+def test_what_steers_gradients_alone_is_refused(n: int) -> None:
+    torch.manual_seed(0)
+    model, x = Gated(), torch.rand(n, 6, dtype=torch.float64) + 0.1
+    x[0, 0] = -1
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(model, x, squares)

@@ -207,6 +207,8 @@ class Steering:
         """Return the numbers of each sample alone, n of them; None where some are not known."""
         if any(own_numbers is None for _, own_numbers in self.numbers):
             return None
+        if not self.numbers:
+            return [()] * self._n
         return list(
             zip(
                 *(own_numbers for _, own_numbers in self.numbers if own_numbers is not None),

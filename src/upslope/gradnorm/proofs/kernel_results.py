@@ -13,7 +13,7 @@ densely.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -166,7 +166,8 @@ class KernelGradients(NamedTuple):
 
     rows: name -> (n, ...), the reduced gradients. products: name -> (n,), their inner products with
     directions. losses: (n,), of the same pass. kernels: the uses of weights, in order. repeats:
-    whether another batch of the same program has its samples in the same places.
+    whether another batch of the same program has its samples in the same places. ways: n of them,
+    of which samples go alone together if they are equal.
     """
 
     rows: Mapping[str, Tensor]
@@ -174,6 +175,7 @@ class KernelGradients(NamedTuple):
     losses: Tensor
     kernels: Sequence[Kernel]
     repeats: bool
+    ways: Sequence[Hashable]
 
 
 class AllListeners:

@@ -15,14 +15,16 @@ Three things are held against each other:
    (`separation`): no loss feels another sample, in the model or in the loss, and each place belongs
    to the sample that the layout says. The ordinary pass runs some samples without the others:
    their outputs must be the same without that company. Where the data send entries to places, any
-   two samples are run apart once.
+   two samples are run apart once. Samples that numbers of the batch may steer otherwise than the
+   others, and all of a model with custom functions, go apart: their gradients may be others where
+   their outputs are not.
 
 A batch that fails is done again sample by sample, and said so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -94,6 +96,8 @@ def check_gradients(
     """
     # Of a model that draws, a sample by itself takes a pass of the whole batch.
     groups = choose_samples(run.n, everyone=run.may_mix_samples and not run.is_random)
+    if not run.is_random:
+        groups = [part for rows in groups for part in _split_by_way(rows, kernel_gradients.ways)]
     samples_checked = torch.cat(groups)
     w, one = random_numbers(run.n, samples_checked)
     autograd = _comparable_gradients(run, loss, kernel_gradients, reduction, w, groups, one)
@@ -113,6 +117,14 @@ def choose_samples(n: int, *, everyone: bool = False) -> list[Tensor]:
         return [rows for rows in half(n, seed=n) if len(rows)]
     order = torch.randperm(n, generator=torch.Generator().manual_seed(n))
     return [order[: max(_ALL // 2, n // 8)].sort(descending=True).values]
+
+
+def _split_by_way(rows: Tensor, ways: Sequence[Hashable]) -> list[Tensor]:
+    """Split some samples into those of equal ways: others would hide what each way does."""
+    groups: dict[Hashable, list[int]] = {}
+    for i in rows.tolist():
+        groups.setdefault(ways[i], []).append(i)
+    return [torch.tensor(part) for part in groups.values()]
 
 
 def _comparable_gradients(

@@ -9,7 +9,7 @@ shows about the places of its samples (`layout`) is remembered for the next, onc
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -235,7 +235,8 @@ class Recording:
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
-                last=last, looks_around=record is None, other_types=self, guess=guess,
+                last=last, looks_around=record is None, other_types=self, ways=self._ways(losses),
+                guess=guess,
             )  # fmt: skip
         else:
             # Asked of each batch: whether there is one, no operator need show.
@@ -264,6 +265,12 @@ class Recording:
             record.batches_proven += 1
             return True
         return False
+
+    def _ways(self, losses: Tensor) -> Sequence[Hashable]:
+        """Return what is equal for samples that may go alone together, where they are proven."""
+        ways = self.forward.steering.ways()
+        # What neither operators nor numbers tell of may be another thing for each.
+        return range(self.n) if ways is None or has_custom_function(losses) else ways
 
     def _check_steered(self, loss: Loss, record: ProvenProgram | None) -> Ways:
         """Hold samples that others' numbers may have steered to what they are without those.

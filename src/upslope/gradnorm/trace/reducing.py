@@ -5,7 +5,7 @@ Proven, for the first batch of a program and some of the others, or as it is. Ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -120,6 +120,7 @@ def reduce_proven(
     last: bool,
     looks_around: bool,
     other_types: OtherTypes,
+    ways: Sequence[Hashable],
     guess: FrontGuess | None = None,
 ) -> ReducedGradients:
     """Return the same, held against what autograd alone says of this batch.
@@ -128,7 +129,8 @@ def reduce_proven(
     looks_around: whether to see if samples may depend on others, as for each new program. guess:
     what fills `layouts` while gradients come, where they are guessed.
     other_types: asked where this type may have rounded an activation to the other side of a kink,
-    so that two right ways differ by more than rounding errors.
+    so that two right ways differ by more than rounding errors. ways: n of them; samples of which
+    these are not equal go apart.
 
     Raises:
         ProofFailed: the two do not agree.
@@ -151,6 +153,7 @@ def reduce_proven(
         losses.detach(),
         forward.tape.kernels,
         forward.repeats and not forward.follows_data,
+        ways,
     )
     try:
         check_gradients(run, loss, gradients, reduction)
