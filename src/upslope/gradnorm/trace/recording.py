@@ -302,6 +302,8 @@ class Recording:
         run.may_mix_samples = run.may_mix_samples or losses_may_mix_samples(run, loss)
         if run.may_mix_samples:
             if not opens(run.outputs):
+                if self.forward.is_placed_by_data:
+                    return  # the next one is proven as this one was, whatever its indices
                 raise closed_outputs(run.outputs)
             warn_of_looking_around(run.model, self._memory)
         program_record = ProvenProgram(
