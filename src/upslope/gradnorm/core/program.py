@@ -23,16 +23,14 @@ two batches are held to be the same, and each is proven by itself.
 
 from __future__ import annotations
 
-import cmath
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.argument_outlines import descriptor_of, outline_of
 from upslope.gradnorm.core.indices import (
     MovingIndices,
     hash_numbers,
@@ -41,75 +39,23 @@ from upslope.gradnorm.core.indices import (
     may_move_within,
 )
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.steering import SIZED_BY_DATA, Steering
+from upslope.gradnorm.core.operator_names import (
+    BY_INDEX,
+    BY_STRIDES,
+    DRAWING_OPERATORS,
+    LEAVING,
+    LOOKING_UP,
+    MOVING,
+    NAMELESS,
+    OF_INTEREST,
+    POINTING,
+    SIZED_OPERATORS,
+    UNREADABLE,
+    name_of,
+)
+from upslope.gradnorm.core.steering import Steering
 from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
-
-MOVING = frozenset(
-    {
-        "__getitem__", "__setitem__", "cat", "chunk", "concat", "concatenate", "expand", "flatten",
-        "flip", "fliplr", "flipud", "gather", "index_add", "index_add_", "index_copy",
-        "index_copy_", "index_fill", "index_put", "index_put_", "index_select", "masked_scatter",
-        "masked_scatter_", "movedim", "moveaxis", "narrow", "permute", "repeat",
-        "repeat_interleave", "reshape", "roll", "rot90", "scatter", "scatter_", "scatter_add",
-        "scatter_add_", "scatter_reduce", "scatter_reduce_", "select", "split", "squeeze", "stack",
-        "swapaxes", "swapdims", "t", "take", "take_along_dim", "tile", "transpose", "unbind",
-        "unflatten", "unfold", "unsqueeze", "view",
-    }
-)  # fmt: skip
-"""Operators that put entries into other places."""
-
-LEAVING = frozenset(
-    {"__bool__", "__float__", "__index__", "__int__", "__contains__", "item", "tolist", "equal",
-     "allclose", "is_nonzero"}
-)  # fmt: skip
-"""Operators that make numbers of Python of a tensor's."""
-
-SIZED_OPERATORS = frozenset({"arange", "empty", "full", "linspace", "ones", "range", "zeros"})
-"""Operators that make tensors of the sizes that they are given."""
-
-POINTING = frozenset({"data_ptr", "untyped_storage"})
-"""Operators that say where numbers lie, and seldom what they are."""
-
-UNREADABLE = frozenset(
-    {"__array__", "__dlpack__", "__reduce_ex__", "data_ptr", "numpy", "untyped_storage"}
-)
-"""Operators behind which the numbers of a tensor go where nothing is seen."""
-
-DRAWING_OPERATORS = frozenset({"multinomial", "randint", "randperm"})
-"""Operators whose random numbers may serve as an order of samples."""
-
-
-BY_INDEX = frozenset(
-    {
-        "gather", "index_add", "index_add_", "index_copy", "index_copy_", "index_put",
-        "index_put_", "index_reduce", "index_reduce_", "masked_scatter", "masked_scatter_",
-        "narrow", "put", "put_", "scatter", "scatter_", "scatter_add", "scatter_add_",
-        "scatter_reduce", "scatter_reduce_", "take_along_dim", "__setitem__",
-    }
-)  # fmt: skip
-"""Operators that put entries where an index says: with one made of samples, the data decide."""
-
-BY_STRIDES = frozenset(
-    {"as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter", "resize_", "set_"}
-)
-"""Operators that take entries from where they lie in memory: of a tensor that was transposed,
-others than of one that was not."""
-
-LOOKING_UP = frozenset({"embedding", "embedding_bag"})
-"""Operators that look rows up in a table: of a table made of samples, the data decide which."""
-
-_WITHOUT_NAME = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.ScriptFunction)
-"""Functions whose names say nothing: operators by overload, custom ones, compiled scripts."""
-
-
-_NAMELESS = "(no name)"
-
-_OF_INTEREST = (
-    MOVING | LEAVING | SIZED_OPERATORS | UNREADABLE | BY_INDEX | BY_STRIDES | LOOKING_UP
-    | SIZED_BY_DATA | {_NAMELESS}
-)  # fmt: skip
-"""Operators of which more is noted than shapes and options."""
 
 
 class Program:
@@ -148,7 +94,7 @@ class Program:
             return
         if not of_samples:
             return
-        if name not in _OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
+        if name not in OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
             if isinstance(out, Tensor) and out.dim() == 0:
                 self.steering.follow(func, name, args, kwargs, out)
             self._add_outline(name, args, kwargs)
@@ -257,7 +203,7 @@ class Program:
         """Whether entries may go where neither shapes nor an index say."""
         if name in BY_INDEX or name in LOOKING_UP:
             return False
-        if name == _NAMELESS:
+        if name == NAMELESS:
             return True
         if name in MOVING and torch._C._functorch.peek_interpreter_stack() is not None:
             return True  # under `vmap` shapes are those of one row
@@ -302,19 +248,6 @@ class Program:
         return hash((tuple(hashes), tuple(self.indices.hashes)))
 
 
-def is_noted_in_outline(name: str) -> bool:
-    """Whether `Program.note` takes in nothing of an operator on dense tensors but its outline.
-
-    Or, of an operator that moves entries, if it takes one tensor and numbers of Python's alone.
-    """
-    return is_only_outlined(name) or (name in MOVING and name not in BY_INDEX)
-
-
-def is_only_outlined(name: str) -> bool:
-    """Whether `Program.note` takes in nothing of an operator but its outline, whatever it takes."""
-    return name not in _OF_INTEREST and name not in DRAWING_OPERATORS
-
-
 def switches_of(inventory: Inventory) -> tuple[str, ...]:
     """Return the buffers and parameters of a single number, as text: flags, schedules, gates.
 
@@ -352,50 +285,3 @@ def _stays_in_place(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         table = args[0] if args else kwargs.get("input")
         return isinstance(table, Tensor) and not is_made_of_samples(table)
     return name == "__setitem__" and len(args) == 3 and not _is_indexed_by_samples(args[1:2])
-
-
-def outline_of(value: Any) -> Any:
-    """What is known of an argument of an operator that moves nothing: its shape, or its value.
-
-    A number with a fraction may change with every batch, and decides on no place. Zero and one may
-    switch an input off, as the factors of `addmm` do, and are kept apart; so are infinities.
-    """
-    kind = type(value)
-    if kind in AS_IT_IS:  # asked of every argument of every operator
-        return value
-    if kind is float:
-        return value if value in (0.0, 1.0) or not math.isfinite(value) else kind
-    if isinstance(value, Tensor):
-        return value.shape
-    if isinstance(value, (tuple, list)):
-        return tuple(map(outline_of, value))
-    if isinstance(value, (float, complex)):
-        return value if value in (0, 1) or not cmath.isfinite(value) else kind
-    return descriptor_of(value)
-
-
-AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
-"""Types of arguments that are their own outline."""
-
-
-def descriptor_of(value: Any) -> Any:
-    """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or marks_of(value).samples_in is not None:
-            return tuple(value.shape)
-        return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
-    if isinstance(value, (tuple, list)):
-        return tuple(map(descriptor_of, value))
-    if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:
-        return value
-    if isinstance(value, (np.ndarray, np.generic)):  # whose text leaves out what is in the middle
-        array = np.asarray(value)
-        return array.shape, array.dtype.str, hash(array.tobytes())
-    return repr(value)
-
-
-def name_of(func: Callable[..., Any]) -> str:
-    """The name under which an operator is known."""
-    if isinstance(func, _WITHOUT_NAME):
-        return _NAMELESS
-    return getattr(func, "__name__", "") or str(func)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
 
-from upslope.gradnorm.core.program import is_only_outlined
+from upslope.gradnorm.core.operator_names import is_only_outlined
 from upslope.gradnorm.core.torch_functions import without_torch_function_dispatch
 from upslope.gradnorm.core.vmapped_operators import RULES
 from upslope.gradnorm.core.vmapped_rows import Rows

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.program import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.operator_names import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
 from upslope.gradnorm.core.vmapped import is_transforming, tells_of_row

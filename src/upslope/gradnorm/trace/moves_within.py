@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.program import descriptor_of
+from upslope.gradnorm.core.argument_outlines import descriptor_of
 from upslope.gradnorm.core.tensor_marks import marks_of
 from upslope.gradnorm.trace.decisions import decision_of
 from upslope.gradnorm.trace.indexing import (

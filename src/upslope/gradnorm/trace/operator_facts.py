@@ -1,7 +1,7 @@
 """Facts about each torch function that hold whatever it is given, decided once.
 
 `intercept` asks `operator_of` for the facts of every operator that a network runs. Which names
-belong to which kind stands in `operators`, `program` and the registry of kernels.
+belong to which kind stands in `operators`, `operator_names` and the registry of kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.program import (
+from upslope.gradnorm.core.operator_names import (
     DRAWING_OPERATORS,
     LOOKING_UP,
     MOVING,
@@ -193,8 +193,8 @@ class Operator:
     """Whether `runs_on_samples` asks for a first tensor that depends on the samples
     (`operators.LENDING`)."""
     moves: bool
-    """Whether it moves entries (`program.MOVING`). `runs_on_samples` then asks for one tensor
-    beside Python's numbers, or, if it `puts`, for numbers that no data send anywhere."""
+    """Whether it moves entries (`operator_names.MOVING`). `runs_on_samples` then asks for one
+    tensor beside Python's numbers, or, if it `puts`, for numbers that no data send anywhere."""
     puts: bool
     """Whether it puts numbers into entries of its first tensor, `x[index] = value`."""
     joins: bool

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program import AS_IT_IS, Program, outline_of
+from upslope.gradnorm.core.argument_outlines import AS_IT_IS, outline_of
+from upslope.gradnorm.core.program import Program
 from upslope.gradnorm.core.tape import Tape
 from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
 from upslope.gradnorm.core.weights import leaves
