@@ -120,3 +120,21 @@ def test_the_loss_is_not_computed_in_half_precision() -> None:
     model, x = nn.Linear(4, 5), torch.randn(6, 4)
     gradient_norms(model, x, loss, dtype=torch.bfloat16)
     assert types == {torch.float32}
+
+
+def test_proofs_of_float64_are_as_close_where_half_precision_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)).double(),
+        torch.randn(8, 12).double(),
+    )
+    right = Linear.weight_gradients
+
+    def nearly(self: Linear, g: Tensor, *inputs: Tensor, samples: Samples) -> Iterator[Any]:
+        yield from right(self, 1.01 * g, *inputs, samples=samples)
+
+    monkeypatch.setattr(Linear, "weight_gradients", nearly)
+    with pytest.warns(GradientNormWarning, match="one sample at a time"):
+        gradient_norms(model, x, "entropy", dtype=torch.bfloat16)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.half_precision import in_single_precision
+from upslope.gradnorm.core.half_precision import HALF_TYPES, in_single_precision
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
 from upslope.gradnorm.core.restoring import restoring_state
@@ -66,7 +66,7 @@ class Call:
             walk = borrow_walk(model)
         weights = Weights(parameters_chosen)
         refuse_inputs_of_parameters(batch, weights.parameters)
-        return cls(model, batch, weights, _compute_options(max_memory, dtype), walk)
+        return cls(model, batch, weights, _compute_options(max_memory, dtype, weights), walk)
 
     def reduce(self, reduction: Reduction, loss: Loss) -> dict[str, Tensor]:
         """Return name -> (n, ...), the reduced per-sample gradients of a loss."""
@@ -103,7 +103,9 @@ class Call:
         return next(iter(self.weights.parameters.values())).device.type
 
 
-def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> ComputeOptions:
+def _compute_options(
+    max_memory: int | None, dtype: torch.dtype | None, weights: Weights
+) -> ComputeOptions:
     """The caller's options, checked.
 
     Raises:
@@ -111,11 +113,14 @@ def _compute_options(max_memory: int | None, dtype: torch.dtype | None) -> Compu
     """
     if max_memory is not None:
         require_bytes("max_memory", max_memory)
-    if dtype not in (None, torch.bfloat16, torch.float16):
+    if dtype not in (None, *HALF_TYPES):
         raise GradientNormError(
             "Expected `dtype` to be None, torch.bfloat16 or torch.float16 but got "
             f"{in_words(dtype)}. For float64, convert the model and its inputs."
         )
+    # Autocast leaves float64 as it is; its proofs must then be those of float64 too.
+    if all(p.dtype == torch.float64 for p in weights.parameters.values()):
+        dtype = None
     return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
 
 

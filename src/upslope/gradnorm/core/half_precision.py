@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.model_io import Loss
 
-_HALF = frozenset({torch.bfloat16, torch.float16})
+HALF_TYPES = frozenset({torch.bfloat16, torch.float16})
 
 _is_entered: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether autocast is on for any device: asked of each use of a weight, it must be fast."""
@@ -35,7 +35,7 @@ def autocast_type(x: Tensor) -> torch.dtype | None:
 
 def upcast(output: Tensor) -> Tensor:
     """Return an output of a model in float32, if it is in half precision."""
-    return output.float() if output.dtype in _HALF else output
+    return output.float() if output.dtype in HALF_TYPES else output
 
 
 def in_single_precision(loss: Loss, device: str) -> Loss:

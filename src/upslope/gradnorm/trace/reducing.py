@@ -38,9 +38,6 @@ _SAME_SQUARES = 1e-3
 hand, far above that of a million of them and far below that of a tensor that is not what it was."""
 
 
-_HALF_TYPES = frozenset({torch.bfloat16, torch.float16})
-
-
 class OtherTypes(Protocol):
     """Runs the program of a batch in another floating type."""
 
@@ -187,7 +184,7 @@ def _is_kink(
     In float32 the same activations tell the two apart, or float64; in half precision float32 does.
     Arguments as of `reduce_proven`. gradients: those that the proof was of.
     """
-    if run.precision in _HALF_TYPES:
+    if run.precision.itemsize == 2:  # half precision, of either kind
         is_apart = isinstance(failure, GradientsDiffer) and not is_guess
         return is_apart and other_types.agrees_in_single(reduction, loss, gradients.rows)
     single = any(p.dtype == torch.float32 for p in run.weights.parameters.values())
