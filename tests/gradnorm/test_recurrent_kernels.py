@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 from unittest import mock
 
@@ -11,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from short_forms import mark_rest_long
 from upslope.gradnorm import expected_gradient_length, gradient_norms
 from upslope.gradnorm.core.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
-from upslope.gradnorm.kernels.recurrent.recurrence import in_steps
+from upslope.gradnorm.kernels.recurrent.recurrence import Recurrence, in_steps
+from upslope.gradnorm.trace import reducing
 
 
 class Sequences(nn.Module):
@@ -45,6 +48,27 @@ def test_recurrent_networks(kind, layers, bidirectional, batch_first):
     torch.manual_seed(layers)
     model = Sequences(kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
     assert_agrees(model, torch.randn(3, 5, 3))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh"])
+def test_no_steps_stay_when_the_proof_begins(kind, bidirectional):
+    torch.manual_seed(0)
+    model = Sequences(kind, bidirectional=bidirectional)
+    found: list[Recurrence] = []
+    looks_around = reducing.model_may_mix_samples
+
+    def look(run):
+        for kernel in gc.get_objects():
+            if issubclass(type(kernel), Recurrence):  # `isinstance` would wake up proxies
+                tensors = [t for t in tree_leaves(vars(kernel)) if isinstance(t, Tensor)]
+                assert max(map(Tensor.numel, tensors)) < 37 * 5 * 4  # weights alone
+                found.append(kernel)
+        return looks_around(run)
+
+    with mock.patch.object(reducing, "model_may_mix_samples", look):
+        assert_agrees(model, torch.randn(5, 37, 3))
+    assert found
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

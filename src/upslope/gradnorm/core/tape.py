@@ -51,6 +51,9 @@ class Kernel(ABC):
     makes_memory: ClassVar[bool] = False
     """Whether the output never lies in the memory of an input or a weight."""
 
+    kept: ClassVar[tuple[str, ...]] = ()
+    """The attributes in which `forward` keeps activations for the backward pass."""
+
     @property
     def joint_key(self) -> Hashable | None:
         """What is equal for uses that are one use of the same weights, with the rows of all.
@@ -81,6 +84,11 @@ class Kernel(ABC):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield each of `weights` with its per-sample gradients, from that of the output."""
+
+    def release(self) -> None:
+        """Let go of what `forward` has kept, behind the last backward pass that comes by."""
+        for name in self.kept:
+            vars(self).pop(name, None)
 
 
 class Listener(Protocol):
@@ -138,6 +146,8 @@ class Tape:
         self.types: set[torch.dtype] = set()
         """The types of what depends on samples, and of autocast where one ran."""
         self.listener: Listener | None = None
+        self.is_last = False
+        """Whether no backward pass follows that which runs, so that activations go on its way."""
         self.fusion: Fusion | None = None
 
     def route(self) -> None:
@@ -208,6 +218,8 @@ def _pull(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     # The first layer's input needs none, and that gradient is the dearest of all.
     if any(ctx.needs_input_grad[3:]):
         gradients = kernel.input_gradients(g, *inputs)
+    if tape.is_last:
+        kernel.release()
     return (None, None, None, *gradients)
 
 

@@ -265,7 +265,7 @@ class Forward:
         """
         if not losses.requires_grad:
             return
-        self.tape.listener = listener
+        self.tape.listener, self.tape.is_last = listener, last
         anchors, parameters = self.tape.anchors, self._run.weights.parameters
         places = places or {}
         try:

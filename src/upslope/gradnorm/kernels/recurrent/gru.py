@@ -30,6 +30,7 @@ class GRU(Recurrence):
     """h_t as above. The gates r, z and n are in this order."""
 
     name = "gru"
+    kept = (*Recurrence.kept, "gates", "carry", "slope")
 
     def _bias(self, layer: Layer) -> Tensor | None:
         return layer.b_x

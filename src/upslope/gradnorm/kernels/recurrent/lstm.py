@@ -41,6 +41,10 @@ class LSTM(Recurrence):
     """c_t and h_t as above. The gates i, f, g and o are in this order."""
 
     name = "lstm"
+    kept = (
+        *Recurrence.kept,
+        *("gates", "cells", "tanh_c", "outputs", "of_dc", "of_dm", "forget", "slope"),
+    )
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         d, steps, n, width = len(products), *products.shape[1:3], products.shape[3] // 4

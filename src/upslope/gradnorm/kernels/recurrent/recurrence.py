@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class Recurrence(Kernel):
     """
 
     dim = 1
+    kept: ClassVar[tuple[str, ...]] = ("states", "_output", "_last")
 
     def __init__(self, tape: Tape, layers: Sequence[Layer], sizes: Sequence[int] | None = None):
         self.layers = layers = tell_weights_apart(tape, layers)
@@ -326,6 +327,7 @@ class Elman(Recurrence):
     """The recurrence h_t = tanh(a_t) of `nn.RNN`."""
 
     name = "rnn_tanh"
+    kept = (*Recurrence.kept, "slopes")
 
     def _run(self, products: Tensor, start: tuple[Tensor, ...]) -> Tensor:
         _, steps, n, width = products.shape
