@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.core.indices import hash_numbers, is_made_of_samples
 
 AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
 """Types of arguments that are their own outline."""
@@ -42,9 +42,9 @@ def outline_of(value: Any) -> Any:
 def descriptor_of(value: Any) -> Any:
     """What is known of an argument before the samples are: sizes, dimensions, constant indices."""
     if isinstance(value, Tensor):
-        if value.is_floating_point() or marks_of(value).samples_in is not None:
+        if value.is_floating_point() or is_made_of_samples(value):
             return tuple(value.shape)
-        return tuple(value.shape), hash(value.detach().cpu().numpy().tobytes())
+        return tuple(value.shape), hash_numbers(value)
     if isinstance(value, (tuple, list)):
         return tuple(map(descriptor_of, value))
     if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:

@@ -97,4 +97,9 @@ def is_index(value: Any) -> bool:
 
 def hash_numbers(tensor: Tensor) -> int:
     """Return what is equal for tensors of the same shape and numbers."""
-    return hash((tuple(tensor.shape), tensor.detach().cpu().numpy().tobytes()))
+    shape, numbers = tuple(tensor.shape), tensor.detach()
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and shape[dim] > 1:  # expanded: the same numbers again
+            numbers = numbers.narrow(dim, 0, 1)
+    # Two ways to the same numbers, one of them expanded, would be two programs: both are proven.
+    return hash((shape, numbers.shape, numbers.cpu().numpy().tobytes()))
