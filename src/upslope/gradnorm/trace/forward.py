@@ -15,6 +15,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.half_precision import upcast
+from upslope.gradnorm.core.heap import drop_free_pages
 from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
 from upslope.gradnorm.core.model_io import (
@@ -341,3 +342,8 @@ class Forward:
             probe.kept = mask.to(losses.device)
             weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
             self.backward(losses, weight, probe, places=places)
+            # The probe looks at each gradient in several ways, and notes a little of each pass,
+            # behind which the heap would keep all that it has freed. It would take long in every
+            # batch, as where entries move by the data.
+            if self.repeats and not self.is_placed_by_data:
+                drop_free_pages()

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.heap import drop_free_pages
 from upslope.gradnorm.core.layout import Layout
 from upslope.gradnorm.core.layout_probe import FrontGuess, LayoutUnknown
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
@@ -225,7 +224,6 @@ class Recording:
         probe = None if layouts is not None else forward.probe(losses)
         scaled_sums = None
         if probe is not None:
-            drop_free_pages()  # the probe has looked at each gradient in several ways
             layouts = probe.layouts()
             # Of routed rows no pass of the probe has told anything.
             scaled_sums = None if forward.is_routed else probe.checksums(layouts)

@@ -144,6 +144,8 @@ def reduce_proven(
             if guess is None:
                 drop_free_pages()  # of the activations
             run.may_mix_samples = model_may_mix_samples(run)
+            if guess is None:
+                drop_free_pages()  # of passes of parts of the batch
     gradients = KernelGradients(
         rows,
         noting.products,
