@@ -17,6 +17,7 @@ from torch.ao import quantization
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms, samples_that_fit, select
+from upslope.gradnorm.core import memory_copies
 
 D = torch.float64
 
@@ -230,6 +231,68 @@ def test_a_write_that_begins_later_is_refused_once_and_then_put_back() -> None:
     with pytest.raises(GradientNormError, match=r"`?last\.weight.*written to for the first time"):
         gradient_norms(model, x, squares)
     assert_exact_and_unchanged(model)
+
+
+def _replaced(m: Any) -> None:
+    m.backbone.weight.data = 0.9 * m.backbone.weight.data
+
+
+def _written_in_one_place(m: Any) -> None:
+    m.backbone.weight.data[601, 77] += 1
+
+
+def _turned(m: Any) -> None:  # the same numbers in other places
+    m.backbone.weight.data[[3, 5, 9]] = m.backbone.weight.data[[5, 9, 3]]
+
+
+@pytest.fixture
+def backbone(monkeypatch: pytest.MonkeyPatch) -> nn.Linear:
+    """A frozen layer that is too large to be copied, as nothing of its size may be."""
+    monkeypatch.setattr(memory_copies, "_COPIED_OF_FROZEN", 1 << 20)
+    copy_bytes = memory_copies.WholeCopies.__init__
+
+    def copied(self: Any, stretches: Any) -> None:
+        assert all(len(s.own) < 1 << 20 for s in stretches) or allows
+        copy_bytes(self, stretches)
+
+    allows: list[bool] = []
+    monkeypatch.setattr(memory_copies.WholeCopies, "__init__", copied)
+    torch.manual_seed(2)
+    layer = nn.Linear(256, 1024).requires_grad_(False)
+    layer.allow_copies = lambda: allows.append(True)  # type: ignore[assignment]
+    return layer
+
+
+def _through(m: Any, h: Tensor) -> Tensor:
+    return h + m.backbone(h.repeat(1, 32))[:, :8]
+
+
+def test_large_frozen_weights_are_not_copied(backbone: nn.Linear) -> None:
+    assert_exact_and_unchanged(Between(_through, backbone=backbone))
+
+
+@pytest.mark.parametrize("write", [_written_in_one_place, _turned])
+def test_a_first_pass_that_writes_large_frozen_weights_is_refused_once(
+    backbone: nn.Linear, write: Callable[[Any], None]
+) -> None:
+    def middle(m: Any, h: Tensor) -> Tensor:
+        write(m)
+        return _through(m, h)
+
+    model = Between(middle, backbone=backbone)
+    backbone.allow_copies()
+    with pytest.raises(GradientNormError, match=r"backbone\.weight.*the next call will put it"):
+        gradient_norms(model, batch(), squares)
+    assert_exact_and_unchanged(model)
+
+
+def test_large_frozen_weights_that_a_pass_replaces_are_put_back(backbone: nn.Linear) -> None:
+    def middle(m: Any, h: Tensor) -> Tensor:
+        _replaced(m)
+        return _through(m, h)
+
+    backbone.allow_copies()
+    assert_exact_and_unchanged(Between(middle, backbone=backbone))
 
 
 def test_weights_that_samples_write_are_refused_by_name() -> None:

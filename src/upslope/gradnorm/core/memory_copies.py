@@ -6,6 +6,7 @@ buffers and parameters, most of them small. Used by `model_state`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -14,11 +15,17 @@ from torch import Tensor
 from upslope.gradnorm.core.state_memory import Stretch, equal_bytes
 
 _SMALL = 1 << 20
-"""Bytes up to which stretches are compared all at once: calls cost more than the copy."""
+"""Bytes up to which stretches are compared all at once: calls cost more than the copy. Of a digest,
+the bytes that are summed up together."""
 
 _SEEN_OF_EACH = 16
 """Numbers of 8 bytes that `FewNumbers` copies of each stretch of memory; fewer than twice as many,
 where the length is no multiple."""
+
+_COPIED_OF_FROZEN = 64 << 20
+"""Bytes of frozen parameters up to which they are copied: less than a process takes by itself."""
+
+_REQUIRES_GRAD = operator.attrgetter("requires_grad")
 
 
 class JointCopy:
@@ -62,6 +69,31 @@ class FewNumbers(JointCopy):
         super().__init__(stretches, [_few_of(stretch.own) for stretch in stretches])
 
 
+class Digests:
+    """Sums over all bytes of many stretches of memory, which tell whether one was written to.
+
+    For memory that is too large to be copied. Writes that change no sum, of the numbers and of
+    their multiples by their places, are not told.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch]):
+        self._digests = [(stretch, _digest_of(stretch.own)) for stretch in stretches]
+
+    def find_changed(self) -> list[Stretch]:
+        """Return the stretches that hold other numbers than they did."""
+        return [s for s, digest in self._digests if not torch.equal(_digest_of(s.now), digest)]
+
+
+def _digest_of(memory: Tensor) -> Tensor:
+    """Return sums over bytes, as numbers of 8 where these fit: (pieces, 2), modulo 2^64."""
+    count = len(memory) // 8 * 8
+    longs, rest = memory[:count].view(torch.int64), memory[count:].to(torch.int64)
+    # Odd, so that no multiple loses a bit; a piece at a time, for the products have memory too.
+    odd = torch.arange(1, 2 * _SMALL // 8, 2, device=memory.device)
+    pieces = [*torch.split(longs, len(odd)), rest]
+    return torch.stack([torch.stack([x.sum(), (x * odd[: len(x)]).sum()]) for x in pieces])
+
+
 class WholeCopies:
     """Copies of all bytes of many stretches of memory, handed out as `Stretch.before` of each."""
 
@@ -100,6 +132,12 @@ class WholeCopies:
         return not self._small.find_changed() and not any(
             stretch.has_other_values() for stretch in self._large
         )
+
+
+def too_large_to_copy(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Return the stretches of frozen parameters alone, if copies of them would take much memory."""
+    frozen = [s for s in stretches if s.parameters and not any(map(_REQUIRES_GRAD, s.parameters))]
+    return frozen if sum(len(s.own) for s in frozen) > _COPIED_OF_FROZEN else []
 
 
 def _few_of(memory: Tensor) -> Tensor:

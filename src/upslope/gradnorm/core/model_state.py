@@ -10,7 +10,9 @@ never holds, and comparing them costs a reading of all of them. So they are copi
 first seen (in a mode, and with the flags that it has), for its first pass alone. Parameters that
 this pass writes are known from then on, and treated as buffers are. Others are watched by what
 costs next to nothing: the counter of versions, the address, and a few numbers of each. That shows
-writes of a later batch; of these, the old values are gone, so that such a call is refused.
+writes of a later batch; of these, the old values are gone, so that such a call is refused. Frozen
+parameters have no gradients that would take as much: many of them are summed up in place of a copy,
+and a first pass that writes them is refused as a later one is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
 from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.memory_copies import FewNumbers, WholeCopies, find_changed
+from upslope.gradnorm.core.memory_copies import (
+    Digests,
+    FewNumbers,
+    WholeCopies,
+    find_changed,
+    too_large_to_copy,
+)
 from upslope.gradnorm.core.old_memory import OldMemoryWatch
 from upslope.gradnorm.core.state_memory import Looks, OddTensor, Stretch, has_memory, stretches_of
 from upslope.gradnorm.core.written_parameters import hidden_refusal, recall_writes, written_refusal
@@ -122,12 +130,15 @@ class ModelState:
             self._stretches_to_copy, self._copies = plan.stretches_to_copy, plan.copies
             self._stretches_to_watch, self._few = plan.stretches_to_watch, plan.few
             return
+        large = too_large_to_copy(self._stretches) if self._learns else []
+        large_ids = set(map(id, large))
         self._stretches_to_copy, stretches_to_watch = [], list[Stretch]()
         for stretch in self._stretches:
-            is_copied = self._is_copied(stretch)
+            is_copied = self._is_copied(stretch) and id(stretch) not in large_ids
             (self._stretches_to_copy if is_copied else stretches_to_watch).append(stretch)
         self._watch_only(stretches_to_watch)
         self._copies = WholeCopies(self._stretches_to_copy)
+        self._digests = Digests(large)
 
     def _is_copied(self, stretch: Stretch) -> bool:
         parameters, written_ids = stretch.parameters, self._ids_of_writes
@@ -314,7 +325,9 @@ class ModelState:
                 self._ids_of_writes.update(id(p) for p in stretch.parameters)
                 to_copy.append(stretch)
         self._stretches_to_copy = to_copy
-        self._watch_only(to_watch)
+        self._watch_only(to_watch + self._stretches_to_watch)
+        hidden = [s for s in self._digests.find_changed() if not s.has_moved()]
+        self._take_note(hidden, by_values=True)
 
     @torch.no_grad()
     def _compare_ends(self) -> None:
@@ -337,9 +350,12 @@ class ModelState:
         if by_values:
             ids = {id(stretch) for stretch in changed_stretches}
             changed_stretches += [s for s in self._few.find_changed() if id(s) not in ids]
+        self._take_note(changed_stretches, by_values=by_values)
+
+    def _take_note(self, changed_stretches: list[Stretch], *, by_values: bool) -> None:
+        """Know that parameters are written, so that the next call begins with a copy of them."""
         if not changed_stretches:
             return
-        # They are known from now on, so that the next call begins with a copy of them.
         for stretch in changed_stretches:
             ids = {id(p) for p in stretch.parameters}
             self._ids_of_writes |= ids
