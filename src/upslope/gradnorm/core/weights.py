@@ -130,20 +130,23 @@ def has_custom_function(tensor: Tensor) -> bool:
 
     What its backward pass does, no operator shows. Asked of each batch: it must be fast.
     """
-    custom = (type(node) for node in _nodes(tensor) if isinstance(node, _CUSTOM))
-    return any(not kind._forward_cls.__module__.startswith("upslope.") for kind in custom)
+    return any(
+        isinstance(node, _CUSTOM) and not type(node)._forward_cls.__module__.startswith("upslope.")
+        for node in _nodes(tensor)
+    )
 
 
-def _nodes(tensor: Tensor) -> Iterator[Any]:
-    """Yield the nodes of a tensor's autograd graph, each once."""
-    stack, nodes = [tensor.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in nodes:
-            continue
-        nodes.add(node)
-        yield node
-        stack.extend(parent for parent, _ in node.next_functions)
+def _nodes(tensor: Tensor) -> list[Any]:
+    """Return the nodes of a tensor's autograd graph, each once."""
+    if tensor.grad_fn is None:
+        return []
+    nodes, known = [tensor.grad_fn], {None, tensor.grad_fn}
+    for node in nodes:  # which grows on the way
+        for parent, _ in node.next_functions:
+            if parent not in known:
+                known.add(parent)
+                nodes.append(parent)
+    return nodes
 
 
 def _overlaps(view: Tensor) -> bool:
