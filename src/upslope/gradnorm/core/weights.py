@@ -140,7 +140,8 @@ def _nodes(tensor: Tensor) -> list[Any]:
     """Return the nodes of a tensor's autograd graph, each once."""
     if tensor.grad_fn is None:
         return []
-    nodes, known = [tensor.grad_fn], {None, tensor.grad_fn}
+    nodes: list[Any] = [tensor.grad_fn]
+    known = {None, tensor.grad_fn}
     for node in nodes:  # which grows on the way
         for parent, _ in node.next_functions:
             if parent not in known:
