@@ -141,11 +141,11 @@ def _nodes(tensor: Tensor) -> list[Any]:
     if tensor.grad_fn is None:
         return []
     nodes: list[Any] = [tensor.grad_fn]
-    known = {None, tensor.grad_fn}
+    nodes_met = {None, tensor.grad_fn}
     for node in nodes:  # which grows on the way
         for parent, _ in node.next_functions:
-            if parent not in known:
-                known.add(parent)
+            if parent not in nodes_met:
+                nodes_met.add(parent)
                 nodes.append(parent)
     return nodes
 
