@@ -125,7 +125,7 @@ def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     projection = Projection(16, seed=0)
     formed = projection.dense("weight", part.materialize(slice(0, 4)))
     (piece,) = part.outer_products(1 << 20, 3) or ()
-    torch.testing.assert_close(projection.outer("weight", piece), formed)
+    torch.testing.assert_close(projection.outer("weight", piece, 30), formed)
     assert part.outer_products(1 << 20, 2) is None
 
 
@@ -152,7 +152,7 @@ def of_entries(dim: int, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Ten
     b, r = columns.buckets.T, columns.signs.T  # (c, taps)
     if len(shape) == 1:
         return b[:, 0], r[:, 0].double()
-    a, s = _draw_rows(dim, name, shape[0])
+    a, s, _ = _draw_rows(dim, name, shape[0])
     buckets, signs = (a[:, None, None] + b) % dim, s[:, None, None] * r
     return buckets.reshape(shape), signs.reshape(shape).double()
 
@@ -336,6 +336,36 @@ def test_a_direction_must_fit_the_model() -> None:
         GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"
     ):
         gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
+
+
+def test_looked_up_rows_are_sketched_as_if_the_table_were_formed() -> None:
+    """Words that come again, that pad, and that a bag counts; against autograd."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, 5, padding_idx=0)
+            self.bag = nn.EmbeddingBag(9, 5, mode="sum")
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            hidden = torch.tanh(self.words(ids)).mean(dim=1) + torch.tanh(self.bag(ids[:, :2]))
+            out: Tensor = self.head(hidden)
+            return out
+
+    torch.manual_seed(0)
+    model, ids = Words().double(), torch.randint(9, (6, 7))
+    ids[:, 3] = ids[:, 1]
+    ids[0, 5:] = 0
+    found = gradient_sketches(model, ids, "entropy", dim=8)
+    g = gradients(model, ids)
+    torch.testing.assert_close(found.norms, g.norm(dim=1))
+    sizes = [p.numel() for p in model.parameters()]
+    expected = sum(
+        Projection(8, 0).dense(name, rows.view(6, *p.shape))
+        for (name, p), rows in zip(model.named_parameters(), g.split(sizes, dim=1), strict=True)
+    )
+    torch.testing.assert_close(found.vectors, expected)
 
 
 class Experts(nn.Module):

@@ -33,7 +33,8 @@ from upslope.gradnorm.core.sums_of_squares import (
 class OuterPieces(NamedTuple):
     """Sums of outer products g x^T of some samples, over t positions in any number of dimensions.
 
-    x: of each entry of a kernel, (m, *positions, i); of a matrix, one. g: (m, t, o).
+    x: of each entry of a kernel, (m, *positions, i); of a matrix, one. g: (m, t, o), or whole
+    numbers, (m, t): each product is the one row of the matrix that such a number says.
     """
 
     x: Sequence[Tensor]
