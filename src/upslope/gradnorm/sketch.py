@@ -41,8 +41,9 @@ from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 
-_TRANSFORM = 4
-"""What the transforms of a position cost per bucket, in additions of one entry. Set by hand."""
+_TRANSFORM, _RUN = 2, 0.5
+"""What a position costs, in additions of one entry: its transforms for each bucket, and an entry
+that is added in a run. Set by hand, by sixteen shapes of matrices and convolutions."""
 
 _WORTH_A_CALL = 1 << 13
 """Entries from which on runs are added to buckets as a whole: a call for each costs as much as the
@@ -136,8 +137,8 @@ class Projection:
     def _looked_up(self, name: str, x: Tensor, ids: Tensor, rows: int) -> Tensor:
         """Return the sketches (m, dim) of numbers for the columns of some rows, (m, t, i)."""
         of_rows = _draw_rows(self.dim, self._address(name), rows).places.to(ids.device)
-        of_columns = _draw_columns(self.dim, self._address(name), x.shape[2], 1).places.to(ids)
-        places = of_rows[ids][:, :, None] + of_columns
+        of_columns = _draw_columns(self.dim, self._address(name), x.shape[2], 1).places
+        places = of_rows[ids][:, :, None] + of_columns.to(ids.device)
         return self._add_at(places.flatten(1), x.flatten(1))
 
     def _rows(self, name: str, values: Tensor) -> Tensor:
@@ -255,8 +256,8 @@ class _NormsAndSketches:
             return None
         rows, columns = len(weight), weight[0].numel()
         # A place in a bucket for every entry of the gradient, or transforms of both sides.
-        numbers_per_entry = rows + columns + _TRANSFORM * self.projection.dim
-        outer = part.outer_products(scratch, rows * columns / numbers_per_entry)
+        additions = rows + _RUN * columns + _TRANSFORM * self.projection.dim
+        outer = part.outer_products(scratch, rows * columns / additions)
         if outer is None:
             return None
         return torch.cat([self.projection.outer(name, piece, rows) for piece in outer])

@@ -25,6 +25,9 @@ from upslope.gradnorm.core.sums_of_squares import (
     upcast,
 )
 
+_PLACE = 8
+"""Bytes of the place of an entry in what it is added to."""
+
 
 @dataclass(frozen=True)
 class LookupGradient(PerSampleGradient):
@@ -90,7 +93,9 @@ class LookupGradient(PerSampleGradient):
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces]:  # noqa: ARG002
         """Yield the rows that are looked up; see `PerSampleGradient`. They may be any number."""
-        yield OuterPieces([self.g], self.ids)
+        bytes_each = (self.g.element_size() + _PLACE) * self.g.shape[1:].numel()
+        for c in chunks(len(self), bytes_each, scratch):
+            yield OuterPieces([self.g[c]], self.ids[c])
 
     def cost(self) -> tuple[str, float]:
         """Return the method and its cost; see `PerSampleGradient`."""
