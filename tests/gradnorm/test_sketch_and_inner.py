@@ -129,6 +129,27 @@ def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     assert part.outer_products(1 << 20, 2) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_halves_are_sketched_in_single_precision(dtype) -> None:
+    torch.manual_seed(0)
+    part = OuterProducts(torch.randn(4, 3, 20).to(dtype), torch.randn(4, 3, 30).to(dtype))
+    projection = Projection(16, seed=0)
+    formed = projection.dense("weight", part.g.float().mT @ part.x.float())
+    (piece,) = part.outer_products(1 << 20, 3) or ()
+    torch.testing.assert_close(projection.outer("weight", piece, 30), formed)
+
+
+@pytest.mark.filterwarnings("error")
+def test_models_in_bfloat16_keep_their_kernels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(600, 300), nn.Tanh(), nn.Linear(300, 5)).bfloat16()
+    x = torch.randn(3, 600).bfloat16()
+    found = gradient_sketches(model, x, "entropy", dim=64).vectors.float()
+    expected = gradient_sketches(model.float(), x.float(), "entropy", dim=64).vectors
+    errors = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    assert bool((errors < 0.05).all())
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (4, 3, 2, 2), (6, 600, 90)])
 def test_entries_go_to_the_buckets_that_the_hashes_say(shape) -> None:
     """By a loop over entries; weights those that are kept and those that are not."""

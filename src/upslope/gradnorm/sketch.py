@@ -36,7 +36,7 @@ from upslope.gradnorm.core.per_sample_gradients import (
     PerSampleGradient,
 )
 from upslope.gradnorm.core.restoring import in_turn
-from upslope.gradnorm.core.sums_of_squares import squared_norms
+from upslope.gradnorm.core.sums_of_squares import squared_norms, upcast
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
@@ -129,8 +129,9 @@ class Projection:
             return piece.x[0].new_zeros(len(piece.g), self.dim)
         if piece.g.dim() == 2:
             return self._looked_up(name, piece.x[0], piece.g, rows)
-        g = torch.fft.rfft(self._rows(name, piece.g))
-        x = torch.fft.rfft(self._columns(name, piece.x).flatten(1, -2))
+        # Transforms know no half precision.
+        g = torch.fft.rfft(self._rows(name, upcast(piece.g)))
+        x = torch.fft.rfft(self._columns(name, [*map(upcast, piece.x)]).flatten(1, -2))
         sketch: Tensor = torch.fft.irfft((g * x).sum(dim=1), n=self.dim)
         return sketch
 
