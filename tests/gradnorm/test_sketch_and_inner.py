@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from upslope.gradnorm import (
 )
 from upslope.gradnorm.core.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
-from upslope.gradnorm.sketch import Projection
+from upslope.gradnorm.sketch import Projection, _draw_columns, _draw_rows
 
 
 class Tied(nn.Module):
@@ -123,20 +125,29 @@ def test_a_large_product_is_sketched_as_if_it_were_formed() -> None:
     projection = Projection(16, seed=0)
     formed = projection.dense("weight", part.materialize(slice(0, 4)))
     (piece,) = part.outer_products(1 << 20, 3) or ()
-    torch.testing.assert_close(projection.outer("weight", piece), formed)
+    torch.testing.assert_close(projection.outer("weight", piece, 30), formed)
     assert part.outer_products(1 << 20, 2) is None
 
 
-@pytest.mark.parametrize(("m", "t"), [(4, 3), (4, 40), (1, 70)])
-def test_rows_of_many_positions_go_to_the_same_buckets(m, t) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_halves_are_sketched_in_single_precision(dtype) -> None:
     torch.manual_seed(0)
+    part = OuterProducts(torch.randn(4, 3, 20).to(dtype), torch.randn(4, 3, 30).to(dtype))
     projection = Projection(16, seed=0)
-    values = torch.randn(m, t, 20).double()
-    buckets, signs = projection.hashes("weight", 20, "columns")
-    expected = values.new_zeros(m, t, 16)
-    for i in range(20):
-        expected[:, :, buckets[i]] += signs[i].double() * values[:, :, i]
-    torch.testing.assert_close(projection._side(values, buckets, signs), expected)
+    formed = projection.dense("weight", part.g.float().mT @ part.x.float())
+    (piece,) = part.outer_products(1 << 20, 3) or ()
+    torch.testing.assert_close(projection.outer("weight", piece, 30), formed)
+
+
+@pytest.mark.filterwarnings("error")
+def test_models_in_bfloat16_keep_their_kernels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(600, 300), nn.Tanh(), nn.Linear(300, 5)).bfloat16()
+    x = torch.randn(3, 600).bfloat16()
+    found = gradient_sketches(model, x, "entropy", dim=64).vectors.float()
+    expected = gradient_sketches(model.float(), x.float(), "entropy", dim=64).vectors
+    errors = (found - expected).norm(dim=1) / expected.norm(dim=1)
+    assert bool((errors < 0.05).all())
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (4, 3, 2, 2), (6, 600, 90)])
@@ -144,18 +155,58 @@ def test_entries_go_to_the_buckets_that_the_hashes_say(shape) -> None:
     """By a loop over entries; weights those that are kept and those that are not."""
     torch.manual_seed(0)
     projection, rows = Projection(16, seed=5), torch.randn(2, *shape).double()
-    outer = shape[0] if len(shape) > 1 else 1
-    a, s = projection.hashes("weight", outer, "rows")
-    b, r = projection.hashes("weight", rows[0].numel() // outer, "columns")
-    buckets, signs = ((a[:, None] + b) % 16).flatten(), (s[:, None] * r).flatten().double()
+    buckets, signs = of_entries(16, "5/weight", shape)
     expected = torch.zeros(2, 16).double()
     for n in range(2):
-        expected[n] = torch.bincount(buckets, rows[n].flatten() * signs, 16)
+        expected[n] = torch.bincount(buckets.flatten(), (rows[n] * signs).flatten(), 16)
     for _ in range(2):  # the second time, buckets are known
         torch.testing.assert_close(projection.dense("weight", rows), expected)
     if len(shape) == 4:
         last = rows.movedim(2, -1).contiguous().movedim(-1, 2)
         torch.testing.assert_close(projection.dense("weight", last), expected)
+
+
+def of_entries(dim: int, name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The buckets and signs of the entries of a weight, of its shape."""
+    taps = math.prod(shape[2:])
+    columns = _draw_columns(dim, name, shape[:2][-1], taps)
+    b, r = columns.buckets.T, columns.signs.T  # (c, taps)
+    if len(shape) == 1:
+        return b[:, 0], r[:, 0].double()
+    a, s, _ = _draw_rows(dim, name, shape[0])
+    buckets, signs = (a[:, None, None] + b) % dim, s[:, None, None] * r
+    return buckets.reshape(shape), signs.reshape(shape).double()
+
+
+@pytest.mark.parametrize(("channels", "dim"), [(5, 8), (8, 8), (21, 8), (3, 1)])
+def test_runs_go_to_the_buckets_of_their_entries(channels, dim) -> None:
+    """All at once and entry by entry, both as the hashes say."""
+    torch.manual_seed(0)
+    taps = [torch.randn(4, 3, channels).double() for _ in range(2)]
+    hashes = _draw_columns(dim, "0/weight", channels, 2)
+    expected = torch.zeros(4, 3, dim).double()
+    for values, buckets, signs in zip(taps, hashes.buckets, hashes.signs, strict=True):
+        for i in range(channels):
+            expected[..., buckets[i]] += signs[i] * values[..., i]
+    for entries in (1, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("upslope.gradnorm.sketch._WORTH_A_CALL", entries)
+            found = Projection(dim, 0)._columns("weight", taps)
+        torch.testing.assert_close(found, expected)
+
+
+def test_entries_of_a_row_meet_no_more_often_than_at_random() -> None:
+    """In a run never, in two runs or at two entries of a kernel once in `dim` draws."""
+    dim, draws = 8, 4000
+    buckets = torch.stack(
+        [_draw_columns(dim, str(k), 12, 2).buckets.flatten() for k in range(draws)]
+    )
+    same = (buckets[:, :, None] == buckets[:, None, :]).double().mean(dim=0)
+    place = torch.arange(24)
+    run = place // 12 * 2 + place % 12 // dim
+    in_one_run = run[:, None] == run
+    assert bool((same[in_one_run] == torch.eye(24)[in_one_run]).all())
+    assert bool(((same[~in_one_run] - 1 / dim).abs() < 5 * (1 / dim / draws) ** 0.5).all())
 
 
 @pytest.mark.parametrize("channels", [2, 6])
@@ -166,16 +217,36 @@ def test_a_convolution_is_sketched_as_if_its_gradient_were_formed(
 ) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(channels, 5, kernel, stride=2, padding=0 if kernel == 1 else 1)
-    model = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).double()
     x = torch.randn(3, channels, 5, 4).double().contiguous(memory_format=memory_format)
+    assert_sketched_as_if_formed(conv, x, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (nn.Conv1d(3, 5, 4, stride=3, dilation=2), (3, 14)),
+        (nn.Conv3d(3, 5, (1, 2, 3), padding=1), (3, 2, 3, 4)),
+        (nn.ConvTranspose1d(3, 5, 3, stride=2, output_padding=1), (3, 6)),
+        (nn.ConvTranspose2d(3, 5, 2, padding=1), (3, 5, 4)),
+    ],
+)
+def test_convolutions_of_every_kind_are_sketched_so(conv, shape, monkeypatch) -> None:
+    assert_sketched_as_if_formed(conv, torch.randn(3, *shape).double(), monkeypatch)
+
+
+def assert_sketched_as_if_formed(conv: nn.Module, x: Tensor, monkeypatch) -> None:
+    model = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).double()
     model(x)
     formed = gradient_sketches(model, x, "entropy", dim=8)
-    monkeypatch.setattr("upslope.gradnorm.sketch._TRANSFORM", 0)
-    monkeypatch.setattr(
-        ConvWeightGradient, "outer_products",
-        lambda self, scratch, _, own=ConvWeightGradient.outer_products: own(self, scratch, 99),
-    )  # fmt: skip
+    taken = []
+
+    def outer_products(self, scratch, _, own=ConvWeightGradient.outer_products):
+        taken.append(self)
+        return own(self, scratch, 99)
+
+    monkeypatch.setattr(ConvWeightGradient, "outer_products", outer_products)
     transformed = gradient_sketches(model, x, "entropy", dim=8)
+    assert taken
     torch.testing.assert_close(transformed.vectors, formed.vectors)
     torch.testing.assert_close(transformed.norms, formed.norms)
 
@@ -285,6 +356,36 @@ def test_a_direction_must_fit_the_model() -> None:
         GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"
     ):
         gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
+
+
+def test_looked_up_rows_are_sketched_as_if_the_table_were_formed() -> None:
+    """Words that come again, that pad, and that a bag counts; against autograd."""
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(9, 5, padding_idx=0)
+            self.bag = nn.EmbeddingBag(9, 5, mode="sum")
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            hidden = torch.tanh(self.words(ids)).mean(dim=1) + torch.tanh(self.bag(ids[:, :2]))
+            out: Tensor = self.head(hidden)
+            return out
+
+    torch.manual_seed(0)
+    model, ids = Words().double(), torch.randint(9, (6, 7))
+    ids[:, 3] = ids[:, 1]
+    ids[0, 5:] = 0
+    found = gradient_sketches(model, ids, "entropy", dim=8)
+    g = gradients(model, ids)
+    torch.testing.assert_close(found.norms, g.norm(dim=1))
+    sizes = [p.numel() for p in model.parameters()]
+    expected = sum(
+        Projection(8, 0).dense(name, rows.view(6, *p.shape))
+        for (name, p), rows in zip(model.named_parameters(), g.split(sizes, dim=1), strict=True)
+    )
+    torch.testing.assert_close(found.vectors, expected)
 
 
 class Experts(nn.Module):

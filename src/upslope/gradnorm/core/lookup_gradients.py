@@ -9,7 +9,7 @@ Called by `kernels/embedding`, and by `tied_gradients` where the table is a matr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
+from upslope.gradnorm.core.per_sample_gradients import OuterPieces, PerSampleGradient
 from upslope.gradnorm.core.sums_of_squares import (
     SumOfSquares,
     as_type_of,
     squared_norms,
     upcast,
 )
+
+_PLACE = 8
+"""Bytes of the place of an entry in what it is added to."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,12 @@ class LookupGradient(PerSampleGradient):
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the inner products with left (x) right; see `PerSampleGradient`."""
         return (left[self.ids] * (as_type_of(right, self.g) @ right)).sum(dim=1)
+
+    def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces]:  # noqa: ARG002
+        """Yield the rows that are looked up; see `PerSampleGradient`. They may be any number."""
+        bytes_each = (self.g.element_size() + _PLACE) * self.g.shape[1:].numel()
+        for c in chunks(len(self), bytes_each, scratch):
+            yield OuterPieces([self.g[c]], self.ids[c])
 
     def cost(self) -> tuple[str, float]:
         """Return the method and its cost; see `PerSampleGradient`."""
@@ -159,6 +168,10 @@ class BagGradient(PerSampleGradient):
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
         """Return the inner products with left (x) right; see `PerSampleGradient`."""
         return self.lookups().rank_one_products(left, right)
+
+    def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces]:
+        """Yield the rows that are looked up; see `PerSampleGradient`."""
+        return self.lookups().outer_products(scratch, most)
 
     def cost(self) -> tuple[str, float]:
         """Return the method and its cost; see `PerSampleGradient`."""

@@ -31,15 +31,14 @@ from upslope.gradnorm.core.sums_of_squares import (
 
 
 class OuterPieces(NamedTuple):
-    """Sums of outer products g x^T of some samples. x: (m, t, i), g: (m, t, o).
+    """Sums of outer products g x^T of some samples, over t positions in any number of dimensions.
 
-    columns: (i,), the place of each entry of a row of x among the columns of the weight as a
-    matrix; None where they are in order.
+    x: of each entry of a kernel, (m, *positions, i); of a matrix, one. g: (m, t, o), or whole
+    numbers, (m, t): each product is the one row of the matrix that such a number says.
     """
 
-    x: Tensor
+    x: Sequence[Tensor]
     g: Tensor
-    columns: Tensor | None = None
 
 
 class RowsOfProducts(Protocol):
@@ -282,7 +281,7 @@ class OuterProducts(PerSampleGradient):
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:  # noqa: ARG002
         """Yield the products themselves; see `PerSampleGradient`."""
-        return iter([OuterPieces(self.x, self.g)]) if self.x.shape[1] <= most else None
+        return iter([OuterPieces([self.x], self.g)]) if self.x.shape[1] <= most else None
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = sum_s g_ns^T V x_ns; see `PerSampleGradient`."""

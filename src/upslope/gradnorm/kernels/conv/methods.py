@@ -37,7 +37,7 @@ from upslope.gradnorm.core.sums_of_squares import (
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.gradients import in_memory_order
 from upslope.gradnorm.kernels.conv.operands import ConvOperands
-from upslope.gradnorm.kernels.conv.patches import columns_of_patches, patches, tap_windows
+from upslope.gradnorm.kernels.conv.patches import patches, pixels_by_tap, tap_windows
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -163,16 +163,14 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return generators[cost_model.best(self, generators)](self, scratch)
 
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
-        """See `PerSampleGradient`. From unfolded patches."""
+        """See `PerSampleGradient`. Of the pixels that each entry of the kernel meets."""
         if self.is_pointwise:
             return self.pointwise().outer_products(scratch, most)
         several = self.x.shape[1] != 1 or self.geometry.groups != 1
         if several or math.prod(self.g.shape[3:]) > most:
             return None
-        # Positions last: whoever takes products apart adds up rows of positions.
-        operands = dataclasses.replace(self, x=self.x.contiguous())
-        columns = columns_of_patches(operands)
-        return (OuterPieces(x, g, columns) for x, g in patches(operands, scratch))
+        pieces = pixels_by_tap(self, scratch)
+        return (OuterPieces(pixels, g) for pixels, g in pieces)
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. More images per sample, if all images have one size."""

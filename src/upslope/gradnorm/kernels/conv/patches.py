@@ -57,13 +57,24 @@ def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tens
         yield _unfold(operands, operands.x[c, 0]), g.flatten(3).mT.flatten(0, 1)
 
 
-def columns_of_patches(operands: ConvOperands) -> Tensor | None:
-    """Return the place of each entry of a patch among the weight's columns; None if in order."""
-    if not has_taps_first(operands):
-        return None
-    _, c, *kernel = operands.shape
-    places = torch.arange(c * math.prod(kernel), device=operands.x.device)
-    return places.view(c, -1).T.flatten()
+def pixels_by_tap(operands: ConvOperands, scratch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Yield the pixels that each entry of a kernel meets, and output gradients, without groups.
+
+    A few samples at a time. Pixels: views (m, *positions, c), with the channels last in memory.
+    Output gradients: (m, t, o).
+    """
+    s, _, d, _ = operands.geometry
+    kernel, positions = operands.shape[2:], operands.g.shape[3:]
+    bytes_each = operands.x.element_size() * math.prod((*positions, *operands.shape[1:]))
+    for c in chunks(len(operands), bytes_each, scratch):
+        x = operands.pad(operands.x[c, 0]).movedim(1, -1).contiguous().movedim(-1, 1)
+        x = windows(x, kernel, s, d)
+        for dim, size in enumerate(positions, start=2):
+            x = x.narrow(dim, 0, size)  # of a transposed convolution there may be more
+        pixels = [x.movedim(1, -1 - len(kernel))]  # (m, *positions, c, *kernel)
+        for _ in kernel:
+            pixels = [view for view_of_all in pixels for view in view_of_all.unbind(len(s) + 2)]
+        yield pixels, operands.g[c, 0].flatten(2).mT
 
 
 def has_taps_first(operands: ConvOperands) -> bool:
