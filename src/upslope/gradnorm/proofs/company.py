@@ -10,7 +10,8 @@ Called by `trace/recording` for each batch in which numbers have left for Python
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,9 +48,9 @@ def check_steered(
         _refuse_losses(run, loss, groups)
         shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
         with torch.no_grad():
-            for rows in groups.values():
-                _run_alone(run, loss, shares, rows)
-    return {way for way in groups if isinstance(way, tuple)}
+            for group in groups:
+                _run_alone(run, loss, shares, group.rows)
+    return {group.way for group in groups if group.way is not None}
 
 
 def refuse_steered_losses(run: BatchRun, loss: Loss, steering: Steering) -> None:
@@ -61,20 +62,29 @@ def refuse_steered_losses(run: BatchRun, loss: Loss, steering: Steering) -> None
     _refuse_losses(run, loss, _groups(run.n, steering, ()))
 
 
-def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -> None:
+class _Group(NamedTuple):
+    """Samples that would have gone one way alone. way: None where that is not known."""
+
+    rows: Tensor
+    way: tuple[str, ...] | None
+
+
+def _refuse_losses(run: BatchRun, loss: Loss, groups: Iterable[_Group]) -> None:
     """Refuse losses that change where a group's outputs stand in the places of all others."""
     leaves, spec = tree_flatten(run.outputs)
     if run.n < 2 or not opens(run.outputs):
         return
     outputs = Outputs(leaves, spec, run.n, shared_leaves(run))
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-    for rows in groups.values():
+    before: Tensor | None = None
+    for rows, _ in groups:
         index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
         rows_alone = [
             x[index.to(x.device)] if outputs.has_samples(i) else x for i, x in enumerate(values)
         ]
         try:
-            before, after = (outputs.losses(loss, numbers) for numbers in (values, rows_alone))
+            before = outputs.losses(loss, values) if before is None else before
+            after = outputs.losses(loss, rows_alone)
         except GradientNormError:  # Upslope's own refusal, not a failure of the loss
             raise
         except Exception:  # it is more than a function of the outputs: they are compared below
@@ -86,25 +96,28 @@ def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -
                 raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, has_changed.cpu()))
 
 
-def _groups(
-    n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]
-) -> dict[object, Tensor]:
-    """Way -> the samples that would have gone it alone, of those that are to be tried."""
-    together = tuple(number for number, _ in steering.numbers)
-    ways = steering.ways()
-    groups: dict[object, list[int]] = {}
-    for i in range(n) if steering.numbers else ():
-        way = None if ways is None else ways[i]
-        if way is not None and way != together and steering.has_lengths:
+def _groups(n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]) -> list[_Group]:
+    """Return the samples that are to be tried, in groups that go together."""
+    together, ways = steering.together, steering.ways()
+    if not steering.numbers:
+        return []
+    if ways is None:
+        return [_Group(torch.tensor([i]), None) for i in range(n)]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, way in enumerate(ways):
+        if way != together and steering.has_lengths:
             way = (*together, *way)  # lengths of a batch may be others in the next one
-        if way is None or not (way == together or way in settled_ways):
-            groups.setdefault(i if way is None else way, []).append(i)
+        if not (way == together or way in settled_ways):
+            groups.setdefault(way, []).append(i)
+    # Of several samples a router may decide otherwise than of each.
+    if steering.has_decisions:
+        return [_Group(torch.tensor([i]), way) for way, rows in groups.items() for i in rows]
     # All samples together are the batch, which shows nothing: one of them goes alone. So it does of
     # equal lengths, for it has its own then; several have their sum.
-    return {
-        way: torch.tensor(rows[:1] if steering.has_lengths or len(rows) == n else rows)
+    return [
+        _Group(torch.tensor(rows[:1] if steering.has_lengths or len(rows) == n else rows), way)
         for way, rows in groups.items()
-    }
+    ]
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

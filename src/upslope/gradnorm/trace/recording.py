@@ -231,7 +231,7 @@ class Recording:
             scaled_sums = None if forward.is_routed else probe.checksums(layouts)
         assert layouts is not None
         program_layouts, layouts = layouts, forward.layouts_with_routes(layouts)
-        forward.note_own_loops(program_layouts)
+        forward.note_own_decisions(program_layouts)
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
@@ -268,7 +268,7 @@ class Recording:
 
     def _ways(self, losses: Tensor) -> Sequence[Hashable]:
         """Return what is equal for samples that may go alone together, where they are proven."""
-        ways = self.forward.steering.ways()
+        ways = self.forward.steering.ways_apart()
         # What neither operators nor numbers tell of may be another thing for each.
         return range(self.n) if ways is None or has_custom_function(losses) else ways
 
