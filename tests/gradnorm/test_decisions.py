@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from short_forms import mark_rest_long
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.model_io import Batch
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.trace.memory import Memory
 
@@ -139,3 +141,42 @@ def test_a_decision_that_shows_in_gradients_alone_is_refused(n):
     (x,) = batches(1, n, 2)
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(Gated(), x, "entropy")
+
+
+def test_what_a_proof_has_run_alone_is_not_run_alone_again(monkeypatch):
+    torch.manual_seed(0)
+    model, sizes = Asked(CHOICES["argmax"], lambda mask: any(mask.tolist())), list[int]()
+    run_plain = BatchRun.run_plain
+
+    def watched(self: BatchRun, batch: Batch, **options: Any) -> Any:
+        sizes.append(batch.n)
+        return run_plain(self, batch, **options)
+
+    monkeypatch.setattr(BatchRun, "run_plain", watched)
+    (x,) = batches(1, 6, 3)
+    truth = norms_one_by_one(model, x)
+    assert relative_error(gradient_norms(model, x, "entropy"), truth) < TOLERANCE
+    assert sizes.count(1) == 7  # once each, and the one whose gradient is formed alone
+
+
+class Prototypes(Asked):
+    """Beside the outputs, a table that all samples share."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x), torch.arange(12.0, dtype=torch.float64).reshape(4, 3).sin()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_table_as_long_as_the_batch_is_no_output_of_other_samples(question):
+    torch.manual_seed(0)
+    model = Prototypes(CHOICES["argmax"], QUESTIONS[question])
+
+    def distance(outputs: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.cdist(*outputs)[:, 0]
+
+    for x in batches(5, 4, 2):
+        rows = [torch.autograd.grad(distance(model(x[i : i + 1])).sum(), list(model.parameters()),
+                                    allow_unused=True) for i in range(4)]  # fmt: skip
+        truth = [sum(g.square().sum() for g in row if g is not None).sqrt() for row in rows]
+        found = gradient_norms(model, x, distance)
+        assert relative_error(found, torch.stack(truth)) < TOLERANCE

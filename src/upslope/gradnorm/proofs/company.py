@@ -46,10 +46,13 @@ def check_steered(
     groups = _groups(run.n, steering, settled_ways)
     if groups:
         _refuse_losses(run, loss, groups)
-        shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
+        # A proof of this batch has run some of them already.
+        left = [rows for rows, _ in groups if frozenset(rows.tolist()) not in run.groups_apart]
+        parameters = list(run.weights.parameters.values())
+        shares = gradients_at_own_outputs(run, loss, parameters) if left else None
         with torch.no_grad():
-            for group in groups:
-                _run_alone(run, loss, shares, group.rows)
+            for rows in left:
+                _run_alone(run, loss, shares, rows)
     return {group.way for group in groups if group.way is not None}
 
 
@@ -69,14 +72,38 @@ class _Group(NamedTuple):
     way: tuple[str, ...] | None
 
 
-def _refuse_losses(run: BatchRun, loss: Loss, groups: Iterable[_Group]) -> None:
-    """Refuse losses that change where a group's outputs stand in the places of all others."""
-    leaves, spec = tree_flatten(run.outputs)
-    if run.n < 2 or not opens(run.outputs):
+def _refuse_losses(run: BatchRun, loss: Loss, groups: Collection[_Group]) -> None:
+    """Refuse losses that change where a group's outputs stand in the places of all others.
+
+    Raises:
+        GradientNormError: the loss of some sample is another one without the others.
+    """
+    if run.n < 2 or not opens(run.outputs) or not groups:
         return
-    outputs = Outputs(leaves, spec, run.n, shared_leaves(run))
+    result = _compare_losses(run, loss, groups, ())
+    is_right = isinstance(result, Tensor) and not bool(result.any())
+    # A pass of its own, only where lengths may have deceived.
+    if not is_right and (shared_places := shared_leaves(run)):
+        result = _compare_losses(run, loss, groups, shared_places)
+    if isinstance(result, GradientNormError):  # Upslope's own refusal, not a failure of the loss
+        raise result
+    # A loss that fails is more than a function of the outputs: these are compared later.
+    if isinstance(result, Tensor) and bool(result.any()):
+        raise loss_mixes(result)
+
+
+def _compare_losses(
+    run: BatchRun, loss: Loss, groups: Iterable[_Group], shared_places: Collection[int]
+) -> Tensor | Exception:
+    """Return which samples' losses change, (n,) bool, or how the loss fails.
+
+    The first group shows it in which some do. shared_places: as of `Outputs`.
+    """
+    leaves, spec = tree_flatten(run.outputs)
+    outputs = Outputs(leaves, spec, run.n, shared_places)
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     before: Tensor | None = None
+    has_changed = torch.zeros(run.n).bool()
     for rows, _ in groups:
         index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
         rows_alone = [
@@ -85,15 +112,13 @@ def _refuse_losses(run: BatchRun, loss: Loss, groups: Iterable[_Group]) -> None:
         try:
             before = outputs.losses(loss, values) if before is None else before
             after = outputs.losses(loss, rows_alone)
-        except GradientNormError:  # Upslope's own refusal, not a failure of the loss
-            raise
-        except Exception:  # it is more than a function of the outputs: they are compared below
-            return
-        sample_rows = rows.to(before.device)
+        except Exception as error:  # a user's loss may fail in any way
+            return error
         if before.shape == after.shape:
-            has_changed = losses_change(after, before)[sample_rows]
+            has_changed[rows] = losses_change(after, before)[rows.to(before.device)].cpu()
             if bool(has_changed.any()):
-                raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, has_changed.cpu()))
+                break
+    return has_changed
 
 
 def _groups(n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]) -> list[_Group]:

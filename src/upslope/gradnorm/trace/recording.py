@@ -199,6 +199,7 @@ class Recording:
         """Reduce the gradients by kernels, with layouts from memory or from this batch."""
         run, forward = self.run, self.forward
         self._used_memory, self._guess = False, None  # of the loss before, if there was one
+        run.groups_apart.clear()
         losses = forward.losses(loss)
         operators = forward.operators()
         self._program = program = forward.program(loss, operators)
