@@ -32,7 +32,7 @@ from upslope.gradnorm.core.layout_probe import LayoutProbe, halves
 from upslope.gradnorm.core.tensor_marks import mark
 from upslope.gradnorm.trace.decisions import Decision, decided_alone, decision_of
 from upslope.gradnorm.trace.route_reader import RouteReader
-from upslope.gradnorm.trace.routed_rows import Choice, Reading, RowGroup
+from upslope.gradnorm.trace.routed_rows import Choice, Reading, Route, RowGroup
 
 
 class Routes(RouteReader):
@@ -93,6 +93,16 @@ class Routes(RouteReader):
             decision = decision_of(tensor)
             if decision is not None:
                 self._add_decision(note, decision, functools.partial(_text_of_number, kind))
+
+    def take_rows(self, rows: Route, results: Iterable[Tensor], uses: Iterable[int]) -> bool:
+        """Note what an operator has made of rows, one by one; as `take`."""
+        assert rows.rows is not None
+        self.uses |= dict.fromkeys(uses, rows.rows)
+        for tensor in results:
+            if not rows.fits(tensor):
+                return False
+            mark(tensor).route = rows
+        return True
 
     def _add_decision(
         self, note: int, decision: Decision, text_of: Callable[[Tensor], str]
