@@ -19,6 +19,8 @@ from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.memory import Memory
+from upslope.gradnorm.trace.operator_facts import Operator
+from upslope.gradnorm.trace.operator_runs import OperatorRuns
 from upslope.gradnorm.trace.recording import Recording
 
 Route = Callable[[Tensor, Tensor, Any], Tensor]
@@ -201,6 +203,22 @@ def test_rows_are_read_off_their_index(route, time_first):
     assert sum(proven) < len(proven)
 
 
+def test_one_look_tells_all_of_what_experts_do_with_each_row(monkeypatch):
+    torch.manual_seed(0)
+    model, names = Mixture(by_masks).double().eval(), set[str]()
+    follow_rows = OperatorRuns._follow_rows
+
+    def watched(self: OperatorRuns, operator: Operator, *rest: Any) -> Any:
+        names.add(operator.name)
+        return follow_rows(self, operator, *rest)
+
+    monkeypatch.setattr(OperatorRuns, "_follow_rows", watched)
+    for x in batches(3, 5, 7):
+        truth = norms_one_by_one(model, x)
+        assert relative_error(gradient_norms(model, x, "entropy"), truth) < TOLERANCE
+    assert names == {"__getitem__", "__setitem__"}
+
+
 @pytest.mark.parametrize("route", mark_rest_long(EXACT, 2))
 @pytest.mark.parametrize(("n", "t"), [(2, 1), (3, 2), (8, 1), (4, 4), (1, 5)])
 def test_few_rows_leave_experts_without_any(route, n, t):
@@ -379,7 +397,26 @@ def among_groups_of_the_mean(rows: Tensor, shares: Tensor, experts: Any) -> Tens
     return moved_by(rows, *among_groups(shares, of_groups), experts)
 
 
+def beside_the_rows_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
+    first, second = (torch.where(which == i)[0] for i in range(2))
+    count = min(len(first), len(second))
+    if count and len(first) == len(second):
+        return out.index_add(0, first, experts[0](rows[first]) * torch.tanh(rows[second]))
+    return out.index_add(0, first, experts[0](rows[first]))
+
+
+def written_by_the_rows_of_another(rows: Tensor, shares: Tensor, experts: Any) -> Tensor:
+    out, which = torch.zeros_like(rows), shares.argmax(dim=-1)
+    mask = which == 0
+    moved = experts[0](rows[mask])
+    moved.mul_(rows[: len(moved)])
+    return out.index_add(0, mask.nonzero()[:, 0], moved)
+
+
 MIXING = [
+    beside_the_rows_of_another,
+    written_by_the_rows_of_another,
     among_groups_of_another,
     among_rounded_groups_of_another,
     among_groups_of_the_mean,

@@ -113,10 +113,10 @@ class IndexedLayout(Layout):
 
     def samples(self, tensor: Tensor, n: int) -> Tensor:  # noqa: ARG002
         """As `Layout`, with zeros for what a sample has less than the one that has most."""
-        rows_first = self._in_a_row(tensor)
-        places, there = self._places
-        there = there.view(*there.shape, *(1,) * (rows_first.dim() - 1))
-        return torch.where(there, rows_first[places], 0)
+        places, empty = self._places
+        at, device = places.flatten(), tensor.device
+        rows = self._in_a_row(tensor).index_select(0, at.to(device))
+        return rows.index_fill_(0, empty.to(device), 0).view(*places.shape, *rows.shape[1:])
 
     def _blocks(self, tensor: Tensor, n: int) -> Tensor:
         return self.samples(tensor, n)
@@ -143,11 +143,14 @@ class IndexedLayout(Layout):
         numbers = self.n * size * rows[:1].numel()
         if along[0] % self.n == 0 and numbers * rows.element_size() > _MOST_BYTES:
             raise SamplesNotSeparable("a weight has entries for single samples of the batch")
-        place = torch.arange(size).view(along).expand(tensor.shape[self.dim : self.last + 1])
-        with_owner = self._rows_with_owner
-        target = self.owner[with_owner] * size + place.reshape(-1)[with_owner].to(self.owner.device)
+        target, with_owner = self.owner, self._rows_with_owner
+        if size > 1:
+            place = torch.arange(size).view(along).expand(tensor.shape[self.dim : self.last + 1])
+            target = target * size + place.reshape(-1).to(target.device)
+        if len(with_owner) < len(target):
+            target, rows = target[with_owner], rows[with_owner.to(rows.device)]
         total = rows.new_zeros(self.n * size, *rows.shape[1:])
-        total.index_add_(0, target.to(rows.device), rows[with_owner.to(rows.device)])
+        total.index_add_(0, target.to(rows.device), rows)
         total = total.view(self.n, *along, *others)
         # The dimensions of the samples go back to where they were among the others.
         back = range(1, 1 + self.dims), range(1 + self.dim, 1 + self.dim + self.dims)
@@ -180,7 +183,7 @@ class IndexedLayout(Layout):
 
     @functools.cached_property
     def _places(self) -> tuple[Tensor, Tensor]:
-        """(n, k): where each sample's entries are, and whether it has so many."""
+        """(n, k): where each sample's entries are; and the places among n * k of those it lacks."""
         owned_rows = self._rows_with_owner
         who, order = self.owner[owned_rows].sort(stable=True)
         count = torch.bincount(who, minlength=self.n)
@@ -188,7 +191,7 @@ class IndexedLayout(Layout):
         places = who.new_zeros(self.n, int(count.max()))
         there = torch.zeros_like(places, dtype=torch.bool)
         places[who, rank], there[who, rank] = owned_rows[order], True
-        return places, there
+        return places, (~there).flatten().nonzero()[:, 0]
 
 
 @dataclass(frozen=True)

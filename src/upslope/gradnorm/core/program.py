@@ -97,13 +97,16 @@ class Program:
         if name not in OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
             if isinstance(out, Tensor) and out.dim() == 0:
                 self.steering.follow(func, name, args, kwargs, out)
-            self._add_outline(name, args, kwargs)
+            if not self._is_reading:
+                self._add_outline(name, args, kwargs)
             return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
         self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED_OPERATORS:
             self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
+        if self._is_reading and name not in LEAVING and name not in UNREADABLE:
+            return  # the caller's outline stands for all that would be noted
         by_index = self._is_placed_by_index(name, args, kwargs)
         if self._is_placed_unseen(name, args, kwargs):
             self.repeats = False
@@ -117,7 +120,7 @@ class Program:
             self._add((name, *map(descriptor_of, values), numbers))
             if name in BY_STRIDES:
                 self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
-            if by_index and not self._is_reading:
+            if by_index:
                 self.note_indices(values)
         elif name in LEAVING:
             self._add((name, repr(out)))

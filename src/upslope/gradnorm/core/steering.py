@@ -11,7 +11,7 @@ Called by `program` for every operator that takes samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +47,9 @@ _BY_ENTRY = frozenset(
 """Operators that may follow, each entry of whose result is made of the entry in its place."""
 
 
+_PLAIN_NUMBERS = frozenset({bool, int, float})
+
+
 class OwnCounts(NamedTuple):
     """How many places of each sample a mask has chosen, behind the count of all samples together.
 
@@ -76,8 +79,13 @@ class Steering:
         """What has left, as text; and what would have for each sample alone, where it is known."""
         self.counts_writes = True
         """Whether each write to a tensor of samples so far has moved its version."""
+        self.untold: list[tuple[int, Tensor, type]] = []
+        """Of numbers of which no sample's own is known: their places, the tensors that they were,
+        and their types in Python. How a router's numbers decide may tell (`trace/decisions`)."""
         self.has_lengths = False
         """Whether some are lengths: of several samples together, the sum of those of each."""
+        self.has_decisions = False
+        """Whether some were decided again for each sample: of several, they may be others."""
 
     def follow(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Take in an operator that makes a single number, with what it makes of each sample.
@@ -123,6 +131,8 @@ class Steering:
                 own_numbers = counts.texts()
             elif isinstance(value, list) and self._is_in_front(tensor):
                 own_numbers = [repr(row) for row in value]
+            if own_numbers is None and type(value) in _PLAIN_NUMBERS:
+                self.untold.append((len(self.numbers), tensor, type(value)))
         self.numbers.append((repr(value), own_numbers))
 
     def leave_one_by_one(self, tensor: Tensor, parts: Sequence[Tensor]) -> int:
@@ -136,8 +146,12 @@ class Steering:
         return len(self.numbers) - 1
 
     def add_own_numbers(self, place: int, own_numbers: list[str]) -> None:
-        """Say what a number that has left would have been for each sample alone."""
+        """Say what a number that has left would have been for each sample alone.
+
+        place: of the number. own_numbers: n of them, as text.
+        """
         self.numbers[place] = self.numbers[place][0], own_numbers
+        self.has_decisions |= any(number == place for number, *_ in self.untold)
 
     def leave_whether_contained(self, tensor: Any, element: Any, value: bool) -> None:
         """Take in what `element in tensor` says: what none of all has, no sample alone has."""
@@ -202,6 +216,7 @@ class Steering:
     def rewind(self, count: int) -> None:
         """Forget all but the first `count` numbers: another loss follows on the same pass."""
         del self.numbers[count:]
+        self.untold = [number for number in self.untold if number[0] < count]
 
     def ways(self) -> list[tuple[str, ...]] | None:
         """Return the numbers of each sample alone, n of them; None where some are not known."""
@@ -215,6 +230,21 @@ class Steering:
                 strict=True,
             )
         )
+
+    def ways_apart(self) -> list[Hashable] | None:
+        """Return the same, but what is equal for samples that may go together, as in a proof.
+
+        What was decided again for each sample may be another thing for several of them.
+        """
+        ways, together = self.ways(), self.together
+        if ways is None or not self.has_decisions:
+            return None if ways is None else [*ways]
+        return [way if way == together else (i, way) for i, way in enumerate(ways)]
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The numbers of all samples together."""
+        return tuple(number for number, _ in self.numbers)
 
     def _is_in_front(self, tensor: Tensor) -> bool:
         """Whether the samples are in dimension 0 of a tensor, and nothing else is as long."""

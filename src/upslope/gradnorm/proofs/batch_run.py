@@ -82,6 +82,8 @@ class BatchRun:
         """Whether to hold each sample's gradient alone against that in the batch."""
         self.shared_outputs: set[int] | None = None
         """Outputs that are as long as the batch by chance, once that is known (`mixing`)."""
+        self.groups_apart: set[frozenset[int]] = set()
+        """Samples that went without the others in a proof of the losses at hand (`own_outputs`)."""
         self._state, self._random = state, RandomState(state.inventory)
         self._has_drawn = False
 

@@ -10,7 +10,8 @@ Called by `trace/recording` for each batch in which numbers have left for Python
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,11 +46,14 @@ def check_steered(
     groups = _groups(run.n, steering, settled_ways)
     if groups:
         _refuse_losses(run, loss, groups)
-        shares = gradients_at_own_outputs(run, loss, list(run.weights.parameters.values()))
+        # A proof of this batch has run some of them already.
+        left = [rows for rows, _ in groups if frozenset(rows.tolist()) not in run.groups_apart]
+        parameters = list(run.weights.parameters.values())
+        shares = gradients_at_own_outputs(run, loss, parameters) if left else None
         with torch.no_grad():
-            for rows in groups.values():
+            for rows in left:
                 _run_alone(run, loss, shares, rows)
-    return {way for way in groups if isinstance(way, tuple)}
+    return {group.way for group in groups if group.way is not None}
 
 
 def refuse_steered_losses(run: BatchRun, loss: Loss, steering: Steering) -> None:
@@ -61,50 +65,84 @@ def refuse_steered_losses(run: BatchRun, loss: Loss, steering: Steering) -> None
     _refuse_losses(run, loss, _groups(run.n, steering, ()))
 
 
-def _refuse_losses(run: BatchRun, loss: Loss, groups: Mapping[object, Tensor]) -> None:
-    """Refuse losses that change where a group's outputs stand in the places of all others."""
-    leaves, spec = tree_flatten(run.outputs)
-    if run.n < 2 or not opens(run.outputs):
+class _Group(NamedTuple):
+    """Samples that would have gone one way alone. way: None where that is not known."""
+
+    rows: Tensor
+    way: tuple[str, ...] | None
+
+
+def _refuse_losses(run: BatchRun, loss: Loss, groups: Collection[_Group]) -> None:
+    """Refuse losses that change where a group's outputs stand in the places of all others.
+
+    Raises:
+        GradientNormError: the loss of some sample is another one without the others.
+    """
+    if run.n < 2 or not opens(run.outputs) or not groups:
         return
-    outputs = Outputs(leaves, spec, run.n, shared_leaves(run))
+    result = _compare_losses(run, loss, groups, ())
+    is_right = isinstance(result, Tensor) and not bool(result.any())
+    # A pass of its own, only where lengths may have deceived.
+    if not is_right and (shared_places := shared_leaves(run)):
+        result = _compare_losses(run, loss, groups, shared_places)
+    if isinstance(result, GradientNormError):  # Upslope's own refusal, not a failure of the loss
+        raise result
+    # A loss that fails is more than a function of the outputs: these are compared later.
+    if isinstance(result, Tensor) and bool(result.any()):
+        raise loss_mixes(result)
+
+
+def _compare_losses(
+    run: BatchRun, loss: Loss, groups: Iterable[_Group], shared_places: Collection[int]
+) -> Tensor | Exception:
+    """Return which samples' losses change, (n,) bool, or how the loss fails.
+
+    The first group shows it in which some do. shared_places: as of `Outputs`.
+    """
+    leaves, spec = tree_flatten(run.outputs)
+    outputs = Outputs(leaves, spec, run.n, shared_places)
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
-    for rows in groups.values():
+    before: Tensor | None = None
+    has_changed = torch.zeros(run.n).bool()
+    for rows, _ in groups:
         index = rows.repeat(run.n)[: run.n].index_copy(0, rows, rows)
         rows_alone = [
             x[index.to(x.device)] if outputs.has_samples(i) else x for i, x in enumerate(values)
         ]
         try:
-            before, after = (outputs.losses(loss, numbers) for numbers in (values, rows_alone))
-        except GradientNormError:  # Upslope's own refusal, not a failure of the loss
-            raise
-        except Exception:  # it is more than a function of the outputs: they are compared below
-            return
-        sample_rows = rows.to(before.device)
+            before = outputs.losses(loss, values) if before is None else before
+            after = outputs.losses(loss, rows_alone)
+        except Exception as error:  # a user's loss may fail in any way
+            return error
         if before.shape == after.shape:
-            has_changed = losses_change(after, before)[sample_rows]
+            has_changed[rows] = losses_change(after, before)[rows.to(before.device)].cpu()
             if bool(has_changed.any()):
-                raise loss_mixes(torch.zeros(run.n).bool().index_copy(0, rows, has_changed.cpu()))
+                break
+    return has_changed
 
 
-def _groups(
-    n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]
-) -> dict[object, Tensor]:
-    """Way -> the samples that would have gone it alone, of those that are to be tried."""
-    together = tuple(number for number, _ in steering.numbers)
-    ways = steering.ways()
-    groups: dict[object, list[int]] = {}
-    for i in range(n) if steering.numbers else ():
-        way = None if ways is None else ways[i]
-        if way is not None and way != together and steering.has_lengths:
+def _groups(n: int, steering: Steering, settled_ways: Collection[tuple[str, ...]]) -> list[_Group]:
+    """Return the samples that are to be tried, in groups that go together."""
+    together, ways = steering.together, steering.ways()
+    if not steering.numbers:
+        return []
+    if ways is None:
+        return [_Group(torch.tensor([i]), None) for i in range(n)]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, way in enumerate(ways):
+        if way != together and steering.has_lengths:
             way = (*together, *way)  # lengths of a batch may be others in the next one
-        if way is None or not (way == together or way in settled_ways):
-            groups.setdefault(i if way is None else way, []).append(i)
+        if not (way == together or way in settled_ways):
+            groups.setdefault(way, []).append(i)
+    # Of several samples a router may decide otherwise than of each.
+    if steering.has_decisions:
+        return [_Group(torch.tensor([i]), way) for way, rows in groups.items() for i in rows]
     # All samples together are the batch, which shows nothing: one of them goes alone. So it does of
     # equal lengths, for it has its own then; several have their sum.
-    return {
-        way: torch.tensor(rows[:1] if steering.has_lengths or len(rows) == n else rows)
+    return [
+        _Group(torch.tensor(rows[:1] if steering.has_lengths or len(rows) == n else rows), way)
         for way, rows in groups.items()
-    }
+    ]
 
 
 def _run_alone(run: BatchRun, loss: Loss, shares: list[Tensor] | None, rows: Tensor) -> None:

@@ -127,4 +127,6 @@ def run_without_company(
         kernel_gradients = shares_alone(run, loss, shares, outputs, company)
     except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
+    if not run.is_random:
+        run.groups_apart.add(frozenset(rows.tolist()))
     return company, outputs, kernel_gradients

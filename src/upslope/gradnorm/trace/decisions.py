@@ -1,9 +1,10 @@
 """Decisions of a router for all samples together, and those for each sample alone.
 
 A loop over the experts that some row has chosen (`for expert in hit.nonzero():`) is steered by all
-samples. Whether it would be another one for a sample alone follows from the numbers of that
-sample's rows, by the same operators: the few that lead from a router's numbers to whole numbers are
-noted, and run again for each sample. Those of which an expert has no room left are among them.
+samples, and so is a question whether any row has chosen one (`if mask.any():`). Whether it would be
+another one for a sample alone follows from the numbers of that sample's rows, by the same
+operators: the few that lead from a router's numbers to whole numbers are noted, and run again for
+each sample. Those of which an expert has no room left are among them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 
-_CHOOSING = frozenset({"topk", "argmax"})
-"""Operators that make whole numbers of a router's numbers."""
+_CHOOSING = {"topk": (2, 1), "argmax": (1, None), "max": (1, 1)}
+"""Operator that makes whole numbers of a router's numbers -> the place of the dimension among its
+arguments, and that of the whole numbers among its outputs, if there are several."""
 
 _RESHAPING = frozenset({"view", "reshape"})
 """Operators that are given sizes, which may be those of the batch."""
@@ -80,7 +82,9 @@ def note_decision(
         return
     if name in _CHOOSING:
         # Along its rows alone, of a tensor of rows: those of a sample alone choose the same.
-        if first.dim() < 2 or not first.is_floating_point() or not _goes_along_rows(args, kwargs):
+        if first.dim() < 2 or not first.is_floating_point():
+            return
+        if not _goes_along_rows(name, args, kwargs):
             return
         router = first
     else:
@@ -96,7 +100,7 @@ def note_decision(
             return
     if name in _RESHAPING and not _joins_rows(first, args[1:], kwargs):
         return
-    place = 1 if name == "topk" else None
+    _, place = _CHOOSING.get(name, (0, None))
     numbers = out if place is None else out[place]
     if isinstance(numbers, Tensor) and not any(numbers is x for x in args):
         versions = tuple(x._version for x in args if isinstance(x, Tensor))
@@ -111,12 +115,12 @@ def decision_of(tensor: Tensor) -> Decision | None:
     return decision if decision is not None and decision.version == tensor._version else None
 
 
-def _goes_along_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether `topk` or `argmax` of rows goes along the entries of each."""
-    position = 2 if len(args) > 2 else 1
-    dim = kwargs.get("dim", args[position] if len(args) > position else -1)
-    is_topk = "k" in kwargs or len(args) > 1
-    return (is_topk or "dim" in kwargs) and dim in (-1, args[0].dim() - 1)
+def _goes_along_rows(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operator of `_CHOOSING` goes along the entries of each row."""
+    position, _ = _CHOOSING[name]
+    by_default = -1 if name == "topk" else None  # the others then go over all rows
+    dim = kwargs.get("dim", args[position] if len(args) > position else by_default)
+    return type(dim) is int and dim in (-1, args[0].dim() - 1)
 
 
 def _joins_rows(first: Tensor, sizes: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -129,18 +133,20 @@ def _joins_rows(first: Tensor, sizes: tuple[Any, ...], kwargs: Mapping[str, Any]
     return sizes[0] == -1 and last == before[len(before) - len(last) :]
 
 
-def decided_alone(table: Decision, rows_of_samples: Tensor) -> list[str] | None:
-    """Return what a loop would go through for each sample alone, as text; None if not known.
+def decided_alone(
+    decision: Decision, rows_of_samples: Tensor, text_of: Callable[[Tensor], str]
+) -> list[str] | None:
+    """Return what would steer the model for each sample alone, as text; None if not known.
 
-    table: how the mask was made whose places it goes through. rows_of_samples: (n, k, ...), the
-    router's numbers.
+    decision: how that was made of the router's numbers. rows_of_samples: (n, k, ...), these.
+    text_of: from what is decided to text.
     """
     texts = []
     with torch.no_grad():
         for rows in rows_of_samples:
             # An operator that was given a size of the whole batch does not take fewer rows.
             try:
-                texts.append(repr(table.of(rows).nonzero().tolist()))
+                texts.append(text_of(decision.of(rows)))
             except (RuntimeError, TypeError, ValueError):
                 return None
     return texts

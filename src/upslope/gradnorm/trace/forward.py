@@ -98,6 +98,7 @@ class Forward:
                 refuse_outputs_without_rows(run.outputs)
                 fusion.check(tensors_in(run.outputs))
                 self._interceptor.program.close()
+                self._interceptor.routes.add_numbers(self.steering.untold)
                 self._end = self._interceptor.program.point
                 self._interceptor.routes.is_closed = True
                 self._is_recorded = True
@@ -173,12 +174,12 @@ class Forward:
         """Whether the data have sent entries anywhere, told by their indices in either way."""
         return self.is_routed or self.is_placed_by_data
 
-    def note_own_loops(self, layouts: Mapping[int, Layout]) -> None:
-        """Note what loops over chosen experts would be for each sample alone.
+    def note_own_decisions(self, layouts: Mapping[int, Layout]) -> None:
+        """Note what a router would decide for each sample alone, where that steers the model.
 
         layouts: as of `layouts_with_routes`.
         """
-        for note, own_numbers in self._interceptor.routes.own_loops(layouts):
+        for note, own_numbers in self._interceptor.routes.own_decisions(layouts):
             self.steering.add_own_numbers(note, own_numbers)
 
     def layouts_with_routes(self, layouts: Mapping[int, Layout]) -> Mapping[int, Layout]:

@@ -30,7 +30,14 @@ from upslope.gradnorm.trace.operator_facts import Operator, operator_of
 from upslope.gradnorm.trace.operator_runs import OperatorRuns
 from upslope.gradnorm.trace.operators import refuse_write_through_copy, tensors_of
 from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_backward_hooks
-from upslope.gradnorm.trace.tensor_kinds import CONSTANTS, MEETING, SAMPLES, WEIGHTS
+from upslope.gradnorm.trace.tensor_kinds import (
+    CONSTANTS,
+    MEETING,
+    MEETING_ROWS,
+    ROWS,
+    SAMPLES,
+    WEIGHTS,
+)
 
 
 class Interceptor(OperatorRuns):
@@ -117,6 +124,8 @@ class Interceptor(OperatorRuns):
             return func(*args, **kwargs)
         elif kinds == WEIGHTS:
             return self._run_on_weights(operator, args, kwargs)
+        elif kinds in (ROWS, MEETING_ROWS):
+            return self._run_on_rows(operator, args, kwargs, outline, kinds == MEETING_ROWS)
         else:
             return self._run_asking(operator, args, kwargs)
         self.program.note_hash(hash(outline))

@@ -56,10 +56,10 @@ UNCOUNTED_WRITES = frozenset({Tensor.data.__get__, Tensor.data.__set__})  # type
 """Functions behind which a tensor may get other numbers, of which it does not count the write."""
 
 _DECIDING = frozenset(
-    {"topk", "argmax", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge", "ne",
-     "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "to", "int", "long",
-     "bool", "cumsum", "lt", "le", "less", "less_equal", "__lt__", "__le__", "sub", "__sub__",
-     "mul", "__mul__", "view", "reshape", "unsqueeze", "flatten"}
+    {"topk", "argmax", "max", "one_hot", "permute", "transpose", "sum", "any", "amax", "gt", "ge",
+     "ne", "eq", "greater", "greater_equal", "not_equal", "__gt__", "__ge__", "__ne__", "__eq__",
+     "to", "int", "long", "bool", "cumsum", "lt", "le", "less", "less_equal", "__lt__", "__le__",
+     "sub", "__sub__", "mul", "__mul__", "view", "reshape", "unsqueeze", "flatten"}
 )  # fmt: skip
 """Operators from a router's numbers to the experts that they choose (`decisions`)."""
 

@@ -132,6 +132,39 @@ class OperatorRuns(TorchFunctionMode):
             routes.add_loop(note, reading.loop)
         return out
 
+    def _run_on_rows(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outline: tuple[Any, ...],
+        meets: bool,
+    ) -> Any:
+        """Run an operator on routed rows, as `_follow_rows` does, in fewer steps where it can be.
+
+        outline: as of `TensorKinds.read`. meets: whether it takes weights.
+        """
+        routes, rows, first = self.routes, self._kinds.rows, len(self.tape.kernels)
+        lends = operator.is_like_another and (meets or marks_of(args[0]).route is None)
+        if (
+            lends
+            or self.program.indices.reads_constants
+            or not routes.works_by_row(operator.name, args, kwargs)
+        ):
+            return self._run_asking(operator, args, kwargs)
+        self.tape.expansions = None  # what a use of routed rows is, they tell themselves
+        if operator.writes:
+            refuse_write_through_copy(args)
+        if meets:
+            out = self._meetings.meet(operator, args, kwargs, self)
+        else:
+            out = run_exactly(operator.func, args, kwargs)
+        self.program.note_hash(hash(outline))
+        self._mark_samples(out)
+        if not routes.take_rows(rows, tensors_of(out), range(first, len(self.tape.kernels))):
+            self._lose_rows()
+        return out
+
     def _lose_rows(self) -> None:
         """Give up to read where the samples are: the numbers of all indices have to say it."""
         self.routes.lose()

@@ -198,6 +198,7 @@ class Recording:
         """Reduce the gradients by kernels, with layouts from memory or from this batch."""
         run, forward = self.run, self.forward
         self._used_memory, self._guess = False, None  # of the loss before, if there was one
+        run.groups_apart.clear()
         losses = forward.losses(loss)
         operators = forward.operators()
         self._program = program = forward.program(loss, operators)
@@ -229,7 +230,7 @@ class Recording:
             scaled_sums = None if forward.is_routed else probe.checksums(layouts)
         assert layouts is not None
         program_layouts, layouts = layouts, forward.layouts_with_routes(layouts)
-        forward.note_own_loops(program_layouts)
+        forward.note_own_decisions(program_layouts)
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
@@ -266,7 +267,7 @@ class Recording:
 
     def _ways(self, losses: Tensor) -> Sequence[Hashable]:
         """Return what is equal for samples that may go alone together, where they are proven."""
-        ways = self.forward.steering.ways()
+        ways = self.forward.steering.ways_apart()
         # What neither operators nor numbers tell of may be another thing for each.
         return range(self.n) if ways is None or has_custom_function(losses) else ways
 

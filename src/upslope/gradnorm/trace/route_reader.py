@@ -75,6 +75,18 @@ class RouteReader:
             return len(tensors) == 1 and len(args) == 1
         return name in _BY_INDEX and len(tensors) > 1
 
+    def works_by_row(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether an operator works on rows one by one, and no more is to be asked of it.
+
+        name, args, kwargs: the operator and what it gets: rows of one group, weights and constants.
+        """
+        if self.is_closed or self.is_lost:
+            return False
+        tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        # Whole numbers may be indices, of which note is taken.
+        are_dense = all(x.layout == torch.strided and x.is_floating_point() for x in tensors)
+        return are_dense and keeps_rows(name, args, kwargs, _is_routed)
+
     def take_for_samples(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
     ) -> dict[int, str]:
@@ -107,7 +119,7 @@ class RouteReader:
         # The first that is true of a tensor decides: what it is to the operator, by its mark.
         if routes and routes[0] is not None and routes[0].wrapped is not None:
             return _read_unwrapping(name, args, kwargs, routes[0].wrapped)
-        if name in _TELLING:
+        if name in _TELLING and len(args) == 1:
             return self._read_places(name, args, kwargs, samples)
         if name in TAKING and args and isinstance(args[0], Tensor):
             first = routes[0]

@@ -20,6 +20,7 @@ that is not known here, a batch is like no other (`Tape.route`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,9 +30,9 @@ from torch import Tensor
 from upslope.gradnorm.core.layout import IndexedLayout, Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layout_probe import LayoutProbe, halves
 from upslope.gradnorm.core.tensor_marks import mark
-from upslope.gradnorm.trace.decisions import Decision, decided_alone
+from upslope.gradnorm.trace.decisions import Decision, decided_alone, decision_of
 from upslope.gradnorm.trace.route_reader import RouteReader
-from upslope.gradnorm.trace.routed_rows import Choice, Reading, RowGroup
+from upslope.gradnorm.trace.routed_rows import Choice, Reading, Route, RowGroup
 
 
 class Routes(RouteReader):
@@ -45,9 +46,9 @@ class Routes(RouteReader):
         """Tensors by their number, and the dimensions along which the data moved entries."""
         self._in_front: set[int] = set()
         """Tensors by their number that must have each sample's entries together in dimension 0."""
-        self._loops: list[tuple[int, int, Decision]] = []
-        """Note (`steering`), number of the router's numbers among `places`, and how the table of
-        what the loop goes through was made of them."""
+        self._decisions: list[tuple[int, int, Decision, Callable[[Tensor], str]]] = []
+        """Note (`steering`), number of the router's numbers among `places`, how what steers was
+        made of them, and the text of that: of the table that a loop goes through, or a number."""
 
     @property
     def are_read(self) -> bool:
@@ -84,20 +85,44 @@ class Routes(RouteReader):
     def add_loop(self, note: int, loop: Choice) -> None:
         """Take in a loop over what the samples have chosen. note: its place among what steers."""
         if loop.decision is not None:
-            self._loops.append((note, self.places.add(loop.decision.router), loop.decision))
+            self._add_decision(note, loop.decision, lambda hit: repr(hit.nonzero().tolist()))
 
-    def own_loops(self, layouts: Mapping[int, Layout]) -> Iterator[tuple[int, list[str]]]:
-        """Yield the note of each loop, and what it would go through for each sample alone.
+    def add_numbers(self, untold: Iterable[tuple[int, Tensor, type]]) -> None:
+        """Take in numbers that have left, of which no sample's own is known (`steering`)."""
+        for note, tensor, kind in untold if self.are_read else ():
+            decision = decision_of(tensor)
+            if decision is not None:
+                self._add_decision(note, decision, functools.partial(_text_of_number, kind))
 
-        layouts: as of `layouts`. Loops of which it is not known are left out.
+    def take_rows(self, rows: Route, results: Iterable[Tensor], uses: Iterable[int]) -> bool:
+        """Note what an operator has made of rows, one by one; as `take`."""
+        assert rows.rows is not None
+        self.uses |= dict.fromkeys(uses, rows.rows)
+        for tensor in results:
+            if not rows.fits(tensor):
+                return False
+            mark(tensor).route = rows
+        return True
+
+    def _add_decision(
+        self, note: int, decision: Decision, text_of: Callable[[Tensor], str]
+    ) -> None:
+        # What was written since it was a place would pass for unwritten.
+        if self.places.is_as_before(decision.router):
+            self._decisions.append((note, self.places.add(decision.router), decision, text_of))
+
+    def own_decisions(self, layouts: Mapping[int, Layout]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the note of what a router has decided, and what it would be for each sample alone.
+
+        layouts: as of `layouts`. Notes of which it is not known are left out.
         """
-        for note, number, decision in self._loops:
+        for note, number, decision, text_of in self._decisions:
             layout, router = layouts.get(key_of_place(number)), self.places.tensors[number]
             # What was written since is not what was decided on.
             if type(layout) is not Layout or layout.dim != 0 or not decision.is_current:
                 continue
             rows = layout.samples(router.detach(), self._n)
-            own_numbers = decided_alone(decision, rows)
+            own_numbers = decided_alone(decision, rows, text_of)
             if own_numbers is not None:
                 yield note, own_numbers
 
@@ -113,7 +138,7 @@ class Routes(RouteReader):
         """Give up: samples cannot be read off the indices."""
         self.is_lost = True
         self.forget()
-        self._loops, self._moves, self._in_front, self.uses = [], [], set(), {}
+        self._decisions, self._moves, self._in_front, self.uses = [], [], set(), {}
 
     def layouts(self, layouts: Mapping[int, Layout]) -> dict[int, Layout] | None:
         """Return use -> layout of all uses, those of routed rows among them; None if not known.
@@ -210,6 +235,11 @@ class Routes(RouteReader):
             return {}
         pairs = enumerate(self.places.tensors)
         return {key_of_place(number): t for number, t in pairs if t.requires_grad}
+
+
+def _text_of_number(kind: type, tensor: Tensor) -> str:
+    """Return a number as text. kind: its type in Python."""
+    return repr(kind(tensor.item()))
 
 
 def key_of_place(number: int) -> int:

@@ -33,7 +33,7 @@ _DENSE = torch.strided
 _peek_at_transforms = torch._C._functorch.peek_interpreter_stack
 _WHOLE_NUMBERS = frozenset({int})
 
-CONSTANTS, SAMPLES, MEETING, WEIGHTS, UNREAD = range(5)
+CONSTANTS, SAMPLES, MEETING, WEIGHTS, ROWS, MEETING_ROWS, UNREAD = range(7)
 """The kinds of tensors in most calls of operators: see `TensorKinds.read`."""
 
 _CONSTANTS: tuple[int, tuple[Any, ...]] = (CONSTANTS, ())
@@ -87,6 +87,8 @@ class TensorKinds:
         """The marks of those that have the samples' entries in front (`rows_in_front`)."""
         self.meets_front = False
         """Whether such a tensor was among those that an operator took."""
+        self.rows: Any = None
+        """The rows of the last operator that was `ROWS`, or `MEETING_ROWS`."""
         self._number, self._numbers = program.number, program.numbers
         self._tracks, self._types = tape.weights.tracks, tape.types
         self._key_of_weights, self._tracked_ids = tape.weights.key, tape.weights.tracked_ids
@@ -149,9 +151,10 @@ class TensorKinds:
         """Return which kinds of tensors an operator takes, and its outline (`program`).
 
         The kinds are `CONSTANTS`, `SAMPLES`, `MEETING` of samples and weights, or `WEIGHTS` among
-        themselves and constants. They are `UNREAD` where it takes anything but dense tensors and
-        plain numbers, or where more is to be asked of this operator. Asked of every one: it must
-        be fast.
+        themselves and constants; `ROWS` of one group that the data have sent somewhere (`routing`),
+        beside constants alone, or `MEETING_ROWS` of these and weights. They are `UNREAD` where it
+        takes anything but dense tensors and plain numbers, or where more is to be asked of this
+        operator. Asked of every one: it must be fast.
 
         operator, args, kwargs: the operator and what it got.
         """
@@ -160,6 +163,7 @@ class TensorKinds:
         outline: list[Any] = [operator.name]
         number_of, numbers = self._numbers.get, list[int | None]()
         samples, constants, meets, has_placeholder = 0, 0, False, False
+        rows: Any = None
         for value in (*args, *kwargs.values()) if kwargs else args:
             kind = type(value)  # of a class derived from these nothing is known here
             if kind is Tensor:
@@ -176,7 +180,17 @@ class TensorKinds:
                     if value.grad_fn is not None:
                         return _UNREAD
                     constants += 1
-                elif marks.route is not None or marks.is_packed:
+                elif marks.route is not None:
+                    group = marks.route.rows
+                    if group is None or (rows is not None and rows.rows is not group):
+                        return _UNREAD
+                    if marks.samples_in != self.session or marks.in_front >= 0:
+                        return _UNREAD
+                    rows = marks.route
+                    numbers.append(number_of(id(value)))
+                    outline.append((value.shape[1:],))  # the same of any number of rows
+                    continue
+                elif marks.is_packed:
                     return _UNREAD
                 elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
                     has_placeholder = True
@@ -221,6 +235,11 @@ class TensorKinds:
             else:
                 return _UNREAD
         outline.append(tuple(numbers))
+        if rows is not None:
+            if samples or has_placeholder:
+                return _UNREAD
+            self.rows = rows
+            return (MEETING_ROWS if meets else ROWS), (*outline, rows.rows.number)
         if meets:
             if not (samples or has_placeholder):
                 return _WEIGHTS if operator.runs_on_weights else _UNREAD
