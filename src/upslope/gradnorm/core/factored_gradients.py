@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 
 class FactoredGradient(NamedTuple):
@@ -72,6 +73,7 @@ OfParents = Sequence[FactoredGradient | None]
 """Of each input of a node of autograd's graph; None of a constant."""
 
 
+@torch.no_grad()
 def pull_back(node: Any, output: int, gradients: FactoredGradient) -> OfParents | None:
     """Return the gradients of a node's inputs; None where no rule here covers the node.
 
@@ -91,6 +93,16 @@ def pull_back(node: Any, output: int, gradients: FactoredGradient) -> OfParents 
         _in_type_of(of_parent, metadata.dtype, *parent)
         for of_parent, parent in zip(of_parents, node.next_functions, strict=True)
     ]
+
+
+def pull_back_entries(node: Any, output: int, gradients: FactoredGradient) -> OfParents | None:
+    """Return the same; None also where entries of an input reach others of the output.
+
+    Arguments as of `pull_back`. A smaller input that was broadcast is among the answers.
+    """
+    if type(node).__name__ not in _OF_ENTRIES | _OF_PAIRS:
+        return None
+    return pull_back(node, output, gradients)
 
 
 def shape_of(node: Any, output: int) -> tuple[int, ...]:
@@ -121,8 +133,17 @@ def _number(node: Any, tensor: Tensor) -> Tensor:
 
 def _entries(node: Any, gradients: FactoredGradient, shape: tuple[int, ...]) -> OfParents:
     """Return those of an operator that works entry by entry on one tensor."""
-    of_input = node(_factor_of(node, gradients, shape))
+    of_input = _derivative(node, _factor_of(node, gradients, shape))
     return [FactoredGradient(gradients.g, of_input), *[None] * (len(node.next_functions) - 1)]
+
+
+def _derivative(node: Any, factor: Tensor) -> Tensor:
+    """Return what a node with one input makes of numbers of its output's shape."""
+    of_input: Tensor | None = node(factor)
+    if of_input is None:  # within a backward pass a node computes what that one asks for alone
+        ends = [GradientEdge(node, 0)], [GradientEdge(*node.next_functions[0])]
+        (of_input,) = torch.autograd.grad(*ends, [factor], retain_graph=True)
+    return of_input
 
 
 def _factor_of(node: Any, gradients: FactoredGradient, shape: tuple[int, ...]) -> Tensor:
@@ -143,7 +164,7 @@ def _reduction(node: Any, gradients: FactoredGradient, shape: tuple[int, ...]) -
         return None
     if name == "LinalgVectorNormBackward0" or gradients.factor is not None:
         # With numbers of the output's shape: what each entry of the input has of them.
-        of_input = node(_factor_of(node, gradients, shape))
+        of_input = _derivative(node, _factor_of(node, gradients, shape))
     g = gradients.g
     if len(shape) != len(source):
         saved_dims = getattr(node, "_saved_dim", None)
@@ -338,6 +359,14 @@ _OF_ENTRIES = frozenset(
     }
 )
 """Nodes of operators of which each entry of the output is a function of one entry of the input."""
+
+_OF_PAIRS = frozenset(
+    {
+        *("AddBackward0", "AliasBackward0", "CloneBackward0"),
+        *("DivBackward0", "MulBackward0", "SubBackward0"),
+    }
+)
+"""The same of two inputs that are broadcast, and of copies."""
 
 _RULES: Mapping[str, Callable[[Any, FactoredGradient, tuple[int, ...]], OfParents | None]] = {
     "AddBackward0": _sum,

@@ -3,7 +3,7 @@
 A weight may be made of others by a few operators whose gradients keep the form of its own: a scale
 before it (equalised learning rates), a low-rank update merged into a base (LoRA), transposes,
 weight normalisation, spectral normalisation (`divided_weights`), standardised rows
-(`row_weights`). They are read from autograd's
+(`row_weights`), what is made entry by entry (`entrywise_weights`). They are read from autograd's
 graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.divided_weights import gradients_through_division
+from upslope.gradnorm.core.entrywise_weights import gradients_through_entries
 from upslope.gradnorm.core.factored_gradients import with_sign
 from upslope.gradnorm.core.live_rows import live_rows, put_rows
 from upslope.gradnorm.core.per_sample_gradients import (
@@ -61,7 +62,9 @@ def gradients_of_leaves(
     if node is None or weight.is_complex():
         return []
     leaves = _pull(node, part, scratch)
-    return gradients_through_rows(weight, part, scratch) or [] if leaves is None else leaves
+    if leaves is None:
+        leaves = gradients_through_rows(weight, part, scratch)
+    return (gradients_through_entries(weight, part) or []) if leaves is None else leaves
 
 
 def _pull(
