@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import leaf_gradients
+from upslope.gradnorm.core import derived_gradients, leaf_gradients
 from upslope.gradnorm.core.derived_gradients import DerivedGradients
 from upslope.gradnorm.core.weights import Weights
 from upslope.gradnorm.trace.memory import Memory
@@ -42,8 +43,49 @@ MADE: dict[str, Make] = {
     "softmax of columns": lambda p: F.softmax(p["x"], dim=0) + p["x"].softmax(dim=1),
     "softmax of one row": lambda p: p["bias"].softmax(dim=0)[None] * torch.ones(7, 1),
     "log of a softmax": lambda p: torch.log_softmax(p["x"] @ p["w"], dim=-1) @ p["w"],
+    "a sum of exponentials": lambda p: (
+        p["x"].unsqueeze(-1) * torch.exp(-p["x"].exp()[..., None] * torch.arange(5))
+    ).sum(1),
+    "of complex numbers": lambda p: _diagonal(p["x"], p["w"]),
+    "a spectrum": lambda p: torch.view_as_real(torch.fft.rfft(p["x"].tanh(), n=15)),
+    "a spectrum of complex numbers": lambda p: torch.fft.fft2(1j * p["x"] + p["x"]).abs(),
+    "all of a spectrum": lambda p: torch.fft.fft(p["x"].sin(), dim=0).imag,
+    "divided by norms": lambda p: p["column"] * p["x"] / p["x"].norm(dim=1, keepdim=True),
+    "a norm of all": lambda p: p["x"] / (p["w"].norm() + p["one"]),
+    "another norm": lambda p: p["x"] / p["x"].norm(p=3, dim=0),
+    "means": lambda p: (p["x"].exp() - p["x"].mean(1, keepdim=True)) * p["w"].sigmoid().mean(),
+    "a mean of means": lambda p: p["bias"] * p["x"].square().mean((0, 1)) + p["x"].mean(0).mean(),
+    "sums of products": lambda p: (p["column"] * p["bias"] * p["one"]).sum((0, 1)) * p["x"],
+    "rounded": lambda p: _rounded(p["x"] / p["column"]) * p["column"],
+    "broadcast ahead": lambda p: (p["bias"].exp() * p["one"]).expand(2, 7, 6) - 3 * p["x"][None],
+    "shifted and scaled": lambda p: torch.sub(p["x"], p["bias"], alpha=2) / (2 + p["one"] ** 2),
+    "used again": lambda p: (p["x"].exp() * p["x"].exp().sum(0)).tanh() + p["x"].exp().log1p(),
+    "twice in each of many steps": lambda p: functools.reduce(
+        lambda y, _: y * y.cos(), range(20), p["x"]
+    ),
+    "an outer product": lambda p: (p["column"] @ p["bias"][None]).softmax(-1),
+    "a product with a column": lambda p: (p["x"] @ p["bias"][:, None]).sigmoid().mT,
+    "rows of one": lambda p: torch.bmm(p["x"][:, None], p["w"].exp().expand(7, 6, 6)).squeeze(1),
+    "in single precision": lambda p: (p["x"].float() * torch.arange(6)).exp().double() * p["x"],
+    "whole numbers": lambda p: p["x"].exp() * torch.arange(1, 7) / torch.arange(1, 7),
+    "a border": lambda p: F.pad(p["x"].exp(), (1, 2, 0, 3)),
+    "without its border": lambda p: F.pad(p["x"].exp(), (-1, 2)),
     "an operator without a batched rule": lambda p: Twice.apply(p["x"] @ p["w"]) @ p["w"],
 }  # fmt: skip
+
+
+def _diagonal(x: Tensor, w: Tensor) -> Tensor:
+    """The kernel of a diagonal state space, as it is usually written."""
+    a = -x.exp() + 1j * w[0]
+    steps = a.unsqueeze(-1) * w[1, 0].exp() * torch.arange(5)
+    c = torch.view_as_complex(torch.stack([x, x.tanh()], dim=-1)) * (a.exp() - 1) / a
+    return 2 * torch.einsum("hn,hnl->hl", c, steps.exp()).real
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Rounded, with the gradient of what was not."""
+    clamped = x.clamp(-3, 3)
+    return (clamped.round() - clamped).detach() + clamped
 
 
 class Twice(torch.autograd.Function):
@@ -185,3 +227,24 @@ def test_numbers_that_are_not_finite_are_no_rows_to_leave_out(leaves: Leaves) ->
     derived = DerivedGradients()
     derived.add(leaves["x"] @ leaves["w"], gradients)
     assert derived.of_parameters(leaves)["w"][0].isnan().any()
+
+
+@pytest.mark.parametrize("name", ["a sum of exponentials", "of complex numbers", "rounded"])
+def test_autograd_is_not_asked_of_entries(name: str, leaves: Leaves) -> None:
+    weight = MADE[name](leaves)
+    derived = DerivedGradients()
+    derived.add(weight, torch.randn(3, *weight.shape))
+    with mock.patch.object(derived_gradients, "_differentiate", side_effect=AssertionError):
+        if name == "of complex numbers":  # `stack` is left to it
+            with pytest.raises(AssertionError):
+                derived.of_parameters(leaves)
+        else:
+            assert derived.of_parameters(leaves)
+
+
+def test_gradients_have_the_type_of_their_parameter() -> None:
+    x = torch.randn(3, 4, dtype=torch.float32, requires_grad=True)
+    weight = torch.view_as_real((1j * x).exp() * torch.arange(4)) * torch.ones((), dtype=x.dtype)
+    derived = DerivedGradients()
+    derived.add(weight, torch.randn_like(weight)[None])
+    assert derived.of_parameters({"x": x})["x"].dtype == torch.float32

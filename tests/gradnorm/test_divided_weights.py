@@ -11,11 +11,13 @@ from oracle import assert_agrees, relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from upslope.gradnorm.core import leaf_gradients
+from upslope.gradnorm.core import divided_weights, leaf_gradients
 from upslope.gradnorm.core.divided_weights import DividedGradient, gradients_through_division
 from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
 from upslope.gradnorm.core.sums_of_squares import squared_norms
 from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
+from upslope.gradnorm.kernels.conv.operands import Geometry
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(4, 3), (4,)),
@@ -134,3 +136,34 @@ def test_gradients_without_inner_products_are_formed() -> None:
     assert len(divided) == 5
     rows = divided.materialize(slice(None))
     assert relative_error(divided.squared_norms(1 << 20), squared_norms(rows)) < 1e-12
+
+
+@pytest.mark.parametrize("size", [6, 40])
+def test_of_few_positions_no_gradient_is_formed(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, g = torch.randn(3, 1, 40, size, size), torch.randn(3, 1, 5, size - 2, size - 2)
+    geometry = Geometry((1, 1), (0, 0), (1, 1), 1)
+    part = ConvWeightGradient(x.double(), g.double(), geometry, (5, 40, 3, 3))
+    w = torch.randn(5, 40, 3, 3, dtype=torch.float64, requires_grad=True)
+    quotient = w / w.norm()
+    truth = torch.stack(
+        [
+            torch.autograd.grad(quotient, w, values, retain_graph=True)[0]
+            for values in part.materialize(slice(None))
+        ]
+    )
+    if size == 6:
+        monkeypatch.setattr(ConvWeightGradient, "dense_pieces", None)
+    ((_, divided),) = gradients_through_division(quotient.grad_fn, part, 1 << 20) or ()
+    assert relative_error(divided.squared_norms(1 << 20), squared_norms(truth)) < 1e-9
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_slopes_of_rank_one_are_known(rank: int) -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(5, rank), torch.randn(7, rank)
+    factors = divided_weights._factors(left @ right.mT)
+    assert (factors is not None) == (rank == 1)
+    if factors is not None:
+        assert relative_error(torch.outer(*factors), left @ right.mT) < 1e-5
+    assert divided_weights._factors(torch.zeros(5, 7)) is None

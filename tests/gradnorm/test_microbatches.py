@@ -323,6 +323,28 @@ def test_the_size_follows_from_the_largest_activation_and_the_weights(
     ] == starts
 
 
+class Divided(nn.Module):
+    """A layer whose weight is divided by a number: more bytes than a sample's activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, (self.layer.weight / self.scale).exp(), self.layer.bias).tanh()
+
+
+def test_weights_that_are_made_of_parameters_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(microbatches, "_LARGEST", 2 * 8 * 64**2)
+    monkeypatch.setattr(microbatches, "_BLOCK", 0)
+    monkeypatch.setattr(microbatches, "_AVERAGE", 0)
+    model, x = Divided().double(), torch.randn(12, 64, dtype=torch.float64)
+    pieces = microbatches.microbatches(Inventory(model), Batch.of(x), ComputeOptions())
+    assert [piece.n for piece in pieces] == [12]
+
+
 def test_a_model_that_refuses_a_single_sample_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(microbatches, "_LARGEST", 1)
     monkeypatch.setattr(microbatches, "_BLOCK", 0)

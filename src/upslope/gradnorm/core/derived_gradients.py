@@ -2,12 +2,14 @@
 
 A weight may be made of parameters by any operators. Autograd differentiates them, for all samples
 in one batched pass. It has no such rule for weight normalisation and softmax, which are gone
-through by hand, as are views on the way to them. Called by `weights`, for what `leaf_gradients` has
-not taken apart.
+through by hand, as are operators whose derivatives all samples share (`factored_gradients`). Called
+by `weights`, for what `leaf_gradients` has not taken apart.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from upslope.gradnorm.core.factored_gradients import (
+    FactoredGradient,
+    pull_back,
+    shape_of,
+    with_sign,
+)
 from upslope.gradnorm.core.weight_norm import weight_norm_of
-
-OfParents = Sequence[Tensor | None]
-"""The gradients of the inputs of a node of autograd's graph, (m, *shape); None of a constant."""
 
 
 class DerivedGradients:
@@ -29,37 +34,63 @@ class DerivedGradients:
         """Id of a leaf of the graph -> the leaf, and its gradients, (m, *shape)."""
         self._edges: dict[GradientEdge, Tensor] = {}
         """Outputs of nodes from which autograd goes on, with their gradients, (m, *shape)."""
+        self._waiting: dict[tuple[Any, int], FactoredGradient] = {}
+        """Outputs of nodes that are still to be gone through, with their gradients."""
+        self._order: list[tuple[int, int, Any, int]] = []
+        """A heap of these, those that were made last in front, as autograd goes."""
+        self._numbers = itertools.count()
 
     def add(self, weight: Tensor, gradients: Tensor) -> None:
         """Take in the gradients of a weight that was made of others, (m, *weight.shape)."""
-        self._pull(weight.grad_fn, weight.output_nr, gradients)
+        self._arrive(weight.grad_fn, weight.output_nr, FactoredGradient(gradients))
 
-    def _pull(self, node: Any, output: int, g: Tensor) -> None:
-        """Go back from an output of a node, as far as the rules here reach."""
+    def _arrive(self, node: Any, output: int, gradients: FactoredGradient) -> None:
+        """Take in what reaches an output of a node."""
         leaf = getattr(node, "variable", None)
         if leaf is not None:
-            _add_to(self._leaves, id(leaf), leaf, g)
+            _add_to(self._leaves, id(leaf), leaf, gradients.dense(leaf.shape))
             return
+        so_far = self._waiting.get((node, output))
+        if so_far is None:
+            entry = -node._sequence_nr(), next(self._numbers), node, output
+            heapq.heappush(self._order, entry)
+        else:
+            shape = shape_of(node, output)
+            gradients = FactoredGradient(so_far.dense(shape) + gradients.dense(shape))
+        self._waiting[node, output] = gradients
+
+    def _pull(self, node: Any, output: int, gradients: FactoredGradient) -> None:
+        """Go back from an output of a node to its inputs."""
         norm = weight_norm_of(node)
         if norm is not None:
-            for leaf, of_leaf in zip((norm.direction, norm.length), norm.pull(g), strict=True):
+            pairs = zip(
+                (norm.direction, norm.length), norm.pull(gradients.dense(norm.u.shape)), strict=True
+            )
+            for leaf, of_leaf in pairs:
                 _add_to(self._leaves, id(leaf), leaf, of_leaf)
             return
-        rule = _RULES.get(type(node).__name__)
-        of_parents = None if rule is None else rule(node, g)
+        of_parents = pull_back(node, output, gradients)
         if of_parents is None:
-            edge = GradientEdge(node, output)
-            self._edges[edge] = self._edges[edge] + g if edge in self._edges else g
-            return
-        for (parent, place), of_parent in zip(node.next_functions, of_parents, strict=True):
-            if parent is not None and of_parent is not None:
-                self._pull(parent, place, of_parent)
+            g = gradients.dense(shape_of(node, output))
+            rule = _RULES.get(type(node).__name__)
+            of_parent = None if rule is None else rule(node, g)
+            if of_parent is None:
+                edge = GradientEdge(node, output)
+                self._edges[edge] = self._edges[edge] + g if edge in self._edges else g
+                return
+            of_parents = [FactoredGradient(of_parent)]
+        for (parent, place), of_input in zip(node.next_functions, of_parents, strict=True):
+            if parent is not None and of_input is not None:
+                self._arrive(parent, place, of_input)
 
     def of_parameters(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return name -> gradients, (m, *shape), of the parameters that any were made of.
 
         parameters: name -> parameter, those that are asked for.
         """
+        while self._order:
+            _, _, node, output = heapq.heappop(self._order)
+            self._pull(node, output, self._waiting.pop((node, output)))
         edges, gradients = list(self._edges), list(self._edges.values())
         every = list(parameters.values())
         rows: Sequence[Tensor | None] = [None] * len(every)
@@ -106,42 +137,15 @@ def _differentiate(
     )
 
 
-def _shape_of(node: Any, output: int) -> torch.Size:
-    """Return the shape of an output of a node."""
-    shape: torch.Size = node._input_metadata[output].shape
-    return shape
-
-
-def _reshape(node: Any, g: Tensor) -> OfParents:
-    """Return the gradient of what had the same entries in the same order."""
-    return (g.reshape(len(g), *_shape_of(*node.next_functions[0])),)
-
-
-def _permute(node: Any, g: Tensor) -> OfParents:
-    dims = [_as_signed(dim) % (g.dim() - 1) for dim in node._saved_dims]
-    places = sorted(range(len(dims)), key=dims.__getitem__)
-    return (g.permute(0, *(1 + place for place in places)),)
-
-
-def _transpose(node: Any, g: Tensor) -> OfParents:
-    dims = (_as_signed(dim) % (g.dim() - 1) for dim in (node._saved_dim0, node._saved_dim1))
-    return (g.transpose(*(1 + dim for dim in dims)),)
-
-
-def _through_softmax(node: Any, g: Tensor) -> OfParents | None:
+def _through_softmax(node: Any, g: Tensor) -> Tensor | None:
     """Return the gradient of what a softmax was taken of; autograd takes it row by row."""
-    result, dim = node._saved_result.detach(), 1 + _as_signed(node._saved_dim) % (g.dim() - 1)
+    result, dim = node._saved_result.detach(), 1 + with_sign(node._saved_dim) % (g.dim() - 1)
     if result.dtype != g.dtype:
         return None
     if type(node).__name__ == "LogSoftmaxBackward0":
-        return (torch.addcmul(g, result.exp(), g.sum(dim, keepdim=True), value=-1),)
+        return torch.addcmul(g, result.exp(), g.sum(dim, keepdim=True), value=-1)
     terms = g * result
-    return (torch.addcmul(terms, result, terms.sum(dim, keepdim=True), value=-1),)
-
-
-def _as_signed(dim: int) -> int:
-    """Return a dimension that autograd's graph may show as an unsigned number."""
-    return dim - 2**64 if dim >= 2**63 else dim
+    return torch.addcmul(terms, result, terms.sum(dim, keepdim=True), value=-1)
 
 
 def _add_to(
@@ -151,19 +155,8 @@ def _add_to(
     leaves[key] = (leaf, gradients if so_far is None else so_far + gradients)
 
 
-_RULES: Mapping[str, Callable[[Any, Tensor], OfParents | None]] = {
-    "AliasBackward0": _reshape,
-    "CloneBackward0": _reshape,
+_RULES: Mapping[str, Callable[[Any, Tensor], Tensor | None]] = {
     "LogSoftmaxBackward0": _through_softmax,
-    "PermuteBackward0": _permute,
-    "ReshapeAliasBackward0": _reshape,
     "SoftmaxBackward0": _through_softmax,
-    "SqueezeBackward0": _reshape,
-    "SqueezeBackward1": _reshape,
-    "TBackward0": lambda node, g: (g if g.dim() < 3 else g.mT,),  # noqa: ARG005
-    "TransposeBackward0": _transpose,
-    "UnsafeViewBackward0": _reshape,
-    "UnsqueezeBackward0": _reshape,
-    "ViewBackward0": _reshape,
 }
-"""Name of a node of autograd's graph -> the gradients of its inputs, from that of its output."""
+"""Name of a node of autograd's graph -> the gradient of its input, from that of its output."""

@@ -6,9 +6,9 @@ gradient of s with respect to W, and G that of a sample's loss with respect to Q
     dL/dW = (G - <G, Q> D) / s
     |dL/dW|^2 = (|G|^2 - 2 <G, Q> <G, D> + <G, Q>^2 |D|^2) / s^2
 
-so that G keeps the form that it has: what is asked of it are norms and inner products. Where the
-norms are taken of G itself, a few samples at a time, the inner products are taken of it as well.
-Called by `leaf_gradients`.
+so that G keeps the form that it has: what is asked of it are norms and inner products, of the
+estimate u^T W v with D = u v^T, by two vectors. Where G is smaller than what it is made of, it is
+formed, a few samples at a time, and the inner products are taken of it. Called by `leaf_gradients`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from upslope.gradnorm.core.weights import leaves
 _LEAST = 0.01
 """Share of the terms below which the square of a gradient is not told by their sum, which would
 lose two digits and more: it is formed. Of G along D, the direction that division takes out."""
+
+_ROUNDINGS = 8
+"""Roundings of a product of two numbers, one of them a quotient, that it may differ by."""
 
 
 def gradients_through_division(
@@ -95,17 +98,28 @@ class DividedGradient(PerSampleGradient):
     @functools.cached_property
     def _sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) each: <G, Q>, <G, D> and |G|^2."""
-        pieces = self.part.dense_pieces(self.scratch)
+        rows = self.part.by_rows()
+        # With few positions a gradient is larger than what it is made of.
+        is_small = rows is not None and rows.positions < self.directions[0, 0].numel()
+        pieces = None if is_small else self.part.dense_pieces(self.scratch)
         if pieces is None:
-            dots = [self.part.inner_products(v) for v in self.directions]
-            if dots[0] is not None and dots[1] is not None:
+            along_q, along_d = self.part.inner_products(self.directions[0]), self._along_slope()
+            if along_q is not None and along_d is not None:
                 squares = self.part.squared_norms(self.scratch)
-                return upcast(dots[0]), upcast(dots[1]), squares
+                return upcast(along_q), upcast(along_d), squares
             size = 2 * self.directions.numel() * self.directions.element_size()
             slices = chunks(len(self), size, self.scratch)
             pieces = (self.part.materialize(samples) for samples in slices)
         sums = torch.cat([self._sums_of(values) for values in pieces])
         return sums[:, 0], sums[:, 1], sums[:, 2]
+
+    def _along_slope(self) -> Tensor | None:
+        """(n,): <G, D>; None if G must be formed first."""
+        slope = self.directions[1]
+        factors = _factors(slope.flatten(1)) if slope.dim() > 1 else None
+        if factors is not None:
+            return self.part.rank_one_products(*factors)
+        return self.part.inner_products(slope)
 
     def _sums_of(self, values: Tensor) -> Tensor:
         """(m, 3): the same of gradients that are formed, (m, *shape)."""
@@ -114,3 +128,17 @@ class DividedGradient(PerSampleGradient):
         rows = upcast(values.permute(0, *order).flatten(1))
         columns = self.directions.permute(0, *order).flatten(1).to(rows.dtype).mT
         return torch.cat([rows @ columns, squared_norms(rows)[:, None]], dim=1)
+
+
+def _factors(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return a column and a row whose product a matrix is, but for rounding; None if none are.
+
+    The slope of u^T W v, as a singular value is estimated, is u v^T, however that is spelled.
+    """
+    place = int(matrix.abs().argmax())
+    row, column = divmod(place, matrix.shape[1])
+    pivot = matrix[row, column]
+    left, right = matrix[:, column] / pivot, matrix[row]
+    rest = torch.addr(matrix, left, right, alpha=-1)
+    most = _ROUNDINGS * torch.finfo(matrix.dtype).eps * torch.linalg.vector_norm(matrix)
+    return (left, right) if bool(torch.linalg.vector_norm(rest) <= most) else None

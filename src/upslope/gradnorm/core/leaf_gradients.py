@@ -3,7 +3,7 @@
 A weight may be made of others by a few operators whose gradients keep the form of its own: a scale
 before it (equalised learning rates), a low-rank update merged into a base (LoRA), transposes,
 weight normalisation, spectral normalisation (`divided_weights`), standardised rows
-(`row_weights`). They are read from autograd's
+(`row_weights`), what is made entry by entry (`entrywise_weights`). They are read from autograd's
 graph, and each is gone through backwards with all samples at once:
 
     W = a U + V        dU = a G,  dV = G
@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.divided_weights import gradients_through_division
+from upslope.gradnorm.core.entrywise_weights import gradients_through_entries
+from upslope.gradnorm.core.factored_gradients import with_sign
 from upslope.gradnorm.core.live_rows import live_rows, put_rows
 from upslope.gradnorm.core.per_sample_gradients import (
     Dense,
@@ -60,7 +62,9 @@ def gradients_of_leaves(
     if node is None or weight.is_complex():
         return []
     leaves = _pull(node, part, scratch)
-    return gradients_through_rows(weight, part, scratch) or [] if leaves is None else leaves
+    if leaves is None:
+        leaves = gradients_through_rows(weight, part, scratch)
+    return (gradients_through_entries(weight, part) or []) if leaves is None else leaves
 
 
 def _pull(
@@ -145,7 +149,7 @@ def _reshape(node: Any, part: PerSampleGradient) -> OfParents:
 def _permutation(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a tensor whose dimensions were permuted."""
     rank = len(node._saved_dims)
-    order = [_with_sign(dim) % rank for dim in node._saved_dims]
+    order = [with_sign(dim) % rank for dim in node._saved_dims]
     back = [1 + place for place in sorted(range(rank), key=order.__getitem__)]
     return (rearrange(part, lambda values: values.permute(0, *back)),)
 
@@ -154,7 +158,7 @@ def _exchange(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a tensor of which two dimensions were exchanged."""
     parent, place = node.next_functions[0]
     rank = len(parent._input_metadata[place].shape)
-    dims = [1 + _with_sign(dim) % rank for dim in (node._saved_dim0, node._saved_dim1)]
+    dims = [1 + with_sign(dim) % rank for dim in (node._saved_dim0, node._saved_dim1)]
     return (rearrange(part, lambda values: values.transpose(*dims)),)
 
 
@@ -168,7 +172,7 @@ def _rows_by_index(node: Any, part: PerSampleGradient) -> OfParents:
 
 def _rows_of_embedding(node: Any, part: PerSampleGradient) -> OfParents:
     """Return the gradient of a table of which rows were taken by `F.embedding`."""
-    if _with_sign(node._saved_padding_idx) >= 0 or node._saved_scale_grad_by_freq:
+    if with_sign(node._saved_padding_idx) >= 0 or node._saved_scale_grad_by_freq:
         return None
     return _rows_of_table(node, part, node._saved_indices)
 
@@ -183,11 +187,6 @@ def _rows_of_table(node: Any, part: PerSampleGradient, ids: Tensor) -> OfParents
     values = part.values.reshape(len(part), ids.numel(), *shape)
     total = values.new_zeros(len(part), rows, *shape)
     return (Dense(total.index_add_(1, ids.flatten() % rows, values)),)  # negative ids from the end
-
-
-def _with_sign(number: int) -> int:
-    """Return a number that a node of the graph has kept without its sign."""
-    return number - 2**64 if number >= 2**63 else number
 
 
 def _transpose(node: Any, part: PerSampleGradient) -> OfParents:  # noqa: ARG001

@@ -163,18 +163,37 @@ def _most_in_cache(model: nn.Module, batch: Batch, sizes_of_model: dict[Any, int
     """
     key = tuple((x.shape[1:], x.dtype) for x in batch.tensors)
     if key not in sizes_of_model:
-        try:
-            sample_bytes, _ = held_by_one(model, batch)
-            # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
-            sizes = [size for size, floating in sample_bytes if floating]
-        except Exception:  # whatever a model does not like about a sample alone
-            sizes = []
-        largest, average = max(sizes, default=1), sum(sizes) / max(1, len(sizes))
-        # Every piece goes through all weights: large ones want large pieces.
-        weights = sum(p.nbytes for p in model.parameters())
-        enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
-        sizes_of_model[key] = max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
-    return sizes_of_model[key]
+        sizes_of_model[key] = _number_in_cache(model, _bytes_of_first(model, batch, 1))
+    if sizes_of_model[key] >= batch.n:
+        return sizes_of_model[key]
+    # Before a batch is cut, what does not grow with the samples is left out: weights that are made
+    # of parameters (divided by a norm, merged with an update), which are made anew for each piece.
+    exact = (key, "two samples")
+    if exact not in sizes_of_model:
+        of_one, of_two = (_bytes_of_first(model, batch, count) for count in (1, 2))
+        growth = [b - a for a, b in zip(of_one, of_two, strict=False) if b > a]
+        is_known = len(of_one) == len(of_two) and bool(growth)
+        sizes_of_model[exact] = _number_in_cache(model, growth) if is_known else sizes_of_model[key]
+    return sizes_of_model[exact]
+
+
+def _bytes_of_first(model: nn.Module, batch: Batch, count: int) -> list[int]:
+    """Return the bytes of each floating tensor that the first samples keep; [] if unknown."""
+    try:
+        # Bytes are a library's notes: a fused recurrence keeps all its steps in one tensor.
+        tensor_bytes, _ = _held_by_first(model, batch, count)
+        return [size for size, floating in tensor_bytes if floating]
+    except Exception:  # whatever a model does not like about samples by themselves
+        return []
+
+
+def _number_in_cache(model: nn.Module, sizes: list[int]) -> int:
+    """Return how many samples a cache has room for. sizes: bytes of a sample's activations."""
+    largest, average = max(sizes, default=1), sum(sizes) / max(1, len(sizes))
+    # Every piece goes through all weights: large ones want large pieces.
+    weights = sum(p.nbytes for p in model.parameters())
+    enough = min(_AVERAGE / max(1, average), _BLOCK / max(1, largest))
+    return max(1, int(max(_LARGEST, weights) / max(1, largest)), int(enough))
 
 
 def _with_labels_of_rows(
@@ -287,7 +306,7 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     """
     if memory is not None:
         require_bytes("memory", memory)
-    sample_bytes, device = held_by_one(model, open_batch(model, inputs))
+    sample_bytes, device = _held_by_first(model, open_batch(model, inputs), 1)
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU
@@ -308,17 +327,19 @@ def require_bytes(name: str, value: Any) -> None:
         )
 
 
-def held_by_one(model: nn.Module, batch: Batch) -> tuple[list[tuple[int, bool]], torch.device]:
-    """What the first sample keeps in memory for the backward pass, and the device of its outputs.
+def _held_by_first(
+    model: nn.Module, batch: Batch, count: int
+) -> tuple[list[tuple[int, bool]], torch.device]:
+    """What some of the first samples keep for the backward pass, and the device of their outputs.
 
     Bytes of each tensor, and whether it holds floating numbers. Parameters and buffers are not
-    among it; of views of one tensor there is one.
+    among it; of views of one tensor there is one. count: how many samples.
     """
     hooks = tensors_saved_for_backward(model)
     with without_traces(model), torch.enable_grad(), hooks as saved_sizes:
-        outputs = batch.rows(slice(0, 1)).call(model)
+        outputs = batch.rows(slice(0, count)).call(model)
     tensors = tensors_in(outputs)
-    sample_bytes = [
+    tensor_bytes = [
         (t.untyped_storage().nbytes(), t.is_floating_point()) for t in saved_sizes.values()
     ]
-    return sample_bytes, tensors[0].device if tensors else torch.device("cpu")
+    return tensor_bytes, tensors[0].device if tensors else torch.device("cpu")

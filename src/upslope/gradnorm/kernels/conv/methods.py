@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import chunks
+from upslope.gradnorm.core.chunks import SCRATCH, chunks
 from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.core.per_sample_gradients import OuterPieces, OuterProducts, PerSampleGradient
 from upslope.gradnorm.core.sums_of_squares import (
@@ -152,10 +152,13 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return METHODS[cost_model.best(self)](self, scratch)
 
     def materialize(self, rows: slice) -> Tensor:
-        """See `PerSampleGradient`. By one grouped convolution."""
-        return gradients.group_gradients(self, rows)
+        """See `PerSampleGradient`. By the cheapest method that forms them."""
+        whole = rows == slice(0, len(self))
+        operands = self if whole else dataclasses.replace(self, x=self.x[rows], g=self.g[rows])
+        pieces = [*operands.dense_pieces(SCRATCH)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def dense_pieces(self, scratch: int) -> Iterator[Tensor] | None:
+    def dense_pieces(self, scratch: int) -> Iterator[Tensor]:
         """See `PerSampleGradient`. By the cheapest method that forms them."""
         if self.is_pointwise:
             return gradients.pointwise(self, scratch)
