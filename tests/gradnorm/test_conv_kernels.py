@@ -153,6 +153,10 @@ GEOMETRIES = {
     "3x3": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 6, 7)),
     "3x3, no padding": lambda: (nn.Conv2d(5, 6, 3), (5, 6, 7)),
     "3x3, wide padding": lambda: (nn.Conv2d(3, 4, 3, padding=4), (3, 4, 3)),
+    "few pixels": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 4, 3)),
+    "few pixels, no padding": lambda: (nn.Conv2d(5, 6, (3, 2)), (5, 4, 4)),
+    "few pixels, 1d": lambda: (nn.Conv1d(4, 3, 5, padding=3, dilation=2), (4, 9)),
+    "few pixels, 3d": lambda: (nn.Conv3d(3, 4, 3, padding=1), (3, 2, 3, 2)),
     "oblong": lambda: (nn.Conv2d(4, 3, (1, 5), padding=(0, 2)), (4, 5, 6)),
     "dilated": lambda: (nn.Conv2d(4, 3, 3, dilation=2, padding=2), (4, 6, 5)),
     "dilated past the image": lambda: (nn.Conv2d(4, 3, 3, dilation=6, padding=6), (4, 5, 5)),
@@ -183,6 +187,7 @@ GEOMETRIES = {
 EVERYWHERE = {"direct", "im2col", "ghost", "shifted_ghost"}
 TRIED = {
     "3x3": EVERYWHERE,
+    "few pixels": EVERYWHERE,
     "1d": EVERYWHERE | {"per_tap"},
     "3d": EVERYWHERE | {"per_depth_slice"},
     "3d, of a size that PyTorch does not unfold": {"direct", "per_sample", "per_depth_slice"},
