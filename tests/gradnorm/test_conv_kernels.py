@@ -260,6 +260,20 @@ def test_the_method_follows_the_shape():
     assert best(512, 8, stride=2) == "ghost"
 
 
+@pytest.mark.parametrize(("n", "method"), [(2, "windows"), (64, "direct")])
+def test_a_call_is_shared_by_no_more_samples_than_there_are(n, method):
+    x = torch.empty(n, 1, 56, 4, 4)
+    part = ConvWeightGradient(x, x, Geometry((1, 1), (1, 1), (1, 1), 56), (56, 1, 3, 3))
+    assert cost_model.best(part) == method
+
+
+def test_first_layers_go_sample_by_sample():
+    """Images of few channels are slow to copy to the groups of one call."""
+    x, g = torch.empty(8, 1, 3, 96, 96), torch.empty(8, 1, 32, 48, 48)
+    part = ConvWeightGradient(x, g, _geometry(2), (32, 3, 3, 3))
+    assert cost_model.best(part) == "per_sample"
+
+
 def _geometry(stride: int):
     return Geometry((stride,) * 2, (1, 1), (1, 1), 1)
 

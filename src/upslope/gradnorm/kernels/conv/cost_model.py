@@ -50,7 +50,7 @@ WIDE_DEPTHWISE = 10
 """Factor for depthwise weight gradients of kernels that are wider than 3."""
 CHANNEL = 5e3
 """Cost of one more channel in such a convolution."""
-WINDOW = 70.0
+WINDOW = 50.0
 """Cost of one entry of a window of a channel, which is multiplied, written and summed."""
 SLICE = 1.5
 """Cost of one multiply-add of a weight gradient of slices of a volume."""
@@ -90,7 +90,7 @@ def costs(operands: ConvOperands) -> Mapping[str, float]:
         operands.g.shape,
         operands.shape,
         operands.geometry,
-        samples_per_call(operands),
+        max(1, min(len(operands), samples_per_call(operands))),
         torch.get_num_threads(),
     )
 

@@ -254,7 +254,8 @@ def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor
             x = x.repeat_interleave(operands.shape[0] // x.shape[1], dim=1)
         x = windows(x, kernel, s, d)
         for dim, size in enumerate(positions, start=2):
-            x = x.narrow(dim, 0, size)  # of a transposed convolution there may be more
+            if x.shape[dim] > size:  # of a transposed convolution there may be more
+                x = x.narrow(dim, 0, size)
         g = operands.g[rows, 0].movedim(1, -1)  # (m, *positions, c)
         g = g.reshape(len(g), *(1,) * spaces, *g.shape[1:])
         # A copy even where nothing is out of order: these are the images' own numbers.
