@@ -8,7 +8,8 @@
   positions and k taps, t^2 (c k + o) multiply-adds from unfolded patches.
 - shifted_ghost, where the stride is 1: the Gram matrix of patches is a sum of shifted entries of
   the Gram matrix of single pixels, sum_k P[l + k, l' + k] with P = X X^T. No unfolding and no
-  factor k: about t^2 (c + o) multiply-adds and one short window sum per dimension.
+  factor k: about t^2 (c + o) multiply-adds and one short window sum per dimension, or, of few
+  pixels, one product with a matrix of zeros and ones.
 
 The library forms the gradient of a batch in one call; those of its samples would take as many calls
 as there are samples. `cost_model` says which method is the cheapest.
