@@ -130,6 +130,10 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         Layer(192, 192, 24, 31, 1, groups=4),
         *(Layer(c, c, side, groups=c // 24) for c, side in ((336, 10), (888, 5))),
     ]
+    few_to_a_group = [
+        Layer(c, c, side, groups=c // 8) for c, side in ((104, 12), (208, 6), (440, 3))
+    ]
+    first = [Layer(3, 32, 96, stride=2), Layer(3, 16, 64, stride=2), Layer(2, 8, 64)]
     wide = [layer for layer in layers if layer.c >= 64]
     direct = [by_method("direct", layer, None) for layer in layers]
     small = ((64, 128, 128), (32, 192, 192), (256, 64, 64))
@@ -140,6 +144,8 @@ def experiments() -> list[tuple[tuple[str, ...], list[Case]]]:
         (("ONEDNN", "ONEDNN_CALL"), [by_product(*sizes) for sizes in large]),
         (("SHORT_SIDE",), [by_product(*sizes) for sizes in thin]),
         (("CALL", "GROUP", "COPY", "WRITE"), [by_call(), *direct]),
+        (("RUN",), [by_method("direct", layer) for layer in first]),
+        (("PLAIN_WRITE",), [by_method("direct", layer) for layer in few_to_a_group]),
         (("SAMPLE_CALL",), [by_method("per_sample", layer) for layer in wide]),
         (("SINGLE_VOLUME",), [by_method("direct", layer, 1) for layer in volumes]),
         (("DEPTHWISE", "CHANNEL"), [by_method("depthwise", layer) for layer in depthwise]),

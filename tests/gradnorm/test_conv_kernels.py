@@ -153,6 +153,10 @@ GEOMETRIES = {
     "3x3": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 6, 7)),
     "3x3, no padding": lambda: (nn.Conv2d(5, 6, 3), (5, 6, 7)),
     "3x3, wide padding": lambda: (nn.Conv2d(3, 4, 3, padding=4), (3, 4, 3)),
+    "few pixels": lambda: (nn.Conv2d(5, 6, 3, padding=1), (5, 4, 3)),
+    "few pixels, no padding": lambda: (nn.Conv2d(5, 6, (3, 2)), (5, 4, 4)),
+    "few pixels, 1d": lambda: (nn.Conv1d(4, 3, 5, padding=3, dilation=2), (4, 9)),
+    "few pixels, 3d": lambda: (nn.Conv3d(3, 4, 3, padding=1), (3, 2, 3, 2)),
     "oblong": lambda: (nn.Conv2d(4, 3, (1, 5), padding=(0, 2)), (4, 5, 6)),
     "dilated": lambda: (nn.Conv2d(4, 3, 3, dilation=2, padding=2), (4, 6, 5)),
     "dilated past the image": lambda: (nn.Conv2d(4, 3, 3, dilation=6, padding=6), (4, 5, 5)),
@@ -183,6 +187,7 @@ GEOMETRIES = {
 EVERYWHERE = {"direct", "im2col", "ghost", "shifted_ghost"}
 TRIED = {
     "3x3": EVERYWHERE,
+    "few pixels": EVERYWHERE,
     "1d": EVERYWHERE | {"per_tap"},
     "3d": EVERYWHERE | {"per_depth_slice"},
     "3d, of a size that PyTorch does not unfold": {"direct", "per_sample", "per_depth_slice"},
@@ -253,6 +258,20 @@ def test_the_method_follows_the_shape():
     assert best(64, 32) in ("direct", "per_sample", "im2col")
     assert best(512, 4) == "shifted_ghost"
     assert best(512, 8, stride=2) == "ghost"
+
+
+@pytest.mark.parametrize(("n", "method"), [(2, "windows"), (64, "direct")])
+def test_a_call_is_shared_by_no_more_samples_than_there_are(n, method):
+    x = torch.empty(n, 1, 56, 4, 4)
+    part = ConvWeightGradient(x, x, Geometry((1, 1), (1, 1), (1, 1), 56), (56, 1, 3, 3))
+    assert cost_model.best(part) == method
+
+
+def test_first_layers_go_sample_by_sample():
+    """Images of few channels are slow to copy to the groups of one call."""
+    x, g = torch.empty(8, 1, 3, 96, 96), torch.empty(8, 1, 32, 48, 48)
+    part = ConvWeightGradient(x, g, _geometry(2), (32, 3, 3, 3))
+    assert cost_model.best(part) == "per_sample"
 
 
 def _geometry(stride: int):

@@ -140,7 +140,9 @@ class Convolution(Kernel):
         if arrangement.is_product:
             return _multiply(g, self._matrix.mT, None, has_rows=arrangement.has_rows)
         # Autocast sees to forward passes alone.
-        x, weight = x.to(g.dtype), self._arranged_weight(arrangement).to(g.dtype)
+        weight = self._arranged_weight(arrangement)
+        if x.dtype != g.dtype or weight.dtype != g.dtype:
+            x, weight = x.to(g.dtype), weight.to(g.dtype)
         # Words under windows as wide as their vectors: oneDNN takes up to sixty times as long for
         # one channel that is marked as last.
         if x.shape[1] == g.shape[-1] == 1 < weight.shape[-1] and not self.is_transposed:
@@ -158,7 +160,9 @@ class Convolution(Kernel):
         """Yield the per-sample gradients of the weights; see `Kernel`."""
         if samples.layout.dim != 0:
             raise SamplesNotSeparable("the samples of a convolution are not in its first dimension")
-        x, geometry = inputs[0].to(g.dtype), self.geometry
+        x, geometry = inputs[0], self.geometry
+        if x.dtype != g.dtype:
+            x = x.to(g.dtype)
         part = self._reached_part(x, g)
         if part is not None:
             x, g, geometry, _ = part

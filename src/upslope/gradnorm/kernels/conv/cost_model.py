@@ -20,7 +20,7 @@ import torch
 
 from upslope.gradnorm import torch_faults
 from upslope.gradnorm.core.matrix_products import WORTH
-from upslope.gradnorm.kernels.conv.gradients import samples_per_call
+from upslope.gradnorm.kernels.conv.gradients import prefers_plain, samples_per_call
 from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
 
 CALL = 3.5e6
@@ -31,9 +31,14 @@ GROUP = 1e5
 COPY = 18.0
 """Cost of moving one entry of an image to where a grouped convolution expects it. In three
 dimensions it counts twice: volumes come from beyond the cache."""
+RUN = 150.0
+"""Cost of moving the channels of one pixel, beside that of the entries: they lie together, and are
+copied by themselves."""
 WRITE = 270.0
 """Cost of one entry of the weight gradient, which the library writes in an order of its own and
 then copies to the usual one."""
+PLAIN_WRITE = 80.0
+"""The same where images have their positions last: of signals, and of some layers with groups."""
 SINGLE_VOLUME = 5
 """Factor for the weight gradient of a single volume that PyTorch unfolds."""
 SAMPLE_CALL = 0.75
@@ -45,7 +50,7 @@ WIDE_DEPTHWISE = 10
 """Factor for depthwise weight gradients of kernels that are wider than 3."""
 CHANNEL = 5e3
 """Cost of one more channel in such a convolution."""
-WINDOW = 70.0
+WINDOW = 50.0
 """Cost of one entry of a window of a channel, which is multiplied, written and summed."""
 SLICE = 1.5
 """Cost of one multiply-add of a weight gradient of slices of a volume."""
@@ -85,7 +90,7 @@ def costs(operands: ConvOperands) -> Mapping[str, float]:
         operands.g.shape,
         operands.shape,
         operands.geometry,
-        samples_per_call(operands),
+        max(1, min(len(operands), samples_per_call(operands))),
         torch.get_num_threads(),
     )
 
@@ -110,13 +115,19 @@ def _costs(
     # The library computes blocks of so many output and input channels, whole ones.
     rows, columns = (8, 8) if volumes else (16, 4)
     entries_of_tiles = images * t * taps * max(o, rows) * max(c, columns)
-    entries_copied = (2 if volumes else 1) * COPY * entries_moved
-    direct = entries_of_tiles + entries_copied + WRITE * weights + GROUP + call / together
+    entries_copied = (2 if volumes else 1) * COPY * entries_moved + RUN * images * (
+        math.prod(x[3:]) + t
+    )
+    write = PLAIN_WRITE if prefers_plain(x, g, shape, groups) else WRITE
+    if len(kernel) == 1:  # signals have their positions last, and are groups as they lie
+        entries_copied, write = 0.0, PLAIN_WRITE
+    direct = entries_of_tiles + entries_copied + write * weights + GROUP + call / together
     unfolds = volumes and math.prod(x[2:5]) <= torch_faults.LARGE_VOLUME  # one sample by itself
     estimates = {"direct": direct * (SINGLE_VOLUME if unfolds and n == 1 else 1)}
     if not unfolds:
         blocks = images * t * taps * max(o, 4) * max(c, 4)
-        estimates["per_sample"] = blocks + WRITE * weights + SAMPLE_CALL * call
+        of_one = WRITE if len(kernel) > 1 else PLAIN_WRITE
+        estimates["per_sample"] = blocks + of_one * weights + SAMPLE_CALL * call
     if images == 1 and c == 1 and groups > 1:
         if max(kernel) > 3:  # for which the library has no fast form
             estimates = {name: WIDE_DEPTHWISE * cost for name, cost in estimates.items()}

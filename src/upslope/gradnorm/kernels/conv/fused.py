@@ -60,7 +60,8 @@ class FusedConvolution(Convolution):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        x, front = in_front(samples, inputs[0].to(g.dtype)), in_front(samples, g)
+        x = inputs[0] if inputs[0].dtype == g.dtype else inputs[0].to(g.dtype)
+        x, front = in_front(samples, x), in_front(samples, g)
         weight, bias = self.separate
         plain = ConvWeightGradient(x, front, self.geometry, tuple(weight.shape))
         part = FusedWeightGradient(plain, self.scale, weight.detach())

@@ -105,7 +105,8 @@ def group_gradients(operands: ConvOperands, rows: slice) -> Tensor:
         x, g = x[rows], g[rows]
     n = len(x)
     s, p, d, groups = operands.geometry
-    as_groups = _as_plain_groups if _prefers_plain(operands) else _as_groups
+    is_plain = prefers_plain(x.shape, g.shape, operands.shape, groups)
+    as_groups = _as_plain_groups if is_plain else _as_groups
     x = as_groups(x)
     stencil = _stencil(x, (n * operands.shape[0], *operands.shape[1:]))
     gradient: Tensor = torch.ops.aten.convolution_backward.default(
@@ -150,12 +151,14 @@ def _as_plain_groups(x: Tensor) -> Tensor:
     return (x if k == 1 else x.transpose(0, 1)).reshape(k, n * c, *space).contiguous()
 
 
-def _prefers_plain(operands: ConvOperands) -> bool:
-    """Whether the samples of a grouped layer are laid out by `_as_plain_groups`."""
-    if operands.geometry.groups == 1 or operands.shape[1] == 1 or len(operands.shape) != 4:
+def prefers_plain(x: torch.Size, g: torch.Size, shape: tuple[int, ...], groups: int) -> bool:
+    """Whether the samples of a grouped layer are laid out by `_as_plain_groups`.
+
+    x, g, shape: sizes of images, output gradients and weight, as of `ConvOperands`.
+    """
+    if groups == 1 or shape[1] == 1 or len(shape) != 4:
         return False
-    entries = operands.x.numel() + operands.g.numel()
-    return len(operands) * math.prod(operands.shape) >= _PLAIN_WEIGHTS * entries
+    return len(g) * math.prod(shape) >= _PLAIN_WEIGHTS * (x.numel() + g.numel())
 
 
 def per_sample(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
@@ -251,7 +254,8 @@ def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor
             x = x.repeat_interleave(operands.shape[0] // x.shape[1], dim=1)
         x = windows(x, kernel, s, d)
         for dim, size in enumerate(positions, start=2):
-            x = x.narrow(dim, 0, size)  # of a transposed convolution there may be more
+            if x.shape[dim] > size:  # of a transposed convolution there may be more
+                x = x.narrow(dim, 0, size)
         g = operands.g[rows, 0].movedim(1, -1)  # (m, *positions, c)
         g = g.reshape(len(g), *(1,) * spaces, *g.shape[1:])
         # A copy even where nothing is out of order: these are the images' own numbers.
@@ -269,10 +273,16 @@ def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     bytes_each = operands.x.element_size() * o * c * taps
     for rows in chunks(len(operands), bytes_each, min(scratch, _BLOCK_BYTES)):
         x, g = operands.x[rows, 0], operands.g[rows, 0]
-        gradient = g.new_zeros(taps, len(g), o, c)
-        for tap, positions, pixels in tap_windows(operands):
-            torch.bmm(g[:, :, positions], x[:, :, pixels].mT, out=gradient[tap])
-        yield gradient.movedim(0, -1)
+        # A sample's own lies together: sums over it would else be slow.
+        gradient = g.new_empty(len(g), taps, o, c)
+        pairs = {tap: pair for tap, *pair in tap_windows(operands)}
+        for tap in range(taps):
+            if tap in pairs:
+                positions, pixels = pairs[tap]
+                torch.bmm(g[:, :, positions], x[:, :, pixels].mT, out=gradient[:, tap])
+            else:
+                gradient[:, tap] = 0
+        yield gradient.movedim(1, -1)
 
 
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:

@@ -27,7 +27,8 @@ def windows(
     x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
     """
     for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(dim, (size - 1) * gap + 1, step)[..., ::gap]
+        x = x.unfold(dim, (size - 1) * gap + 1, step)
+        x = x[..., ::gap] if gap > 1 else x
     return x
 
 
