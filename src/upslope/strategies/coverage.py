@@ -45,6 +45,11 @@ class Gaussian:
 
     width: float
 
+    @property
+    def scale(self) -> float:
+        """Return the distance at which the similarity has fallen by much."""
+        return self.width
+
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
         return squares.div_(-(self.width**2)).exp_()
@@ -60,9 +65,14 @@ class Ball:
 
     radius: float
 
+    @property
+    def scale(self) -> float:
+        """Return the distance at which the similarity has fallen by much."""
+        return self.radius
+
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities at these squared distances."""
-        return (squares <= self.radius**2).float()
+        return (squares <= self.radius**2).to(squares.dtype)
 
     def reach(self, nearest: Tensor) -> Tensor:
         """As far as the radius, the radius included, where no label is within it."""
@@ -73,6 +83,8 @@ class Ball:
 
 class Cosine:
     """The cosine, 1 - d^2 / 2 between unit vectors, where positive."""
+
+    scale = 1.0
 
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
