@@ -23,13 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.options import Options, Temperature
-from upslope.posterior import entropy, least_confidence, margin
+from upslope.posterior import closeness, entropy, least_confidence
 from upslope.signals.temperature import scale_logits
 from upslope.tasks.base import Task
 
 MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "least-confidence": least_confidence,
-    "margin": lambda p: 1 - margin(p),
+    "margin": closeness,
     "entropy": entropy,
 }
 """Name of a measure -> a function (n, C, ...) -> (n, ...) that is high where p is unsure."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
-from upslope.posterior import margin
+from upslope.posterior import closeness
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.cover import Similarity, cover
 from upslope.strategies.distances import normalise
@@ -184,7 +184,7 @@ class UHerding(CoverageStrategy):
         p = pool.signal(self.needs[1]).float()
         if p.shape[1] < 2 or not len(pool.labelled):
             return torch.ones(len(p))
-        u = 1 - margin(p)
+        u = closeness(p)
         return u if bool(u.any()) else torch.ones(len(p))
 
 
