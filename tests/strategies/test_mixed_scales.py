@@ -19,6 +19,7 @@ from upslope.strategies.cover import cover
 from upslope.strategies.coverage import Ball, Cosine, Gaussian
 from upslope.strategies.diverse import determinantal
 from upslope.strategies.seeding import Rows
+from upslope.strategies.typiclust import NEIGHBOURS, typicality
 
 N, WIDTH, BUDGET = 60, 6, 10
 
@@ -171,3 +172,13 @@ def test_cover_of_samples_that_lie_close_together(similarity, labelled: int) -> 
     y, x = both[:labelled], both[labelled:]
     w = torch.rand(len(x), generator=torch.Generator().manual_seed(2))
     assert cover(x, y, w, similarity, BUDGET)[0] == covered(x, y, w, similarity)[0]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-5, 1e-3])
+def test_typicality_among_near_copies(spread: float) -> None:
+    """Rounding of inner products was taken for distances of up to 10^-3."""
+    directions = numbers(0, 3, 256)[torch.arange(90) % 3]
+    x = normalize(directions + spread * (1 + torch.arange(90)[:, None] / 90) * numbers(1, 90, 256))
+    distances = squares(x, x).sqrt().fill_diagonal_(torch.inf)
+    nearest = distances.topk(min(NEIGHBOURS, 45), dim=1, largest=False).values
+    assert torch.allclose(typicality(x).double(), 1 / (nearest.mean(dim=1) + 1e-5), rtol=1e-3)
