@@ -31,7 +31,7 @@ from upslope.strategies.posteriors import uncertainty_need
 
 NEIGHBOURS = 20
 SMALL = 5
-_SAME = 1e-15  # squared distance of vectors of unit length, less than double precision tells from 0
+_SAME = 1e-14  # squared distance of vectors of unit length, less than double precision tells from 0
 
 
 def typicality(x: Tensor) -> Tensor:
