@@ -32,7 +32,7 @@ Decimal = Annotated[
     Field(description="between the whole and the fraction of numbers that are written as text"),
 ]
 
-_LOST = 1e-3
+_LOSS_SHARE = 1e-3
 """Of the deviation of numbers: more may not be lost where they become single precision."""
 _SHARE_OF_IDS = 0.9
 _FEWEST_FOR_IDS = 10
@@ -155,7 +155,7 @@ def in_single_precision(values: NDArray[np.float64], what: str) -> NDArray[np.fl
 
 
 def _columns(values: NDArray[Any]) -> NDArray[Any]:
-    """(n,) or (n, k) as k rows."""
+    """Return (n,) or (n, k) values as k rows."""
     return values.reshape(len(values), -1).T
 
 
@@ -168,7 +168,7 @@ def _refuse_lost_digits(
         return
     deviation, error = float(values.std()), float(np.abs(singles - values).max())
     large = len(values) > 1 and 2**53 < float(np.abs(values).max()) <= 2**64
-    if error > _LOST * deviation if deviation > 0 else large:
+    if error > _LOSS_SHARE * deviation if deviation > 0 else large:
         raise DataError(
             f"Expected {what} that single precision, of 7 digits, tells apart but some with mean "
             f"{float(values.mean()):.15g} and deviation {deviation:.3g} are moved by up to "
