@@ -42,11 +42,15 @@ class Probabilities(Options):
     name: ClassVar[str] = "probabilities"
 
     temperature: Temperature = 1.0
+    evaluated: Annotated[
+        bool, Field(description="by the views and windows of evaluation, which scores do without")
+    ] = False
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, C, ...) for a prepared batch."""
         with torch.no_grad():
-            return scale_logits(task.logits(model(inputs)).float(), self.temperature).softmax(dim=1)
+            outputs = task.predict(model, inputs) if self.evaluated else model(inputs)
+            return scale_logits(task.logits(outputs).float(), self.temperature).softmax(dim=1)
 
 
 @dataclass(frozen=True)
