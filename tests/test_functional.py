@@ -181,3 +181,10 @@ def test_the_blocks_of_the_page_run() -> None:
         exec(compile(code, "choosing.md", "exec"), names)
     assert len(set(names["chosen"].positions) - {0, 17}) == 50
     assert len(set(names["positions"])) == 5
+
+
+def test_entries_under_a_mask_are_refused() -> None:
+    features = np.ma.masked_less(np.random.default_rng(0).normal(size=(20, 3)), 0)
+    with pytest.raises(DataError, match="under a mask"):
+        functional.core_set(features, 3)
+    assert len(functional.core_set(np.ma.masked_array(features.data), 3)) == 3

@@ -5,6 +5,9 @@
     entropy           H = -sum_i p_i log p_i    (Shannon 1948; Lewis and Gale 1994), in nats
 
 Pure functions on tensors, below signals and strategies, which both read posteriors.
+
+Of a network that is sure, p_(1) rounds to 1 while the others still have all their digits. So where
+p_(1) is above `SURE`, 1 - p_(1) is the sum of the others.
 """
 
 from __future__ import annotations
@@ -12,10 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SURE = 0.99
+"""Below this, 1 - p_(1) is right to 10^-5 of it, and exact ties stay exact."""
+
 
 def least_confidence(p: Tensor) -> Tensor:
     """Return 1 - max_i p_i. p: (n, C, ...), returns (n, ...)."""
-    return 1 - p.amax(dim=1)
+    first = p.amax(dim=1)
+    return torch.where(first > SURE, _rest(p, first, 1), 1 - first)
 
 
 def margin(p: Tensor) -> Tensor:
@@ -26,9 +33,34 @@ def margin(p: Tensor) -> Tensor:
     return first - second
 
 
+def closeness(p: Tensor) -> Tensor:
+    """Return 1 - (p_(1) - p_(2)), 1 at an exact tie, 0 for a single class.
+
+    p: (n, C, ...), returns (n, ...).
+    """
+    if p.shape[1] < 2:
+        return torch.zeros_like(p[:, 0])
+    first, second = p.topk(2, dim=1).values.unbind(dim=1)
+    return torch.where(first > SURE, _rest(p, first, 1) + second, 1 - (first - second))
+
+
 def entropy(p: Tensor, dim: int = 1) -> Tensor:
     """Return -sum_i p_i log p_i in nats, with 0 log 0 = 0.
 
     p: (n, C, ...), or with the classes in another `dim`, which the result lacks.
     """
-    return -torch.xlogy(p, p).sum(dim=dim)
+    as_written = -torch.xlogy(p, p).sum(dim=dim)
+    first = p.amax(dim=dim)
+    rest = _rest(p, first, dim)
+    # The term of p_(1) anew: (1 - rest) log(1 - rest).
+    anew = torch.xlogy(first, first) - (1 - rest) * torch.log1p(-rest)
+    return torch.where(first > SURE, as_written + anew, as_written)
+
+
+def _rest(p: Tensor, first: Tensor, dim: int) -> Tensor:
+    """Return the sum of the classes but the first where p_(1) is above `SURE`, 0 elsewhere."""
+    is_sure = first > SURE
+    rows = p.movedim(dim, -1)[is_sure]
+    return torch.zeros_like(first).masked_scatter(
+        is_sure, rows.masked_fill(rows > SURE, 0.0).sum(dim=-1)
+    )

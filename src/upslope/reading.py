@@ -49,6 +49,16 @@ def read_limit() -> int:
     return int(_limit.get())
 
 
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file, by which what was read of it may be kept: its number, size
+    and time of change; nothing where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
 def check_room(byte_count: int, path: object, limit: int | None = None) -> None:
     """Refuse a file that asks for more memory than it may, before any is taken.
 

@@ -28,6 +28,24 @@ def test_the_largest_numbers_are_taken():
     assert splits.pool.targets([0]).item() == largest
 
 
+@pytest.mark.parametrize("first", [1e9, -1e9, 2**60, 1.7e12])
+@pytest.mark.parametrize("step", [1, 0.25])
+def test_targets_far_from_zero_that_single_precision_makes_one_are_refused(first, step):
+    """Seconds since 1970, or ids: all of them became one number, without a word."""
+    targets = [first + i * step for i in range(40)]
+    with pytest.raises(DataError, match="tells apart but some with mean"):
+        Splits.from_arrays(X, targets, test_share=0.25, kind="numbers")
+    with pytest.raises(DataError, match="tells apart but some with mean"):
+        Splits.from_table({**COLUMNS, "y": targets}, target="y", kind="numbers")
+
+
+@pytest.mark.parametrize(("first", "step"), [(2023.0, 0.1), (1e6, 10), (5.0, 0), (1e9, 1e5)])
+def test_targets_whose_digits_count_are_taken(first, step):
+    targets = [first + i * step for i in range(40)]
+    splits = Splits.from_arrays(X, targets, test_share=0.25, kind="numbers")
+    assert len(splits.pool) == 30
+
+
 def test_whole_numbers_beyond_64_bits_are_no_classes():
     with pytest.raises(DataError, match="of one type but"):
         Splits.from_arrays(X, [10**20, 1] * 20, test_share=0.25)

@@ -89,12 +89,23 @@ def test_gains_and_losses_after_many_changes() -> None:
 
 
 def test_features_of_any_length() -> None:
-    for scale in (1e-6, 1e5):
+    for scale in (1e-6, 1e2):
         pool = make_pool(Bait().needs, 30, 3)
         pool.signals[Bait().needs[1]].mul_(scale)
         selection = Bait().select(pool, 10, generator())
         assert len(set(selection.ids)) == 10
         assert math.isfinite(selection.notes["trace"])
+
+
+@pytest.mark.parametrize(("scale", "rows"), [(1e5, slice(None)), (1e4, [7])])
+def test_features_by_whose_length_rounding_would_decide_are_refused(
+    scale: float, rows: slice | list[int]
+) -> None:
+    """Of these lengths other samples were chosen than in arithmetic of 60 digits."""
+    pool = make_pool(Bait().needs, 30, 0)
+    pool.signals[Bait().needs[1]][rows] *= scale
+    with pytest.raises(SelectionError, match=r"for bait whose information.*raise `ridge`"):
+        Bait().select(pool, 10, generator())
 
 
 def test_too_many_classes_and_features_are_refused_before_any_training() -> None:

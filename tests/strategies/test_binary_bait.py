@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import grad
 from torch.nn.functional import logsigmoid
 
+from upslope.errors import SelectionError
 from upslope.pool import PoolView
 from upslope.strategies import build
 from upslope.strategies.binary_bait import BinaryBait, batch_design, information_roots
@@ -77,7 +78,7 @@ def test_gains_and_losses_after_many_changes() -> None:
     assert before - design.trace() == pytest.approx(gain, rel=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e5])
+@pytest.mark.parametrize("scale", [1e-6, 1e3])
 def test_features_of_any_length(scale: float) -> None:
     pool = make_pool(BinaryBait().needs, 30, 3)
     pool.signals[BinaryBait().needs[0]].mul_(scale)
@@ -85,6 +86,13 @@ def test_features_of_any_length(scale: float) -> None:
     assert len(set(selection.ids)) == 10
     assert selection.scores is not None
     assert selection.scores.isfinite().all()
+
+
+def test_features_by_whose_length_rounding_would_decide_are_refused() -> None:
+    pool = make_pool(BinaryBait().needs, 30, 0)
+    pool.signals[BinaryBait().needs[0]][7] *= 1e5
+    with pytest.raises(SelectionError, match=r"for binary-bait whose information.*raise `ridge`"):
+        BinaryBait().select(pool, 10, generator())
 
 
 def test_serves_more_classes_than_bait() -> None:

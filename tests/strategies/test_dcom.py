@@ -121,6 +121,25 @@ def test_balls_of_every_size(delta: float) -> None:
     assert list(strategy.select(pool, 6, generator()).ids) == written_out(pool, strategy, 6)
 
 
+def test_equal_densities_are_told_apart_by_the_margin() -> None:
+    """Of samples without neighbours and one label, the competence is 10^-12: a single-precision
+    mixture lost the margin beside the density, and took the first ids."""
+    strategy = DCoM(delta=0.1)
+    h_need, p_need = strategy.needs
+    directions = torch.eye(40)
+    first = torch.rand(40, generator=generator()) / 2 + 0.5
+    p = torch.stack([first, 1 - first], dim=1)
+    pool = PoolView(
+        [f"{i:02d}" for i in range(39)],
+        {h_need: directions[:39], p_need: p[:39]},
+        ["l"],
+        {h_need: directions[39:], p_need: p[39:]},
+        torch.tensor([0]),
+    )
+    expected = first[:39].argsort()[:10].tolist()
+    assert [int(i) for i in strategy.select(pool, 10, generator()).ids] == expected
+
+
 def test_competence_is_one_where_all_is_covered_and_half_at_the_centre() -> None:
     assert competence(1.0, 30, 0.9) == pytest.approx(1)
     assert competence(0.9, 30, 0.9) == pytest.approx((1 + math.exp(-3)) / 2)

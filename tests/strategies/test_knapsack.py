@@ -15,6 +15,7 @@ from upslope.pool import Need
 from upslope.signals import build as build_signal
 from upslope.signals.boundary import boundary_length
 from upslope.strategies import build
+from upslope.strategies.costs import read_costs
 from upslope.strategies.knapsack import knapsack
 from upslope.tasks.classification import Classification
 from upslope.tasks.segmentation import Segmentation
@@ -126,6 +127,7 @@ def test_costs_that_cannot_be_used(tmp_path: Path) -> None:
         ("id;cost\na;1\n", "columns"),
         ("id,cost\na,-1\n", "line 2"),
         ("id,cost\na,1\na,1\n", "line 3"),
+        ("id,cost,cost\na,1,2\n", "one column"),
     ):
         file = tmp_path / f"{words}.csv"
         file.write_text(text)
@@ -136,3 +138,11 @@ def test_costs_that_cannot_be_used(tmp_path: Path) -> None:
     strategy = build("qbc", costs=str(file), cost_budget=3)
     with pytest.raises(SelectionError, match=r"2 of 3 have none, first \['u001'"):
         strategy.select(make_pool(strategy.needs, 3, 0), 1, generator())
+
+
+def test_costs_are_read_anew_once_the_file_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "costs.csv"
+    file.write_text("\ufeffid,cost\na,1\n", encoding="utf-8")
+    assert read_costs(str(file)) == {"a": 1.0}
+    file.write_text("id,cost\na,2.5\n", encoding="utf-8")
+    assert read_costs(str(file)) == {"a": 2.5}

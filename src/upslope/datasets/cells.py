@@ -32,6 +32,8 @@ Decimal = Annotated[
     Field(description="between the whole and the fraction of numbers that are written as text"),
 ]
 
+_LOSS_SHARE = 1e-3
+"""Of the deviation of numbers: more may not be lost where they become single precision."""
 _SHARE_OF_IDS = 0.9
 _FEWEST_FOR_IDS = 10
 """Rows from which a column of (nearly) as many categories as rows is refused."""
@@ -136,7 +138,8 @@ def in_single_precision(values: NDArray[np.float64], what: str) -> NDArray[np.fl
     """Return rows of numbers as float32, in which networks learn. what: what they are.
 
     Raises:
-        DataError: one that is infinite there.
+        DataError: one that is infinite there, or a column whose values lie so close together, far
+            from 0, that they run together there.
     """
     with np.errstate(over="ignore"):
         singles = values.astype(np.float32)
@@ -146,7 +149,31 @@ def in_single_precision(values: NDArray[np.float64], what: str) -> NDArray[np.fl
             f"Expected {what} that are finite in single precision, up to 3.4e38, but got "
             f"{values[place]:.6g} in row {place[0]}. Give them in a larger unit, or repair them."
         )
+    for column, single in zip(_columns(values), _columns(singles), strict=True):
+        _refuse_lost_digits(column[~np.isnan(column)], single[~np.isnan(column)], what)
     return singles
+
+
+def _columns(values: NDArray[Any]) -> NDArray[Any]:
+    """Return (n,) or (n, k) values as k rows."""
+    return values.reshape(len(values), -1).T
+
+
+def _refuse_lost_digits(
+    values: NDArray[np.float64], singles: NDArray[np.float32], what: str
+) -> None:
+    """Raise DataError where single precision moves values by much of their spread, or where they
+    are all one between 2**53 and 2**64, as whole numbers are there that differ by little."""
+    if not len(values):
+        return
+    deviation, error = float(values.std()), float(np.abs(singles - values).max())
+    large = len(values) > 1 and 2**53 < float(np.abs(values).max()) <= 2**64
+    if error > _LOSS_SHARE * deviation if deviation > 0 else large:
+        raise DataError(
+            f"Expected {what} that single precision, of 7 digits, tells apart but some with mean "
+            f"{float(values.mean()):.15g} and deviation {deviation:.3g} are moved by up to "
+            f"{error:.3g} there. Take off what they have in common, about their mean."
+        )
 
 
 def finite(values: NDArray[np.float64], what: str) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ from upslope.datasets.subset import Subset, draw
 from upslope.datasets.volume_notes import volume_notes
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress, no_progress
+from upslope.reading import file_stamp
 
 WHERE = "your own tomograms: a .star or .csv file, or the folder that holds one"
 _OPEN = 4  # files mapped into memory, of which only what is looked at is read
@@ -229,8 +230,12 @@ def _table(path: Path) -> Path:
     return tables[0]
 
 
-@lru_cache(maxsize=_OPEN)
 def _read(path: Path, voxel: float | None) -> MappedVolume:
+    return _map_file(path, voxel, file_stamp(path))
+
+
+@lru_cache(maxsize=_OPEN)
+def _map_file(path: Path, voxel: float | None, stamp: tuple[int, ...]) -> MappedVolume:  # noqa: ARG001
     return map_volume(path, voxel)
 
 

@@ -22,6 +22,8 @@ from scipy import stats
 from upslope.errors import DataError
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-12
+"""Relative: figures that differ by less are equal, summed up in another order perhaps."""
 INTERVAL_SEEDS = 3
 """Seeds from which reports tell an interval: with two it says more of Student than of them."""
 
@@ -108,14 +110,21 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
         DataError: as for `area`.
     """
     b, a = checked_curves(budgets, curve)
-    budgets_at_target = np.flatnonzero(a >= target)
+    budgets_at_target = np.flatnonzero(a >= target - ROUNDING * abs(target))
     if len(budgets_at_target) == 0:
         return float("nan")
     i = int(budgets_at_target[0])
     if i == 0:
         return float(b[0])
-    share = (target - a[i - 1]) / (a[i] - a[i - 1])
+    share = min(1.0, (target - a[i - 1]) / (a[i] - a[i - 1]))
     return float(b[i - 1] + share * (b[i] - b[i - 1]))
+
+
+def difference_of(values: Array, reference: Array) -> Array:
+    """Return values less reference, both of one shape; 0 where they differ by rounding alone."""
+    difference = values - reference
+    size = np.maximum(np.abs(values), np.abs(reference))
+    return np.where(np.abs(difference) <= ROUNDING * size, 0.0, difference)
 
 
 def checked_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:

@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from upslope.errors import DataError
-from upslope.evaluation.curves import checked_curves, mean_interval
+from upslope.evaluation.curves import (
+    ROUNDING,
+    checked_curves,
+    difference_of,
+    mean_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,14 @@ def labels_needed(
     labels = np.union1d(np.arange(np.ceil(b[0]), b[-1] + 1), b)
     targets = np.array([np.interp(at, b, curve) for curve in theirs])
     read = np.stack([np.interp(labels, b, curve) for curve in ours])
-    interval = mean_interval(read - targets[:, None], confidence)
+    differences = difference_of(read, np.broadcast_to(targets[:, None], read.shape))
+    interval = mean_interval(differences, confidence)
+    # Differences of seeds that cancel leave rounding of the figures.
+    zero = -ROUNDING * float(np.abs(targets).max())
     return LabelsNeeded(
-        _first(labels, interval.mean >= 0),
-        _first(labels, interval.high >= 0) if interval.n > 1 else float("nan"),
-        _from_there_on(labels, interval.low >= 0) if interval.n > 1 else float("nan"),
+        _first(labels, interval.mean >= zero),
+        _first(labels, interval.high >= zero) if interval.n > 1 else float("nan"),
+        _from_there_on(labels, interval.low >= zero) if interval.n > 1 else float("nan"),
         float(at),
     )
 

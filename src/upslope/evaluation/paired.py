@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.curves import Array, Interval, mean_interval
+from upslope.evaluation.curves import Array, Interval, difference_of, mean_interval
 
 EXACT_SEEDS = 16
 """Up to here all 2^n sign patterns are visited; beyond, `SAMPLED_PATTERNS` random ones."""
@@ -65,7 +65,7 @@ def paired_comparison(
             f"Expected one figure per seed on both sides but got shapes {a.shape} and {b.shape}. "
             "Compare over the seeds that both strategies have."
         )
-    differences = a - b
+    differences = difference_of(a, b)
     interval = mean_interval(differences, confidence)
     wins = int((differences > 0).sum())
     if len(differences) == 1:

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
+from upslope.evaluation.curves import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def measure_saving(
     variance = differences.var(axis=1, ddof=1) * (1 / splits + (m - random_labels) / random_labels)
     half = stats.t.ppf((1 + confidence) / 2, splits - 1) * np.sqrt(variance)
     mean = differences.mean(axis=1)
+    mean[np.abs(mean) <= ROUNDING] = 0.0  # of shares: what cancels leaves rounding
     k = float(random_labels)
     at_k = [
         float(np.interp(k, n, values, right=np.nan)) for values in (mean, mean - half, mean + half)

@@ -88,6 +88,9 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
             f"(cells, strategies), but got shape {array.shape}."
         )
     n, k = array.shape
+    # Figures that differ by rounding alone are ties.
+    size = float(np.abs(array).max()) or 1.0
+    array = np.asarray(np.round(array / size, 12), dtype=np.float64)
     ranks = stats.rankdata(-array, axis=1)
     quantile = float(stats.studentized_range.ppf(1 - level, k, np.inf)) / np.sqrt(2)
     # Where all cells tie, the statistic is 0 / 0: nothing differs.

@@ -29,7 +29,8 @@ MASK_SIDE = 96
 """Pixels along the longer side of a predicted mask as it is recorded: for a look, not to measure
 by; a few hundred bytes per sample."""
 
-_PREDICTIONS, _POSTERIOR = Need.of("predictions"), Need.of("probabilities")
+_PREDICTIONS = Need.of("predictions")
+_POSTERIOR = Need.of("probabilities", evaluated=True)  # of the class that is predicted
 
 
 def predict_chosen(

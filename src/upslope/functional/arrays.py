@@ -103,9 +103,14 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
     """Return an array as a tensor on the CPU, floats of 32 or 64 bits.
 
     Raises:
-        DataError: values that are no numbers, another number of dimensions, or rows that are no
-            posteriors.
+        DataError: values that are no numbers, entries under a mask, another number of dimensions,
+            or rows that are no posteriors.
     """
+    if np.ma.is_masked(values):
+        raise DataError(
+            f"Expected `{name}` to be {argument.help} but entries are under a mask: what stands "
+            "below it would be read. Fill them, as by `values.filled(...)`, or leave the rows out."
+        )
     if not isinstance(values, Tensor):
         try:
             values = np.asarray(values)

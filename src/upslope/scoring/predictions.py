@@ -20,7 +20,8 @@ from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.signals import build
 from upslope.tasks.base import Task
 
-_POSTERIOR, _PREDICTIONS = Need.of("probabilities"), Need.of("predictions")
+# As evaluation predicts, so that the figures that it gave are those of what is written.
+_POSTERIOR, _PREDICTIONS = Need.of("probabilities", evaluated=True), Need.of("predictions")
 _Columns = dict[str, list[Any]]
 
 

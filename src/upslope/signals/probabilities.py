@@ -23,13 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.options import Options, Temperature
-from upslope.posterior import entropy, least_confidence, margin
+from upslope.posterior import closeness, entropy, least_confidence
 from upslope.signals.temperature import scale_logits
 from upslope.tasks.base import Task
 
 MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "least-confidence": least_confidence,
-    "margin": lambda p: 1 - margin(p),
+    "margin": closeness,
     "entropy": entropy,
 }
 """Name of a measure -> a function (n, C, ...) -> (n, ...) that is high where p is unsure."""
@@ -42,11 +42,15 @@ class Probabilities(Options):
     name: ClassVar[str] = "probabilities"
 
     temperature: Temperature = 1.0
+    evaluated: Annotated[
+        bool, Field(description="by the views and windows of evaluation, which scores do without")
+    ] = False
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, C, ...) for a prepared batch."""
         with torch.no_grad():
-            return scale_logits(task.logits(model(inputs)).float(), self.temperature).softmax(dim=1)
+            outputs = task.predict(model, inputs) if self.evaluated else model(inputs)
+            return scale_logits(task.logits(outputs).float(), self.temperature).softmax(dim=1)
 
 
 @dataclass(frozen=True)

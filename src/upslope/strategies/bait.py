@@ -35,6 +35,7 @@ from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.fisher import Fisher
 from upslope.strategies.fisher_bounds import TIE, LazyGains
 from upslope.strategies.information import information, whole
+from upslope.strategies.numbers import MOST_NEW, check_new
 from upslope.strategies.posteriors import posterior_need
 
 _DIGITS = 1e13
@@ -102,6 +103,7 @@ class Bait(QueryStrategy):
     def _search(self, p: Tensor, h: Tensor, labelled: Tensor, budget: int) -> Choice:
         fisher = Fisher(p, h, information(p, h), labelled, self.ridge)
         search = LazyGains(fisher, p)
+        check_new(self.name, search.most_new(MOST_NEW), self.ridge)
         positions = [search.take() for _ in range(min(2 * budget, len(p)))]
         remaining = list(positions)
         while len(remaining) > budget:

@@ -27,6 +27,7 @@ from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.design import RankOneDesign, forward_backward
 from upslope.strategies.features import Features, Steps, features_need
+from upslope.strategies.numbers import check_new
 from upslope.strategies.posteriors import posterior_need
 
 
@@ -59,6 +60,7 @@ class BinaryBait(QueryStrategy):
         x = information_roots(pool.signal(p_need), pool.signal(h_need))
         y = information_roots(pool.labelled_signal(p_need), pool.labelled_signal(h_need))
         design = batch_design(x, y, budget, self.ridge)
+        check_new(self.name, float(design.q.max()), self.ridge)
         scores = design.gains()
         positions = forward_backward(design, budget)
         return Choice(positions, scores, {"trace": design.trace()})

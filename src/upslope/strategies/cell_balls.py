@@ -38,8 +38,8 @@ from upslope.strategies.dcom import (
 from upslope.strategies.distances import BLOCK, normalise, slices
 from upslope.strategies.near_pairs import Pairs, near_pairs
 
-ROUNDING = 1e-6
-"""More than the rounding of a mixture, which is at most 1, in single precision."""
+ROUNDING = 1e-12
+"""More than the rounding of a mixture, which is at most 1, in double precision."""
 
 
 @dataclass
@@ -155,7 +155,7 @@ class BallSearch:
     def _best(self, cell: int, low: float, high: float) -> tuple[float, int]:
         """The largest mixture of a cell's free candidates, and whose it is."""
         part = self._cell(cell)
-        density = self.counts[part] - low
+        density = self.counts[part].double() - low
         density = density / (high - low) if high > low else torch.zeros_like(density)
         mixture = self.weight * self.unsure[part] + (1 - self.weight) * density
         value, place = mixture.masked_fill_(~self.is_free[part], -torch.inf).max(dim=0)

@@ -33,12 +33,20 @@ PAIRS = 5_000_000
 """Most (sample, centre) pairs in one integer program: a few GB in the solver."""
 
 
+_SMALL = 1e-3
+"""Of the squared lengths of vectors: smaller squared distances between them are computed in double
+precision, as rounding of single precision is about a millionth of the lengths."""
+_SAME = 1e-12
+"""The same for double precision, below which two vectors are one."""
+
+
 def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor, list[float]]:
     """Greedy k-center: rows of x chosen, each row's distance to its nearest centre then, and the
     squared distance that each chosen row had to the centres before it.
 
     x: (n, d) candidates; y: (m, d) centres there already. With none, the first centre is the
-    candidate nearest to the mean, at an infinite distance. Ties go to the first row.
+    candidate nearest to the mean, at an infinite distance. Ties go to the first row. Where the
+    distances left are too small for single precision, the rest is computed in double precision.
     """
     nearest = nearest_squared(x, y)
     lengths = x.square().sum(dim=1)
@@ -47,11 +55,22 @@ def k_center(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], Tensor, list
     gains: list[float] = []
     for _ in range(budget):
         cold = not len(y) and not positions
+        longest = lengths.masked_fill(nearest < 0, 0).max()
+        if x.dtype == torch.float32 and nearest.max() < _SMALL * longest:
+            x, y = x.double(), y.double()
+            lengths = x.square().sum(dim=1)
+            nearest = nearest_squared(x, torch.cat([y, x[positions]]))
+            nearest[nearest < _SAME * lengths] = 0
+            nearest[positions] = -1.0
+            screening = Screening(Rows(x), lengths, budget - len(positions))
         centre = int((x - x.mean(dim=0)).square().sum(dim=1).argmin() if cold else nearest.argmax())
         gains.append(float(nearest[centre]))
         rows = screening.rows(centre, nearest)
         part = slice(None) if rows is None else rows
-        step = torch.addmv(lengths[part] + lengths[centre], x[part], x[centre], alpha=-2)
+        both_lengths = lengths[part] + lengths[centre]
+        step = torch.addmv(both_lengths, x[part], x[centre], alpha=-2)
+        if x.dtype == torch.float64:
+            step[step < _SAME * both_lengths] = 0
         nearest[part] = torch.minimum(nearest[part], step.clamp_(min=0))
         # Chosen rows lie below every distance, so that duplicates are never chosen twice.
         nearest[centre] = -1.0
@@ -102,7 +121,8 @@ class RobustCoreSet(CoreSet):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The cover of least radius found; notes hold the radius, its lower bound and the gap."""
         (need,) = self.needs
-        x, y = subtract_mean(pool.signal(need), pool.labelled_signal(need))
+        # Small pools, whose distances may be compared to the last digit.
+        x, y = (z.double() for z in subtract_mean(pool.signal(need), pool.labelled_signal(need)))
         positions, nearest, _ = k_center(x, y, budget)
         most_outliers = int(self.outliers * len(x))
         upper = _radius(nearest, most_outliers)

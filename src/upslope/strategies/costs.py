@@ -9,18 +9,26 @@ from functools import lru_cache
 from pathlib import Path
 
 from upslope.errors import ConfigError, SelectionError
+from upslope.reading import file_stamp
+
+
+def read_costs(path: str) -> Mapping[str, float]:
+    """Id -> cost, from a CSV file with the columns `id` and `cost`; read anew once it has changed.
+
+    Raises:
+        ConfigError: no such file or column, or one twice; a cost that is no positive number; an id
+            twice.
+    """
+    return _read(path, file_stamp(Path(path)))
 
 
 @lru_cache(maxsize=4)
-def read_costs(path: str) -> Mapping[str, float]:
-    """Id -> cost, from a CSV file with the columns `id` and `cost`.
-
-    Raises:
-        ConfigError: no such file or column, a cost that is no positive number, an id twice.
-    """
+def _read(path: str, stamp: tuple[int, ...]) -> Mapping[str, float]:  # noqa: ARG001
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            names = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
             f"Expected `costs` to be unit, boundary, or a CSV file with the columns id and cost, "
@@ -29,6 +37,11 @@ def read_costs(path: str) -> Mapping[str, float]:
     if not rows or not {"id", "cost"} <= rows[0].keys():
         columns = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise ConfigError(f"Expected the columns id and cost in {path} but got {columns}.")
+    if names.count("id") > 1 or names.count("cost") > 1:
+        raise ConfigError(
+            f"Expected one column id and one column cost in {path} but got {', '.join(names)}. "
+            "Rename the others."
+        )
     costs: dict[str, float] = {}
     for line, row in enumerate(rows, 2):
         try:

@@ -36,15 +36,24 @@ FEW = 2**20
 SHARE = 1 / 32
 """Most of all n^2 pairs that are held, beyond `FEW`: with more, computing gains anew is faster."""
 WHOLE = 5792
-"""Most candidates of which all pairs are held, in 128 MB: as most cells of `two_stage` have."""
+"""Most candidates of which all pairs are held, in 128 MB of single precision: as most cells of
+`two_stage` have. In double precision fewer have as much."""
 PROBES = 256
 """Samples whose pairs are counted to estimate the number of all."""
+FINE = 1e-3
+"""Squared distance between vectors of unit length below which rounding in single precision, of a
+millionth, counts: where such ones decide, all is computed in double precision."""
 ROUNDING = 1e-5
 """By how much, relative to it, two sums of the same single-precision gain may differ."""
 
 
 class Similarity(Protocol):
     """k >= 0, which falls with the distance."""
+
+    @property
+    def scale(self) -> float:
+        """Return the distance at which k has fallen by much."""
+        ...
 
     def __call__(self, squares: Tensor) -> Tensor:
         """Return k of squared distances, elementwise; it may overwrite them."""
@@ -170,21 +179,35 @@ def _pairs(candidates: Tensor, samples: Tensor, near: Tensor) -> tuple[Tensor, T
     return candidates.int(), samples.int(), near
 
 
+def _is_fine(x: Tensor, nearest: Tensor, similarity: Similarity) -> bool:
+    """Tell whether distances decide that single precision hardly tells from 0: of a narrow
+    similarity, of candidates that are all near a label, or, without labels, near each other."""
+    if similarity.scale**2 < FINE:
+        return True
+    if bool(nearest.isinf().any()):
+        nearest = squared_distances(x[:1], x)
+    return bool(nearest.max() < FINE)
+
+
 def cover(
     x: Tensor, y: Tensor, w: Tensor, similarity: Similarity, budget: int
 ) -> tuple[list[int], list[float], Tensor, float]:
     """Return `budget` rows of x, each of largest gain, and that gain of each; the gains of all at
     first; the coverage at last.
 
-    x: (n, d) candidates; y: (m, d) labelled; w: (n,) weights of the candidates.
+    x: (n, d) candidates; y: (m, d) labelled, of unit length; w: (n,) weights of the candidates.
     """
-    dense = DenseCover(x, nearest_squared(x, y), w, similarity)
+    nearest = nearest_squared(x, y)
+    if x.dtype == torch.float32 and _is_fine(x, nearest, similarity):
+        x, y, w = x.double(), y.double(), w.double()
+        nearest = nearest_squared(x, y)
+    dense = DenseCover(x, nearest, w, similarity)
     most = max(1, BLOCK // len(x))
     positions: list[int] = []
     gains_taken: list[float] = []
     scores: Tensor | None = None
     sparse: SparseCover | MatrixCover | None = SparseCover.of(dense)
-    if sparse is None and len(x) <= WHOLE:
+    if sparse is None and x.element_size() * len(x) ** 2 <= 4 * WHOLE**2:
         sparse = MatrixCover(x, dense.covered, w, similarity)
     if sparse is None:
         scores = dense.bounds()

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
-from upslope.posterior import margin
+from upslope.posterior import closeness
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.cover import Similarity, cover
 from upslope.strategies.distances import normalise
@@ -45,6 +45,11 @@ class Gaussian:
 
     width: float
 
+    @property
+    def scale(self) -> float:
+        """Return the distance at which the similarity has fallen by much."""
+        return self.width
+
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
         return squares.div_(-(self.width**2)).exp_()
@@ -60,9 +65,14 @@ class Ball:
 
     radius: float
 
+    @property
+    def scale(self) -> float:
+        """Return the distance at which the similarity has fallen by much."""
+        return self.radius
+
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities at these squared distances."""
-        return (squares <= self.radius**2).float()
+        return (squares <= self.radius**2).to(squares.dtype)
 
     def reach(self, nearest: Tensor) -> Tensor:
         """As far as the radius, the radius included, where no label is within it."""
@@ -73,6 +83,8 @@ class Ball:
 
 class Cosine:
     """The cosine, 1 - d^2 / 2 between unit vectors, where positive."""
+
+    scale = 1.0
 
     def __call__(self, squares: Tensor) -> Tensor:
         """Return the similarities, in place."""
@@ -172,7 +184,7 @@ class UHerding(CoverageStrategy):
         p = pool.signal(self.needs[1]).float()
         if p.shape[1] < 2 or not len(pool.labelled):
             return torch.ones(len(p))
-        u = 1 - margin(p)
+        u = closeness(p)
         return u if bool(u.any()) else torch.ones(len(p))
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from upslope.errors import SelectionError
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
-from upslope.posterior import margin
+from upslope.posterior import closeness
 from upslope.strategies.balls import Surroundings, UncoveredDensity
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import normalise
@@ -147,7 +147,7 @@ def purity(coverage: float) -> float:
 
 def uncertainty(p: Tensor) -> Tensor:
     """Return 1 - (p_(1) - p_(2)), 0 of a single class: (n,). p: (n, C)."""
-    return 1 - margin(p)
+    return closeness(p)
 
 
 def competence(coverage: float, slope: float, centre: float) -> float:
@@ -157,6 +157,10 @@ def competence(coverage: float, slope: float, centre: float) -> float:
 
 
 def scale(values: Tensor) -> Tensor:
-    """Return values between 0 and 1; 0 where all are equal. values: (n,)."""
+    """Return values between 0 and 1, in double precision; 0 where all are equal. values: (n,).
+
+    While little is covered, margins weigh 10^-12 beside densities, of which many are equal.
+    """
+    values = values.double()
     span = values.max() - values.min()
     return (values - values.min()) / span if span > 0 else torch.zeros_like(values)

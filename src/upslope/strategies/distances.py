@@ -106,9 +106,12 @@ def slices(length: int, size: int, start: int = 0) -> Iterator[slice]:
 
 def subtract_mean(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """All of them less the mean of the first: distances stay, and lose no digits to an offset."""
-    x = x.flatten(start_dim=1).float()
+    # Double precision is given up after the offset, for which its digits may be needed.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x = x.flatten(start_dim=1).to(dtype)
     mean = x.mean(dim=0) if len(x) else 0
-    return (x - mean, *(other.flatten(start_dim=1).float() - mean for other in others))
+    rest = (other.flatten(start_dim=1).to(dtype) - mean for other in others)
+    return tuple(part.float() for part in (x - mean, *rest))
 
 
 def normalise(x: Tensor) -> Tensor:

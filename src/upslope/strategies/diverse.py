@@ -27,6 +27,9 @@ from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.seeding import Family, Rows, k_means_plus_plus
 from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
 
+_SPAN = 1e-9
+"""Share of a squared norm below which a vector lies in the span of others."""
+
 
 @dataclass(frozen=True)
 class GradNormDiverse(QueryStrategy):
@@ -82,14 +85,15 @@ def determinantal(vectors: Family, budget: int, rng: torch.Generator) -> list[in
     positions: list[int] = []
     for k in range(budget):
         best = int(left.argmax())
-        if left[best] <= 1e-9 * norms.max():
+        if left[best] <= 0:
             rest = norms.index_fill(0, torch.tensor(positions, dtype=torch.int64), -1.0)
             more = rest.argsort(descending=True, stable=True)[: budget - k]
             return positions + more.tolist()
         projection = vectors.products(best) - rows[:k].T @ rows[:k, best]
         rows[k] = projection / left[best].sqrt()
-        left = (left - rows[k].square()).clamp(min=0)
-        left[best] = -1.0
-        left[positions] = -1.0
+        left = left - rows[k].square()
+        # Of a vector that the chosen span, this is what rounding leaves of its own length.
+        left[left <= _SPAN * norms] = 0.0
         positions.append(best)
+        left[positions] = -1.0
     return positions

@@ -65,6 +65,11 @@ class LazyGains:
         self.overlaps = torch.zeros(0, 0, dtype=p.dtype)
         self._blocks: Tensor | None = None
 
+    def most_new(self, at_least: float) -> float:
+        """Return the largest tr Q of a candidate before any is taken, 0 if below `at_least`."""
+        rows = (self.shares > at_least).nonzero().flatten()
+        return float(self.fisher.shares(rows)[0].max()) if len(rows) else 0.0
+
     def take(self) -> int:
         """Take the free candidate of largest gain: M has its information from here on."""
         if self.count == self._next_ratio:

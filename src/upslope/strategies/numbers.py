@@ -19,6 +19,27 @@ SMALLEST, LARGEST = 1e-10, 1e15
 """Between these lies the largest entry of a vector, unless all its entries are 0. Squares of larger
 vectors, summed over entries, leave float32; vectors of length below 1e-12 are not normalised."""
 
+MOST_NEW = 1e7
+"""What a sample may say, by what is known of it already with the ridge (phi^T M^-1 phi). Adding it
+leaves 1 / (1 + that) unknown, of which 16 digits hold the square of it times 2e-16: beyond, which
+sample is best to leave out again, or beside it, is rounding."""
+
+
+def check_new(strategy: str, largest: float, ridge: float) -> None:
+    """Refuse information so far above the ridge that rounding decides what is chosen.
+
+    strategy: its name, for the message. largest: the largest phi^T M^-1 phi of a candidate.
+
+    Raises:
+        SelectionError: names the strategy and the ridge.
+    """
+    if largest > MOST_NEW:
+        raise SelectionError(
+            f"Expected candidates for {strategy} whose information is at most {MOST_NEW:g} times "
+            f"what is known with the ridge {ridge:g} but that of one is {largest:.3g} times it: "
+            "rounding would decide what is chosen. Scale the features, or raise `ridge`."
+        )
+
 
 def check_numbers(strategy: str, need: Need, values: Tensor, ids: Sequence[str]) -> None:
     """Refuse posteriors that are none and vectors that are too large or too small.

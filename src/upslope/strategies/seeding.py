@@ -22,6 +22,10 @@ SHARE = 1 / 8
 """Most of all vectors whose distances are computed apart: beyond, those of all take less time."""
 _GROUP = 8  # rows that the kernels of matrix products take together, or a multiple of it
 _ROUNDING = 1e-6  # relative; more than sums of squared norms lose
+_SAME = 1e-6
+"""Squared distance, by the squared norms of both vectors, below which they are one: what the
+subtraction leaves of equal ones is rounding. By those of all vectors, one that is much longer than
+the others would make all these one."""
 
 
 class Family(Protocol):
@@ -132,7 +136,6 @@ def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> lis
     Where every vector left equals a seed, the rest is drawn uniformly.
     """
     norms = vectors.squared_norms()
-    scale = float(norms.max())
     screening = Screening(vectors, norms, budget)
     seeds = [int(norms.argmax())]
     nearest = torch.full_like(norms, torch.inf)
@@ -142,9 +145,9 @@ def k_means_plus_plus(vectors: Family, budget: int, rng: torch.Generator) -> lis
         rows = screening.rows(seeds[-1], nearest)
         part = slice(None) if rows is None else rows
         products = vectors.products(seeds[-1], rows)
-        squared_distances = norms[part] + norms[seeds[-1]] - 2 * products
-        # What the subtraction leaves of equal vectors is rounding, not distance.
-        squared_distances[squared_distances < 1e-6 * scale] = 0
+        both_norms = norms[part] + norms[seeds[-1]]
+        squared_distances = both_norms - 2 * products
+        squared_distances[squared_distances < _SAME * both_norms] = 0
         nearest[part] = torch.minimum(nearest[part], squared_distances)
         weights = torch.where(free, nearest, 0.0).double()
         if not weights.any():

@@ -103,8 +103,8 @@ TWO_STAGE: dict[str, TwoStage] = {
     "dcom": TwoStage(
         "balls",
         True,
-        f"{_DIVIDE} 14 n + 8 c d + m (4 d + 530); (2 n + 8 m + K) c d",
-        kept=14,
+        f"{_DIVIDE} 18 n + 8 c d + m (4 d + 530); (2 n + 8 m + K) c d",
+        kept=18,
     ),
     "badge": TwoStage("share", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
     "gradnorm-diverse": TwoStage("share", False, f"{_DIVIDE} 2 c dim; K c dim"),

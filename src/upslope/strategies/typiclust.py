@@ -24,12 +24,14 @@ from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView, Selection, top
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.clustering import clusters
-from upslope.strategies.distances import distance_blocks, normalise
+from upslope.strategies.cover import FINE
+from upslope.strategies.distances import distance_blocks, normalise, squared_distances
 from upslope.strategies.features import Features, Steps, features_need
 from upslope.strategies.posteriors import uncertainty_need
 
 NEIGHBOURS = 20
 SMALL = 5
+_SAME = 1e-14  # squared distance of vectors of unit length, less than double precision tells from 0
 
 
 def typicality(x: Tensor) -> Tensor:
@@ -41,12 +43,26 @@ def typicality(x: Tensor) -> Tensor:
         exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
         return 1 / (exact.fill_diagonal_(torch.inf).amin(dim=1).float() + 1e-5)
     mean = torch.empty(len(x))
-    for rows, squared_distances in distance_blocks(x, x):
-        squared_distances[
-            torch.arange(len(squared_distances)), torch.arange(rows.start, rows.stop)
-        ] = torch.inf
-        mean[rows] = squared_distances.topk(k, dim=1, largest=False).values.sqrt().mean(dim=1)
+    for rows, squares in distance_blocks(x, x):
+        places = torch.arange(rows.start, rows.stop)
+        near = _nearest_others(squares, places, k)
+        mean[rows] = near.sqrt().mean(dim=1)
+        # Of copies and near-copies, inner products in single precision leave rounding alone.
+        fine = places[near[:, 0] < FINE]
+        if len(fine):
+            squares = squared_distances(x[fine].double(), x.double())
+            squares[squares < _SAME] = 0.0
+            mean[fine] = _nearest_others(squares, fine, k).sqrt().mean(dim=1).float()
     return 1 / (mean + 1e-5)
+
+
+def _nearest_others(squares: Tensor, places: Tensor, k: int) -> Tensor:
+    """The k smallest squared distances of each row, ascending, to others than itself: (b, k).
+
+    squares: (b, n), overwritten. places: (b,) which of the n each row is.
+    """
+    squares[torch.arange(len(places)), places] = torch.inf
+    return squares.topk(k, dim=1, largest=False).values
 
 
 @dataclass(frozen=True)
