@@ -32,6 +32,7 @@ from rich.text import Text
 
 from upslope.counts import format_count
 from upslope.errors import RunError
+from upslope.file_limits import size_advice
 from upslope.progress import Observer, Progress, no_progress
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -100,9 +101,10 @@ def drop_output(stream: IO[str]) -> None:
 
 def unwritable_output(error: OSError) -> RunError:
     """Return the error of a command that cannot print what it has to say."""
+    fixes = ["Free some space", size_advice(), "let it print to another file"]
     return RunError(
-        f"Expected to be able to write what the command prints but got: {error}. Free some space, "
-        "or let it print to another file; what it had recorded before is kept."
+        f"Expected to be able to write what the command prints but got: {error}. "
+        f"{', or '.join(filter(None, fixes))}; what it had recorded before is kept."
     )
 
 

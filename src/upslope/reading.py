@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError, RunError, UpslopeError
+from upslope.file_limits import size_advice
 from upslope.memory import raise_memory_error
 
 READ_LIMIT = 4.0
@@ -244,9 +245,14 @@ def write_temporary(path: Path, data: bytes) -> None:
 
 
 def _temporary_fault(said_of_it: object) -> RunError:
+    fixes = ["Free some space there", "set TMPDIR to another folder", size_advice()]
+    try:
+        place = f" in {tempfile.gettempdir()}"
+    except OSError:  # no folder takes any: what was said of it names those that were tried
+        place = ""
     return RunError(
-        f"Expected room for temporary files in {tempfile.gettempdir()} but got: {said_of_it}. "
-        "Free some space there, or set TMPDIR to another folder; then run the same command again."
+        f"Expected room for temporary files{place} but got: {said_of_it}. "
+        f"{', or '.join(filter(None, fixes))}; then run the same command again."
     )
 
 

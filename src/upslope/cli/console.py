@@ -15,6 +15,7 @@ import typer
 from upslope.display import SafeConsole, err
 from upslope.distributed.launch import rank_of_process
 from upslope.errors import UpslopeError
+from upslope.file_limits import as_room_error
 from upslope.memory import as_memory_error
 from upslope.progress import noting_interrupts
 
@@ -56,7 +57,7 @@ def telling_errors(resume: str = ANEW) -> Iterator[None]:
         except Exception as error:
             if interrupts.seen:
                 _stop(resume)
-            if (short := as_memory_error(error)) is not None:
+            if (short := as_memory_error(error) or as_room_error(error)) is not None:
                 _fail(short)
             raise
 
