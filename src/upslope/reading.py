@@ -97,6 +97,20 @@ def reporting_damage(
         ) from error
 
 
+def cannot_open(wanted: str, path: Path, error: OSError) -> DataError:
+    """Return the error of a file that the operating system does not give.
+
+    wanted: what the file should be, as "a table". error: what the system says.
+    """
+    if isinstance(error, FileNotFoundError):
+        told = "there is no such file. Check the path."
+    elif isinstance(error, IsADirectoryError):
+        told = "it is a folder. Name a file in it."
+    else:
+        told = f"reading it failed: {error}. Check the path and its permissions."
+    return DataError(f"Expected {wanted} in {path} but {told}")
+
+
 def said(error: BaseException) -> str:
     """Return the message of an error on one line, or the kind of error where it has none."""
     text = " ".join(str(error).split()).rstrip(".")
