@@ -108,15 +108,15 @@ def noting_interrupts(*names: str) -> Iterator[Interrupts]:
 
     usual = (signal.default_int_handler, signal.SIG_DFL)
     before = {number: signal.getsignal(number) for number in numbers}
-    answered = {number: handler for number, handler in before.items() if handler in usual}
-    for number in answered:
+    handlers = {number: handler for number, handler in before.items() if handler in usual}
+    for number in handlers:
         signal.signal(number, interrupts)
     sys.unraisablehook = tell_but_of_interrupts
     try:
         yield interrupts
     finally:
         sys.unraisablehook = tell
-        for number, handler in answered.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

@@ -97,18 +97,18 @@ def reporting_damage(
         ) from error
 
 
-def cannot_open(wanted: str, path: Path, error: OSError) -> DataError:
+def cannot_open(description: str, path: Path, error: OSError) -> DataError:
     """Return the error of a file that the operating system does not give.
 
-    wanted: what the file should be, as "a table". error: what the system says.
+    description: what the file should be, as "a table". error: what the system says.
     """
     if isinstance(error, FileNotFoundError):
-        told = "there is no such file. Check the path."
+        reason = "there is no such file. Check the path."
     elif isinstance(error, IsADirectoryError):
-        told = "it is a folder. Name a file in it."
+        reason = "it is a folder. Name a file in it."
     else:
-        told = f"reading it failed: {error}. Check the path and its permissions."
-    return DataError(f"Expected {wanted} in {path} but {told}")
+        reason = f"reading it failed: {error}. Check the path and its permissions."
+    return DataError(f"Expected {description} in {path} but {reason}")
 
 
 def said(error: BaseException) -> str:
