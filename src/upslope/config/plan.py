@@ -163,7 +163,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
     Raises:
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
     """
-    datasets.check_root(config.root)
+    datasets.check_root(config.root, config.data.name)
     if config.data.name in datasets.SIMULATED_SETS:
         outline = assemble_from_published_sizes(config)
         if outline is not None:
