@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
 from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
@@ -164,7 +165,12 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
         *(
-            [("review", f"{count:,} samples whose answers disagree: upslope label disagreements")]
+            [
+                (
+                    "review",
+                    _disagreement_words(count),
+                )
+            ]
             if (count := standing["disagreements"])
             else []
         ),
@@ -189,6 +195,11 @@ def _copies_words(copies: dict[str, str]) -> str:
     some = "; ".join(f"{id_} of {of}" for id_, of in list(copies.items())[:3])
     more = f" and {len(copies) - 3:,} more (--json)" if len(copies) > 3 else ""
     return f"{len(copies):,} samples are copies of others, and asked once: {some}{more}"
+
+
+def _disagreement_words(count: int) -> str:
+    samples = format_count(count, "sample")
+    return f"{samples} whose answers disagree: upslope label disagreements"
 
 
 def _agreement_words(agreement: dict[str, Any]) -> str:
