@@ -140,8 +140,8 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         worth = (
             f"{100 * accuracy['value']:.1f}%, {100 * accuracy['confidence']:.0f}% interval "
             f"{100 * accuracy['low']:.1f}% to {100 * accuracy['high']:.1f}% "
-            f"({accuracy['method']}), of {accuracy['of']:,} control answers, by a model of "
-            f"{accuracy['labels']:,} labels"
+            f"({accuracy['method']}), of {format_count(accuracy['of'], 'control answer')}, by a "
+            f"model of {format_count(accuracy['labels'], 'label')}"
         )
     elif standing["control_closed"]:
         worth = "not measured: the control slice is closed and trained on"
