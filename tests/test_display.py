@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -166,3 +167,25 @@ def test_a_command_whose_output_is_full_ends_without_a_traceback(words: list[str
     assert ended.returncode == 6
     assert ended.stderr.startswith("error Expected to be able to write what the command prints")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", [["list"], ["run", "--help"], ["--version"]])
+def test_a_command_whose_output_nobody_reads_ends_quietly(words: list[str]) -> None:
+    """As one that SIGPIPE ends, and not as a fault of Upslope's."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "upslope", *words]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_work_goes_on_where_nobody_reads_its_progress() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as unread:
+        console = SafeConsole(stderr=True, file=unread)
+        console.print("progress")
+        console.print("more of it")

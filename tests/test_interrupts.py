@@ -17,6 +17,9 @@ from upslope.cli.console import telling_errors
 from upslope.errors import ModelError, RunError
 from upslope.progress import Interrupted, noting_interrupts, stop_on_signals
 
+_PLACE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+"""What torchrun says to a process."""
+
 
 @pytest.fixture(autouse=True)
 def answered() -> Iterator[None]:
@@ -62,6 +65,37 @@ def test_every_command_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(typer.Exit), telling_errors():
         interrupt()
     assert "Stopped. No result was written: run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_other_requests_to_end_are_answered_likewise(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command cleans up and says how to go on; what it leaves to libraries is cleaned up too."""
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    cleaned: list[bool] = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            cleaned.append(True)
+
+    assert before == signal.SIG_DFL
+    assert code_of(work) == 130
+    assert cleaned == [True]
+    assert capsys.readouterr().err == "Stopped. Go on so.\n"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_process_of_torchrun_leaves_its_end_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in _PLACE.items():
+        monkeypatch.setenv(name, value)
+    with telling_errors():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_error_without_one_is_an_error() -> None:

@@ -115,7 +115,7 @@ def test_a_file_is_told_and_told_again(waiting, tmp_path):
     code, out, err = call("tell", run, file)
     assert code == 0, err
     assert "recorded: 2 labels, 1 skipped" in out
-    assert "1 samples wait" in out
+    assert "1 sample waits" in out
     told = read_run(run)
     assert dict(told.labels) == {asked[0]: 0, asked[1]: 1}
     assert told.passed == {asked[2]: "torn"}

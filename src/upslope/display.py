@@ -32,10 +32,14 @@ from rich.text import Text
 
 from upslope.counts import format_count
 from upslope.errors import RunError
+from upslope.file_limits import size_advice
 from upslope.progress import Observer, Progress, no_progress
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal obeys, and those that turn the direction of what follows."""
+
+UNREAD_EXIT_CODE = 141
+"""Of a command whose output nobody reads any more: 128 + SIGPIPE, as the signal itself has it."""
 
 
 class SafeConsole(Console):
@@ -53,16 +57,23 @@ class SafeConsole(Console):
 
         Raises:
             RunError: standard output cannot be written.
-            BrokenPipeError: nobody reads it any more.
+            SystemExit: nobody reads it any more.
         """
         try:
             super().print(*objects, **options)
-        except BrokenPipeError:
-            raise
         except OSError as error:
             drop_output(self.file)
             if not self.stderr:
                 raise unwritable_output(error) from error
+
+    def on_broken_pipe(self) -> None:
+        """End the command where nobody reads its results any more, as `head` that has its lines.
+
+        Where nobody reads standard error, the work goes on untold.
+        """
+        drop_output(self.file)
+        if not self.stderr:
+            raise SystemExit(UNREAD_EXIT_CODE)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text in its style, without a command in it, so that its width is right."""
@@ -90,9 +101,10 @@ def drop_output(stream: IO[str]) -> None:
 
 def unwritable_output(error: OSError) -> RunError:
     """Return the error of a command that cannot print what it has to say."""
+    fixes = ["Free some space", size_advice(), "let it print to another file"]
     return RunError(
-        f"Expected to be able to write what the command prints but got: {error}. Free some space, "
-        "or let it print to another file; what it had recorded before is kept."
+        f"Expected to be able to write what the command prints but got: {error}. "
+        f"{', or '.join(filter(None, fixes))}; what it had recorded before is kept."
     )
 
 

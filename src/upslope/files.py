@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from upslope.errors import RunError
+from upslope.file_limits import WANT_OF_ROOM, is_too_large, size_advice
 from upslope.memory import raise_memory_error
 
 if TYPE_CHECKING:
@@ -37,14 +38,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise_memory_error(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in WANT_OF_ROOM:
             raise RunError(
                 f"Expected room on the disk for {path} but it is full. Free some space and run the "
                 "same command again: nothing recorded before is lost."
             ) from error
+        fix = "check the folder and its permissions"
+        if is_too_large(error):
+            fix = size_advice() or "write to a disk that takes larger files"
         raise RunError(
-            f"Expected to be able to write {path} but got: {error}. Check the folder and its "
-            "permissions, then run the same command again: nothing recorded before is lost."
+            f"Expected to be able to write {path} but got: {error}. {fix[0].upper()}{fix[1:]}, "
+            "then run the same command again: nothing recorded before is lost."
         ) from error
 
 

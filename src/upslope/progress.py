@@ -72,11 +72,11 @@ class Stop:
 
 
 class Interrupts:
-    """Answers Ctrl-C as Python does, by KeyboardInterrupt, and notes that it came.
+    """Answers a signal as Python answers Ctrl-C, by KeyboardInterrupt, and notes that it came.
 
     Python drops an exception that meets it in a callback of the garbage collector, and libraries
     turn one into an error of theirs. `stop_on_signals` then stops all the same, and whoever tells
-    of errors knows that this one is none. seen: Ctrl-C came.
+    of errors knows that this one is none. seen: a signal came.
     """
 
     def __init__(self) -> None:
@@ -89,29 +89,35 @@ class Interrupts:
 
 
 @contextmanager
-def noting_interrupts() -> Iterator[Interrupts]:
+def noting_interrupts(*names: str) -> Iterator[Interrupts]:
     """Let `Interrupts` answer Ctrl-C while the block runs; in other threads, nothing changes.
 
-    Where Ctrl-C is ignored, as in the background, it stays so.
+    Where Ctrl-C is ignored, as in the background, it stays so. names: signals that are answered
+    likewise where they would end the process, as "SIGTERM"; those that a system lacks are left out.
     """
     interrupts = Interrupts()
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
+    if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
+    numbers = [getattr(signal, name) for name in ("SIGINT", *names) if hasattr(signal, name)]
     tell = sys.unraisablehook
 
     def tell_but_of_interrupts(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             tell(unraisable)
 
-    signal.signal(signal.SIGINT, interrupts)
+    usual = (signal.default_int_handler, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in before.items() if handler in usual}
+    for number in handlers:
+        signal.signal(number, interrupts)
     sys.unraisablehook = tell_but_of_interrupts
     try:
         yield interrupts
     finally:
         sys.unraisablehook = tell
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

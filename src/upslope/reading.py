@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError, RunError, UpslopeError
+from upslope.file_limits import size_advice
 from upslope.memory import raise_memory_error
 
 READ_LIMIT = 4.0
@@ -104,6 +105,20 @@ def reporting_damage(
         raise DataError(
             f"Expected {wanted_words} but {fault_words}: {said(error)}. {advice}"
         ) from error
+
+
+def cannot_open(description: str, path: Path, error: OSError) -> DataError:
+    """Return the error of a file that the operating system does not give.
+
+    description: what the file should be, as "a table". error: what the system says.
+    """
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such file. Check the path."
+    elif isinstance(error, IsADirectoryError):
+        reason = "it is a folder. Name a file in it."
+    else:
+        reason = f"reading it failed: {error}. Check the path and its permissions."
+    return DataError(f"Expected {description} in {path} but {reason}")
 
 
 def said(error: BaseException) -> str:
@@ -254,9 +269,14 @@ def write_temporary(path: Path, data: bytes) -> None:
 
 
 def _temporary_fault(said_of_it: object) -> RunError:
+    fixes = ["Free some space there", "set TMPDIR to another folder", size_advice()]
+    try:
+        place = f" in {tempfile.gettempdir()}"
+    except OSError:  # no folder takes any: what was said of it names those that were tried
+        place = ""
     return RunError(
-        f"Expected room for temporary files in {tempfile.gettempdir()} but got: {said_of_it}. "
-        "Free some space there, or set TMPDIR to another folder; then run the same command again."
+        f"Expected room for temporary files{place} but got: {said_of_it}. "
+        f"{', or '.join(filter(None, fixes))}; then run the same command again."
     )
 
 

@@ -301,3 +301,25 @@ def test_a_run_killed_while_features_are_computed_goes_on(tmp_path, photographs)
     first = next(p for p in seen if p.phase == "features")
     assert first.done >= FREEZE.BLOCK
     assert first.done < first.total
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_more_labels_than_photographs_are_refused_before_features(photographs, command):
+    """Three cycles of 20 labels, of forty photographs less the eight that are set apart."""
+    path = photographs.parent / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            document(
+                photographs,
+                strategies=["margin"],
+                experiment={"initial": 20, "budget": 20, "cycles": 3, "candidates": "all"},
+            )
+        )
+    )
+    ended = CliRunner().invoke(app, [command, str(path), "--out", "run"])
+    assert ended.exit_code == 5
+    assert "the 32 labels of the pool but 20 and 2 times 20 are 60" in " ".join(
+        ended.output.split()
+    )
+    assert not list((photographs.parent / "cache").glob("upslope/features/*/*.npy"))
+    assert not Path("run").exists()

@@ -122,7 +122,7 @@ def test_a_model_file_alone_predicts_new_photographs(labelled: Path) -> None:
     (labelled / "p").rename(labelled / "gone")
     said = run("predict", "m.safetensors", "new.csv", "--data", "new")
     assert "3 predictions by a model of 12 labels" in said
-    assert "1 samples cannot be read" in said
+    assert "1 sample cannot be read" in said
     own = predicted(labelled / "own.csv")
     assert predicted(labelled / "new.csv") == {
         f"test/square-00{i}.png": own[f"square-00{i}.png"] for i in range(3)

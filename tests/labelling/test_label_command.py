@@ -47,7 +47,7 @@ def test_from_init_to_predictions(here: Path) -> None:
     (here / "old.csv").write_text("\n".join(["id,label", *lines, "square-020.png,"]) + "\n")
     said = run("import", "p", "old.csv")
     assert "12 labels, 0 corrections" in said
-    assert "1 rows have no label" in said
+    assert "1 row has no label and says nothing" in said
     standing = json.loads(run("status", "p", "--json"))
     assert (standing["labelled"], standing["imported"]) == (12, 12)
     assert standing["classes"] == {"red": 6, "blue": 6}
@@ -201,7 +201,7 @@ def test_images_that_cannot_be_read_are_told_where_tasks_go_out(here: Path) -> N
     (here / "squares" / "broken.png").write_bytes(b"x")
     run("init", "p", "--data", "squares", "--classes", "a,b")
     said = run("next", "p", "--count", "5")
-    assert "1 samples cannot be read and are not asked, first 'broken.png'" in said
+    assert "1 sample cannot be read and is not asked, first 'broken.png'" in said
 
 
 def test_refusals_of_a_project(here: Path) -> None:

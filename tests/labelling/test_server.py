@@ -17,7 +17,9 @@ from pictures import make_squares
 from typer.testing import CliRunner
 
 from upslope.cli import app
+from upslope.errors import ConfigError
 from upslope.labelling.project import Project, read_project
+from upslope.labelling.server import listen
 from upslope.labelling.session import sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL
@@ -193,3 +195,9 @@ def test_a_person_labels_the_model_learns_and_a_kill_loses_nothing(
     assert answered == colours
     slices = [a["tester"].slice for a in read_project(project)[1].answers.values()]
     assert 5 <= slices.count(CONTROL) <= 30
+
+
+def test_a_host_that_is_none_is_told_with_its_option() -> None:
+    """Another port does not mend it."""
+    with pytest.raises(ConfigError, match=r"Expected to listen at no such host.*with --host\."):
+        listen("no such host", None)

@@ -305,7 +305,7 @@ def test_disagreements_and_doubts_on_the_command_line(
             project.answer(id_, other if i == 7 else colour, author="ann")
         project.answer("square-000.png", "blue", author="bob")
     assert "people disagree (ann: red, bob: blue)" in run("disagreements", "p", "--ask")
-    assert "1 samples whose answers disagree" in run("status", "p")
+    assert "1 sample whose answers disagree" in run("status", "p")
     assert "square-007.png: to look at its answer again" in run("relabel", "p", "--count", "3")
     _, state = read_project(tmp_path / "p")
     assert {"square-000.png", "square-007.png"} <= state.again.keys()

@@ -12,7 +12,7 @@ import sys
 from typing import NoReturn
 
 from upslope.cli.app import app
-from upslope.display import drop_output, err, unwritable_output
+from upslope.display import UNREAD_EXIT_CODE, drop_output, err, unwritable_output
 from upslope.distributed.launch import count_processes
 from upslope.startup import end_without_collection
 
@@ -35,6 +35,10 @@ def main() -> None:
     except KeyboardInterrupt:  # before a command has begun; commands answer for themselves
         sys.exit(130)
     except SystemExit as end:
+        # What typer prints, such as the help, ends so by code 1, which means a fault of Upslope's.
+        if isinstance(end.__context__, BrokenPipeError):
+            drop_output(sys.stdout)
+            end.code = UNREAD_EXIT_CODE
         if count_processes() > 1 and isinstance(end.code, int | None):
             _leave(end.code or 0)
         raise

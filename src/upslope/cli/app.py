@@ -11,6 +11,7 @@ from upslope import __version__
 from upslope.cli.compare import compare, run
 from upslope.cli.console import telling_errors
 from upslope.cli.engines import check_command
+from upslope.cli.help_text import lay_out_help
 from upslope.cli.labelling import label
 from upslope.cli.listing import list_
 from upslope.cli.plan import plan as plan_pool
@@ -46,24 +47,31 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Choose which unlabelled samples are worth a label, by the norm of their loss gradient."
     "\n\n[bold]Start here[/bold]\n\n"
-    "  upslope compare digits --seeds 2            strategies on handwritten digits\n\n"
-    "  upslope label photos/ --classes cat,dog      label photographs on a page\n\n"
-    "  upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\\[cat,dog]'\n\n"
-    "                                              photographs that people label\n\n"
-    "  upslope status runs/photos                  where a run stands\n\n"
-    "  upslope predict runs/digits/margin/seed-0   classes and probabilities\n\n"
-    "  upslope select w.pt --data photos           what to label next, with your network\n\n"
-    "  upslope score runs/digits/margin/seed-0     what is worth a label\n\n"
-    "  upslope list                                strategies; list configs, list egl\n\n"
+    "  upslope compare digits --seeds 2           strategies on handwritten digits\n"
+    "  upslope label photos/ --classes cat,dog    label photographs on a page\n"
+    "  upslope run -s data.name=folder -s data.root=photos \\\n"
+    "      -s 'data.classes=\\[cat,dog]'            photographs that people label\n"
+    "  upslope status runs/photos                 where a run stands\n"
+    "  upslope predict runs/digits/margin/seed-0  classes and probabilities\n"
+    "  upslope select w.pt --data photos          what to label next\n"
+    "  upslope score runs/digits/margin/seed-0    what is worth a label\n"
+    "  upslope list                               what there is to choose from\n\n"
     "[bold]How it works[/bold]\n\n"
     "A configuration says data, network, strategies and training: a YAML file of yours, or the "
     "name of one that ships (`upslope list configs`). Without one it is handwritten digits. "
     "--set changes single values. --dry-run says what a run would cost. Everything is "
     "recorded in the folder --out; the same command goes on where it stopped.\n\n"
     "[bold]Exit codes[/bold]\n\n"
-    "0 done · 1 a fault of Upslope's · 2 command line or configuration · 3 data · 4 network or "
-    "checkpoint · 5 selection · 6 folder of a run · 7 waits for labels that people give · "
-    "130 stopped by Ctrl-C",
+    "    0  done\n"
+    "    1  a fault of Upslope's\n"
+    "    2  command line or configuration\n"
+    "    3  data\n"
+    "    4  network or checkpoint\n"
+    "    5  selection\n"
+    "    6  folder of a run, or output that cannot be written\n"
+    "    7  waits for labels that people give\n"
+    "  130  stopped by Ctrl-C\n"
+    "  141  nobody reads its output any more, as in `upslope list | head -1`",
 )
 
 
@@ -99,3 +107,5 @@ app.command()(repair)
 app.command()(report)
 app.command("list")(list_)
 app.command()(reproduce)
+
+lay_out_help(app)

@@ -181,6 +181,7 @@ def _compare(
                 data_place,
                 default_strategy,
                 estimate,
+                fitting_the_pool,
                 load,
                 plan,
                 to_plan,
@@ -207,17 +208,19 @@ def _compare(
             sitting.check_one_strategy(config)
         watches = not (dry_run or rank_of_process())
         further = stack.enter_context(observers(observe or (), folder)) if watches else ()
+        recorded_run = None if rank_of_process() else sitting.find_recorded_run(folder, config)
+        begins = not (rank_of_process() or recorded_run or labels_from)
+        fitting = fitting_the_pool(config) if begins else None
         with watching(1) as observer:
             setup, unseen = (
                 to_plan(config, observer)
                 if dry_run
-                else (check_compatible(config, assemble(config, observer)), "")
+                else (check_compatible(config, assemble(config, observer, fitting)), "")
             )
         if not asks:
             check_labelled(setup.splits.pool)
         if not stack.enter_context(sharing_setup(run_engine, config, setup)):
             return
-        recorded_run = sitting.find_recorded_run(folder, config)
         earlier = (
             sitting.labels_of(labels_from, config, setup, recorded_run) if labels_from else None
         )

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import typer
 
 from upslope.display import SafeConsole, err
-from upslope.distributed.launch import rank_of_process
+from upslope.distributed.launch import count_processes, rank_of_process
 from upslope.errors import UpslopeError
+from upslope.file_limits import as_room_error
 from upslope.memory import as_memory_error
 from upslope.progress import noting_interrupts
 
@@ -35,12 +36,15 @@ ANEW = "No result was written: run the same command again, and it begins anew."
 def telling_errors(resume: str = ANEW) -> Iterator[None]:
     """An UpslopeError as its message and exit code; Ctrl-C as 130 and how to go on, `resume`.
 
+    So are SIGTERM and SIGHUP, but of processes of torchrun, which ends them by these.
+
     Warnings are lines as well, without the place in the code that gave them. Of the processes that
     torchrun started, rank 0 alone writes.
     """
     if rank_of_process():
         out.quiet = err.quiet = True
-    with noting_interrupts() as interrupts:
+    ends = () if count_processes() > 1 else ("SIGTERM", "SIGHUP")
+    with noting_interrupts(*ends) as interrupts:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _print_warning
@@ -56,7 +60,7 @@ def telling_errors(resume: str = ANEW) -> Iterator[None]:
         except Exception as error:
             if interrupts.seen:
                 _stop(resume)
-            if (short := as_memory_error(error)) is not None:
+            if (short := as_memory_error(error) or as_room_error(error)) is not None:
                 _fail(short)
             raise
 

@@ -10,6 +10,7 @@ import typer
 
 from upslope.cli.console import telling_errors
 from upslope.cli.label_options import Project, say
+from upslope.counts import format_count
 
 
 def export(
@@ -64,7 +65,8 @@ def export(
             count = export_folders(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images in folders of their classes")
         if count.passed:
-            say(f"{count.passed:,} samples were skipped and have no label")
+            one = "sample was skipped and has no label"
+            say(format_count(count.passed, one, "samples were skipped and have no label"))
 
 
 def predict(
@@ -100,10 +102,14 @@ def predict(
             )
         else:
             count = write_predictions_of_file(project, target, data)
-        say(f"{target}: {count.rows:,} predictions by a model of {count.labels:,} labels")
+        say(
+            f"{target}: {format_count(count.rows, 'prediction')} by a model of "
+            f"{format_count(count.labels, 'label')}"
+        )
         say(f"features: {count.method}")
         if count.unreadable:
-            say(f"{count.unreadable:,} samples cannot be read and are left out")
+            one = "sample cannot be read and is left out"
+            say(format_count(count.unreadable, one, "samples cannot be read and are left out"))
 
 
 def import_(
@@ -135,9 +141,16 @@ def import_(
             count = import_labels(label_project, source)
         say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
         if count.passed:
-            say(f"{count.passed:,} samples were skipped or could not be told, and have no label")
+            say(
+                format_count(
+                    count.passed,
+                    "sample was skipped or could not be told, and has no label",
+                    "samples were skipped or could not be told, and have no label",
+                )
+            )
         if count.empty:
-            say(f"{count.empty:,} rows have no label and say nothing")
+            one = "row has no label and says nothing"
+            say(format_count(count.empty, one, "rows have no label and say nothing"))
         if count.differing:
             say(
                 f"{len(count.differing):,} labels differ from answers that were there, which "

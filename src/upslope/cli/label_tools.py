@@ -16,6 +16,7 @@ import typer
 from upslope.cli.console import telling_errors
 from upslope.cli.label_options import GO_ON, Name, say
 from upslope.cli.label_options import Project as ProjectFolder
+from upslope.counts import format_count
 from upslope.progress import answering_signals
 
 if TYPE_CHECKING:
@@ -68,10 +69,9 @@ def next_(
             push_count = exchange.push(count)
             say(f"{push_count.new:,} tasks for {tool}, those worth most first")
             if unreadable := exchange.project.state.unreadable:
-                say(
-                    f"{len(unreadable):,} samples cannot be read and are not asked, first "
-                    f"{min(unreadable)!r}"
-                )
+                one = "sample cannot be read and is not asked"
+                several = "samples cannot be read and are not asked"
+                say(f"{format_count(len(unreadable), one, several)}, first {min(unreadable)!r}")
 
 
 def watch(

@@ -29,8 +29,8 @@ label = typer.Typer(
     rich_markup_mode="rich",
     help="Label images, texts or rows on a page, in the order in which labels are worth most."
     "\n\n[bold]Start here[/bold]\n\n"
-    "  upslope label photos/ --classes cat,dog,bird     makes the project and opens the page\n\n"
-    "  upslope label digits                             to try it: scikit-learn's digits\n\n"
+    "  upslope label photos/ --classes cat,dog,bird  make a project, open its page\n"
+    "  upslope label digits                          try it on scikit-learn's\n\n"
     "The page needs `pip install '.\\[label]'`. Ctrl-C ends it; the same command goes on. Every "
     "answer is on the disk before the next sample is shown.",
 )

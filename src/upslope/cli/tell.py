@@ -9,6 +9,7 @@ import typer
 
 from upslope.cli.console import out as console
 from upslope.cli.console import telling_errors
+from upslope.counts import format_count
 
 
 def tell(
@@ -51,4 +52,7 @@ def tell(
         if emptied_ids:
             console.print(emptied_words(labels.name, emptied_ids), markup=False, soft_wrap=True)
         waiting = len(read_run(folder).pending)
-        console.print(f"{waiting:,} samples wait for a label in {folder}", markup=False)
+        console.print(
+            f"{format_count(waiting, 'sample waits', 'samples wait')} for a label in {folder}",
+            markup=False,
+        )

@@ -16,7 +16,7 @@ from upslope.config.assemble import Setup, assemble, check_compatible, data_plac
 from upslope.config.defaults import DefaultStrategy, begun_by_default, default_strategy
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
-from upslope.config.plan import Plan, assemble_from_published_sizes, plan, to_plan
+from upslope.config.plan import Plan, assemble_from_published_sizes, fitting_the_pool, plan, to_plan
 from upslope.config.pool_plan import PoolPlan, plan_pool
 from upslope.config.read import list_shipped, load
 from upslope.config.recorded import Source, find_run, find_source, run_folder
@@ -52,6 +52,7 @@ __all__ = [
     "find_source",
     "find_strategies",
     "find_strategy",
+    "fitting_the_pool",
     "list_shipped",
     "load",
     "load_trained_model",

@@ -14,6 +14,7 @@ from torch import nn
 from upslope import datasets
 from upslope.config.assemble import Setup, build_around, check_compatible, data_options
 from upslope.config.schema import Config
+from upslope.datasets.base import Splits
 from upslope.errors import DataError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.changes import first_size
@@ -77,6 +78,24 @@ def plan(
         runs=len(setup.strategies) * len(config.seeds),
         full_data_runs=min(config.full_data, len(config.seeds)),
     )
+
+
+def fitting_the_pool(config: Config) -> Callable[[Splits], Splits]:
+    """Return what `assemble` takes as `reshape`: it refuses a pool with too few samples at once.
+
+    Features of a frozen network, which take minutes, are then computed for no run that cannot be.
+
+    config: of a comparison that has not begun, and has no labels of an earlier run.
+
+    Raises, where it is called:
+        SelectionError: more labels asked for than the pool holds.
+    """
+
+    def check(splits: Splits) -> Splits:
+        _budgets(config.experiment, len(splits.pool), None, None)
+        return splits
+
+    return check
 
 
 def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
@@ -144,7 +163,7 @@ def to_plan(config: Config, progress: Observer = no_progress) -> tuple[Setup, st
     Raises:
         ConfigError, DataError, ModelError: as for `assemble` and `check_compatible`.
     """
-    datasets.check_root(config.root)
+    datasets.check_root(config.root, config.data.name)
     if config.data.name in datasets.SIMULATED_SETS:
         outline = assemble_from_published_sizes(config)
         if outline is not None:

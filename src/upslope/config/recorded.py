@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from upslope import datasets
 from upslope.checkpoints import file_sha256
 from upslope.config.read import load
 from upslope.config.schema import Config
@@ -114,7 +115,7 @@ def find_source(
     document["experiment"] = {
         key: settings[key] for key in ("score_batch", "on_corrupt") if key in settings
     }
-    recorded_root = run.info.get("root")
+    recorded_root = datasets.recorded_root(run.config, run.info)
     assignments = load(
         {}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]
     ).root

@@ -38,7 +38,7 @@ def recorded_run(path: Path, root: str | None = None) -> tuple[Path, Config]:
         )
     document = {section: dict(run.config[section]) for section in _SECTIONS}
     document["experiment"].pop("seed", None)
-    recorded_root = run.info.get("root")
+    recorded_root = datasets.recorded_root(run.config, run.info)
     if root is not None or recorded_root is not None:
         document["data"]["root"] = root if root is not None else recorded_root
     return folder, load(
@@ -62,8 +62,8 @@ def recorded_pool(run: RunResult, progress: Observer = no_progress) -> tuple[Dat
             "Python without. Give `compare` or `Experiment` a `config` that has `data`."
         )
     data = dict(run.config["data"])
-    if run.info.get("root") is not None:
-        data["root"] = run.info["root"]
+    if (root := datasets.recorded_root(run.config, run.info)) is not None:
+        data["root"] = root
     skips = run.config.get("experiment", {}).get("on_corrupt", "fail")
     config = load({"data": data, "experiment": {"on_corrupt": skips}})
     splits = datasets.load(config.data.name, config.root, progress=progress, **data_options(config))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
-from upslope.reading import is_file
+from upslope.reading import cannot_open, is_file
 
 _CSV = {
     "image": "rlnImageName",
@@ -271,8 +271,13 @@ def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     try:
         text = io.StringIO(decode(path.read_bytes(), path), newline="")
         lines = [row for row in csv.reader(text, skipinitialspace=True) if row]
-    except (OSError, csv.Error) as error:
-        raise DataError(f"Expected a table in {path} but reading it failed: {error}.") from error
+    except OSError as error:
+        raise cannot_open("a table", path, error) from error
+    except csv.Error as error:
+        raise DataError(
+            f"Expected a table in {path} but reading it failed: {error}. Save it as CSV again, "
+            "with commas between the cells."
+        ) from error
     if not lines:
         raise DataError(f"Expected a table in {path} but it is empty.")
     columns = [_CSV.get(name.strip(), name.strip()) for name in lines[0]]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from upslope.errors import DataError
 from upslope.files import write_text
+from upslope.reading import cannot_open
 
 _TOKEN = re.compile(
     r"'((?:[^']|'(?=\S))*)'(?=\s|$)|\"((?:[^\"]|\"(?=\S))*)\"(?=\s|$)|(\S+)", re.ASCII
@@ -87,9 +88,7 @@ def read_star(path: Path, decode: Callable[[bytes, Path], str] = utf8) -> list[B
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"Expected a STAR file in {path} but reading it failed: {error}."
-        ) from error
+        raise cannot_open("a STAR file", path, error) from error
     lines = _lines(decode(data, path))
     blocks: list[Block] = []
     empty: list[str] = []

@@ -42,7 +42,7 @@ from upslope.datasets import (
     webdataset,
 )
 from upslope.datasets.base import Dataset, Splits
-from upslope.datasets.checks import check_name, check_root, check_splits
+from upslope.datasets.checks import BUILT_IN, check_name, check_root, check_splits
 from upslope.datasets.common_options import COMMON, apply_common_options, limit_samples
 from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.paths import list_ids
@@ -78,6 +78,7 @@ __all__ = [
     "load_to_score",
     "loader",
     "overview",
+    "recorded_root",
     "root_of",
     "row_contents",
     "sample_file",
@@ -144,7 +145,7 @@ def load(
         (90, 10, (1, 8, 8))
     """
     check_name(name)
-    check_root(root)
+    check_root(root, name)
     valid_options = check_options(name, options)
     common = {key: valid_options.pop(key) for key in COMMON if key in valid_options}
     key, _ = _entry(name)
@@ -183,7 +184,7 @@ def load_to_score(
         ConfigError, DataError: as for `load`.
     """
     check_name(name)
-    check_root(root)
+    check_root(root, name)
     if name != "folder":
         return load(name, root, progress=progress, **options).pool
     valid_options = check_options(name, options)
@@ -266,9 +267,23 @@ def describe() -> list[registry.Description]:
     return [replace(line, options=line.options + common) for line in lines]
 
 
+def recorded_root(config: Mapping[str, Any], info: Mapping[str, Any]) -> Any:
+    """Return where a run has recorded that its data lie; None for a data set that reads no file.
+
+    Runs of earlier versions recorded the folder of `UPSLOPE_DATA` for those, too.
+
+    config, info: of the run.
+    """
+    data = config.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else None
+    return None if name in BUILT_IN else info.get("root")
+
+
 def root_of(name: str, root: str | Path | None) -> Path | None:
     """The file or folder of this data set: `root` itself, or its subfolder of that name; that of
-    the environment's `UPSLOPE_DATA` where no root is given."""
+    the environment's `UPSLOPE_DATA` where no root is given. None for one that reads no file."""
+    if name in BUILT_IN:
+        return None
     root_path = root if root is not None else os.environ.get("UPSLOPE_DATA")
     if root_path is None:
         return None

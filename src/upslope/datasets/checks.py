@@ -27,11 +27,15 @@ def check_name(name: object) -> None:
         )
 
 
-def check_root(root: object) -> None:
-    """Check a root that was given, whether its data set reads it or not; None is one that was not.
+BUILT_IN = ("digits", "breast-cancer", "diabetes")
+"""Data sets that scikit-learn brings: they read no file."""
+
+
+def check_root(root: object, name: str) -> None:
+    """Check a root that was given for a data set; None is one that was not.
 
     Raises:
-        ConfigError: it is no path.
+        ConfigError: it is no path, or the data set of this name reads no file.
         DataError: there is nothing there.
     """
     if root is None:
@@ -49,6 +53,12 @@ def check_root(root: object) -> None:
         raise DataError(
             f"Expected `root` to be a file or folder but there is no such path: {root}. Correct "
             "it, or leave it out where the data set needs no files."
+        )
+    if name in BUILT_IN:
+        raise ConfigError(
+            f"data.root: expected none for {name}, which scikit-learn brings and which reads no "
+            f"file, but got {root}. Leave it out; for files of yours, say also how they "
+            "are read, as data.name=folder (`upslope list datasets`)."
         )
 
 

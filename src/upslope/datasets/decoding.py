@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from upslope.errors import ConfigError, DataError
+from upslope.reading import cannot_open
 
 EncodingOption = Annotated[
     str | None,
@@ -57,9 +58,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"Expected a text file in {path} but reading it failed: {error}."
-        ) from error
+        raise cannot_open("a text file", path, error) from error
     return decode_text(data, path, encoding)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.counts import format_count
+from upslope.datasets import recorded_root
 from upslope.datasets.base import Dataset, Splits, place_of
 from upslope.datasets.layout import name_some
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
@@ -118,7 +119,7 @@ def match_labels(
 def _check_ids_name_samples(run: RunResult, pool: Dataset, root: str | None) -> None:
     """Raise DataError where ids count the rows of files, and these are not the earlier run's."""
     stems = {m.group(1) if (m := _ROW_NUMBER.fullmatch(id_)) else "" for id_ in pool.ids}
-    place = run.info.get("root")
+    place = recorded_root(run.config, run.info)
     if len(stems) == 1 and "" not in stems and place != root:
         raise DataError(
             f"Expected ids that name samples but those of {place_of(pool)}, {pool.ids[0]!r} and so "

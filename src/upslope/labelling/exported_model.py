@@ -204,7 +204,8 @@ def _check_onnx(kind: str) -> None:
         )
     missing = [n for n in ("onnx", "onnxscript") if importlib.util.find_spec(n) is None]
     if missing:
+        are = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            f"Expected the package {' and '.join(missing)}, which write ONNX, but it is not "
-            "installed: pip install '.[onnx]' in the clone."
+            "Expected the packages onnx and onnxscript, which write ONNX, but "
+            f"{' and '.join(missing)} {are} not installed: pip install '.[onnx]' in the clone."
         )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from upslope.counts import format_count
 from upslope.datasets.coco_json import read_content
 from upslope.datasets.layout import (
     UNLABELLED,
@@ -70,7 +71,8 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     project_ids = set(samples.ids)
     if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
-            f"Expected ids of the project in {source} but {len(strangers)} are not, first "
+            f"Expected ids of the project in {source} but got "
+            f"{format_count(len(strangers), 'other')}, first "
             f"{', '.join(map(repr, strangers[:_MOST_NAMES]))}. Ids are paths inside "
             f"{settings.data}; "
             "nothing was recorded."

@@ -289,7 +289,7 @@ def listen(host: str, port: int | None) -> socket.socket:
             reason = error
     raise ConfigError(
         f"Expected to listen at {host}, port {port or 'any'}, but the system says: {reason}. "
-        "Choose another with --port."
+        f"Choose another with {'--host' if isinstance(reason, socket.gaierror) else '--port'}."
     ) from reason
 
 

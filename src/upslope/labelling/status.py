@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import format_count
 from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
 from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
@@ -139,8 +140,8 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         worth = (
             f"{100 * accuracy['value']:.1f}%, {100 * accuracy['confidence']:.0f}% interval "
             f"{100 * accuracy['low']:.1f}% to {100 * accuracy['high']:.1f}% "
-            f"({accuracy['method']}), of {accuracy['of']:,} control answers, by a model of "
-            f"{accuracy['labels']:,} labels"
+            f"({accuracy['method']}), of {format_count(accuracy['of'], 'control answer')}, by a "
+            f"model of {format_count(accuracy['labels'], 'label')}"
         )
     elif standing["control_closed"]:
         worth = "not measured: the control slice is closed and trained on"
@@ -164,7 +165,12 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
             else []
         ),
         *(
-            [("review", f"{count:,} samples whose answers disagree: upslope label disagreements")]
+            [
+                (
+                    "review",
+                    _disagreement_words(count),
+                )
+            ]
             if (count := standing["disagreements"])
             else []
         ),
@@ -189,6 +195,11 @@ def _copies_words(copies: dict[str, str]) -> str:
     some = "; ".join(f"{id_} of {of}" for id_, of in list(copies.items())[:3])
     more = f" and {len(copies) - 3:,} more (--json)" if len(copies) > 3 else ""
     return f"{len(copies):,} samples are copies of others, and asked once: {some}{more}"
+
+
+def _disagreement_words(count: int) -> str:
+    samples = format_count(count, "sample")
+    return f"{samples} whose answers disagree: upslope label disagreements"
 
 
 def _agreement_words(agreement: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from upslope.errors import RunError
+from upslope.file_limits import size_advice
 from upslope.files import disk_errors, from_json, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, check_chain, start_of
 from upslope.ledger.events import Event
@@ -322,9 +323,10 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         text = str(error)
         if "full" in text or "disk I/O" in text:
+            fixes = ", or ".join(filter(None, ["Free some space", size_advice()]))
             raise RunError(
-                f"Expected room on the disk for {path} but SQLite says: {text}. Free some space "
-                "and run the same command again: nothing recorded before is lost."
+                f"Expected room on the disk for {path} but SQLite says: {text}. {fixes}, and run "
+                "the same command again: nothing recorded before is lost."
             ) from error
         raise RunError(
             f"Expected to be able to use the ledger {path} but SQLite says: {text}. Check that "

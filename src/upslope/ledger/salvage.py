@@ -70,7 +70,10 @@ def read_what_is_sound(path: Path, kind: LogFormat[Any]) -> Salvage:
         RunError: there is none, or what it began with cannot be read.
     """
     if not path.is_file():
-        raise RunError(f"Expected a ledger at {path} but there is no such file.")
+        raise RunError(
+            f"Expected a ledger at {path} but there is no such file. Give the folder of a run, "
+            "which holds ledger.sqlite, or of a labelling project, which holds labels.sqlite."
+        )
     with open_to_read(path) as db:
         with sqlite_errors(path):
             meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
