@@ -330,42 +330,20 @@ def with_sign(number: int) -> int:
 
 
 _OF_ENTRIES = frozenset(
-    {
-        "ClampBackward1",
-        *(
-            "AbsBackward0",
-            "ClampBackward0",
-            "ClampMinBackward0",
-            "ClampMaxBackward0",
-            "CosBackward0",
-        ),
-        *("CoshBackward0", "EluBackward0", "ErfBackward0", "ExpBackward0", "Expm1Backward0"),
-        *(
-            "GeluBackward0",
-            "HardsigmoidBackward0",
-            "LeakyReluBackward0",
-            "LogBackward0",
-            "Log1PBackward0",
-        ),
-        *(
-            "Log2Backward0",
-            "LogSigmoidBackward0",
-            "NegBackward0",
-            "PowBackward0",
-            "ReciprocalBackward0",
-        ),
-        *("ReluBackward0", "RsqrtBackward0", "SigmoidBackward0", "SiluBackward0", "SinBackward0"),
-        *("SinhBackward0", "SoftplusBackward0", "SqrtBackward0", "TanhBackward0"),
-    }
-)
+    {"AbsBackward0", "ClampBackward0", "ClampBackward1", "ClampMaxBackward0", "ClampMinBackward0",
+     "CosBackward0", "CoshBackward0", "EluBackward0", "ErfBackward0", "ExpBackward0",
+     "Expm1Backward0", "GeluBackward0", "HardsigmoidBackward0", "LeakyReluBackward0",
+     "Log1PBackward0", "Log2Backward0", "LogBackward0", "LogSigmoidBackward0", "NegBackward0",
+     "PowBackward0", "ReciprocalBackward0", "ReluBackward0", "RsqrtBackward0", "SigmoidBackward0",
+     "SiluBackward0", "SinBackward0", "SinhBackward0", "SoftplusBackward0", "SqrtBackward0",
+     "TanhBackward0"}
+)  # fmt: skip
 """Nodes of operators of which each entry of the output is a function of one entry of the input."""
 
 _OF_PAIRS = frozenset(
-    {
-        *("AddBackward0", "AliasBackward0", "CloneBackward0"),
-        *("DivBackward0", "MulBackward0", "SubBackward0"),
-    }
-)
+    {"AddBackward0", "AliasBackward0", "CloneBackward0", "DivBackward0", "MulBackward0",
+     "SubBackward0"}
+)  # fmt: skip
 """The same of two inputs that are broadcast, and of copies."""
 
 _RULES: Mapping[str, Callable[[Any, FactoredGradient, tuple[int, ...]], OfParents | None]] = {
@@ -401,13 +379,13 @@ _RULES: Mapping[str, Callable[[Any, FactoredGradient, tuple[int, ...]], OfParent
 }
 """Name of a node of autograd's graph -> the gradients of its inputs."""
 
-_HOLOMORPHIC = {
-    *("AddBackward0", "BmmBackward0", "DivBackward0", "ExpBackward0", "ExpandBackward0"),
-    *("Expm1Backward0", "LogBackward0", "MmBackward0", "MulBackward0", "NegBackward0"),
-    *("ReciprocalBackward0", "SubBackward0", "SumBackward0", "SumBackward1"),
-    *("AliasBackward0", "CloneBackward0", "PermuteBackward0", "ReshapeAliasBackward0"),
-    *("ConstantPadNdBackward0", "FftC2CBackward0", "FftR2CBackward0"),
-    *("SqueezeBackward0", "SqueezeBackward1", "TBackward0", "TransposeBackward0"),
-    *("UnsafeViewBackward0", "UnsqueezeBackward0", "ViewAsComplexBackward0", "ViewBackward0"),
-}
+_HOLOMORPHIC = frozenset(
+    {"AddBackward0", "AliasBackward0", "BmmBackward0", "CloneBackward0", "ConstantPadNdBackward0",
+     "DivBackward0", "ExpBackward0", "ExpandBackward0", "Expm1Backward0", "FftC2CBackward0",
+     "FftR2CBackward0", "LogBackward0", "MmBackward0", "MulBackward0", "NegBackward0",
+     "PermuteBackward0", "ReciprocalBackward0", "ReshapeAliasBackward0", "SqueezeBackward0",
+     "SqueezeBackward1", "SubBackward0", "SumBackward0", "SumBackward1", "TBackward0",
+     "TransposeBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewAsComplexBackward0",
+     "ViewBackward0"}
+)  # fmt: skip
 """Those that are read of complex numbers as well: whose derivative is one number."""
