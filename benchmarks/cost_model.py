@@ -26,7 +26,7 @@ from torch.utils.benchmark import Timer
 
 from upslope.gradnorm.core import matrix_products
 from upslope.gradnorm.core.chunks import SCRATCH
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv import cost_model
 from upslope.gradnorm.kernels.conv.gradients import group_gradients, samples_per_call
 from upslope.gradnorm.kernels.conv.methods import METHODS

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.tape import ComputeOptions, Tape
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.uses.tape import ComputeOptions, Tape
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.trace.intercept import Interceptor
 
 TIMES = 200

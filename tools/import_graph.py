@@ -4,10 +4,11 @@
     python tools/import_graph.py gradnorm --list        # each file with its level and imports
     python tools/import_graph.py gradnorm --source ../earlier/src/upslope
 
-A room is a folder of the package. An arrow goes from a file to a file of the same room that it
-imports, wherever in the file the import stands, but for imports that only type checkers read. A
-file's level is one above the highest level that it imports. `make check` runs this: circles, and
-more levels or arrows than `MOST` states, end it with exit status 1.
+A room is a folder of the package; of its files, those of a docstring alone are not counted. An
+arrow goes from a file to a file of the same room that it imports, wherever in the file the import
+stands, but for imports that only type checkers read. A file's level is one above the highest level
+that it imports. `make check` runs this: circles, and more files, levels or arrows than `MOST`
+states, end it with exit status 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "upslope"
 
-MOST = {"gradnorm": (139, 23, 554), "reproduction": (37, 11, 113)}
+MOST = {"gradnorm": (134, 23, 554), "reproduction": (34, 11, 113)}
 """Room -> the most files, levels and arrows that it may have."""
 
 
@@ -43,6 +44,12 @@ def _read_at_run_time(node: ast.AST) -> Iterator[ast.AST]:
         yield from _read_at_run_time(child)
 
 
+def _is_description(path: Path) -> bool:
+    """Whether a file holds nothing but a docstring, or nothing at all."""
+    statements = ast.parse(path.read_text(encoding="utf-8")).body
+    return all(isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) for s in statements)
+
+
 def graph_of(room: Path) -> dict[str, set[str]]:
     """Return module -> the modules of the same room that it imports."""
     package = room.parent
@@ -51,6 +58,7 @@ def graph_of(room: Path) -> dict[str, set[str]]:
             ".__init__"
         ): p
         for p in sorted(room.rglob("*.py"))
+        if not _is_description(p)
     }
     graph: dict[str, set[str]] = {}
     for module, path in files.items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm import entropy_over, gradient_norms
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.torch_faults import exact_batch_norm
 from upslope.gradnorm.trace import recording
 

@@ -8,10 +8,10 @@ from oracle import assert_agrees
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.lookup_gradients import BagGradient, LookupGradient
-from upslope.gradnorm.core.per_sample_gradients import Dense
-from upslope.gradnorm.core.sums_of_squares import SumOfSquares
-from upslope.gradnorm.core.tied_gradients import norms_of_sum
+from upslope.gradnorm.core.gradients.lookup_gradients import BagGradient, LookupGradient
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense
+from upslope.gradnorm.core.gradients.sums_of_squares import SumOfSquares
+from upslope.gradnorm.core.gradients.tied_gradients import norms_of_sum
 
 ROWS, WIDTH = 6, 3
 SIZES = torch.tensor([4, 0, 9, 1])

@@ -15,8 +15,8 @@ from oracle import assert_agrees, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms, gradient_sketches
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.kernels.conv import fused
 from upslope.gradnorm.kernels.conv.convolution import ORDERS
 from upslope.gradnorm.trace.conv_bn_fusion import pairs_of

@@ -1,4 +1,4 @@
-"""Gradients of parameters through weights made of them (`core/derived_gradients`)."""
+"""Gradients of parameters through weights made of them (`weights/derived_gradients`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core import derived_gradients, leaf_gradients
-from upslope.gradnorm.core.derived_gradients import DerivedGradients
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.weights.derived_gradients import DerivedGradients
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.trace.memory import Memory
 
 Leaves = dict[str, Tensor]

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm.core import divided_weights, leaf_gradients
-from upslope.gradnorm.core.divided_weights import DividedGradient, gradients_through_division
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
-from upslope.gradnorm.core.sums_of_squares import squared_norms
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, OuterProducts
+from upslope.gradnorm.core.gradients.sums_of_squares import squared_norms
+from upslope.gradnorm.core.weights.divided_weights import (
+    DividedGradient,
+    gradients_through_division,
+)
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.conv.operands import Geometry
 

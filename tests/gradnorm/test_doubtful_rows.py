@@ -10,8 +10,8 @@ from oracle import TOLERANCE, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.doubtful_rows import doubtful_rows
-from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.layouts.doubtful_rows import doubtful_rows
+from upslope.gradnorm.core.layouts.layout import Layout
 
 
 def layouts_of_part(rows: int, n: int) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.trace.refusals import refuse_unready_modules
 
 IDS = torch.randint(0, 7, (4, 5), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Weights that are made of leaves entry by entry (`core/entrywise_weights`)."""
+"""Weights that are made of leaves entry by entry (`weights/entrywise_weights`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from upslope.gradnorm.core.entrywise_weights import gradients_through_entries
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
-from upslope.gradnorm.core.sums_of_squares import squared_norms
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, OuterProducts
+from upslope.gradnorm.core.gradients.sums_of_squares import squared_norms
+from upslope.gradnorm.core.weights.entrywise_weights import gradients_through_entries
 
 Make = Callable[[Tensor, Tensor], Tensor]
 

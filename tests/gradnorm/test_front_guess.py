@@ -13,9 +13,9 @@ from oracle import norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.layout_probe import FrontGuess, LayoutUnknown
-from upslope.gradnorm.core.separation import scales
+from upslope.gradnorm.core.layouts.layout import Layout
+from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutUnknown
+from upslope.gradnorm.core.layouts.separation import scales
 from upslope.gradnorm.proofs.proof import choose_samples
 from upslope.gradnorm.trace import memory as memories
 from upslope.gradnorm.trace.forward import Forward

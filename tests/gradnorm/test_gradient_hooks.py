@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.inventory import Inventory
+from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_parameter_hooks
 
 

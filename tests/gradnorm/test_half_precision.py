@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.layouts.layout import Samples
 from upslope.gradnorm.kernels.linear import Linear
 from upslope.models import build
 

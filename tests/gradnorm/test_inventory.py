@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.holders import addresses_of
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.memory_copies import JointCopy, WholeCopies
-from upslope.gradnorm.core.restoring import RandomState
-from upslope.gradnorm.core.state_memory import stretches_of
+from upslope.gradnorm.core.state.holders import addresses_of
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.state.memory_copies import JointCopy, WholeCopies
+from upslope.gradnorm.core.state.restoring import RandomState
+from upslope.gradnorm.core.state.state_memory import stretches_of
 
 D = torch.float64
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.joint_uses import JointUses, Use
+from upslope.gradnorm.core.uses.joint_uses import JointUses, Use
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.linear import Linear
 

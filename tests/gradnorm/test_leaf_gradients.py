@@ -1,4 +1,4 @@
-"""Weights made by sums, multiples, transposes and products (`core/leaf_gradients`)."""
+"""Weights made by sums, multiples, transposes and products (`weights/leaf_gradients`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_inner_products, gradient_norms, gradient_sketches
-from upslope.gradnorm.core import reducing_listener
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.uses import reducing_listener
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.trace.memory import Memory
 
 Make = Callable[[Any], Tensor]

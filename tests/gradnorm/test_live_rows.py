@@ -1,4 +1,4 @@
-"""Rows without a gradient are left out of products (`core/live_rows`)."""
+"""Rows without a gradient are left out of products (`gradients/live_rows`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from oracle import TOLERANCE, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import live_rows as rows
-from upslope.gradnorm.core.live_rows import live_rows, live_rows_of_product, put_rows
+from upslope.gradnorm.core.gradients import live_rows as rows
+from upslope.gradnorm.core.gradients.live_rows import live_rows, live_rows_of_product, put_rows
 from upslope.gradnorm.kernels import linear
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from upslope.gradnorm.core import matrix_products
 from upslope.gradnorm.core.chunks import SCRATCH
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 
 
 @pytest.fixture(params=[0, 10**12], ids=["oneDNN", "BLAS"])

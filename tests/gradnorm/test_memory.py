@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 from upslope.gradnorm.trace.memory import Memory
 
 MEASURE = """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import layout as layouts
-from upslope.gradnorm.core import layout_probe
-from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.layouts import layout as layouts
+from upslope.gradnorm.core.layouts import layout_probe
+from upslope.gradnorm.core.layouts.layout import Layout
 from upslope.gradnorm.proofs.backward import hand_out_gradients, pull_back
 from upslope.gradnorm.trace.forward import Forward
 

@@ -19,9 +19,9 @@ from upslope.gradnorm import (
     label_free,
 )
 from upslope.gradnorm import supervised as at_labels
-from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch
-from upslope.gradnorm.core.tape import ComputeOptions
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.uses.tape import ComputeOptions
 from upslope.gradnorm.trace import microbatches
 from upslope.gradnorm.trace.recording import Recording
 

@@ -17,7 +17,7 @@ from torch.ao import quantization
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms, samples_that_fit, select
-from upslope.gradnorm.core import memory_copies
+from upslope.gradnorm.core.state import memory_copies
 
 D = torch.float64
 

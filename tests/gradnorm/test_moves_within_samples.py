@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.trace.forward import Forward
-from upslope.gradnorm.trace.indexing import takes_own_rows
+from upslope.gradnorm.trace.routing.indexing import takes_own_rows
 from upslope.gradnorm.trace.rows_in_front import keeps_in_front
 
 

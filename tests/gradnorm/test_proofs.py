@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from short_forms import mark_rest_long
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import explain, gradient_norms, samples_that_fit, select
-from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.layouts.layout import Layout
 from upslope.gradnorm.kernels.linear import Linear
 from upslope.gradnorm.trace import memory as memories
 from upslope.gradnorm.trace import recording
@@ -318,7 +318,7 @@ def test_a_kernel_that_is_wrong_is_noticed_and_said():
 
 @pytest.mark.parametrize("n", [1, 6])
 def test_a_norm_that_is_wrong_is_noticed_and_said(n):
-    from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+    from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)

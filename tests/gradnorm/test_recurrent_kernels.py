@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from short_forms import mark_rest_long
 from upslope.gradnorm import expected_gradient_length, gradient_norms
-from upslope.gradnorm.core.layout_probe import LayoutProbe
+from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
 from upslope.gradnorm.kernels.recurrent.recurrence import Recurrence, in_steps
 from upslope.gradnorm.trace import reducing

@@ -20,8 +20,8 @@ from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import containers
-from upslope.gradnorm.core.containers import Walk, borrow_walk, return_walk
+from upslope.gradnorm.core.state import containers
+from upslope.gradnorm.core.state.containers import Walk, borrow_walk, return_walk
 
 D = torch.float64
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.layout_probe import LayoutProbe
+from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe
 
 
 class Experts(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import row_weights
-from upslope.gradnorm.core.leaf_gradients import gradients_of_leaves
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
-from upslope.gradnorm.core.row_weights import RowGradient, gradients_through_rows
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, OuterProducts
+from upslope.gradnorm.core.weights import row_weights
+from upslope.gradnorm.core.weights.leaf_gradients import gradients_of_leaves
+from upslope.gradnorm.core.weights.row_weights import RowGradient, gradients_through_rows
 
 REST = (1, 2, 3)
 

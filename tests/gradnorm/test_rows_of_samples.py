@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import derived_gradients
+from upslope.gradnorm.core.weights import derived_gradients
 from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.memory import Memory
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution
 from upslope.gradnorm.kernels.linear import Linear

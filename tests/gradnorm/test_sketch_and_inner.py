@@ -15,7 +15,7 @@ from upslope.gradnorm import (
     gradient_norms,
     gradient_sketches,
 )
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.sketch import Projection, _draw_columns, _draw_rows
 

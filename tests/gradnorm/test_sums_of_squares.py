@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError, GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
-from upslope.gradnorm.core.sums_of_squares import SumOfSquares
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.sums_of_squares import SumOfSquares
 
 SCRATCH = 64 << 20
 

@@ -7,9 +7,9 @@ import torch
 from oracle import assert_agrees
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.lookup_gradients import LookupGradient
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts
-from upslope.gradnorm.core.tied_gradients import norms_of_sum
+from upslope.gradnorm.core.gradients.lookup_gradients import LookupGradient
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, OuterProducts
+from upslope.gradnorm.core.gradients.tied_gradients import norms_of_sum
 
 ROWS = 50
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.tape import ComputeOptions, Tape
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.uses.tape import ComputeOptions, Tape
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import BatchNormEval, Normalisation
 from upslope.gradnorm.torch_faults import exact_batch_norm, in_order
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import dense_sums
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.uses import dense_sums
+from upslope.gradnorm.core.weights.weights import Weights
 
 
 class Functional(nn.Module):

@@ -1,4 +1,4 @@
-"""Weights normalised by row, whose gradients are found in closed form (`core/weight_norm`)."""
+"""Weights normalised by row, whose gradients are found in closed form (`weights/weight_norm`)."""
 
 from __future__ import annotations
 

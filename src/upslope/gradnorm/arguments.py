@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.half_precision import HALF_TYPES, in_single_precision
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
-from upslope.gradnorm.core.reductions import Reduction, SquaredNorms, TotalSquaredNorms
-from upslope.gradnorm.core.restoring import restoring_state
-from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
+from upslope.gradnorm.core.state.restoring import restoring_state
+from upslope.gradnorm.core.uses.reductions import Reduction, SquaredNorms, TotalSquaredNorms
+from upslope.gradnorm.core.uses.tape import ComputeOptions
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.parameters import Parameters, select_of_walk
 from upslope.gradnorm.proofs.batch_run import showing_batch_last
 from upslope.gradnorm.trace.input_checks import (

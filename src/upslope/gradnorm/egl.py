@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
-from upslope.gradnorm.core.restoring import in_turn
+from upslope.gradnorm.core.state.restoring import in_turn
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 from upslope.gradnorm.trace.recording import Recording

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from upslope.errors import warn_user
 from upslope.gradnorm.arguments import Call, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.restoring import in_turn
+from upslope.gradnorm.core.state.restoring import in_turn
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 

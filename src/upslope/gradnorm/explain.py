@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
-from upslope.gradnorm.core.layout import Layout, Samples
+from upslope.gradnorm.core.layouts.layout import Layout, Samples
 from upslope.gradnorm.core.model_io import Inputs, tensors_in
-from upslope.gradnorm.core.reductions import SquaredNorms
-from upslope.gradnorm.core.restoring import in_turn, restoring_state
+from upslope.gradnorm.core.state.restoring import in_turn, restoring_state
+from upslope.gradnorm.core.uses.reductions import SquaredNorms
 from upslope.gradnorm.losses import label_free
 from upslope.gradnorm.parameters import Parameters, select
 from upslope.gradnorm.trace.recording import Recording

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from upslope.gradnorm.arguments import Call, reduction, whole_number
 from upslope.gradnorm.core.model_io import Inputs
-from upslope.gradnorm.core.restoring import in_turn
+from upslope.gradnorm.core.state.restoring import in_turn
 from upslope.gradnorm.losses import Logits, class_logits, logits_of, require_logits, weighted
 from upslope.gradnorm.parameters import Parameters
 

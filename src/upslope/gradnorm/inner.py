@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call
-from upslope.gradnorm.core.dense_sums import Uses, dense_sum
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words, require_module
-from upslope.gradnorm.core.restoring import in_turn
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.restoring import in_turn
+from upslope.gradnorm.core.uses.dense_sums import Uses, dense_sum
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, in_words
-from upslope.gradnorm.core.stateful_losses import StatefulLoss
+from upslope.gradnorm.core.state.stateful_losses import StatefulLoss
 from upslope.gradnorm.label_checks import bounds_of_labels, check_labels, require_criterion
 
 Logits = Callable[[Any], Tensor]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.model_io import Batch, Inputs, in_words, require_module, tensors_in
-from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
+from upslope.gradnorm.core.state.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
     refuse_parameter_hooks,

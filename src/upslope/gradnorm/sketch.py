@@ -28,16 +28,16 @@ import torch
 from torch import Tensor, nn
 
 from upslope.gradnorm.arguments import Call, whole_number
-from upslope.gradnorm.core.dense_sums import Uses, dense_sum
-from upslope.gradnorm.core.model_io import Inputs, Loss
-from upslope.gradnorm.core.per_sample_gradients import (
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
     Dense,
     OuterPieces,
     PerSampleGradient,
 )
-from upslope.gradnorm.core.restoring import in_turn
-from upslope.gradnorm.core.sums_of_squares import squared_norms, upcast
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.gradients.sums_of_squares import squared_norms, upcast
+from upslope.gradnorm.core.model_io import Inputs, Loss
+from upslope.gradnorm.core.state.restoring import in_turn
+from upslope.gradnorm.core.uses.dense_sums import Uses, dense_sum
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.losses import resolve_loss
 from upslope.gradnorm.parameters import Parameters
 

@@ -38,9 +38,9 @@ class Marks:
     own_lengths: Tensor | None = None
     """(n,): how long it would be for each sample alone, if its size is a number of the samples."""
     own_numbers: Tensor | None = None
-    """(n,): of a number of all samples, what it would be for each alone (`core/steering`)."""
+    """(n,): of a number of all samples, what it would be for each alone (`program/steering`)."""
     own_counts: Any = None
-    """Of a count of all samples, and what is asked of it, the counts of each (`core/steering`)."""
+    """Of a count of all samples, and what is asked of it, those of each (`program/steering`)."""
     placeholder_of: int | None = None
     """The place of the convolution for whose output it stands (`trace/conv_bn_fusion`)."""
     statistic: tuple[object, str, Tensor | None] | None = None
@@ -49,14 +49,14 @@ class Marks:
     route: Any = None
     """What is known of rows that the data have sent here (`trace/routing`)."""
     decision: Any = None
-    """Of whole numbers that are made of a router's numbers, how (`trace/decisions`)."""
+    """Of whole numbers that are made of a router's numbers, how (`routing/decisions`)."""
     in_front: int = -1
     """The tensor's version, by its count of writes, at which it had each sample's entries together
     in dimension 0 (`trace/rows_in_front`); below zero where that is not known."""
     is_drawn: bool = False
     """Whether it holds random whole numbers, which may be an order (`core/program`)."""
     is_told: bool = False
-    """Whether it is one of several numbers that have been noted together (`core/steering`)."""
+    """Whether it is one of several numbers that have been noted together (`program/steering`)."""
     whole_numbers_of: object = None
     """The watch that has seen that it is made of the whole numbers of a batch
     (`proofs/independence`)."""

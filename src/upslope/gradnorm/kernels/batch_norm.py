@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import Samples
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import in_order
 
 _LARGE = 1 << 16

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import matmul
 

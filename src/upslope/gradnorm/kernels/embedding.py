@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.layout import IndexedLayout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.lookup_gradients import BagGradient, LookupGradient
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.lookup_gradients import BagGradient, LookupGradient
+from upslope.gradnorm.core.gradients.per_sample_gradients import PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import IndexedLayout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 
 
 class Embedding(Kernel):

@@ -18,9 +18,13 @@ from torch import Tensor
 from torch._C import _infer_size
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.layout import LayoutOfOne, Samples
-from upslope.gradnorm.core.per_sample_gradients import Dense, OfOneSample, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
+    Dense,
+    OfOneSample,
+    PerSampleGradient,
+)
+from upslope.gradnorm.core.layouts.layout import LayoutOfOne, Samples
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 
 
 def expand_to_samples(

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core import matrix_products
-from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.live_rows import live_rows_of_product, put_rows
-from upslope.gradnorm.core.per_sample_gradients import (
+from upslope.gradnorm.core.gradients.live_rows import live_rows_of_product, put_rows
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
     Dense,
     OuterProducts,
     PerSampleGradient,
     TransposedGradient,
 )
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.layouts.layout import Samples
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.stacked_linear import stacked_matmul
 

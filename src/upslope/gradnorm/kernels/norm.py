@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import CACHE, chunks
-from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 from upslope.gradnorm.torch_faults import run_exactly
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default

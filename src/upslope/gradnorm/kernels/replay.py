@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.chunks import chunks
-from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import squared_norms
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import PerSampleGradient
+from upslope.gradnorm.core.gradients.sums_of_squares import squared_norms
+from upslope.gradnorm.core.layouts.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 
 
 def replay(

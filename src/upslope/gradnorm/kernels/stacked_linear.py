@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts, PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 
 
 class StackedLinear(Kernel):

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.argument_outlines import outline_of
+from upslope.gradnorm.core.layouts.separation import differ, scales
 from upslope.gradnorm.core.model_io import Loss, check_losses, copy_objects, differentiable
-from upslope.gradnorm.core.operator_names import name_of
-from upslope.gradnorm.core.separation import differ, scales
+from upslope.gradnorm.core.program.argument_outlines import outline_of
+from upslope.gradnorm.core.program.operator_names import name_of
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 _COMPANY = (1.0, 3.0, -3.0, None)

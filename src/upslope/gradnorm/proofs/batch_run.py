@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch, call, clone_rows
-from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.restoring import RandomState
-from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.vmapped import SeesThroughVmap
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.state.model_state import ModelState
+from upslope.gradnorm.core.state.restoring import RandomState
+from upslope.gradnorm.core.uses.tape import ComputeOptions
+from upslope.gradnorm.core.vmap.vmapped import SeesThroughVmap
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.torch_faults import exact_batch_norm
 
 _KEEP_NOTHING = ("torch.", "transformers.utils.output_capturing")

@@ -1,7 +1,7 @@
 """Whether samples are what they are without the others, where numbers of theirs steer the model.
 
 A batch is cut to its longest sample, a mask is left out where every sample fills its row: of such
-numbers (`core/steering`) each sample has its own. Those for which they would be others than the
+numbers (`program/steering`) each sample has its own. Those for which they would be others than the
 batch's are run without the others, the ones of equal numbers together: what comes out must be what
 comes out in the batch. What was seen of some numbers once holds for the next sample that has them.
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, opens, tensors_in
-from upslope.gradnorm.core.steering import Steering
+from upslope.gradnorm.core.program.steering import Steering
 from upslope.gradnorm.proofs.at_outputs import Outputs, loss_mixes, losses_change
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.count import refuse_count

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.reductions import Reduction
+from upslope.gradnorm.core.uses.reductions import Reduction
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.kernel_results import Direction, KernelGradients, ProofFailed
 

@@ -20,15 +20,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.dense_sums import Uses, dense_sum
-from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import (
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
     PerSampleGradient,
 )
-from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.separation import checksum
-from upslope.gradnorm.core.tape import Kernel, Listener
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.layouts.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.layouts.separation import checksum
+from upslope.gradnorm.core.uses.dense_sums import Uses, dense_sum
+from upslope.gradnorm.core.uses.reductions import Reduction
+from upslope.gradnorm.core.uses.tape import Kernel, Listener
+from upslope.gradnorm.core.weights.weights import Weights
 
 
 @dataclass(frozen=True)

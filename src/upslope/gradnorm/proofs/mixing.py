@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, differentiable, half, tensors_in
-from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.core.state.restoring import without_traces
 from upslope.gradnorm.proofs.at_outputs import (
     companies,
     loss_mixes,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from upslope.gradnorm.core.layouts.separation import differ, scales
 from upslope.gradnorm.core.model_io import (
     Batch,
     Loss,
@@ -22,8 +23,7 @@ from upslope.gradnorm.core.model_io import (
     differentiable,
     tensors_in,
 )
-from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.separation import differ, scales
+from upslope.gradnorm.core.uses.reductions import Reduction
 from upslope.gradnorm.proofs.at_outputs import loss_mixes
 from upslope.gradnorm.proofs.backward import one_hot, pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun

@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.layouts.separation import differ
 from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, half
-from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.separation import differ
+from upslope.gradnorm.core.uses.reductions import Reduction
 from upslope.gradnorm.proofs.backward import hand_out_gradients, one_hot
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.comparison import (

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.operator_names import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.program.operator_names import LEAVING, UNREADABLE, name_of
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
-from upslope.gradnorm.core.vmapped import is_transforming, tells_of_row
+from upslope.gradnorm.core.vmap.vmapped import is_transforming, tells_of_row
 from upslope.gradnorm.proofs.dependence import (
     Dependence,
     keeps_apart,
@@ -140,7 +140,7 @@ class StatisticsWatch(TorchFunctionMode):
         if self._sample_alone is not None and name in REDUCING:
             args = self._of_one(name, args, kwargs)
         out = func(*args, **kwargs)
-        # Tensors that are still under `vmap` (`core/vmapped`) are others than those with marks.
+        # Tensors that are still under `vmap` (`vmap/vmapped`) are others than those with marks.
         if is_transforming() and not (tells_of_row(func) and not isinstance(out, Tensor)):
             self.operator = self.operator or "vmap"
         # Of what follows no mode need know that sees what the model runs.

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.weights import Weights
-from upslope.gradnorm.trace.indexing import TAKING
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.trace.operators import APPLYING, tensors_of
+from upslope.gradnorm.trace.routing.indexing import TAKING
 
 
 def is_batch_expansion(shape: Sequence[int], weights: Sequence[Tensor], n: int) -> bool:

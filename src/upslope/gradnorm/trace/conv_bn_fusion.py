@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.uses.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution, is_fusible

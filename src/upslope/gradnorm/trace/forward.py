@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.half_precision import upcast
 from upslope.gradnorm.core.heap import drop_free_pages
-from upslope.gradnorm.core.layout import Layout, SamplesNotSeparable
-from upslope.gradnorm.core.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
+from upslope.gradnorm.core.layouts.layout import Layout, SamplesNotSeparable
+from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
+from upslope.gradnorm.core.layouts.separation import scales
 from upslope.gradnorm.core.model_io import (
     Loss,
     call,
@@ -27,11 +28,10 @@ from upslope.gradnorm.core.model_io import (
     refuse_outputs_without_rows,
     tensors_in,
 )
-from upslope.gradnorm.core.program import switches_of
-from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.core.separation import scales
-from upslope.gradnorm.core.steering import Steering
-from upslope.gradnorm.core.tape import ComputeOptions, FusionMismatch, Listener, Tape
+from upslope.gradnorm.core.program.program import switches_of
+from upslope.gradnorm.core.program.steering import Steering
+from upslope.gradnorm.core.state.restoring import without_traces
+from upslope.gradnorm.core.uses.tape import ComputeOptions, FusionMismatch, Listener, Tape
 from upslope.gradnorm.losses import identify
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.trace.conv_bn_fusion import (

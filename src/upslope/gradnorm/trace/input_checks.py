@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Batch, call
-from upslope.gradnorm.core.restoring import without_traces
-from upslope.gradnorm.core.state_memory import has_memory, stretches_of
-from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.core.state.restoring import without_traces
+from upslope.gradnorm.core.state.state_memory import has_memory, stretches_of
+from upslope.gradnorm.core.weights.weights import leaves
 
 
 def refuse_inputs_of_parameters(batch: Batch, parameters: Mapping[str, Tensor]) -> None:

@@ -20,16 +20,16 @@ from typing import Any
 
 from torch import Tensor
 
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.core.tensor_marks import SharedMarks, marks_of, remove_marks
-from upslope.gradnorm.core.vmapped import is_transforming, run_outside
-from upslope.gradnorm.trace.decisions import note_decision
+from upslope.gradnorm.core.uses.tape import Tape
+from upslope.gradnorm.core.vmap.vmapped import is_transforming, run_outside
 from upslope.gradnorm.trace.meetings import Meetings
 from upslope.gradnorm.trace.operator_facts import Operator, operator_of
 from upslope.gradnorm.trace.operator_runs import OperatorRuns
 from upslope.gradnorm.trace.operators import refuse_write_through_copy, tensors_of
 from upslope.gradnorm.trace.refusals import module_with_backward_hook, refuse_backward_hooks
+from upslope.gradnorm.trace.routing.decisions import note_decision
 from upslope.gradnorm.trace.tensor_kinds import (
     CONSTANTS,
     MEETING,

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 
 from upslope.errors import GradientNormError, first_line
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
-from upslope.gradnorm.core.layout_probe import LayoutUnknown
+from upslope.gradnorm.core.layouts.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.layouts.layout_probe import LayoutUnknown
 from upslope.gradnorm.proofs.kernel_results import ProofFailed
 
 FALLS = (SamplesNotSeparable, GradientNormError, RuntimeError)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch._C import _infer_size
 
-from upslope.gradnorm.core.layout import SamplesNotSeparable
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.layouts.layout import SamplesNotSeparable
 from upslope.gradnorm.core.torch_functions import without_torch_function_dispatch
+from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_operand, expand_to_samples
 from upslope.gradnorm.kernels.replay import replay
 from upslope.gradnorm.trace.batch_expansion import (

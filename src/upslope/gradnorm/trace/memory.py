@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from upslope.errors import GradientNormError, warn_user
-from upslope.gradnorm.core.layout import Layout
+from upslope.gradnorm.core.layouts.layout import Layout
 
 PROOF_SHARE = 1 / 512
 """The share of the batches of a proven program that are proven again, at random."""

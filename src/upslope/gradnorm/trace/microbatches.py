@@ -27,16 +27,16 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.chunks import SCRATCH, evenly
-from upslope.gradnorm.core.containers import Walk
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
-from upslope.gradnorm.core.inventory import Inventory
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
-from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.reductions import Reduction
-from upslope.gradnorm.core.restoring import in_turn, restoring_state, without_traces
-from upslope.gradnorm.core.stateful_losses import keeping_loss
-from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights
+from upslope.gradnorm.core.state.containers import Walk
+from upslope.gradnorm.core.state.inventory import Inventory
+from upslope.gradnorm.core.state.model_state import ModelState
+from upslope.gradnorm.core.state.restoring import in_turn, restoring_state, without_traces
+from upslope.gradnorm.core.state.stateful_losses import keeping_loss
+from upslope.gradnorm.core.uses.reductions import Reduction
+from upslope.gradnorm.core.uses.tape import ComputeOptions
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.losses import identify, is_label_free, losses_by_rows
 from upslope.gradnorm.proofs.at_outputs import gradients_at_outputs, with_gradients
 from upslope.gradnorm.proofs.batch_run import showing_batch_last

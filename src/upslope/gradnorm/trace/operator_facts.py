@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.operator_names import (
+from upslope.gradnorm.core.program.operator_names import (
     DRAWING_OPERATORS,
     LOOKING_UP,
     MOVING,

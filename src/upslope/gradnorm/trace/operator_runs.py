@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.program import Program
-from upslope.gradnorm.core.tape import FusionMismatch, Tape
+from upslope.gradnorm.core.program.program import Program
+from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.core.uses.tape import FusionMismatch, Tape
 from upslope.gradnorm.torch_faults import run_exactly
 from upslope.gradnorm.trace.batch_expansion import looks_up_for_each
 from upslope.gradnorm.trace.meetings import Meetings
@@ -34,8 +34,8 @@ from upslope.gradnorm.trace.refusals import (
     refuse_nested,
     refuse_tensor_hooks,
 )
-from upslope.gradnorm.trace.route_reader import MAY_ROUTE
-from upslope.gradnorm.trace.routing import Routes
+from upslope.gradnorm.trace.routing.route_reader import MAY_ROUTE
+from upslope.gradnorm.trace.routing.routing import Routes
 from upslope.gradnorm.trace.rows_in_front import keeps_in_front
 from upslope.gradnorm.trace.sequence_order import (
     RECURRENT,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import SamplesNotSeparable
+from upslope.gradnorm.core.layouts.layout import SamplesNotSeparable
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.torch_faults import NAMES as FAULTY
 

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.layout_probe import FrontGuess, LayoutUnknown
+from upslope.gradnorm.core.layouts.layout import Layout
+from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutUnknown
 from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
-from upslope.gradnorm.core.model_state import ModelState
-from upslope.gradnorm.core.reductions import (
+from upslope.gradnorm.core.state.model_state import ModelState
+from upslope.gradnorm.core.uses.reductions import (
     Reduction,
     SquaredNorms,
     TotalSquaredNorms,
 )
-from upslope.gradnorm.core.tape import ComputeOptions
-from upslope.gradnorm.core.weights import Weights, has_custom_function
+from upslope.gradnorm.core.uses.tape import ComputeOptions
+from upslope.gradnorm.core.weights.weights import Weights, has_custom_function
 from upslope.gradnorm.proofs.backward import pull_back
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.company import Ways, check_steered, refuse_steered_losses

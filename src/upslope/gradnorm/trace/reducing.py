@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.heap import drop_free_pages, give_pages_back
-from upslope.gradnorm.core.layout import Layout
-from upslope.gradnorm.core.layout_probe import FrontGuess
+from upslope.gradnorm.core.layouts.layout import Layout
+from upslope.gradnorm.core.layouts.layout_probe import FrontGuess
+from upslope.gradnorm.core.layouts.separation import scales
 from upslope.gradnorm.core.model_io import Loss
-from upslope.gradnorm.core.reducing_listener import ReducingListener
-from upslope.gradnorm.core.reductions import Reduction, TotalSquaredNorms
-from upslope.gradnorm.core.separation import scales
-from upslope.gradnorm.core.tape import Listener
+from upslope.gradnorm.core.uses.reducing_listener import ReducingListener
+from upslope.gradnorm.core.uses.reductions import Reduction, TotalSquaredNorms
+from upslope.gradnorm.core.uses.tape import Listener
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.comparison import GradientsDiffer
 from upslope.gradnorm.proofs.independence import model_may_mix_samples

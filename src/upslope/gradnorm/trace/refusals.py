@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.nn.modules import module as registry
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.holders import have_hooks
-from upslope.gradnorm.core.inventory import Inventory
-from upslope.gradnorm.core.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.layouts.layout import GradientsHooked, SamplesNotSeparable
+from upslope.gradnorm.core.state.holders import have_hooks
+from upslope.gradnorm.core.state.inventory import Inventory
 
 BATCH_NORMS = frozenset({F.batch_norm, torch.batch_norm})
 

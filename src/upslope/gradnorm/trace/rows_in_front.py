@@ -18,14 +18,14 @@ from typing import Any
 from torch import Tensor
 
 from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, ENTRYWISE_IN_PLACE
-from upslope.gradnorm.trace.indexing import (
+from upslope.gradnorm.trace.operators import tensors_of
+from upslope.gradnorm.trace.routing.indexing import (
     GATHERING,
     items_of,
     move_of,
     takes_own_rows,
     taking_of,
 )
-from upslope.gradnorm.trace.operators import tensors_of
 
 _COMPARING = frozenset(
     {"where", "masked_fill", "bitwise_and", "bitwise_or", "logical_and", "logical_not",

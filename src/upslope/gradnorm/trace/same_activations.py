@@ -35,10 +35,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.layout import SamplesNotSeparable
+from upslope.gradnorm.core.layouts.layout import SamplesNotSeparable
 from upslope.gradnorm.core.model_io import Loss
-from upslope.gradnorm.core.reductions import Reduction
 from upslope.gradnorm.core.tensor_marks import MARKS, marks_of
+from upslope.gradnorm.core.uses.reductions import Reduction
 from upslope.gradnorm.proofs.backward import hand_out_gradients, one_hot
 from upslope.gradnorm.proofs.batch_run import BatchRun
 from upslope.gradnorm.proofs.comparison import (

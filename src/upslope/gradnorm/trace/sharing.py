@@ -23,7 +23,7 @@ from upslope.gradnorm.core.model_io import (
     shared_choices,
     tensors_in,
 )
-from upslope.gradnorm.core.restoring import without_traces
+from upslope.gradnorm.core.state.restoring import without_traces
 
 _NEAR = 1e-2
 """How far outputs may differ, relative to the largest: wrong rows differ by as much as the

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.argument_outlines import AS_IT_IS, outline_of
-from upslope.gradnorm.core.program import Program
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.program.argument_outlines import AS_IT_IS, outline_of
+from upslope.gradnorm.core.program.program import Program
 from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
-from upslope.gradnorm.core.weights import leaves
+from upslope.gradnorm.core.uses.tape import Tape
+from upslope.gradnorm.core.weights.weights import leaves
 from upslope.gradnorm.trace.operator_facts import Operator
 from upslope.gradnorm.trace.sequence_order import SequenceOrders
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.half_precision import autocast_type
-from upslope.gradnorm.core.layout import Layout, Samples, SamplesNotSeparable
-from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.layouts.layout import Layout, Samples, SamplesNotSeparable
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 from upslope.gradnorm.kernels.conv.arrangement import Arrangement, arrange
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
 from upslope.gradnorm.kernels.conv.operands import (

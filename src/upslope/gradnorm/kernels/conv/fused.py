@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import SCRATCH
-from upslope.gradnorm.core.layout import Samples
-from upslope.gradnorm.core.per_sample_gradients import Dense, PerSampleGradient
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import Samples
+from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution, in_front, sum_of_positions

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands
 from upslope.gradnorm.kernels.conv.patches import has_taps_first, patches, tap_windows, windows
 

@@ -27,15 +27,19 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.chunks import SCRATCH, chunks
-from upslope.gradnorm.core.matrix_products import batched_products
-from upslope.gradnorm.core.per_sample_gradients import OuterPieces, OuterProducts, PerSampleGradient
-from upslope.gradnorm.core.sums_of_squares import (
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
+    OuterPieces,
+    OuterProducts,
+    PerSampleGradient,
+)
+from upslope.gradnorm.core.gradients.sums_of_squares import (
     as_type_of,
     cancels,
     frobenius_norms,
     squared_norms,
     upcast,
 )
+from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.gradients import in_memory_order
 from upslope.gradnorm.kernels.conv.operands import ConvOperands

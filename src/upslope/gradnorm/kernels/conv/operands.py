@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 
 ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Number of a tensor's dimensions -> the memory format in which convolutions are fastest."""

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Samples
+from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts, PerSampleGradient
+from upslope.gradnorm.core.layouts.layout import Samples
 from upslope.gradnorm.core.matrix_products import prepare_product
-from upslope.gradnorm.core.per_sample_gradients import OuterProducts, PerSampleGradient
 from upslope.gradnorm.kernels.recurrent import onednn
 from upslope.gradnorm.kernels.recurrent.recurrence import (
     Gradients,

@@ -23,15 +23,19 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.layout import Samples, SamplesNotSeparable
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
+    Dense,
+    OuterProducts,
+    PerSampleGradient,
+)
+from upslope.gradnorm.core.layouts.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.matrix_products import (
     batched_products,
     linear,
     prefers_onednn,
     prepare_product,
 )
-from upslope.gradnorm.core.per_sample_gradients import Dense, OuterProducts, PerSampleGradient
-from upslope.gradnorm.core.tape import Kernel, Tape
+from upslope.gradnorm.core.uses.tape import Kernel, Tape
 
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 """(g, s) -> g * s * (1 - s)."""

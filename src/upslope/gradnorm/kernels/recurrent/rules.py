@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upslope.gradnorm.core.layout import IndexedLayout, Layout
-from upslope.gradnorm.core.tape import Tape
+from upslope.gradnorm.core.layouts.layout import IndexedLayout, Layout
 from upslope.gradnorm.core.tensor_marks import marks_of
+from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import linear
 from upslope.gradnorm.kernels.recurrent.gru import GRU

@@ -1,0 +1,1 @@
+"""Lazy forms of per-sample gradients, and the ways to their norms."""

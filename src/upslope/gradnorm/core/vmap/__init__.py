@@ -1,0 +1,1 @@
+"""Operators under `torch.vmap`, which are run outside of it."""

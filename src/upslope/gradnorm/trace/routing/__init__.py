@@ -1,0 +1,1 @@
+"""Rows that the data move: read from their indices, and decided on again."""
