@@ -46,11 +46,13 @@ def kind(id_: str) -> str:
     return "odd" if number == 7 else "bright" if number % 3 == 0 else "dark"
 
 
-def fill(sheet: Path) -> list[str]:
+def fill(sheet: Path, odd: str = "odd") -> list[str]:
+    """Answer all rows. odd: the class of the photograph that is of a class of its own."""
     with sheet.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        row["label"] = "skip" if row["id"] == "1.png" else kind(row["id"])
+        answer = kind(row["id"])
+        row["label"] = "skip" if row["id"] == "1.png" else odd if answer == "odd" else answer
     with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -120,7 +122,7 @@ def test_labels_are_matched_by_ids_and_by_names_of_classes(old: Path, tmp_path: 
     assert standing["labels_from"] == str(old / "run")
 
     # The same command again goes on, and takes nothing twice.
-    fill(tmp_path / "run" / "to-label.csv")
+    fill(tmp_path / "run" / "to-label.csv", odd="new")
     code, out, err = call(*again)
     assert "taken, matched by id" not in out
     assert "recorded: " in out

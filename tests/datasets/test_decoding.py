@@ -65,7 +65,7 @@ def test_an_option_that_cannot_be_right():
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="reading it failed"):
+    with pytest.raises(DataError, match=r"t\.csv but there is no such file\. Check the path"):
         read_text(tmp_path / "t.csv")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core import derived_gradients, leaf_gradients
+from upslope.gradnorm.core.weights import derived_gradients, leaf_gradients
 from upslope.gradnorm.core.weights.derived_gradients import DerivedGradients
 from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.trace.memory import Memory

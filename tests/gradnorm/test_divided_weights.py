@@ -11,9 +11,9 @@ from oracle import assert_agrees, relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from upslope.gradnorm.core import divided_weights, leaf_gradients
 from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, OuterProducts
 from upslope.gradnorm.core.gradients.sums_of_squares import squared_norms
+from upslope.gradnorm.core.weights import divided_weights, leaf_gradients
 from upslope.gradnorm.core.weights.divided_weights import (
     DividedGradient,
     gradients_through_division,
