@@ -152,17 +152,36 @@ def test_a_known_batch_leaves_no_circle_of_objects_behind(monkeypatch: pytest.Mo
     assert gc.collect() == 0
 
 
+class Chosen(nn.Module):
+    """Experts, each of which is asked whether some row has chosen it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        which = self.router(x).softmax(dim=1).topk(1)[1].flatten()
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            mask = which == number
+            if mask.any():
+                out[mask] = expert(x[mask])
+        return out
+
+
 @pytest.mark.parametrize(
     "model",
     [
         nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)),
         Shifted(),
+        Chosen(),
     ],
-    ids=["fused convolution", "weights of a weight"],
+    ids=["fused convolution", "weights of a weight", "experts that are asked for"],
 )
 def test_what_a_pass_keeps_goes_with_it(model: nn.Module) -> None:
     # Without the garbage collector, which would take as long as the pass, and come too late.
-    x = torch.randn(4, 6) if isinstance(model, Shifted) else torch.randn(4, 1, 5, 5)
+    x = torch.randn(4, 1, 5, 5) if isinstance(model, nn.Sequential) else torch.randn(4, 6)
     gc.disable()
     try:
         loss = lambda out: out.flatten(1).square().sum(dim=1)  # noqa: E731

@@ -111,7 +111,8 @@ class Steering:
                 counts = first.detach().reshape(self._n, size).sum(dim=1)
                 mark(out).own_counts = OwnCounts(counts, size)
         elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
-            mark(out).own_numbers = out.expand(self._n)
+            # Of a view of its own the garbage collector would see no circle.
+            mark(out).own_numbers = out.clone().expand(self._n)
         elif name in _EXTREMES and not (args[1:] or kwargs) and self._has_rows_in_front(first):
             whole = first.detach().reshape(self._n, -1)
             if whole.shape[1] > 0:
