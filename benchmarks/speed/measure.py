@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from speed.methods import METHODS, Method, Run, loop
-from speed.networks import Network
+from speed.methods import METHODS, Method, loop
+from speed.networks import Network, Run
 from speed.rivals import NotInstalledError
 from upslope.gradnorm import entropy, gradient_norms
 

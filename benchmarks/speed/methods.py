@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from speed import rivals
-from speed.networks import Network
+from speed.networks import Network, Run
 from upslope.gradnorm import entropy, gradient_norms
 
-Run = Callable[[Tensor], Tensor | None]
 Make = Callable[[Network, str], Run]
 
 

@@ -19,6 +19,9 @@ from upslope.models import build
 
 SEED = 0
 
+Run = Callable[[Tensor], Tensor | None]
+"""A method on one network: samples (n, ...) -> norms (n,), or None where it computes none."""
+
 
 @dataclass(frozen=True)
 class Network:

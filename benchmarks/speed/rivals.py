@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from upslope.gradnorm import entropy
 
 if TYPE_CHECKING:
-    from speed.methods import Run
-    from speed.networks import Network
+    from speed.networks import Network, Run
 
 
 class NotInstalledError(Exception):

@@ -216,7 +216,7 @@ def test_ctrl_c_ends_ray_and_the_same_command_goes_on(tmp_path: Path) -> None:
 def test_without_ray_the_engine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(ConfigError, match=r"pip install 'upslope\[ray\]'"),
+        pytest.raises(ConfigError, match=r"pip install '\.\[ray\]'"),
         RayEngine.started(1),
     ):
         pass

@@ -319,11 +319,8 @@ def _serve(
 
 def _need_page() -> None:
     """Raise ConfigError where the packages of the page are not installed."""
-    from upslope.errors import ConfigError
-
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"Expected the package {' and '.join(missing)}, which serves the page, but it is not "
-            "installed: pip install '.[label]' in the clone."
-        )
+        from upslope.extras import missing_package
+
+        raise missing_package(" and ".join(missing), "to serve the page", "label")

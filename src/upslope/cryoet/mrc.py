@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
+from upslope.extras import import_package
 from upslope.files import write_atomically
 from upslope.reading import check_room, compression_of, count_rest, open_unpacked, reporting_damage
 
@@ -143,9 +144,7 @@ def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
         ConfigError: mrcfile is not installed.
         RunError: the disk is full or cannot be written.
     """
-    from upslope.cryoet.structures import import_needed
-
-    mrcfile = import_needed("mrcfile")
+    mrcfile = import_package("mrcfile", "to write this file", "cryoet")
 
     def write(temporary: Path) -> None:
         with mrcfile.new(temporary, overwrite=True) as out:
@@ -186,9 +185,7 @@ def _parse(raw: bytes, size: int | None, path: Path, voxel: float | None) -> Mrc
 
     size: of the file in bytes; None where it is not known, and not checked.
     """
-    from upslope.cryoet.structures import import_needed
-
-    import_needed("mrcfile")
+    import_package("mrcfile", "to read this file", "cryoet")
     from mrcfile.dtypes import HEADER_DTYPE
     from mrcfile.utils import (
         data_dtype_from_header,

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.cryoet.mrc import read_volume
-from upslope.errors import ConfigError, DataError
+from upslope.errors import DataError
+from upslope.extras import import_package
 from upslope.reading import (
     check_room,
     compression_of,
@@ -106,19 +107,6 @@ def read_library(folder: Path) -> dict[str, Structure]:
     return structures
 
 
-def import_needed(module: str) -> ModuleType:
-    """The optional module, or a ConfigError that says how to install it."""
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            f"Expected the package {module} to read this file but it is not installed. "
-            "Install it: pip install '.[cryoet]' in the clone."
-        ) from error
-
-
 def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structure]:
     structures: dict[str, Structure] = {}
     for key, values in arrays.items():
@@ -139,7 +127,7 @@ def _centre(id_: str, xyz: NDArray[np.generic], weights: NDArray[np.generic]) ->
 
 
 def _read_atoms(path: Path, id_: str) -> Atoms:
-    gemmi = import_needed("gemmi")
+    gemmi = import_package("gemmi", "to read this file", "cryoet")
     with reporting_damage(f"a PDB or mmCIF entry with atoms in {path}", "Get the file again."):
         entry = _entry(gemmi, path)
         entry.setup_entities()

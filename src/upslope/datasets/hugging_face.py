@@ -37,6 +37,7 @@ from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
 from upslope.errors import ConfigError, DataError
+from upslope.extras import import_package
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
 from upslope.reading import reporting_damage
@@ -194,14 +195,7 @@ class _Rows:
 
 
 def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ConfigError(
-            "Expected the package `datasets` for the data set 'hf' but it is not installed. "
-            "Install it: pip install '.[hf]' in the clone."
-        ) from error
-    return datasets
+    return import_package("datasets", "for the data set 'hf'", "hf")
 
 
 def _from_hub(path: str, subset: str | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from upslope.datasets.targets import Target, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.datasets.words import cut_words, hash_word
 from upslope.errors import ConfigError, DataError
+from upslope.extras import import_package
 from upslope.progress import Observer, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -167,13 +168,7 @@ def _tokenizer(name: str) -> Tokenizer:
             f"folder that has one, but there is no {file}. Older folders: load them with "
             "transformers' AutoTokenizer, and save_pretrained writes the file."
         )
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ConfigError(
-            "Expected the package `tokenizers`, which reads tokenizer.json, but it is not "
-            "installed: pip install '.[text]' in the clone."
-        ) from error
+    tokenizers = import_package("tokenizers", "to read tokenizer.json", "text")
     try:
         tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises plain Exception

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from upslope.distributed.engine import Work, using
 from upslope.distributed.parcels import Holdings, pack_or_warn, to_cpu
 from upslope.errors import ConfigError, RunError
+from upslope.extras import missing_package
 
 _RESTARTS = 20
 """Times that Ray starts an actor again; batches that kill actors must not do so for ever."""
@@ -324,10 +325,7 @@ def _import_ray() -> Any:
         import ray.exceptions
         import ray.util
     except ImportError as error:
-        raise ConfigError(
-            "Expected Ray for the engine 'ray' but it is not installed: pip install '.[ray]' in "
-            "the clone."
-        ) from error
+        raise missing_package("ray", "for the engine 'ray'", "ray") from error
     if not os.environ.get("RAY_ADDRESS"):
         # Where Ray was imported before, it has read its variable already.
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False

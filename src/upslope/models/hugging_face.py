@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.errors import ConfigError, ModelError
+from upslope.extras import import_package
 from upslope.models.features import head
 from upslope.models.hub import folder_of
 from upslope.models.inputs import ImageForm, stated_form
@@ -93,13 +94,7 @@ def from_folder(
             f"model `transformers` but got {tuple(input_shape)}. Use the data set `text`, or one "
             "of images."
         )
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            "Expected the package `transformers` for the model `transformers` but it is not "
-            "installed: pip install '.[text]' in the clone."
-        ) from error
+    transformers = import_package("transformers", "for the model 'transformers'", "text")
     pixels = not text and (_segments(folder) if output == "auto" else output == "pixels")
     auto = (
         transformers.AutoModelForSequenceClassification
@@ -238,13 +233,7 @@ def _adapt(network: nn.Module, rank: int, new: set[str], layers: list[nn.Module]
     new: names of parameters that the folder had no weights for. layers: those that make the logits,
     which are trained whole too.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise ConfigError(
-            "Expected the package `peft` for `lora` but it is not installed: pip install "
-            "'.[lora]' in the clone."
-        ) from error
+    peft = import_package("peft", "for `lora`", "lora")
     whole = {id(p) for layer in layers for p in layer.parameters()}
     whole |= {id(p) for name, p in network.named_parameters() if name in new}
     targets = [

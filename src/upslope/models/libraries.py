@@ -5,7 +5,6 @@ Nothing is downloaded: trained weights come from a file, `checkpoint`, that is r
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,6 +12,7 @@ from torch import nn
 
 from upslope.checkpoints import read_weights
 from upslope.errors import ConfigError, ModelError
+from upslope.extras import import_package
 from upslope.models.features import head
 from upslope.models.inputs import ImageForm, stated_form
 
@@ -46,7 +46,7 @@ def build_from_library(
         ModelError: a checkpoint that cannot be read, or of another network.
     """
     library, _, architecture = name.partition(":")
-    module = _import(library, name)
+    module = import_package(library, f"for the model {name!r}")
     try:
         if library == "timm":
             network = module.create_model(
@@ -74,7 +74,7 @@ def image_form(name: str, checkpoint: str | None) -> ImageForm | None:
     if checkpoint is None:
         return None
     library, _, architecture = name.partition(":")
-    module = _import(library, name)
+    module = import_package(library, f"for the model {name!r}")
     if library == "timm":
         pretrained_config: Any = module.get_pretrained_cfg(architecture)
         size = pretrained_config.input_size[-1] if pretrained_config else None
@@ -117,13 +117,3 @@ def _load_below_head(network: nn.Module, checkpoint: str) -> None:
             f"{', '.join(sorted(wrong)[:5])}. Give the checkpoint of this network."
         )
     network.load_state_dict(file_weights)
-
-
-def _import(library: str, name: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        raise ConfigError(
-            f"Expected the package {library} for the model {name!r} but it is not installed: "
-            f"pip install {library}."
-        ) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from upslope.errors import ConfigError
+from upslope.extras import import_package
 from upslope.files import disk_errors, make_folder
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
@@ -27,13 +27,7 @@ class MLflow:
     """
 
     def __init__(self, store: Path | str = "mlruns", experiment: str = "upslope") -> None:
-        try:
-            from mlflow.tracking import MlflowClient
-        except ImportError as error:
-            raise ConfigError(
-                "Expected the package `mlflow` but it is not installed. Install it: "
-                "pip install '.[mlflow]' in the clone."
-            ) from error
+        tracking = import_package("mlflow.tracking", "to write to MLflow", "mlflow")
         address, artifacts = str(store), None
         if "://" not in address:
             folder = Path(store).absolute()
@@ -43,7 +37,7 @@ class MLflow:
                 f"sqlite:///{folder / 'mlflow.db'}",
                 (folder / "artifacts").as_uri(),
             )
-        self._client = MlflowClient(tracking_uri=address)
+        self._client = tracking.MlflowClient(tracking_uri=address)
         existing = self._client.get_experiment_by_name(experiment)
         self._experiment: str = (
             existing.experiment_id

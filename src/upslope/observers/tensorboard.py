@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from upslope.errors import ConfigError
+from upslope.extras import missing_package
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
 
@@ -24,10 +24,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError(
-                "Expected the package `tensorboard` but it is not installed. Install it: "
-                "pip install '.[tensorboard]' in the clone."
-            ) from error
+            raise missing_package("tensorboard", "for its figures", "tensorboard") from error
         self._open = SummaryWriter
         self._folder = Path(folder)
         self._writers: dict[str, Any] = {}

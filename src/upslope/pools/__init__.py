@@ -7,7 +7,8 @@ for shard in pool.shards:
 """
 
 from upslope.pools.open import FORMATS, open_pool
-from upslope.pools.shard import Format, ReadOptions, Shard, ShardedPool
+from upslope.pools.shard import Format, ReadOptions, Shard
+from upslope.pools.sharded_pool import ShardedPool
 from upslope.pools.storage import Patience, Storage, StorageError
 from upslope.pools.streamed import StreamedPool, stream_pool
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError, DataError
 from upslope.pools.listing import list_shards
 from upslope.pools.rows import open_rows
-from upslope.pools.shard import Format, ReadOptions, ShardedPool
+from upslope.pools.shard import Format, ReadOptions, ShardFiles
+from upslope.pools.sharded_pool import ShardedPool
 from upslope.pools.storage import Patience, Storage, split_url
 
 FORMATS = ("parquet", "webdataset", "folder")
@@ -57,12 +57,10 @@ def open_pool(
     scheme, path = split_url(url)
     storage = Storage(scheme, dict(storage_options or {}), patience or Patience())
     listing = list_shards(storage, path, format, options, index)
-    bare = ShardedPool(
-        url, listing.format, storage, listing.root, listing.shards, options, None, (), "", index
-    )
-    for shard in bare.shards:
-        with open_rows(bare, shard) as rows:
+    files = ShardFiles(url, listing.format, storage, listing.root, listing.shards, options, index)
+    for shard in files.shards:
+        with open_rows(files, shard) as rows:
             if rows.ids:
                 form, shape = rows.form(options)
-                return replace(bare, form=form, input_shape=shape, column=rows.column)
+                return ShardedPool(**vars(files), form=form, input_shape=shape, column=rows.column)
     raise DataError(f"Expected samples in {url} but its shards are empty.")

@@ -29,7 +29,7 @@ from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
 from upslope.pools.parquet_rows import Cells, empty_cell, read_rows
-from upslope.pools.shard import ReadOptions, Shard, ShardedPool
+from upslope.pools.shard import ReadOptions, Shard, ShardFiles
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
 from upslope.reading import read_limit
@@ -65,60 +65,62 @@ class Rows:
             self.inputs, self.ids[:LOOKED_AT], options.mode, options.size, "skip", options.white
         )
 
-    def dataset(self, pool: ShardedPool) -> Dataset:
+    def dataset(self, column: str, input_shape: tuple[int, ...], form: Form | None) -> Dataset:
         """Return the rows as a data set without labels, all of the pool's shape and form.
+
+        column, input_shape, form: as of `ShardedPool`.
 
         Raises:
             DataError: arrays of another shape or type than the first shard's.
         """
         labels = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
-        if self.column != pool.column:
+        if self.column != column:
             raise DataError(
-                f"Expected {self.place} to hold {pool.column}, as the first shard does, but it "
+                f"Expected {self.place} to hold {column}, as the first shard does, but it "
                 f"holds {self.column}. Write it again, or leave it out."
             )
         if isinstance(self.inputs, np.ndarray):
             inputs = self.inputs
-            if inputs.shape[1:] != pool.input_shape and len(inputs):
+            if inputs.shape[1:] != input_shape and len(inputs):
                 raise DataError(
-                    f"Expected arrays of shape {pool.input_shape} in {self.place}, as in the first "
+                    f"Expected arrays of shape {input_shape} in {self.place}, as in the first "
                     f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
                 )
             return ArrayDataset(
                 self.place, self.ids, (), inputs, labels, resident=False, place=self.place
             )
-        assert pool.form is not None  # by the same words, the first shard holds images
+        assert form is not None  # by the same words, the first shard holds images
         return EncodedDataset(
             self.place,
             self.ids,
             (),
             self.inputs,
             labels,
-            pool.form,
-            pool.input_shape,
+            form,
+            input_shape,
             place=self.place,
         )
 
 
 @contextmanager
-def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
+def open_rows(files: ShardFiles, shard: Shard) -> Iterator[Rows]:
     """Open the rows of a shard; of a pool elsewhere, its file is here while the block runs.
 
-    pool, shard: the pool, whose form need not be known yet, and one of its shards.
+    files, shard: the shards of the pool, and one of them.
 
     Raises: as `ShardedPool.open`.
     """
-    storage, place = pool.storage, pool.storage.url(shard.path)
-    if pool.format == "folder":
-        assert pool.index is not None  # both as `list_shards` made them
+    storage, place = files.storage, files.storage.url(shard.path)
+    if files.format == "folder":
+        assert files.index is not None  # both as `list_shards` made them
         assert shard.part is not None
-        ids = files_of(pool.index, shard.part)
-        addresses = Addresses(storage, pool.root, pool.root, ids, shard.name)
+        ids = files_of(files.index, shard.part)
+        addresses = Addresses(storage, files.root, files.root, ids, shard.name)
         yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
         try:
-            rows = _read(pool, shard, path, place)
+            rows = _read(files, shard, path, place)
         except UpslopeError as error:
             if storage.is_local:
                 raise
@@ -126,25 +128,25 @@ def open_rows(pool: ShardedPool, shard: Shard) -> Iterator[Rows]:
         yield rows
 
 
-def _read(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
-    if pool.format == "parquet":
-        return rows_of_parquet(pool, shard, path, place)
+def _read(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
+    if files.format == "parquet":
+        return rows_of_parquet(files, shard, path, place)
     samples = read_samples([path], LeftOut(), no_progress)
-    (_, offset, size), _ = locate_images(samples, pool.options.image, "raise")
+    (_, offset, size), _ = locate_images(samples, files.options.image, "raise")
     images = TarImages([path], np.zeros(len(size), dtype=np.int32), offset, size)
     return _check_rows(Rows(tuple(samples.ids), images, "images", place))
 
 
-def rows_of_parquet(pool: ShardedPool, shard: Shard, path: Path, place: str) -> Rows:
+def rows_of_parquet(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
     """Return the rows of a shard that lies in a Parquet file.
 
-    pool, shard: the pool, whose form need not be known yet, and one of its shards. path: of the
-    file. place: of the shard, for messages.
+    files, shard: the shards of the pool, and one of them. path: of the file. place: of the shard,
+    for messages.
 
     Raises:
         DataError: as `ShardedPool.open`.
     """
-    ids, cells, column = read_rows(path, shard.name, pool.options)
+    ids, cells, column = read_rows(path, shard.name, files.options)
     inputs: Source | Array
     if isinstance(cells, np.ndarray):
         inputs = cells if cells.dtype == np.uint8 else finite_floats(cells, path)
@@ -152,7 +154,7 @@ def rows_of_parquet(pool: ShardedPool, shard: Shard, path: Path, place: str) -> 
         inputs = cells
     else:
         texts = [str(cells(i)) for i in range(len(ids))]
-        inputs = addresses_of(pool.storage, pool.root, pool.options.images_at, texts, shard.name)
+        inputs = addresses_of(files.storage, files.root, files.options.images_at, texts, shard.name)
     return _check_rows(Rows(ids, inputs, column, place))
 
 

@@ -1,23 +1,19 @@
-"""A pool as a list of shards: each can be read alone, and gives rows with ids.
+"""The shards of a pool: which there are, where they lie, and how their rows are read.
 
-A shard is a file (Parquet, tar) or a run of files of a folder. It is the unit of work and of
-resume: whoever holds a `ShardedPool`, which can be pickled, can open any shard on any machine, and
-gets the same samples in the same order.
+A shard is a file (Parquet, tar) or a run of files of a folder. It is read alone, and is the unit of
+work and of resume.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from upslope.datasets.base import Dataset
-from upslope.errors import DataError
-from upslope.images import Form, Mode
+from upslope.images import Mode
 from upslope.pools.storage import Storage
 
 Format = Literal["parquet", "webdataset", "folder"]
@@ -75,14 +71,12 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
-class ShardedPool:
-    """The shards of a pool, and how each is read.
+class ShardFiles:
+    """The shards of a pool as files, none of which need have been opened.
 
-    url: as the user gave it. format: of the shards. root: folder that names of shards begin from,
-    without the scheme. form: that encoded images are brought to; None for arrays. column: what the
-    first shard's inputs are, in words; those of all others must be the same. input_shape: of one
-    sample. options: how rows are read. storage: the file system. index: the file with
-    the names of the images of a folder.
+    url: as the user gave it. format: of the shards. storage: the file system. root: folder that
+    names of shards begin from, without the scheme. options: how rows are read. index: the file with
+    the names of the images of a folder; None of other pools.
     """
 
     url: str
@@ -91,38 +85,7 @@ class ShardedPool:
     root: str
     shards: Sequence[Shard] = field(repr=False)
     options: ReadOptions
-    form: Form | None
-    input_shape: tuple[int, ...]
-    column: str
-    index: Path | None = None
+    index: Path | None
 
     def __len__(self) -> int:
         return len(self.shards)
-
-    @contextmanager
-    def open(self, shard: Shard) -> Iterator[Dataset]:
-        """Open a shard: a data set without labels, whose file is here while the block runs.
-
-        shard: one of `shards`.
-
-        Raises:
-            DataError: it is missing, cut short, of another schema than the first, or holds an id
-                twice; the message names it.
-            StorageError: it cannot be fetched.
-        """
-        from upslope.pools.rows import open_rows  # which imports this module
-
-        with open_rows(self, shard) as rows:
-            yield rows.dataset(self)
-
-    def check_unchanged(self, shard: Shard, size: int, tag: str) -> None:
-        """Raise DataError where a shard is not the one of which a result is there already.
-
-        size, tag: those of the shard when the result was computed.
-        """
-        if (size, tag) != (shard.size, shard.tag):
-            raise DataError(
-                f"Expected {self.storage.url(shard.path)} to be as it was when it was scored "
-                f"({size:,} bytes, {tag}) but it has changed ({shard.size:,} bytes, {shard.tag}). "
-                "Bring the former one back, or score into another folder."
-            )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from upslope.errors import ConfigError, DataError, RunError, UpslopeError
+from upslope.extras import missing_package
 from upslope.files import disk_errors
 
 SCHEMES = ("file", "s3", "gs", "az", "abfs", "hf", "memory")
@@ -214,11 +215,8 @@ class Storage:
             # Listings are not held: those of a large folder would stay in memory.
             return fsspec.filesystem(self.scheme, use_listings_cache=False, **options)
         except ImportError as error:
-            raise ConfigError(
-                f"Expected the package {EXTRA.get(self.scheme, 'fsspec')} for pools at "
-                f"{self.scheme}:// but it is not installed: pip install "
-                f"{EXTRA.get(self.scheme, 'fsspec')}."
-            ) from error
+            package = EXTRA.get(self.scheme, "fsspec")
+            raise missing_package(package, f"for pools at {self.scheme}://") from error
 
 
 class _ShortError(OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from upslope.datasets.base import Dataset
 from upslope.errors import ConfigError, DataError
 from upslope.pools.rows import Rows, rows_of_parquet, temporary_file
-from upslope.pools.shard import ReadOptions, Shard, ShardedPool
+from upslope.pools.shard import ReadOptions, Shard, ShardFiles
+from upslope.pools.sharded_pool import ShardedPool
 from upslope.pools.storage import Patience, Storage, StorageError
 
 BATCH = 1000
@@ -40,24 +41,11 @@ class StreamedPool(ShardedPool):
             DataError: its rows are not those of a pool, or unlike the first shard's.
             StorageError: the stream fails.
         """
-        with self.rows(shard) as rows:
-            yield rows.dataset(self)
-
-    @contextmanager
-    def rows(self, shard: Shard) -> Iterator[Rows]:
-        """Yield the rows of a shard; the form of the pool need not be known yet.
-
-        shard: one of `shards`.
-
-        Raises: as `open`.
-        """
-        with temporary_file(shard) as path:
-            part = self.stream.shard(num_shards=len(self), index=shard.number)
-            place = f"{self.url}, {shard.name}"
-            if _write(part, path, place):
-                yield rows_of_parquet(self, shard, path, place)
-            else:
-                yield Rows((), np.empty((0, *self.input_shape), np.uint8), self.column, place)
+        with _open_rows(self, self.stream, shard) as rows:
+            if rows is None:
+                inputs = np.empty((0, *self.input_shape), np.uint8)
+                rows = Rows((), inputs, self.column, f"{self.url}, {shard.name}")
+            yield rows.dataset(self.column, self.input_shape, self.form)
 
 
 def stream_pool(stream: Any, name: str, *, options: ReadOptions | None = None) -> StreamedPool:
@@ -87,20 +75,30 @@ def stream_pool(stream: Any, name: str, *, options: ReadOptions | None = None) -
     options = options or ReadOptions()
     # Nothing is read from the storage but images at `images_at`.
     storage = Storage("file", {}, Patience())
-    bare = StreamedPool(
-        f"stream:{name}", "parquet", storage, "", shards, options, None, (), "", None, stream
-    )
+    files = ShardFiles(f"stream:{name}", "parquet", storage, "", shards, options, None)
     for shard in shards:
-        with bare.rows(shard) as rows:
+        with _open_rows(files, stream, shard) as rows:
+            if rows is None:
+                continue
             if rows.column.startswith("addresses") and options.images_at is None:
                 raise ConfigError(
-                    f"Expected `images_at`, the folder or bucket of the images of {bare.url}, as "
+                    f"Expected `images_at`, the folder or bucket of the images of {files.url}, as "
                     "its rows hold addresses, but got none."
                 )
-            if rows.ids:
-                form, shape = rows.form(options)
-                return replace(bare, form=form, input_shape=shape, column=rows.column)
-    raise DataError(f"Expected samples in {bare.url} but its shards are empty.")
+            form, shape = rows.form(options)
+            return StreamedPool(
+                **vars(files), form=form, input_shape=shape, column=rows.column, stream=stream
+            )
+    raise DataError(f"Expected samples in {files.url} but its shards are empty.")
+
+
+@contextmanager
+def _open_rows(files: ShardFiles, stream: Any, shard: Shard) -> Iterator[Rows | None]:
+    """Yield the rows of a shard, which lie in a file while the block runs; None if it has none."""
+    with temporary_file(shard) as path:
+        part = stream.shard(num_shards=len(files), index=shard.number)
+        place = f"{files.url}, {shard.name}"
+        yield rows_of_parquet(files, shard, path, place) if _write(part, path, place) else None
 
 
 def _write(part: Any, path: Path, place: str) -> int:
