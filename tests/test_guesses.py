@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from upslope import tasks
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.experiment.guesses import BINS, count_scores, predict_chosen
 from upslope.ledger import Event, fold

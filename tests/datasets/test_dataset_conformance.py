@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from upslope import datasets
-from upslope.datasets.base import Dataset, HasLabels, HasStatistics, Splits
+from upslope.datasets.base import Dataset, HasLabels, HasStatistics
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError
 
 COUNT = 24

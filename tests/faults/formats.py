@@ -21,7 +21,7 @@ from upslope import config, datasets
 from upslope.checkpoints import read_weights, save_tensors
 from upslope.cryoet.mrc import write_volume
 from upslope.cryoet.star import read_star
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.experiment.sheet import Question, read_sheet, write_sheet
 
 _CLASSES = ("cat", "dog")

@@ -265,7 +265,7 @@ def test_folders_of_several_data_sets_make_one_page(
 
 
 def test_two_data_sets_that_ledgers_do_not_name_are_told_apart_by_a_note(tmp_path: Path) -> None:
-    from upslope.datasets.base import Splits
+    from upslope.datasets.splits import Splits
     from upslope.experiment import ExperimentSettings
 
     config = load(DIGITS)

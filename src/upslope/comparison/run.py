@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from upslope.comparison.jobs import run_jobs
-from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
+from upslope.datasets.splits import Splits
 from upslope.datasets.unlabelled import check_labelled
 from upslope.display import watching_unless_observed
 from upslope.distributed.engine import current

@@ -14,8 +14,8 @@ from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
 from upslope.config.inputs import statistics
 from upslope.config.schema import Config
-from upslope.datasets.base import Splits
 from upslope.datasets.readable import first_readable
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, UpslopeError
 from upslope.experiment.checks import check_fit, check_targets
 from upslope.experiment.start import start_strategy

@@ -14,7 +14,7 @@ from torch import nn
 from upslope import datasets
 from upslope.config.assemble import Setup, build_around, check_compatible, data_options
 from upslope.config.schema import Config
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError, SelectionError, UpslopeError
 from upslope.experiment import ExperimentSettings
 from upslope.experiment.changes import first_size

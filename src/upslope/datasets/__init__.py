@@ -41,12 +41,13 @@ from upslope.datasets import (
     voc,
     webdataset,
 )
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.checks import BUILT_IN, check_name, check_root, check_splits
 from upslope.datasets.common_options import COMMON, apply_common_options, limit_samples
 from upslope.datasets.overview import class_counts, overview
 from upslope.datasets.paths import list_ids
 from upslope.datasets.published import outline
+from upslope.datasets.splits import Splits
 from upslope.datasets.statistics import statistics
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import (

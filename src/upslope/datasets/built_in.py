@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from upslope.datasets.arrays import ArrayDataset, number_ids
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.datasets.targets import RowsWithTargets, TargetColumns
 from upslope.progress import Observer, no_progress

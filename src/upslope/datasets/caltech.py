@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import by_class
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 

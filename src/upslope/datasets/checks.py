@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.readable import input_type
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 
 _ADVICE = (

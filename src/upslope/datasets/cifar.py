@@ -22,11 +22,11 @@ import numpy as np
 
 from upslope.datasets import parquet
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import read_text
 from upslope.datasets.folder import Statistic, normalise_splits
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED_SPLITS
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 from upslope.reading import check_room, reporting_damage

@@ -11,11 +11,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory, OnError
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 

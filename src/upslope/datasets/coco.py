@@ -16,7 +16,6 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Splits
 from upslope.datasets.coco_json import CocoImage, Instances, read_instances
 from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
@@ -27,6 +26,7 @@ from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.paths import needed_root
 from upslope.datasets.several import Several, one_class
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 from upslope.progress import Observer, no_progress

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Dataset, HasLabels, Splits
+from upslope.datasets.base import Dataset, HasLabels
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw, labels_of
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import ConfigError, DataError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from upslope.datasets.arrays import build_dataset, number_ids
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.progress import Observer, no_progress
 

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.encoded import (
     Decoders,
@@ -51,6 +51,7 @@ from upslope.datasets.layout import (
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels, class_folder_notes
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.datasets.statistics import check_stated
 from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
 from upslope.errors import ConfigError, DataError

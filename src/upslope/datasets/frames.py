@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from upslope.datasets import table as tables
 from upslope.datasets import text as texts
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
-from upslope.datasets.base import Splits
 from upslope.datasets.rows import rows_of
+from upslope.datasets.splits import Splits
 from upslope.datasets.table import Missing
 from upslope.datasets.targets import Kind
 from upslope.errors import ConfigError, DataError

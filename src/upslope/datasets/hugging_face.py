@@ -21,7 +21,7 @@ from pydantic import Field
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels, build_dataset, check_labels, number_ids
 from upslope.datasets.arrow import check_ipc
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
     Decoders,
@@ -36,6 +36,7 @@ from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 from upslope.extras import import_package
 from upslope.images import Mode

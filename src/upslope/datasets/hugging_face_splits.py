@@ -15,7 +15,6 @@ import numpy as np
 
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Splits
 from upslope.datasets.frames import from_table
 from upslope.datasets.hugging_face import (
     TESTS,
@@ -25,6 +24,7 @@ from upslope.datasets.hugging_face import (
     notes_on_other_splits,
     refuse_unlabelled_test,
 )
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress

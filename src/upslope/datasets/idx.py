@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
-from upslope.datasets.base import Splits
 from upslope.datasets.paths import check_md5, needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 from upslope.reading import check_room, count_rest, open_unpacked, reporting_damage

@@ -16,13 +16,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import Entry
 from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 from upslope.reading import reporting_damage

@@ -24,9 +24,10 @@ from upslope.datasets.arrays import (
     finite_floats,
     number_ids,
 )
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.images_with_masks import ImagesWithMasks
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw, knows_labels, labels_of
 from upslope.datasets.target_values import (
     TargetKind,

@@ -20,7 +20,6 @@ import numpy as np
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.encoded import (
     Memory,
@@ -34,6 +33,7 @@ from upslope.datasets.layout import UNLABELLED, LeftOut
 from upslope.datasets.mask_classes import read_mask_classes
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
 from upslope.images import Mode

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Files, left_out_text, run_for_each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
@@ -25,6 +24,7 @@ from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.layout import LeftOut, images_in, no_images
 from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
 from upslope.datasets.outlines import OutlineMasks
+from upslope.datasets.splits import Splits
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
 from upslope.images import Form, Mode, Pixels, decode

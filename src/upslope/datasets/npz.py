@@ -19,9 +19,9 @@ from pydantic import Field
 from upslope.counts import format_count
 from upslope.datasets.array_form import Layout, channels_first
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 from upslope.reading import read_npz, reporting_damage

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset
-from upslope.datasets.base import Dataset, HasLabels, Splits
+from upslope.datasets.base import Dataset, HasLabels
 from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.map_style import MapStyleDataset
 from upslope.datasets.published import Outline
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, labels_of
 from upslope.datasets.subtomograms import SubtomogramDataset
 from upslope.datasets.targets import RowsWithTargets

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from upslope.datasets.arrays import check_labels, number_ids
 from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
     EncodedDataset,
@@ -29,6 +29,7 @@ from upslope.datasets.image_form import White, form_of
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 from upslope.files import from_json
 from upslope.progress import Observer, no_progress

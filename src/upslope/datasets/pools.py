@@ -11,7 +11,7 @@ from torch import Tensor
 from upslope.datasets.argument_names import options_as_arguments
 from upslope.datasets.array_form import Layout
 from upslope.datasets.arrays import UNKNOWN, ArrayDataset, number_ids
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.folder import to_score
 from upslope.datasets.in_memory import RESIDENT_BYTES, input_array
 from upslope.datasets.map_style import (
@@ -24,6 +24,7 @@ from upslope.datasets.map_style import (
     part_of,
     read_item,
 )
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError
 
 _MEMBERS = ("ids", "classes", "input_shape", "resident", "inputs", "targets")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from upslope.datasets.arrays import Labels, number_ids
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 
 
 @dataclass(frozen=True)

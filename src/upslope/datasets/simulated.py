@@ -15,10 +15,10 @@ from pydantic import Field
 from upslope.cryoet import imaging as optics
 from upslope.cryoet.imaging import Imaging
 from upslope.cryoet.structures import ATOMS, MAPS, Structure, read_library, read_structure
-from upslope.datasets.base import Splits
 from upslope.datasets.encoded import Memory
 from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.datasets.volumes import simulate_splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress

@@ -21,11 +21,11 @@ from torch import Tensor
 from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError, left_out_text
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
 from upslope.datasets.paths import needed_root
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.datasets.volume_notes import volume_notes
 from upslope.errors import DataError

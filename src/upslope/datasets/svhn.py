@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from upslope.datasets.arrays import ArrayDataset, build_dataset
-from upslope.datasets.base import Splits
 from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import check_md5, needed_root
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
 

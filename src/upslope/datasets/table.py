@@ -21,7 +21,6 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.base import Splits
 from upslope.datasets.cells import Categories, Decimal, Numbers, looks_like_ids, read_input
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
@@ -30,6 +29,7 @@ from upslope.datasets.name_lists import Names, OptionalNames, split_names
 from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
 from upslope.datasets.similar_names import similar_name_notes
+from upslope.datasets.splits import Splits
 from upslope.datasets.targets import Kind, Target, TargetColumns, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.errors import ConfigError, DataError

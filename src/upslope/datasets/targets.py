@@ -21,13 +21,14 @@ from torch import Tensor
 
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.arrow import is_number, is_text, numbers_of
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.cells import comma_advice, finite, in_single_precision, text_numbers
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.rows import Rows
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset
 from upslope.datasets.unlabelled import USUAL, NoTestSet, class_names
 from upslope.errors import ConfigError, DataError

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrow import is_text
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import EncodingOption
 from upslope.datasets.delimited import Delimiter
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.rows import IdColumn, Rows, TestShare, read_rows
+from upslope.datasets.splits import Splits
 from upslope.datasets.targets import Target, read_targets, split
 from upslope.datasets.unlabelled import ClassNames
 from upslope.datasets.words import cut_words, hash_word

@@ -17,7 +17,7 @@ import numpy as np
 from upslope.datasets.argument_names import options_as_arguments
 from upslope.datasets.array_form import Layout
 from upslope.datasets.arrays import Array
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.in_memory import array_dataset, assemble_splits, sample_ids
 from upslope.datasets.map_style import (
     InputForm,
@@ -34,6 +34,7 @@ from upslope.datasets.map_style import (
     read_item,
     target_of,
 )
+from upslope.datasets.splits import Splits
 from upslope.datasets.target_values import TargetKind, as_array, read_target_values
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode

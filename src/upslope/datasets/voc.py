@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from upslope.counts import format_count
-from upslope.datasets.base import Splits
 from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
@@ -24,6 +23,7 @@ from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.paths import needed_root
 from upslope.datasets.several import Several, one_class
+from upslope.datasets.splits import Splits
 from upslope.datasets.unlabelled import ClassNames, class_names
 from upslope.datasets.voc_objects import VocObjects, object_notes, read_objects
 from upslope.errors import DataError

@@ -21,8 +21,8 @@ from upslope.cryoet.imaging import Imaging, Volume
 from upslope.cryoet.simulate import Simulation
 from upslope.cryoet.structures import Atoms, Structure
 from upslope.datasets.arrays import Labels, known_targets, number_ids
-from upslope.datasets.base import Splits
 from upslope.datasets.paths import cache_folder
+from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.files import reserve, write_atomically, write_text
 from upslope.memory import raise_memory_error

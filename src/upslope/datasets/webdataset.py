@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.datasets.arrays import UNKNOWN, Labels, check_labels
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.duplicates import array_duplicate_notes
 from upslope.datasets.encoded import (
     Decoders,
@@ -36,6 +36,7 @@ from upslope.datasets.layout import LeftOut
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.shards import Shards, find_shards
+from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
 from upslope.datasets.tar_labels import choose_label, read_labels
 from upslope.datasets.tar_samples import TarImages, TarSamples, locate_images, read_samples

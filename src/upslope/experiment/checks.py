@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.batches import read_targets
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
 from upslope.options import LATER

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.experiment.own_training import Trainer
 from upslope.experiment.settings import ExperimentSettings
 from upslope.ledger import Ledger, State

@@ -19,8 +19,9 @@ from typing import Any
 
 from upslope.counts import format_count
 from upslope.datasets import recorded_root
-from upslope.datasets.base import Dataset, Splits, place_of
+from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.layout import name_some
+from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import differs, has_label, label_of
 from upslope.ledger import Event, Label, RunResult, State

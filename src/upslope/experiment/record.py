@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from upslope.datasets.base import Splits
+from upslope.datasets.splits import Splits
 from upslope.experiment.changes import (
     backbone_of,
     input_type_of,

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from upslope.batches import resolve_device
-from upslope.datasets.base import Splits
 from upslope.datasets.checks import check_splits
 from upslope.datasets.readable import first_readable
+from upslope.datasets.splits import Splits
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back

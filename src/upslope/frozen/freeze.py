@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from upslope.batches import StreamedSource, in_order, resolve_device
-from upslope.datasets.base import Dataset, Splits
+from upslope.datasets.base import Dataset
 from upslope.datasets.contents import content_digests
 from upslope.datasets.paths import cache_folder
 from upslope.datasets.readable import first_readable, readable
+from upslope.datasets.splits import Splits
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError
 from upslope.frozen.backbone import Backbone, take_backbone
