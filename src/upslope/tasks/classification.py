@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError
-from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.augmentation import padded_crop
-from upslope.tasks.metrics import ClassificationMetrics
+from upslope.tasks.one_class import LabelSmoothing, OneClassTask
 from upslope.tasks.photographs import colour_jitter, resized_crop
-from upslope.tasks.softmax import SoftmaxTask
-from upslope.tasks.target_checks import as_classes, check_classes
 from upslope.tasks.views import mean_over_views
 from upslope.tasks.volumes import wedge_symmetry
 
@@ -29,7 +24,7 @@ _HELP = (
 
 
 @dataclass(frozen=True)
-class Classification(SoftmaxTask):
+class Classification(OneClassTask):
     """One of `num_classes` labels per sample, by softmax and cross-entropy.
 
     mean, std: one number per channel, of images in 0..1; empty leaves them there.
@@ -64,10 +59,7 @@ class Classification(SoftmaxTask):
             description="of photographs: largest change of brightness, contrast and saturation",
         ),
     ] = 0.2
-    label_smoothing: Annotated[
-        float, Field(ge=0, lt=1, description="share of the target spread over all classes")
-    ] = 0.0
-
+    label_smoothing: LabelSmoothing = 0.0
     views: Annotated[
         Literal["none", "flip", "flip-shift"],
         Field(
@@ -76,37 +68,8 @@ class Classification(SoftmaxTask):
         ),
     ] = "none"
 
-    primary = "accuracy"
+    name = "classification"
     mirrors_on_demand: ClassVar[bool] = True
-
-    def losses(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of each sample, (n,), with label smoothing where asked for.
-
-        Raises:
-            DataError: targets that are not (n,) whole numbers.
-        """
-        logits = self.logits(outputs)
-        classes = as_classes(targets, (len(logits),), "classification")
-        return F.cross_entropy(
-            logits, classes, reduction="none", label_smoothing=self.label_smoothing
-        )
-
-    def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
-        """Raise DataError unless targets are classes, (n,). id_of: of each sample."""
-        classes = as_classes(targets, (len(targets),), "classification")
-        check_classes(classes, self.num_classes, id_of)
-
-    def label(self, answer: Any, classes: Sequence[str]) -> int:
-        """Return the number of the class that an annotator names. Raises DataError."""
-        return class_label(answer, classes)
-
-    def read_answer(self, text: str, classes: Sequence[str]) -> str | int:
-        """Return the answer that a cell of text is, as `label` takes it."""
-        return class_answer(text, classes)
-
-    def metrics(self) -> ClassificationMetrics:
-        """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""
-        return ClassificationMetrics(self, self.class_names)
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
         """The outputs for a prepared batch; with `views`, the logarithm of their mean posterior."""
