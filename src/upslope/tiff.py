@@ -67,11 +67,10 @@ def check_stored(image: TiffImageFile) -> None:
             f"it holds {count} channels, of which {bands} would be read (as {image.mode}). Save "
             "those that are meant, or all as an array (data set npz)"
         )
-    by_libtiff = (
-        image.info.get("compression") != "raw"
-    )  # which libtiff unpacks, to the machine's order
-    in_file_order = by_libtiff and tags.prefix == b"MM"
-    if _number(tags, _FORMAT) == _SIGNED_LEVELS and (image.mode == "L" or in_file_order):
+    by_libtiff = image.info.get("compression") != "raw"
+    # libtiff gives levels in the order of the machine; Pillow takes signed ones to be in the file's.
+    mixed_up = by_libtiff and tags.prefix == b"MM"
+    if _number(tags, _FORMAT) == _SIGNED_LEVELS and (image.mode == "L" or mixed_up):
         raise ValueError("its levels are signed numbers; save it with levels from 0")
     if _number(tags, _PLANES) == _SEPARATE and bands > 1 and not by_libtiff:
         bits = tags.get(_BITS, (1,))
