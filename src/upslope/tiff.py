@@ -68,7 +68,7 @@ def check_stored(image: TiffImageFile) -> None:
             "those that are meant, or all as an array (data set npz)"
         )
     by_libtiff = image.info.get("compression") != "raw"
-    # libtiff gives levels in the order of the machine; Pillow takes signed ones to be in the file's.
+    # libtiff gives levels in the machine's order; Pillow takes signed ones to be in the file's.
     mixed_up = by_libtiff and tags.prefix == b"MM"
     if _number(tags, _FORMAT) == _SIGNED_LEVELS and (image.mode == "L" or mixed_up):
         raise ValueError("its levels are signed numbers; save it with levels from 0")
