@@ -42,7 +42,7 @@ class Cells:
         Raises:
             MissingImageError: there are no bytes in the cell, perhaps a path in their place.
         """
-        value = self.column[position].as_py()
+        value: Any = self.column[position].as_py()
         path = None
         if isinstance(value, dict):
             value, path = value.get("bytes"), value.get("path")
