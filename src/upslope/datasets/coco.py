@@ -196,11 +196,11 @@ def _same_categories(parts: Sequence[Part]) -> None:
 def _refuse_shared_images(parts: Sequence[Part]) -> None:
     """Refuse images that two files of annotations list, as each may say something else of them."""
     files = {path: {(home / i.file).resolve() for i in part.images} for path, home, part in parts}
-    if shared := sorted(set.intersection(*files.values())) if len(files) > 1 else []:
+    if in_both := sorted(set.intersection(*files.values())) if len(files) > 1 else []:
         raise DataError(
             f"Expected each image in one file of annotations but "
-            f"{format_count(len(shared), 'image is', 'images are')} in {parts[0][0]} and in "
-            f"{parts[1][0]}, first {shared[0].name!r}. Take them out of one."
+            f"{format_count(len(in_both), 'image is', 'images are')} in {parts[0][0]} and in "
+            f"{parts[1][0]}, first {in_both[0].name!r}. Take them out of one."
         )
 
 

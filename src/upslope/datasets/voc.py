@@ -77,8 +77,8 @@ def load(
         {"train": "train", "val": "test"}[part]: _read_listing(listing, home, labels, suffix)
         for part, listing in lists.items()
     }
-    listed = Counter(pair.id for pairs in parts.values() for pair in pairs)
-    if twice := [id_ for id_, count in listed.items() if count > 1]:
+    counts = Counter(pair.id for pairs in parts.values() for pair in pairs)
+    if twice := [id_ for id_, count in counts.items() if count > 1]:
         raise DataError(
             f"Expected each image of {home} in one list, once, but {twice[0]!r} is listed twice. "
             "Remove one."
