@@ -270,7 +270,7 @@ def _numbers(texts: Sequence[str], where: str) -> tuple[float, float, float]:
 def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     try:
         text = io.StringIO(decode(path.read_bytes(), path), newline="")
-        lines = [row for row in csv.reader(text, skipinitialspace=True) if row]
+        lines = [row for row in csv.reader(text, skipinitialspace=True, strict=True) if row]
     except OSError as error:
         raise cannot_open("a table", path, error) from error
     except csv.Error as error:

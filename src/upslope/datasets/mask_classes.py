@@ -137,7 +137,10 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     text = read_text(path, encoding)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
+        io.StringIO(text, newline=""),
+        delimiter=";" if semicolons else ",",
+        skipinitialspace=True,
+        strict=True,
     )
     with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
