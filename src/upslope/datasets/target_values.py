@@ -59,7 +59,7 @@ def as_array(values: Any, what: str) -> Array:
         array: Array = values.numpy()
         return array
     if hasattr(values, "to_numpy") and not isinstance(values, np.ndarray):
-        values = values.to_numpy()
+        values = _column_to_numpy(values)
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -75,6 +75,21 @@ def as_array(values: Any, what: str) -> Array:
             f"Expected {what} to be an array with one entry per sample but got {values!r}."
         )
     return array
+
+
+def _column_to_numpy(values: Any) -> Any:
+    """Return a column of pandas, polars or Arrow as an array; with None where a cell is null, which
+    their own conversions refuse, or turn whole numbers into floats for."""
+    counted = getattr(values, "null_count", None)
+    if counted() if callable(counted) else counted:  # of polars, of Arrow
+        cells = values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
+        return np.array(cells, dtype=object)
+    if hasattr(values, "to_pylist"):
+        return values.to_numpy(zero_copy_only=False)
+    none = getattr(getattr(values, "dtype", None), "na_value", None)
+    if type(none).__name__ == "NAType" and values.isna().any():  # of pandas
+        return values.to_numpy(dtype=object, na_value=None)
+    return values.to_numpy()
 
 
 def read_target_values(
