@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
-from upslope.png import check_chunks, check_rows
+from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
+from upslope.tiff import check_stored, select_page
 
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
@@ -33,14 +34,16 @@ _AT_ONCE = 8
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes that Pillow takes for a pixel, by mode; 4 for all others."""
 
+_SCALES = {"L;2": 85, "L;4": 17}
+"""By which Pillow multiplies the levels of 2 and 4 bits."""
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
 _ORIENTATION = 0x0112  # the tag of EXIF
 _IMAGE_WIDTH = 256  # a tag of TIFF
+_PNG_ORIENTATIONS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # Pillow's names
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
 _ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
-_SUBFILE, _REDUCED_IMAGE, _TRANSPARENCY_MASK = 254, 1, 4  # the tag of TIFF, and bits of its value
 
 
 def without_advice(error: Exception) -> str:
@@ -164,7 +167,9 @@ def pixels_of(image: Image.Image, form: Form) -> Pixels:
         ValueError: levels that cannot be brought to 8 bits; or whatever Pillow raises on a damaged
             file.
     """
-    _check_depth(image, form.white)  # before loading, after which Pillow forgets how it was stored
+    # Both before loading, after which Pillow forgets how it was stored.
+    _check_depth(image, form.white)
+    _scale_transparent_level(image)
     load_whole(image)
     image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white)
     if form.size is not None and image.size != form.size[::-1]:
@@ -208,7 +213,7 @@ def read_header(source: bytes | Path, name: str) -> Header:
     """Read the header of an image. Raises as `decode`."""
     with open_image(source, f"an image in {name}", _ADVICE) as image:
         deep = _is_deep_grey(image) or _is_deep_colour(image)
-        orientation = _orientation(image)
+        orientation = _orientation(image, name)
         height, width = image.height, image.width
         # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
         image_width = image.tag_v2.get(_IMAGE_WIDTH) if isinstance(image, TiffImageFile) else width
@@ -238,35 +243,31 @@ def highest_level(source: bytes | Path, name: str) -> int:
 
 
 def refuse_pages(image: Image.Image) -> None:
-    """Raise ValueError where an open image file holds several pages or frames.
+    """Raise ValueError where an open image file holds several pages or frames, or else what of a
+    TIFF would be passed over (see `tiff.check_stored`).
 
-    Reduced copies of the first page in a TIFF, and the further pictures that phones put behind a
-    JPEG (MPO), are no pages of their own.
+    Reduced copies of a page in a TIFF, and the further pictures that phones put behind a JPEG
+    (MPO), are no pages of their own.
     """
     count = getattr(image, "n_frames", 1)
+    if isinstance(image, TiffImageFile):
+        count = select_page(image)
+        check_stored(image)
     if count == 1 or image.format == "MPO":
         return
-    if image.format == "TIFF":
-        full = 0
-        for page in range(count):
-            image.seek(page)
-            tags = getattr(image, "tag_v2", {})
-            full += not int(tags.get(_SUBFILE, 0)) & (_REDUCED_IMAGE | _TRANSPARENCY_MASK)
-        image.seek(0)
-        if full <= 1:
-            return
-        count = full
     raise ValueError(
         f"it holds {count} pages or frames, of which one alone would be read. Save each as a file "
         "of its own, or the stack as an array of volumes (data set npz)"
     )
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none. Of a PNG, what stands before its pixels: to look
-    behind them would decode them."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1
+def _orientation(image: Image.Image, name: str) -> int:
+    """The orientation by EXIF data or XMP, 1 where there is none. A PNG is decoded for it where it
+    may have one: Pillow reads what stands behind the pixels after them alone."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None:
+        if not _PNG_ORIENTATIONS & image.info.keys() and not has_late_orientation(image.fp):
+            return 1
+        check_pixels(image, name, most_pixels())
     return int(image.getexif().get(_ORIENTATION, 1))
 
 
@@ -315,6 +316,18 @@ def _check_depth(image: Image.Image, white: int | None) -> None:
             f"it holds 16 bits per channel ({_raw_mode(image)}), of which the upper 8 can be read; "
             f"set `data.white` to {FULL} where its levels fill the range, or save it with 8 bits"
         )
+    if _is_deep_colour(image) and isinstance(image.info.get("transparency"), tuple):
+        raise ValueError(
+            "a colour of its 16 bits per channel is transparent, which their upper 8 do not tell; "
+            "save it with an alpha channel, or with 8 bits"
+        )
+
+
+def _scale_transparent_level(image: Image.Image) -> None:
+    """Bring the level that is transparent to 8 bits, as Pillow brings all others of a PNG."""
+    scale, level = _SCALES.get(_raw_mode(image)), image.info.get("transparency")
+    if scale and isinstance(level, int):
+        image.info["transparency"] = scale * level
 
 
 def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
@@ -345,4 +358,7 @@ def _scale_to_bytes(image: Image.Image, white: int | None) -> Pixels:
             f"it holds the grey level {high}, above the {white} of `data.white`; set `data.white` "
             "to the highest level of the whole data set"
         )
-    return np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8)
+    pixels = np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8)
+    if isinstance(level := image.info.get("transparency"), int):
+        pixels[levels == level] = 255
+    return pixels

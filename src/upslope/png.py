@@ -1,4 +1,4 @@
-"""Check what Pillow does not of a PNG file: checksums, the end, and that no row is missing.
+"""Check what Pillow does not of a PNG file: checksums, the end, missing rows, what is behind them.
 
 Pillow decodes pixels whose checksum is wrong, and leaves rows black that the file does not have.
 `images` calls it for every PNG whose pixels are read.
@@ -11,6 +11,7 @@ import zlib
 from typing import IO
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_XMP, _RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"  # keywords of texts
 _PART = 1 << 20  # bytes read at once
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Numbers per pixel, by the colour type."""
@@ -70,6 +71,24 @@ def check_rows(file: IO[bytes]) -> None:
         file.seek(4, 1)
     if count < byte_count:
         raise ValueError(f"its pixels are {count:,} bytes, where its size needs {byte_count:,}")
+
+
+def has_late_orientation(file: IO[bytes]) -> bool:
+    """Say whether a chunk behind the pixels may hold an orientation: EXIF data, or XMP.
+
+    file: open for reading; its place is kept. What is cut short holds none.
+    """
+    place = file.tell()
+    file.seek(len(_SIGNATURE))
+    behind = late = False
+    while not late and len(head := file.read(8)) == 8:
+        left, kind = struct.unpack(">I4s", head)
+        text = file.read(min(left, len(_RAW_EXIF))) if kind in (b"iTXt", b"tEXt", b"zTXt") else b""
+        late = behind and (kind == b"eXIf" or text.startswith((_XMP, _RAW_EXIF)))
+        behind = behind or kind == b"IDAT"
+        file.seek(left - len(text) + 4, 1)
+    file.seek(place)
+    return late
 
 
 def _needed_bytes(header: bytes) -> int:

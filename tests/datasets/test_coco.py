@@ -298,3 +298,34 @@ def test_categories_must_be_the_same_in_both_files(tmp_path):
     write(root, "annotations/instances_val2017.json", files, [], "val2017", categories=names)
     with pytest.raises(DataError, match=r"'cow', 'dog'"):
         load(root)
+
+
+def test_two_names_of_one_image_are_refused(tmp_path):
+    images = [
+        {"id": i, "file_name": name, "height": 6, "width": 8}
+        for i, name in enumerate(["a/1.png", "./a/1.png", "a/2.png"], 1)
+    ]
+    entries = [annotation(1, CAT), annotation(2, DOG), annotation(3, DOG)]
+    write(tmp_path, "a.json", ["a/1.png", "a/2.png"], entries, images=images)
+    with pytest.raises(DataError, match=r"the file_name 'a/1\.png' twice"):
+        load(tmp_path, images=".")
+
+
+@pytest.mark.parametrize("target", ["classes", "masks"])
+def test_an_image_in_both_files_is_refused(tmp_path, target):
+    files = ["1.png", "2.png", "3.png"]
+    for part, category in (("train", CAT), ("val", DOG)):
+        entries = [annotation(i, category, square(0, 0, 2)) for i in (1, 2, 3)]
+        write(tmp_path, f"annotations/instances_{part}.json", files, entries)
+        for file in files:
+            (tmp_path / "images").mkdir(exist_ok=True)
+            (tmp_path / file).rename(tmp_path / "images" / file)
+    with pytest.raises(DataError, match=r"3 images are in .*_train\.json and in .*_val\.json"):
+        load(tmp_path, target=target)
+
+
+def test_files_of_annotations_that_are_not_read_are_told(tmp_path):
+    good = [annotation(i, CAT) for i in (1, 2, 3)]
+    root = published(tmp_path, good, good)
+    (root / "annotations/instances_minival.json").write_text("{}")
+    assert "Left out 1 file: 'instances_minival.json'." in load(root).notes

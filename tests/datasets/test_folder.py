@@ -239,3 +239,21 @@ def test_messages_call_the_data_by_the_path_that_was_given(tmp_path):
     streamed = datasets.load("folder", root, memory=0)
     assert place_of(streamed.pool) == f"{root} (train)"
     assert place_of(Subset(streamed.pool, [0])) == f"{root} (train)"
+
+
+def test_one_image_under_two_spellings_of_its_path_in_a_manifest(tmp_path):
+    (tmp_path / "x").mkdir()
+    for i in range(8):
+        Image.new("RGB", (4, 4), (i, i, i)).save(tmp_path / f"{i}.png")
+    rows = [f"./{i}.png,{'ab'[i % 2]}" for i in range(8)]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label\n" + "\n".join(rows))
+    splits = datasets.load("folder", tmp_path, manifest="m.csv")
+    assert not any("Left out" in note for note in splits.notes)
+    for again in ("0.png", "x/../0.png", f"{tmp_path}/0.png"):
+        manifest.write_text("path,label\n" + "\n".join([*rows, f"{again},b"]))
+        with pytest.raises(DataError, match=r"each image once but .* is listed again, line 10"):
+            datasets.load("folder", tmp_path, manifest="m.csv")
+    manifest.write_text("path,label,split,split\n0.png,a,train,test\n")
+    with pytest.raises(DataError, match=r"each column of .* once but 'split' is there twice"):
+        datasets.load("folder", tmp_path, manifest="m.csv")

@@ -90,3 +90,58 @@ def test_what_cannot_be_is_refused():
     several = hf.Dataset.from_dict(columns, features=hf.Features(FEATURES))
     with pytest.raises(DataError, match="Set `size`"):
         Splits.from_hugging_face(several, test_share=0.5)
+
+
+def _arrays(shape, count, kind="uint8"):
+    feature = hf.Array2D(shape, kind) if len(shape) == 2 else hf.Array3D(shape, kind)
+    features = hf.Features({"image": feature, "label": hf.ClassLabel(names=["cat", "dog"])})
+    values = np.random.default_rng(count).integers(0, 256, (count, *shape)).astype(kind)
+    rows = {"image": list(values), "label": [i % 2 for i in range(count)]}
+    return hf.Dataset.from_dict(rows, features=features), values
+
+
+@pytest.mark.parametrize("kind", ["arrow", "pandas", "numpy", "torch"])
+def test_a_format_changes_nothing(kind):
+    data = hf.DatasetDict({"train": _arrays((8, 9, 3), 10)[0], "test": _arrays((8, 9, 3), 6)[0]})
+    values = _arrays((8, 9, 3), 10)[1]
+    got = Splits.from_hugging_face(data.with_format(kind))
+    assert np.array_equal(got.pool.inputs(range(10)).numpy(), values.transpose(0, 3, 1, 2))
+
+
+def test_a_transform_is_refused():
+    rows = _arrays((8, 9, 3), 10)[0]
+    data = {"train": rows.with_transform(lambda batch: batch), "test": _arrays((8, 9, 3), 6)[0]}
+    with pytest.raises(ConfigError, match="train to give its samples as they are but it has a tra"):
+        Splits.from_hugging_face(data)
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 4), (3, 9, 3), (2, 8, 9), (1, 9, 1)])
+def test_arrays_whose_channels_are_not_told_are_refused(shape):
+    data = {"train": _arrays(shape, 10)[0], "test": _arrays(shape, 6)[0]}
+    with pytest.raises(DataError, match="1 or 3 channels either in front or at the end"):
+        Splits.from_hugging_face(data)
+
+
+def test_empty_cells_among_arrays_and_arrays_of_several_sizes_are_refused():
+    features = hf.Features(
+        {"image": hf.Array2D((4, 4), "uint8"), "label": hf.ClassLabel(names=["cat", "dog"])}
+    )
+    cells = [np.zeros((4, 4), np.uint8) if i else None for i in range(6)]
+    rows = hf.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
+    whole = rows.select(range(1, 6))
+    with pytest.raises(DataError, match="1 of 6 have none in the column 'image'"):
+        Splits.from_hugging_face({"train": rows, "test": whole})
+    assert len(Splits.from_hugging_face({"train": whole, "test": whole}).pool) == 5
+    features["image"] = hf.Array3D((None, 4, 3), "uint8")
+    cells = [np.zeros((5 + i % 2, 4, 3), np.uint8) for i in range(6)]
+    rows = hf.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
+    with pytest.raises(DataError, match="arrays of one size in the column 'image'"):
+        Splits.from_hugging_face({"train": rows, "test": rows})
+
+
+def test_columns_left_out_and_a_lone_validation_split_are_told():
+    pool, test = _arrays((8, 9, 3), 10)[0], _arrays((8, 9, 3), 6)[0]
+    pool, test = (one.add_column("taken", ["x"] * len(one)) for one in (pool, test))
+    notes = Splits.from_hugging_face({"train": pool, "validation": test}).notes
+    assert "Left out 1 column: 'taken'." in notes
+    assert "The split validation is the test set: there is none called test." in notes

@@ -1,6 +1,8 @@
 """Decoding to one form: modes, depth, transparency, rotation, size."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -93,3 +95,67 @@ def test_a_header_states_the_size_of_the_image_as_it_is_once_turned(kind, orient
     header = read_header(file.getvalue(), "it")
     assert header.size == decode(file.getvalue(), "it", Form("RGB", None)).shape[1:]
     assert header.turned == (orientation > 1)
+
+
+def _png(depth, kind, rows, *, before=(), behind=()):
+    """A PNG by hand. rows: (h, bytes per row) uint8; before, behind: (name, content) of chunks."""
+
+    def chunk(name, content):
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    width = rows.shape[1] * 8 // depth // {0: 1, 2: 3}[kind]
+    body = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
+    body += b"".join(chunk(*one) for one in before)
+    body += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    body += b"".join(chunk(*one) for one in behind)
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+_XMP = (
+    b"XML:com.adobe.xmp\0\0\0\0\0"
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+@pytest.mark.parametrize("chunk", ["exif", "xmp"])
+def test_an_orientation_anywhere_in_a_png_is_applied_and_told(where, chunk):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = {"exif": (b"eXIf", exif.tobytes()[6:]), "xmp": (b"iTXt", _XMP)}[chunk]
+    rows = np.array([[0, 50, 100], [150, 200, 250]], dtype=np.uint8)
+    data = _png(8, 0, rows, **{where: [content]})
+    assert decode(data, "x", Form("L", None))[0].tolist() == np.rot90(rows, -1).tolist()
+    header = read_header(data, "x")
+    assert (header.size, header.turned) == ((3, 2), True)
+
+
+def test_other_texts_behind_the_pixels_of_a_png_turn_nothing():
+    rows = np.array([[0, 50, 100], [150, 200, 250]], dtype=np.uint8)
+    data = _png(8, 0, rows, behind=[(b"tEXt", b"date:create\x002026-01-01"), (b"tIME", bytes(7))])
+    header = read_header(data, "x")
+    assert (header.size, header.turned) == ((2, 3), False)
+    assert decode(data, "x", Form("L", None))[0].tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize(("depth", "level"), [(2, 1), (4, 10), (8, 100), (16, 5000)])
+def test_a_transparent_level_of_any_depth_is_laid_over_white(depth, level):
+    top = 2**depth - 1
+    levels = np.array([[level, 0, top, level], [0, level, level, top]])
+    bits = np.unpackbits(levels.astype(">u2").view(np.uint8).reshape(2, 4, 2), axis=2)
+    rows = np.packbits(bits[:, :, 16 - depth :].reshape(2, -1), axis=1)
+    white = FULL if depth == 16 else None
+    plain = decode(_png(depth, 0, rows), "x", Form("L", None, white))[0]
+    assert np.array_equal(plain, np.rint(levels * 255 / top))
+    data = _png(depth, 0, rows, before=[(b"tRNS", struct.pack(">H", level))])
+    assert read_header(data, "x").transparent
+    laid = decode(data, "x", Form("L", None, white))[0]
+    assert np.array_equal(laid, np.where(levels == level, 255, plain))
+
+
+def test_a_transparent_colour_of_16_bits_is_refused():
+    rows = np.arange(48, dtype=np.uint8).reshape(2, 24)
+    data = _png(16, 2, rows, before=[(b"tRNS", bytes(range(6)))])
+    with pytest.raises(DataError, match="a colour of its 16 bits per channel is transparent"):
+        decode(data, "x", Form("RGB", None, FULL))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -160,3 +161,31 @@ def test_the_example_of_the_page_on_data_runs(capsys):
     )
     exec(compile(code, "data.md", "exec"), {})
     assert "pool: 45" in capsys.readouterr().out
+
+
+def _columns_with_nulls():
+    names, numbers = ["a", "b", None] * 4, [0, 1, None] * 4
+    yield pa.array(names)
+    yield pa.array(numbers)
+    yield pa.chunked_array([numbers[:6], numbers[6:]])
+    yield pa.array(names).dictionary_encode()
+    pandas = pytest.importorskip("pandas")
+    yield pandas.array(names, dtype="string")
+    yield pandas.Series(numbers, dtype="Int64")
+    polars = pytest.importorskip("polars")
+    yield polars.Series(names)
+    yield polars.Series(numbers)
+
+
+def test_nulls_of_columns_are_labels_that_nobody_knows():
+    x = np.arange(36, dtype=np.float32).reshape(12, 3)
+    for column in _columns_with_nulls():
+        splits = Splits.from_arrays(x, column, test_share=0.25)
+        labels = {
+            id_: label
+            for part in (splits.pool, splits.test)
+            for id_, label in zip(part.ids, part.labels.tolist(), strict=True)
+        }
+        assert [labels[id_] for id_ in sorted(labels)] == [0, 1, -1] * 4
+    numbers = Splits.from_arrays(x, pa.array([1.5, None] * 6), kind="numbers", test_share=0.25)
+    assert sum(label == -1 for label in numbers.pool.labels) == 6

@@ -77,7 +77,9 @@ def test_palette_of_greys_under_new_numbers(tmp_path):
     assert note.startswith("Masks are of several kinds (5 grey, 1 palette)")
     both = GREYS + "stem,1\nbud,2\n"
     (tmp_path / "classes.csv").write_text(both)
-    with pytest.raises(DataError, match="entry 1 is the grey 128, and the class table has both"):
+    with pytest.raises(
+        DataError, match="the number 1 is the grey 128, and both stand for something"
+    ):
         load(tmp_path)
     (tmp_path / "classes.csv").write_text("name,id\nnone,0\nleaf,1\nroot,2\nx,128\ny,254\n")
     Image.fromarray(entries).save(tmp_path / "masks/train/1.png")
@@ -153,3 +155,9 @@ def test_deep_images(tmp_path):
     pool = load(tmp_path, mode="L", white=4095).pool
     stored = np.asarray(Image.open(tmp_path / "images/train/0.png")).astype(float)
     assert np.array_equal(pool.inputs([0])[0, 0], np.rint(stored * 255 / 4095))
+
+
+def test_classes_that_may_count_nowhere_are_told(tmp_path):
+    lay(tmp_path, table="name,id\nnone,0\nleaf,128\nVoid,255\n")
+    (note,) = load(tmp_path).notes
+    assert note.startswith("The class 'Void' counts as the others do. If it stands for pixels")

@@ -166,3 +166,11 @@ def test_what_is_not_read_is_told(tmp_path):
         "2 of 5 classes have no sample: 0, 3. Labels count from 0: subtract 1 from labels that "
         "begin at 1.",
     )
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", ""], ["a", " "]])
+def test_classes_that_are_not_distinct_names_are_refused(tmp_path, names):
+    x, y = np.zeros((4, 3), np.float32), np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y, classes=np.array(names))
+    with pytest.raises(DataError, match=r"`classes` in .* to be distinct names"):
+        datasets.load("npz", tmp_path / "a.npz")

@@ -278,3 +278,18 @@ def test_images_that_are_in_pool_and_test_set_are_told(tmp_path, pixels):
         "'train-00002'"
     )
     assert second.startswith("1 group of images with the same inputs and different labels")
+
+
+def test_files_and_columns_that_are_left_out_are_told(tmp_path, pixels):
+    images = [png(p) for p in pixels]
+    labels = [i % 2 for i in range(len(images))]
+    write_columns(tmp_path, images, labels)
+    assert not any("Left out" in note for note in datasets.load("parquet", tmp_path).notes)
+    first = pq.read_table(tmp_path / "train.parquet")
+    pq.write_table(first, tmp_path / "unsupervised.parquet")
+    pq.write_table(first.append_column("coarse", pa.array(labels[:6])), tmp_path / "train.parquet")
+    (tmp_path / "test.parquet").rename(tmp_path / "valid-00000-of-00001.parquet")
+    notes = datasets.load("parquet", tmp_path).notes
+    assert "Left out 1 file: 'unsupervised.parquet'." in notes
+    assert "Left out 1 column: 'coarse'." in notes
+    assert "The files of valid are the test set: there are none of test." in notes

@@ -117,3 +117,21 @@ def test_a_list_that_names_paths_or_images_twice_is_refused(tmp_path):
     (root / "ImageSets/Main/val.txt").write_text("../c")
     with pytest.raises(DataError, match=r"'\.\./c', a path"):
         load(root)
+
+
+@pytest.mark.parametrize("target", ["classes", "masks"])
+def test_images_in_no_list_other_years_and_images_in_both_lists(tmp_path, target):
+    kind = "Main" if target == "classes" else "Segmentation"
+    homes = [tmp_path / f"VOCdevkit/VOC{year}" for year in (2007, 2012)]
+    for home in homes:
+        write(home, {i: xml("cat" if i in "ac" else "dog") for i in "abcde"}, kind=kind)
+        for i in "abcde":
+            Image.fromarray(np.zeros((6, 8), np.uint8)).save(home / f"SegmentationClass/{i}.png")
+    lists = homes[1] / "ImageSets" / kind
+    (lists / "val.txt").write_text("c\nd")
+    notes = datasets.load("voc", tmp_path, target=target, size=6).notes
+    assert "Left out 1 image that neither list names: 'e.png'." in notes
+    assert "Left out 'VOC2007': VOC2012 is read." in notes
+    (lists / "val.txt").write_text("a\nd")
+    with pytest.raises(DataError, match="in one list, once, but 'a' is listed twice"):
+        datasets.load("voc", tmp_path, target=target, size=6)

@@ -287,3 +287,56 @@ def test_a_shard_without_rows_is_read_as_such(kind: str, tmp_path: Path) -> None
     with pool.open(pool.shards[1]) as empty:
         assert len(empty) == 0
         assert empty.inputs([]).shape == (0, *pool.input_shape)
+
+
+def test_images_of_cameras_are_read_and_those_of_systems_left_out_with_a_count(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "pool"
+    names = ["_MG_0001.png", "IMG_2.PNG", "_new/a.png", "b/_DSC3.png"]
+    left = ["@eaDir/IMG_2.png/THUMB_XL.png", ".hidden/c.png", "b/.d.png", "notes.txt", "Makefile"]
+    for number, name in enumerate(names + left):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(pixels(number)))
+    told = r": 1 file of the kind \.txt, 1 file without a suffix, 1 hidden file, 2 hidden folders\."
+    with pytest.warns(UserWarning, match=told):
+        pool = open_pool(str(folder), index=tmp_path / "index.arrow")
+    assert set(samples(pool)) == set(names)
+
+
+def test_shards_that_programs_have_not_finished_are_no_shards(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "pool")
+    before = len(open_pool(str(folder)))
+    (folder / "_temporary").mkdir()
+    first = next(folder.glob("*.parquet"))
+    (folder / "_temporary" / "part.parquet").write_bytes(first.read_bytes())
+    (folder / "_SUCCESS").write_bytes(b"")
+    assert len(open_pool(str(folder))) == before
+
+
+def test_a_row_with_a_path_in_place_of_bytes_is_told_as_such(tmp_path: Path) -> None:
+    cells = [{"bytes": png(pixels(i)), "path": f"{i}.png"} for i in range(3)]
+    cells[1]["bytes"] = None
+    pq.write_table(pa.table({"id": list("abc"), "image": cells}), tmp_path / "a.parquet")
+    with open_pool(str(tmp_path)).open(open_pool(str(tmp_path)).shards[0]) as rows:
+        assert rows.inputs([0, 2]).shape[0] == 2
+        with pytest.raises(DataError, match=r"row 1 \(from 0\).* has the path '1\.png' alone"):
+            rows.inputs([1])
+
+
+@pytest.mark.parametrize("order", [None, [0, 1, 2], [2, 0, 1]])
+def test_tensors_with_dimensions_in_another_order_are_refused(
+    order: list[int] | None, tmp_path: Path
+) -> None:
+    values = np.arange(120, dtype=np.uint8).reshape(4, 3, 2, 5)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 30)
+    kind = pa.fixed_shape_tensor(pa.uint8(), (3, 2, 5), permutation=order)
+    tensors = pa.ExtensionArray.from_storage(kind, storage)
+    pq.write_table(pa.table({"id": list("abcd"), "image": tensors}), tmp_path / "a.parquet")
+    if order == [2, 0, 1]:
+        with pytest.raises(DataError, match=r"the permutation \[2, 0, 1\]"):
+            open_pool(str(tmp_path))
+    else:
+        read = samples(open_pool(str(tmp_path)))
+        assert all(np.array_equal(read[id_], values[i]) for i, id_ in enumerate("abcd"))

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from upslope.counts import format_count
 from upslope.cryoet.star import Block, read_star, utf8, write_star
 from upslope.errors import DataError
 from upslope.reading import cannot_open, is_file
@@ -145,9 +146,8 @@ def read_particles(
             )
         row_of_name[particle.id] = row
         particles.append(particle)
-    return ParticleTable(
-        path, blocks, at, tuple(particles), tuple(labels) if label else (), _notes(block, path)
-    )
+    notes = (*_notes(block, path), *_copy_notes(particles, path))
+    return ParticleTable(path, blocks, at, tuple(particles), tuple(labels) if label else (), notes)
 
 
 def write_selection(
@@ -219,6 +219,23 @@ def _notes(block: Block, path: Path) -> tuple[str, ...]:
     return (f"{of}: they are taken off the coordinates, as {unit}.",)
 
 
+def _copy_notes(particles: Sequence[Particle], path: Path) -> tuple[str, ...]:
+    """A sentence on particles that are there under two names; they may be in pool and test set."""
+    first: dict[object, str] = {}
+    copies = []
+    for one in particles:
+        before = first.setdefault((one.file, one.index, one.centre, one.offset), one.id)
+        if before != one.id:
+            copies.append((one.id, before))
+    if not copies:
+        return ()
+    return (
+        f"{format_count(len(copies), 'particle')} of {path.name} "
+        f"{'is' if len(copies) == 1 else 'are'} an earlier one under another name, first "
+        f"{copies[0][0]!r} as {copies[0][1]!r}: remove one of each.",
+    )
+
+
 def _not_zero(text: str) -> bool:
     try:
         return float(text) != 0
@@ -270,7 +287,7 @@ def _numbers(texts: Sequence[str], where: str) -> tuple[float, float, float]:
 def _from_csv(path: Path, decode: Callable[[bytes, Path], str]) -> Block:
     try:
         text = io.StringIO(decode(path.read_bytes(), path), newline="")
-        lines = [row for row in csv.reader(text, skipinitialspace=True) if row]
+        lines = [row for row in csv.reader(text, skipinitialspace=True, strict=True) if row]
     except OSError as error:
         raise cannot_open("a table", path, error) from error
     except csv.Error as error:

@@ -78,7 +78,9 @@ def load(
     files = _files(folder, annotations, test_annotations)
     parts = [(path, *_open(folder, path, images)) for path in files]
     _same_categories(parts)
+    _refuse_shared_images(parts)
     notes = (*_crowd_notes(parts), *_notes_on_unlisted(folder, parts))
+    notes += _notes_on_other_files(folder, files)
     if target == "classes":
         entries, more = _entries(folder, parts, several)
         return open_entries(
@@ -189,6 +191,24 @@ def _same_categories(parts: Sequence[Part]) -> None:
             f"but they differ{f' in {name_some(differing)}' if differing else ' in their order'}. "
             "Write both from one list."
         )
+
+
+def _refuse_shared_images(parts: Sequence[Part]) -> None:
+    """Refuse images that two files of annotations list, as each may say something else of them."""
+    files = {path: {(home / i.file).resolve() for i in part.images} for path, home, part in parts}
+    if in_both := sorted(set.intersection(*files.values())) if len(files) > 1 else []:
+        raise DataError(
+            f"Expected each image in one file of annotations but "
+            f"{format_count(len(in_both), 'image is', 'images are')} in {parts[0][0]} and in "
+            f"{parts[1][0]}, first {in_both[0].name!r}. Take them out of one."
+        )
+
+
+def _notes_on_other_files(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """A sentence on files of instances that are not read."""
+    there = {*folder.glob("instances*.json"), *(folder / "annotations").glob("instances*.json")}
+    others = sorted(path.name for path in there - {*files})
+    return (f"Left out {format_count(len(others), 'file')}: {name_some(others)}.",) * bool(others)
 
 
 def _notes_on_unlisted(folder: Path, parts: Sequence[Part]) -> tuple[str, ...]:

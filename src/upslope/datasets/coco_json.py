@@ -137,7 +137,7 @@ def _inside(name: str) -> str:
     path = name.replace("\\", "/")
     if path.startswith("/") or ".." in PurePosixPath(path).parts or PureWindowsPath(name).drive:
         raise ValueError(f"the file name {name!r} leads out of the folder of images")
-    return path
+    return PurePosixPath(path).as_posix()  # "./a.jpg" is "a.jpg", which may be listed as well
 
 
 def _image(

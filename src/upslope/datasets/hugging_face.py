@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from upslope.counts import format_count
+from upslope.datasets.array_form import channels_first
 from upslope.datasets.arrays import UNKNOWN, Labels, build_dataset, check_labels, number_ids
 from upslope.datasets.arrow import check_ipc
 from upslope.datasets.base import Dataset
@@ -33,6 +34,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.image_form import White, form_of
+from upslope.datasets.layout import name_some
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels
@@ -104,7 +106,8 @@ def from_splits(
     progress: Observer = no_progress,
 ) -> Splits:
     """Open splits of images; name is what messages call them, the rest are options of `load`."""
-    test = test or next((s for s in TESTS if s in splits), "test")
+    splits = {split: without_format(rows, f"{name}/{split}") for split, rows in splits.items()}
+    stated_test, test = test, test or next((s for s in TESTS if s in splits), "test")
     if missing := [s for s in (train, test) if s not in splits]:
         raise DataError(
             f"Expected the splits {train} and {test} in {name} but {' and '.join(missing)} is not "
@@ -121,6 +124,10 @@ def from_splits(
     )
     refuse_unlabelled_test(labels[test] == UNKNOWN, f"{name}/{test}", "data.test")
     notes = (*notes, *notes_on_other_splits(splits, (train, test)))
+    if others := [column for column in features if column not in columns]:
+        notes += (f"Left out {format_count(len(others), 'column')}: {name_some(others)}.",)
+    if stated_test is None and test != TESTS[0]:
+        notes += (f"The split {test} is the test set: there is none called {TESTS[0]}.",)
     if type(features[columns[0]]).__name__ != "Image":
         form_options = {"mode": mode, "size": size}
         if any(form_options.values()):
@@ -154,6 +161,25 @@ def from_splits(
 
     datasets = open_split(train), open_split(test)
     return Splits(*datasets, notes=(*notes, *array_duplicate_notes(*datasets)))
+
+
+def without_format(rows: Any, where: str) -> Any:
+    """Return the same rows without a format, which would hand out cells of another type.
+
+    where: what messages call them.
+
+    Raises:
+        ConfigError: they have a transform, which may make other inputs of them, and other ones each
+            time; it is not read.
+    """
+    if rows.format["type"] == "custom":
+        raise ConfigError(
+            f"Expected {where} to give its samples as they are but it has a transform "
+            "(with_transform, set_transform), which would not be applied. Apply it by map, or take "
+            "it away by reset_format(); the task's option `augmentation` varies images in training "
+            "alone."
+        )
+    return rows.with_format(None)
 
 
 def notes_on_other_splits(splits: Mapping[str, Any], names: Collection[str]) -> tuple[str, ...]:
@@ -224,10 +250,11 @@ def _from_disk(folder: Path) -> dict[str, Any]:
             rows = library.load_from_disk(str(folder))
             return dict(rows) if isinstance(rows, dict) else {"train": rows}
         for file in sorted(folder.glob("*.arrow")):
-            split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), None)
-            if split:
-                shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
-    if not shards:
+            if file.name.startswith("cache-"):  # of the library's own
+                continue
+            split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), file.stem)
+            shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
+    if not {"train", *TESTS} & shards.keys():
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "
             f"test*.arrow in {folder} but there are none. Parquet files are for the data set "
@@ -306,14 +333,32 @@ def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[st
             f"Expected encoded images, or arrays of uint8 or floats, in the column {image!r} of "
             f"{name} but got {kind}. Name another column with `data.image`."
         )
+    cells = rows.select_columns([image]).with_format("arrow")
+    starts = range(0, len(rows), _ROWS)
+    if empty := sum(cells[i : i + _ROWS].column(image).null_count for i in starts):
+        raise DataError(
+            f"Expected an array in every row of {name} but {empty:,} of {len(rows):,} have none in "
+            f"the column {image!r}. Leave these rows out."
+        )
     # Unless told, the library hands out integers as int64.
-    arrays = rows.select_columns([image]).with_format("numpy", dtype=np.dtype(str(kind)))
-    parts = [np.asarray(arrays[i : i + _ROWS][image]) for i in range(0, len(rows), _ROWS)]
+    arrays = cells.with_format("numpy", dtype=np.dtype(str(kind)))
+    parts = [np.asarray(arrays[i : i + _ROWS][image]) for i in starts]
+    if any(part.shape[1:] != parts[0].shape[1:] or part.dtype.kind == "O" for part in parts):
+        raise DataError(
+            f"Expected arrays of one size in the column {image!r} of {name} but they differ. Bring "
+            "them to one size, or save them as encoded images."
+        )
     images = np.concatenate(parts)
     if images.ndim == 3:
         images = images[:, None]
-    elif images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    elif (images.shape[1] in (1, 3)) == (images.shape[3] in (1, 3)):
+        raise DataError(
+            f"Expected 1 or 3 channels either in front or at the end of the arrays in the column "
+            f"{image!r} of {name} but got the shape {images.shape[1:]}. Give them to "
+            "`Splits.from_arrays`, whose `layout` says where the channels are."
+        )
+    else:
+        images = channels_first(images, "auto", name)
     return build_dataset(
         name,
         images,

@@ -23,6 +23,7 @@ from upslope.datasets.hugging_face import (
     label_column,
     notes_on_other_splits,
     refuse_unlabelled_test,
+    without_format,
 )
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
@@ -67,7 +68,8 @@ def from_hugging_face(
 def _splits(
     data: Any, train: str, test_share: float | None, label: str | None, text: str | None
 ) -> dict[str, Any]:
-    """Splits by name, one of them set apart where there is no test set and a share is asked."""
+    """Splits by name, without formats, one of them set apart where there is no test set and a share
+    is asked."""
     splits = dict(data) if isinstance(data, Mapping) else {train: data}
     for name, rows in splits.items():
         if not hasattr(rows, "features") or not hasattr(rows, "select"):
@@ -79,6 +81,7 @@ def _splits(
                 f"Expected {name} to give samples by position but it is a stream. Load it without "
                 "streaming=True."
             )
+    splits = {name: without_format(rows, name) for name, rows in splits.items()}
     if test_share is not None and train in splits:
         if any(name in splits for name in TESTS):
             raise ConfigError(

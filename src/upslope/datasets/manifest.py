@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
+from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
 from upslope.datasets.folder_names import split_of
-from upslope.datasets.layout import Entry, LeftOut, images_in
+from upslope.datasets.layout import Entry, LeftOut, images_in, name_some
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
 from upslope.reading import is_file, reporting_damage
@@ -37,7 +39,8 @@ def read_manifest(
     entries: list[Entry] = []
     said: list[str] = []
     earlier_paths: set[str] = set()
-    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""))
+    root = folder.absolute().as_posix()
+    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
     with reporting_damage(f"a CSV file in {path}", "Save it again."):
         columns = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
@@ -46,6 +49,8 @@ def read_manifest(
             f"Expected the columns path, label and perhaps split in the first line of {path} "
             f"but got {columns}."
         )
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
     with reporting_damage(f"a CSV file in {path}", "Save it again."):
         rows = [(reader.line_num, row) for row in reader]
     for line, row in rows:
@@ -65,9 +70,10 @@ def read_manifest(
             )
         if not is_file(folder / id_):
             raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
-        if id_ in earlier_paths:
+        place = posixpath.relpath(posixpath.join(root, id_), root)  # ./a.jpg is a.jpg
+        if place in earlier_paths:
             raise DataError(f"Expected each image once but {id_!r} is listed again, {where}.")
-        earlier_paths.add(id_)
+        earlier_paths.add(place)
         said.append(label)
         entries.append((id_, "" if is_missing(label, missing_labels) else label, split))
     if not entries:
@@ -79,6 +85,7 @@ def read_manifest(
         *missing_notes(said, missing_labels, f"images of {manifest}"),
         *_find_unlisted(folder, manifest, earlier_paths),
         *_without_split(entries, manifest),
+        *_unread(columns, manifest),
     )
 
 
@@ -88,6 +95,13 @@ def _find_unlisted(folder: Path, manifest: str, paths: set[str]) -> tuple[str, .
         if id_ not in paths:
             left_out.add("image", id_, f" that {manifest} does not list")
     return left_out.notes()
+
+
+def _unread(columns: Sequence[str], manifest: str) -> tuple[str, ...]:
+    others = [name for name in columns if name not in ("path", "label", "split")]
+    if not others:
+        return ()
+    return (f"Left out {format_count(len(others), 'column')} of {manifest}: {name_some(others)}.",)
 
 
 def _without_split(entries: Sequence[Entry], manifest: str) -> tuple[str, ...]:

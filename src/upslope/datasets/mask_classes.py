@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,17 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import Form, check_pixels, load_whole, open_image
+from upslope.mask_files import check_lossless, class_numbers, stored_top
 from upslope.reading import reporting_damage
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
 
 _NO_CLASS = 254
-_WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
+_NO_CLASS_NAMES = (
+    "ignore", "ignored", "ignore_index", "void", "don't care", "dontcare", "unlabeled",
+    "unlabelled",
+)  # fmt: skip
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
@@ -66,11 +70,8 @@ class MaskClasses:
                 image, or holds values that stand for nothing.
         """
         with open_image(path, f"a mask in {path}", "Repair or remove it.") as mask_image:
-            if _is_lossy(mask_image, path):
-                raise DataError(
-                    f"Expected a lossless mask but got {path}: {mask_image.format} with losses "
-                    "changes the values. Save it as PNG."
-                )
+            check_lossless(mask_image, path)
+            top = stored_top(mask_image)
             check_pixels(mask_image, path, form.most)
             load_whole(mask_image)
             mask = ImageOps.exif_transpose(mask_image)
@@ -78,7 +79,7 @@ class MaskClasses:
             _same_size(path, size, image)
             if form.size is not None and form.size != size:
                 mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
-            values = self._values(mask, path)
+            values = self._values(mask, top, path)
         classes: Mask = self.table[values]
         absent = classes == _NO_CLASS
         if absent.any():
@@ -90,12 +91,10 @@ class MaskClasses:
             )
         return classes
 
-    def _values(self, mask: Image.Image, path: Path) -> NDArray[np.int32]:
+    def _values(self, mask: Image.Image, top: int | None, path: Path) -> NDArray[np.int32]:
         grey = mask.mode in ("1", "P", "L", "I") or mask.mode.startswith("I;16")
         if grey and self.kind == "index":
-            values = np.asarray(mask).astype(np.int32)
-            if mask.mode == "P":
-                values = self._of_palette(values, mask, path)
+            values = class_numbers(mask, top, self._stand_for_something, path)
             if values.min() < 0 or values.max() >= 2**16:
                 raise ValueError(f"it holds {values.min()} to {values.max()}, beyond 16 bits")
             return values
@@ -108,34 +107,9 @@ class MaskClasses:
             f"{mask.mode}. Convert the mask, or give the table the other columns."
         )
 
-    def _of_palette(
-        self, entries: NDArray[np.int32], mask: Image.Image, path: Path
-    ) -> NDArray[np.int32]:
-        """The values of a palette mask: its entries' numbers, or the greys that they stand for.
-
-        Programs that save a grey mask with few levels as a palette number the levels anew; where
-        the class table has these greys, and lacks the numbers, greys are meant.
-
-        Raises:
-            DataError: the class table has both, and they differ.
-        """
-        palette = np.zeros((256, 3), dtype=np.int32)
-        colours = np.asarray(mask.getpalette("RGB"), dtype=np.int32).reshape(-1, 3)
-        palette[: len(colours)] = colours
-        indices = np.unique(entries)
-        greys = palette[indices, 0]
-        if (palette[indices] != greys[:, None]).any() or (greys == indices).all():
-            return entries
-        by_number, by_grey = ((self.table[v] != _NO_CLASS).all() for v in (indices, greys))
-        if by_number and by_grey:
-            raise DataError(
-                f"Expected the palette of {path} to be of colours, or of greys that equal their "
-                f"numbers, but entry {indices[greys != indices][0]} is the grey "
-                f"{greys[greys != indices][0]}, and the class table has both. Save the mask as "
-                "grey "
-                "levels (mode L)."
-            )
-        return palette[entries, 0] if by_grey else entries
+    def _stand_for_something(self, values: NDArray[np.int32]) -> NDArray[np.bool_]:
+        inside = (values >= 0) & (values < len(self.table))
+        return np.asarray(inside & (self.table[np.where(inside, values, 0)] != _NO_CLASS))
 
     def _value_words(self, value: int) -> str:
         if self.kind == "index":
@@ -163,7 +137,10 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     text = read_text(path, encoding)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if semicolons else ",", skipinitialspace=True
+        io.StringIO(text, newline=""),
+        delimiter=";" if semicolons else ",",
+        skipinitialspace=True,
+        strict=True,
     )
     with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
@@ -202,17 +179,19 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
 
 
+def ignored_class_notes(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on classes whose name is as likely to mean pixels that count nowhere."""
+    return tuple(
+        f"The class {name!r} counts as the others do. If it stands for pixels that count nowhere, "
+        "call it ignore in the class table."
+        for name in classes
+        if name.casefold() in _NO_CLASS_NAMES
+    )
+
+
 def _in_range(number: str, top: int) -> bool:
     short = len(number.lstrip("0")) <= len(str(top))  # int refuses thousands of digits
     return number.isdecimal() and short and int(number) <= top
-
-
-def _is_lossy(mask: Image.Image, path: Path) -> bool:
-    """Whether the file keeps values nearly alone: JPEG, by itself or in a TIFF, and lossy WebP."""
-    if mask.format == "WEBP":
-        with path.open("rb") as file:
-            return b"VP8 " in file.read(_WEBP_HEAD)
-    return mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "webp")
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:

@@ -30,7 +30,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
 from upslope.datasets.layout import UNLABELLED, LeftOut
-from upslope.datasets.mask_classes import read_mask_classes
+from upslope.datasets.mask_classes import ignored_class_notes, read_mask_classes
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root
 from upslope.datasets.splits import Splits
@@ -93,7 +93,7 @@ def load(
         memory=memory,
         progress=progress,
         white=white,
-        notes=left_out.notes(),
+        notes=(*left_out.notes(), *ignored_class_notes(codes.classes)),
         duplicates=duplicates,
     )
 

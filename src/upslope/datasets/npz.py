@@ -63,6 +63,11 @@ def load(
     labels = {name: _labels(part[1], path) for name, part in parts.items()}
     if "classes" in arrays:
         classes = _texts(arrays["classes"], "classes", path)
+        if len(set(classes)) < len(classes) or not all(name.strip() for name in classes):
+            raise DataError(
+                f"Expected `classes` in {path} to be distinct names but got {classes[:10]}. Name "
+                "each class, once."
+            )
     else:
         highest = max(int(part.max(initial=0)) for part in labels.values())
         if highest > sum(map(len, labels.values())) + _SPARSE:

@@ -7,12 +7,14 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
+from upslope.counts import format_count
 from upslope.datasets.arrays import check_labels, number_ids
 from upslope.datasets.arrow import is_bytes, plain_column, read_parquet
 from upslope.datasets.base import Dataset
@@ -26,6 +28,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.image_form import White, form_of
+from upslope.datasets.layout import name_some
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names
@@ -89,6 +92,7 @@ def load(
         return materialise(dataset, on_error, memory, progress, _digest(paths[split]))
 
     pool, test = open_split("train"), open_split("test")
+    notes = (*notes, *_left_out_notes(folder, paths, tables["train"].left_out))
     return Splits(pool, test, notes=(*notes, *array_duplicate_notes(pool, test)))
 
 
@@ -122,6 +126,28 @@ def _files(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     )
 
 
+def _left_out_notes(
+    folder: Path, paths: Mapping[str, list[Path]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Return sentences on files and columns that are not read, and on a lone validation split.
+
+    paths: split -> its files. columns: of the files to learn from, those that are not read.
+    """
+    notes = []
+    first = paths["test"][0].name
+    if not first.startswith(TEST[0]):
+        notes.append(f"The files of {first.partition('-')[0].removesuffix('.parquet')} are the "
+                     "test set: there are none of test.")  # fmt: skip
+    there = {*folder.glob("*.parquet"), *folder.glob("*/*.parquet")}
+    others = sorted(there - {path for files in paths.values() for path in files})
+    if others:
+        names = [path.relative_to(folder).as_posix() for path in others]
+        notes.append(f"Left out {format_count(len(names), 'file')}: {name_some(names)}.")
+    if columns:
+        notes.append(f"Left out {format_count(len(columns), 'column')}: {name_some(columns)}.")
+    return tuple(notes)
+
+
 def _all_shards(files: list[Path]) -> list[Path]:
     """`files`, after checking that of `train-00000-of-00002` there are two, in one folder."""
     folders = sorted({path.parent.name for path in files})
@@ -140,12 +166,14 @@ def _all_shards(files: list[Path]) -> list[Path]:
 
 
 class _Table(NamedTuple):
-    """Both columns of a split over all its files; names: those of the classes, where stated."""
+    """Both columns of a split over all its files; names: those of the classes, where stated.
+    left_out: the names of its other columns."""
 
     images: pa.ChunkedArray
     labels: pa.ChunkedArray
     names: tuple[str, ...] | None
     label_column: str
+    left_out: tuple[str, ...]
 
 
 def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
@@ -155,12 +183,13 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
     images: list[pa.ChunkedArray] = []
     labels: list[pa.ChunkedArray] = []
     names: dict[str, tuple[str, ...] | None] = {}
-    label_column = ""
+    label_column, left_out = "", dict[str, None]()
     for path in files:
         with reporting_damage(f"a Parquet file in {path}", "Get it again."):
             schema = pq.read_schema(path)
         image_column = _column(schema.names, image, IMAGES, "image", path)
         label_column = _column(schema.names, label, LABELS, "label", path)
+        left_out |= dict.fromkeys(n for n in schema.names if n not in (image_column, label_column))
         table = read_parquet(path, [image_column, label_column])
         kind = table.schema.field(image_column).type
         if not is_bytes(kind) and not (
@@ -178,6 +207,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         _join(labels, files),
         same_names(names, files[0].parent),
         label_column,
+        tuple(left_out),
     )
 
 

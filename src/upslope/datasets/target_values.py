@@ -26,7 +26,7 @@ from upslope.errors import ConfigError, DataError
 
 TargetKind = Literal["class", "labels", "numbers", "masks"]
 _MOST_COUNTED = 1000
-"""Classes that may be counted where there are fewer samples: beyond, numbers are likely ids."""
+"""Classes that may be nulls where there are fewer samples: beyond, numbers are likely ids."""
 KINDS: tuple[str, ...] = ("class", "labels", "numbers", "masks")
 
 
@@ -59,7 +59,7 @@ def as_array(values: Any, what: str) -> Array:
         array: Array = values.numpy()
         return array
     if hasattr(values, "to_numpy") and not isinstance(values, np.ndarray):
-        values = values.to_numpy()
+        values = _column_to_numpy(values)
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except (ValueError, TypeError) as error:
@@ -75,6 +75,21 @@ def as_array(values: Any, what: str) -> Array:
             f"Expected {what} to be an array with one entry per sample but got {values!r}."
         )
     return array
+
+
+def _column_to_numpy(values: Any) -> Any:
+    """Return a column of pandas, polars or Arrow as an array; with None where a cell is null, which
+    their own conversions refuse, or turn whole numbers into floats for."""
+    nulls = getattr(values, "null_count", None)
+    if nulls() if callable(nulls) else nulls:  # of polars, of Arrow
+        cells = values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
+        return np.array(cells, dtype=object)
+    if hasattr(values, "to_pylist"):
+        return values.to_numpy(zero_copy_only=False)
+    none = getattr(getattr(values, "dtype", None), "na_value", None)
+    if type(none).__name__ == "NAType" and values.isna().any():  # of pandas
+        return values.to_numpy(dtype=object, na_value=None)
+    return values.to_numpy()
 
 
 def read_target_values(
@@ -148,7 +163,7 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
         count = sum(map(len, columns.values()))
         if highest >= max(_MOST_COUNTED, count):
             raise DataError(
-                f"Expected classes counted from 0 in {where} but the largest of {count:,} targets "
+                f"Expected classes nulls from 0 in {where} but the largest of {count:,} targets "
                 f"is {highest:,}. Name all classes with `classes`, give names as text where the "
                 "numbers are names, or set kind='numbers' where they are measured."
             )

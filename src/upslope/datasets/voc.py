@@ -9,6 +9,8 @@ tell. M. Everingham et al., The PASCAL Visual Object Classes Challenge: A Retros
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +20,7 @@ from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
-from upslope.datasets.layout import Entry
+from upslope.datasets.layout import Entry, is_image, name_some
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.paths import needed_root
@@ -75,12 +77,19 @@ def load(
         {"train": "train", "val": "test"}[part]: _read_listing(listing, home, labels, suffix)
         for part, listing in lists.items()
     }
+    counts = Counter(pair.id for pairs in parts.values() for pair in pairs)
+    if twice := [id_ for id_, count in counts.items() if count > 1]:
+        raise DataError(
+            f"Expected each image of {home} in one list, once, but {twice[0]!r} is listed twice. "
+            "Remove one."
+        )
     size = size or 384
+    notes = _left_out_notes(homes, parts)
     names: tuple[str, ...] = CLASSES if target == "masks" else CLASSES[1:]
     if classes is not None:
         names = tuple(class_names((), classes, home))
     if target == "classes":
-        entries, notes = _entries(parts, several, home)
+        entries, more = _entries(parts, several, home)
         return open_entries(
             home / "JPEGImages",
             entries,
@@ -91,7 +100,7 @@ def load(
             on_error=on_error,
             memory=memory,
             progress=progress,
-            notes=notes,
+            notes=(*notes, *more),
         )
     return open_pairs(
         home.name.lower(),
@@ -102,7 +111,25 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        notes=notes,
     )
+
+
+def _left_out_notes(homes: Sequence[Path], parts: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
+    """Sentences on images in no list, and on other years; the last of `homes` is read."""
+    read = {pair.image.name for pairs in parts.values() for pair in pairs}
+    home = homes[-1]
+    images = (path for path in (home / "JPEGImages").iterdir() if is_image(path.name))
+    others = sorted(path.name for path in images if path.name not in read)
+    notes = []
+    if others:
+        count = format_count(len(others), "image")
+        notes.append(f"Left out {count} that neither list names: {name_some(others)}.")
+    if len(homes) > 1:
+        notes.append(
+            f"Left out {name_some([path.name for path in homes[:-1]])}: {home.name} is read."
+        )
+    return tuple(notes)
 
 
 def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[Pair]:
@@ -130,11 +157,6 @@ def _entries(
         for pair in pairs:
             assert pair.mask is not None  # `_read_listing` gives each its annotation
             file = pair.image.name
-            if file in splits:
-                raise DataError(
-                    f"Expected each image of {home} in one list, once, but {pair.id!r} is listed "
-                    "twice. Remove one."
-                )
             objects[file], splits[file] = read_objects(pair.mask), part
     classes = {file: sorted(set(one.names)) for file, one in objects.items()}
     usable, notes = one_class(classes, several, home)

@@ -24,14 +24,18 @@ def read_csv_text(path: Path) -> str:
         ) from error
 
 
-def split_rows(text: str, delimiter: str, path: Path) -> list[list[str]]:
+def split_rows(text: str, delimiter: str, path: Path, *, is_whole: bool = True) -> list[list[str]]:
     """Return the cells of each row, the header's first.
 
+    is_whole: the text is all of the file, in which a quote that is open at the end would swallow
+    rows.
+
     Raises:
-        DataError: it is no CSV, with a cell beyond the limit of the reader for instance.
+        DataError: it is no CSV, with an open quote or a cell beyond the limit for instance.
     """
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        lines = io.StringIO(text, newline="")
+        return list(csv.reader(lines, delimiter=delimiter, strict=is_whole))
     except csv.Error as error:
         raise DataError(
             f"Expected {path} to be a CSV file but: {error}. Nothing was recorded."

@@ -32,7 +32,7 @@ def read_label_table(path: Path) -> list[tuple[str, str]]:
     text = read_csv_text(path)
     first = text.partition("\n")[0]
     for delimiter in ",;\t":
-        header = next(iter(split_rows(first, delimiter, path)), [])
+        header = next(iter(split_rows(first, delimiter, path, is_whole=False)), [])
         names = [name.strip().lower() for name in header]
         if {"id", "label"} <= set(names):
             break

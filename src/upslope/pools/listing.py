@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import posixpath
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from upslope.counts import format_count
 from upslope.datasets.layout import image_suffixes
 from upslope.datasets.shards import expand_pattern
 from upslope.errors import ConfigError, DataError
@@ -108,16 +111,22 @@ def _of_folder(
     """A folder of shards; or of images, whose names go into `index` while they are listed."""
     files: dict[Format, list[Entry]] = {"parquet": [], "webdataset": []}
     images, suffixes = 0, image_suffixes()
+    left_out: Counter[tuple[str, str]] = Counter()
 
     def pictures() -> Iterator[Entry]:
         nonlocal images
-        for entry in walk(storage, folder):
+        for entry in walk(storage, folder, left_out):
             kind = _format_of(entry.path)
+            suffix = posixpath.splitext(entry.path)[1].lower()
             if kind is not None:
-                files[kind].append(entry)
-            elif posixpath.splitext(entry.path)[1].lower() in suffixes:
+                # What programs have not finished, or keep for themselves, as _temporary/.
+                if "/_" not in entry.path[len(folder.rstrip("/")) :]:
+                    files[kind].append(entry)
+            elif suffix in suffixes:
                 images += 1
                 yield entry
+            else:
+                left_out["file", f" of the kind {suffix}" if suffix else " without a suffix"] += 1
 
     if index is None:
         for _ in pictures():
@@ -152,6 +161,12 @@ def _of_folder(
         raise ConfigError(
             f"Expected a place for the names of the {images:,} images in {storage.url(folder)} "
             "but got none. Give `index`, a file to keep them in."
+        )
+    if left_out:
+        counts = [format_count(n, noun) + detail for (noun, detail), n in sorted(left_out.items())]
+        warnings.warn(
+            f"Left out of {storage.url(folder)}: {', '.join(counts)}. They are not read as images.",
+            stacklevel=2,
         )
     return _of_index(folder, index)
 

@@ -40,13 +40,21 @@ class Cells:
         """Return the bytes, or the address as text, which is empty where the cell is.
 
         Raises:
-            MissingImageError: there are no bytes in the cell.
+            MissingImageError: there are no bytes in the cell, perhaps a path in their place.
         """
-        value = self.column[position].as_py()
+        value: Any = self.column[position].as_py()
+        path = None
         if isinstance(value, dict):
-            value = value.get("bytes")
+            value, path = value.get("bytes"), value.get("path")
         if not value and not self.holds_addresses:
-            raise empty_cell(position, f" of the column {self.name!r} of {self.shard}")
+            where = f" of the column {self.name!r} of {self.shard}"
+            if path:
+                raise MissingImageError(
+                    f"Expected an image in row {position} (from 0){where} but the cell has the "
+                    f"path {path!r} alone. Write the bytes beside it, or the paths into a column "
+                    "of text."
+                )
+            raise empty_cell(position, where)
         return value or ""
 
 
@@ -135,6 +143,13 @@ def _array(
     shape: tuple[int, ...] = ()
     if isinstance(chunk.type, pa.BaseExtensionType):
         shape = tuple(getattr(chunk.type, "shape", ()))
+        order = list(getattr(chunk.type, "permutation", None) or range(len(shape)))
+        if order != sorted(order):
+            raise DataError(
+                f"Expected the tensors in the column {name!r} of {path} to be stored in the order "
+                f"of their dimensions but got the permutation {order}, in which programs differ. "
+                "Write contiguous arrays."
+            )
         chunk = chunk.storage
     lengths: tuple[int, ...] = ()
     while is_list(chunk.type):

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from upslope.datasets.layout import is_hidden
 from upslope.errors import ConfigError, DataError, RunError, UpslopeError
 from upslope.extras import missing_package
 from upslope.files import disk_errors
@@ -255,20 +257,27 @@ def _without_user(url: str) -> str:
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def walk(storage: Storage, folder: str) -> Iterator[Entry]:
+def walk(storage: Storage, folder: str, passed_over: Counter[tuple[str, str]]) -> Iterator[Entry]:
     """Yield the files below a folder, those of a folder before those of its folders, in order.
 
-    The names of one folder at a time are held. Hidden files and folders are passed over.
+    The names of one folder at a time are held. Hidden files and folders, and folders of operating
+    systems, are passed over. passed_over: counts these by (noun, words behind it).
 
     Raises:
         DataError, StorageError: as `Storage.entries`.
     """
     waiting = [folder]
     while waiting:
-        inside = storage.entries(waiting.pop())
-        visible = [e for e in inside if not e.path.rpartition("/")[2].startswith((".", "_"))]
-        yield from (entry for entry in visible if not entry.is_folder)
-        waiting += [entry.path for entry in reversed(visible) if entry.is_folder]
+        folders: list[str] = []
+        for entry in storage.entries(waiting.pop()):
+            name = entry.path.rpartition("/")[2]
+            if is_hidden(name) if entry.is_folder else name.startswith("."):
+                passed_over["hidden folder" if entry.is_folder else "hidden file", ""] += 1
+            elif entry.is_folder:
+                folders.append(entry.path)
+            else:
+                yield entry
+        waiting += reversed(folders)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

@@ -26,7 +26,7 @@ def read_costs(path: str) -> Mapping[str, float]:
 def _read(path: str, stamp: tuple[int, ...]) -> Mapping[str, float]:  # noqa: ARG001
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)
             rows = list(reader)
             names = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:

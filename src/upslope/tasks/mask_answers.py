@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from upslope.errors import DataError
 from upslope.images import check_pixels, load_whole, most_pixels, open_image
+from upslope.mask_files import check_lossless, class_numbers, stored_top
 from upslope.reading import reporting_damage
 
 PREFIX = "png:"
@@ -55,19 +57,23 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
     Raises:
         DataError: another shape or type, a file that cannot be read, values that are no classes.
     """
+
+    def is_value(numbers: NDArray[Any]) -> NDArray[np.bool_]:
+        return np.asarray(((numbers >= 0) & (numbers < classes)) | (numbers == ignore))
+
     if isinstance(answer, str) and answer.startswith(PREFIX):
         mask: Any = decode_mask(answer)
     elif isinstance(answer, str | Path):
-        mask = _read(Path(answer))
+        mask = _read(Path(answer), is_value)
     elif isinstance(answer, Image.Image):
-        mask = _levels(answer, "the image")
+        mask = _levels(answer, "the image", is_value)
     else:
         mask = np.asarray(answer.detach().cpu() if hasattr(answer, "detach") else answer)
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise DataError(
             f"Expected a mask of whole numbers, (h, w), but got {mask.dtype} of shape {mask.shape}."
         )
-    wrong = np.unique(mask[((mask < 0) | (mask >= classes)) & (mask != ignore)])
+    wrong = np.unique(mask[~is_value(mask)])
     if len(wrong):
         raise DataError(
             f"Expected a mask of the classes 0 to {classes - 1}, and {ignore} for pixels that "
@@ -81,18 +87,22 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
     return encode_mask(mask.astype(np.uint8))
 
 
-def _read(path: Path) -> NDArray[Any]:
+def _read(path: Path, is_value: Callable[[NDArray[Any]], Any]) -> NDArray[Any]:
     with open_image(path, f"a mask in {path}", "Repair or remove it.") as image:
         check_pixels(image, path, most_pixels())
-        load_whole(image)
-        return _levels(image, str(path))
+        return _levels(image, path, is_value)
 
 
-def _levels(image: Image.Image, name: str) -> NDArray[Any]:
+def _levels(
+    image: Image.Image, name: object, is_value: Callable[[NDArray[Any]], Any]
+) -> NDArray[Any]:
+    """(h, w) class numbers of an image, turned as the pixels of its image are."""
     if image.mode not in ("1", "L", "P", "I", "I;16"):
         raise DataError(
             f"Expected class numbers as the levels of {name} but it is of mode {image.mode}. Save "
             "the mask as grey levels or a palette, not as colours."
         )
-    levels = np.asarray(ImageOps.exif_transpose(image))  # as the pixels of its image are turned
-    return levels.astype(np.uint8) if levels.dtype == bool else levels
+    check_lossless(image, name)
+    top = stored_top(image)
+    load_whole(image)
+    return class_numbers(ImageOps.exif_transpose(image), top, is_value, name)

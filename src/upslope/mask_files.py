@@ -1,0 +1,89 @@
+"""Class numbers in files of masks: nothing that losses changed, and numbers told from levels.
+
+The data sets of masks read their files by it, and so do answers that are masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from upslope.errors import DataError
+
+Numbers = NDArray[np.int32]
+_WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
+_TOPS = {"L;2": 3, "L;4": 15}
+"""The highest number that Pillow brings to 255, by how a PNG stores grey levels."""
+
+
+def check_lossless(mask: Image.Image, path: object) -> None:
+    """Refuse an open mask whose file keeps values nearly alone: JPEG, by itself or in a TIFF, and
+    lossy WebP. path: of the file, for messages too.
+
+    Raises:
+        DataError: it is such a file.
+    """
+    lossy = mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "webp")
+    if mask.format == "WEBP" and isinstance(path, Path):
+        with path.open("rb") as file:
+            lossy = b"VP8 " in file.read(_WEBP_HEAD)
+    if lossy:
+        raise DataError(
+            f"Expected a lossless mask but got {path}: {mask.format} with losses changes the "
+            "values. Save it as PNG."
+        )
+
+
+def stored_top(mask: Image.Image) -> int | None:
+    """Return the number that Pillow brings to 255, of a file whose numbers it scales: PNG of 2 or 4
+    bits, and PGM with a highest value of its own. None of all others, and once it is decoded."""
+    tile: Any = getattr(mask, "tile", None)
+    how = tile[0][3] if tile else None
+    if mask.format == "PNG" and isinstance(how, str):
+        return _TOPS.get(how)
+    if mask.format == "PPM" and isinstance(how, tuple) and isinstance(how[-1], int):
+        return how[-1] if 0 < how[-1] < 255 else None
+    return None
+
+
+def class_numbers(
+    mask: Image.Image, top: int | None, is_value: Callable[[Numbers], Any], path: object
+) -> Numbers:
+    """Return (h, w) numbers of a mask of grey levels or of a palette.
+
+    The entries of a palette count by their numbers. Programs that save a grey mask with few levels
+    as a palette number the levels anew, and readers scale levels of less than 8 bits: where numbers
+    and levels differ, those are meant that all stand for something.
+
+    mask: decoded. top: as `stored_top` gave it. is_value: tells which numbers stand for something.
+
+    Raises:
+        DataError: both do.
+    """
+    levels = np.asarray(mask).astype(np.int32)
+    numbers = levels
+    if mask.mode == "P":
+        palette = np.zeros((256, 3), dtype=np.int32)
+        colours = np.asarray(mask.getpalette("RGB"), dtype=np.int32).reshape(-1, 3)
+        palette[: len(colours)] = colours
+        is_grey = (palette[np.unique(numbers)] == palette[np.unique(numbers), :1]).all()
+        levels = palette[numbers, 0] if is_grey else numbers
+    elif top is not None:
+        numbers = np.rint(levels * (top / 255)).astype(np.int32)
+    differ = numbers != levels
+    if not differ.any():
+        return numbers
+    by_number, by_level = (bool(np.all(is_value(np.unique(one)))) for one in (numbers, levels))
+    if by_number and by_level:
+        row, column = (int(i[0]) for i in np.nonzero(differ))
+        raise DataError(
+            f"Expected the numbers in {path} to be its grey levels but the number "
+            f"{numbers[row, column]} is the grey {levels[row, column]}, and both stand for "
+            "something. Save the mask as grey levels of 8 bits (mode L)."
+        )
+    return levels if by_level else numbers

@@ -1,0 +1,56 @@
+"""Masks as answers: numbers that losses changed, or that may be levels, are no classes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upslope.errors import DataError
+from upslope.tasks.mask_answers import decode_mask, mask_of
+
+MASK = np.zeros((32, 32), dtype=np.uint8)
+MASK[8:20, 8:20], MASK[20:, 20:] = 2, 1
+
+
+def told(answer, classes=4):
+    return decode_mask(mask_of(answer, classes, 255))
+
+
+def as_palette(entries, greys):
+    image = Image.fromarray(entries)
+    image.putpalette([level for grey in greys for level in (grey, grey, grey)])
+    return image
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("TIFF", {"compression": "jpeg"})])
+def test_a_mask_with_losses_is_refused(tmp_path, kind, options):
+    path = tmp_path / "mask.png"
+    Image.fromarray(MASK).save(path, kind, **options)
+    with pytest.raises(DataError, match=f"lossless mask but got .*mask.png: {kind} with losses"):
+        told(path)
+
+
+def test_a_palette_of_greys_under_other_numbers_counts_by_what_is_a_class(tmp_path):
+    path = tmp_path / "mask.png"
+    entries = np.choose(MASK, [0, 2, 1]).astype(np.uint8)
+    as_palette(entries, [0, 2, 1]).save(path)  # both the numbers and the greys are classes
+    with pytest.raises(DataError, match="the number 1 is the grey 2, and both stand for something"):
+        told(path)
+    as_palette(MASK, [0, 90, 180]).save(path)  # the numbers alone
+    assert np.array_equal(told(path), MASK)
+    as_palette(np.choose(MASK, [5, 6, 7]).astype(np.uint8), [9, 9, 9, 9, 9, 0, 1, 2]).save(path)
+    assert np.array_equal(told(path), MASK)  # the greys alone
+    colours = Image.fromarray(MASK)
+    colours.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    colours.save(path)
+    assert np.array_equal(told(path), MASK)
+
+
+def test_numbers_that_readers_scale_to_levels_count_by_what_is_a_class(tmp_path):
+    path = tmp_path / "mask.pgm"
+    path.write_bytes(b"P5\n32 32\n3\n" + MASK.tobytes())  # 3 is brought to 255, which is ignored
+    assert np.array_equal(told(path), MASK)
+    path.write_bytes(b"P5\n32 32\n1\n" + (MASK > 0).tobytes())
+    with pytest.raises(DataError, match="the number 1 is the grey 255, and both stand for"):
+        told(path)
+    path.write_bytes(b"P5\n32 32\n255\n" + MASK.tobytes())
+    assert np.array_equal(told(path), MASK)
