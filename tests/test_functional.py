@@ -13,7 +13,8 @@ import torch
 
 from upslope import functional, query, strategies
 from upslope.errors import ConfigError, DataError, SelectionError
-from upslope.pool import PoolView
+from upslope.functional.arrays import SIGNALS
+from upslope.pool import Need, PoolView
 from upslope.seeds import generator
 from upslope.signals import mc_dropout, probabilities
 
@@ -165,6 +166,17 @@ def test_a_temperature_divides_the_logits() -> None:
     assert functional.margin(p, 9) != functional.margin(flat, 9)
     with pytest.raises(ConfigError, match="Expected a number for `temperature`"):
         functional.margin(p, 9, temperature="fitted")
+
+
+def test_classes_of_probability_zero_have_none_at_any_temperature() -> None:
+    """As trees and neighbours give them: many small shares would make up a large one."""
+    p = torch.zeros(1, 200)
+    p[0, :2] = torch.tensor([0.6, 0.4])
+    _, read = SIGNALS["probabilities"]
+    expected = p.double().pow(1 / 20)
+    expected /= expected.sum()
+    scaled = read(Need.of("probabilities", temperature=20.0), p)
+    torch.testing.assert_close(scaled, expected.float())
 
 
 def test_what_reads_labels_is_refused_by_name() -> None:

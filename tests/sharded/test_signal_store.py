@@ -15,6 +15,8 @@ from test_score_shards import CPU, TASK, files, net
 
 from upslope import signal_store, strategies
 from upslope.errors import DataError, RunError
+from upslope.files import read_digested_json, write_digested_json
+from upslope.gradnorm import sketch
 from upslope.pool import Need
 from upslope.pools import open_pool
 from upslope.scoring import ShardScorer, compute_signals, score_pool, stored
@@ -153,6 +155,44 @@ def test_a_store_that_is_not_whole_or_of_another_network_is_refused(tmp_path: Pa
     shutil.rmtree(tmp_path / "out" / "signals")
     with pytest.raises(RunError, match="there is none"):
         SignalStore(tmp_path / "out" / "signals")
+
+
+def other_projection(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(len(name) + 1)
+
+
+def test_sketches_of_two_projections_are_not_put_into_one_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that a pool gains are sketched as those that are there, or not at all."""
+    pool, out = write_parquet(tmp_path / "pool", 3, 10), tmp_path / "out"
+    last = pool / "part-00002.parquet"
+    last.rename(tmp_path / last.name)
+    score_pool(scorer(pool, out))
+    (tmp_path / last.name).rename(last)
+    sketch._draw_rows.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(sketch, "_generator", other_projection)
+        with pytest.raises(RunError, match=r"gradient-sketch\(dim=6\) of the projection"):
+            score_pool(scorer(pool, out))
+    sketch._draw_rows.cache_clear()
+    score_pool(scorer(pool, out))
+    assert len(SignalStore(out / "signals")) == 30
+
+
+def test_sketches_of_a_version_without_the_projection_on_record_are_not_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    pool, out = write_parquet(tmp_path / "pool", 1, 10), tmp_path / "out"
+    score_pool(scorer(pool, out))
+    path = out / "signals" / signal_store.RECORD
+    record = read_digested_json(path)
+    assert record is not None
+    del record["projections"]
+    write_digested_json(path, record)
+    assert len(SignalStore(out / "signals")) == 10
+    with pytest.raises(RunError, match="begun with an earlier one"):
+        score_pool(scorer(pool, out))
 
 
 def test_numbers_beyond_half_precision_are_refused(tmp_path: Path) -> None:

@@ -68,6 +68,23 @@ def test_measures_by_hand() -> None:
     assert torch.allclose(mean_std(p), torch.tensor([0.5, 0.0, 0.2]), atol=1e-6)
 
 
+@pytest.mark.parametrize("gap", [0.0, 8.0, 20.0, 60.0])
+def test_measures_keep_their_digits_where_passes_agree_or_are_sure(gap: float) -> None:
+    """Against logits in double precision, whose posteriors are rounded for the measures alone."""
+    z = 0.01 * torch.randn(50, 20, 4, generator=torch.Generator().manual_seed(0)).double()
+    z[:, :, 2] += gap
+    others = z.softmax(dim=2)[:, :, [0, 1, 3]]
+    rest = others.sum(dim=2)
+    of_others = (others * (others / others.mean(dim=1, keepdim=True)).log()).sum(dim=2)
+    of_first = (1 - rest) * (torch.log1p(-rest) - torch.log1p(-rest.mean(dim=1, keepdim=True)))
+    expected = (of_others + of_first).mean(dim=1).float()
+    torch.testing.assert_close(bald(z.softmax(dim=2).float()), expected, rtol=2e-3, atol=0)
+    deviations = torch.cat([others, rest[:, :, None]], dim=2).std(dim=1, correction=0)
+    torch.testing.assert_close(
+        mean_std(z.softmax(dim=2).float()), deviations.mean(dim=1).float(), rtol=1e-4, atol=0
+    )
+
+
 def test_measures_of_a_dense_task_are_those_of_each_position() -> None:
     p = torch.randn(2, 5, 3, 4, 4).softmax(dim=2)
     for measure in mc_dropout.MEASURES.values():

@@ -9,6 +9,7 @@ import torch
 from pools import generator, make_pool
 from torch import Tensor
 
+from upslope.pool import PoolView
 from upslope.strategies import build
 from upslope.strategies.batch_bald import LabelConfigurations
 
@@ -38,6 +39,18 @@ def test_takes_the_largest_joint_information(seed: int) -> None:
         position = pool.candidates.index(pick)
         assert values[position] == pytest.approx(max(values), abs=1e-5)
         chosen.append(position)
+
+
+def test_networks_that_hardly_disagree_are_told_apart() -> None:
+    """The informations are some 10^-7 of the entropies, which single precision rounds."""
+    (need,) = build("batch-bald").needs
+    p = torch.randn(12, 20, 3, generator=generator()).mul(3e-3).softmax(dim=2)
+    pool = PoolView([f"{i:02d}" for i in range(12)], {need: p})
+    chosen: list[int] = []
+    for pick in build("batch-bald", answers=10**6).select(pool, 4, generator()).ids:
+        alone = [information(p[[*chosen, i]].double()) for i in range(12) if i not in chosen]
+        assert information(p[[*chosen, int(pick)]].double()) == pytest.approx(max(alone), abs=1e-12)
+        chosen.append(int(pick))
 
 
 def test_drawn_answers_estimate_the_listed_ones() -> None:

@@ -44,4 +44,14 @@ def test_takes_from_the_wide_cluster_not_the_farthest_point_of_all() -> None:
     x = torch.cat([far, wide]).double()
     y = torch.tensor([[100.0, 0.0], [0.0, 0.0]]).double()
     # 4^2 = 16 around one centre, 3 * 3^2 + 3.5^2 around the other.
-    assert largest_cluster(x, y, 1) == ([4], [3 * 3.0**2 + 3.5**2])
+    assert largest_cluster(x, y, 1) == ([4], pytest.approx([3 * 3.0**2 + 3.5**2]))
+
+
+@pytest.mark.parametrize("labelled", [0, 6])
+def test_vectors_far_from_the_origin_are_told_apart(labelled: int) -> None:
+    (need,) = build("lcmd").needs
+    pool = make_pool(build("lcmd").needs, 25, labelled, 0)
+    x, y = (z.double() + 1e9 for z in (pool.signal(need), pool.labelled_signal(need)))
+    signals = {"signals": {need: x}, "labelled_signals": {need: y}}
+    far = PoolView(pool.candidates, labelled=pool.labelled, **signals)  # type: ignore[arg-type]
+    assert [pool.candidates[i] for i in largest_cluster(x, y, 12)[0]] == by_hand(far, 12)

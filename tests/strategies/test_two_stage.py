@@ -119,6 +119,40 @@ def test_core_set_takes_what_the_exact_form_takes(labelled: Sequence[int]) -> No
     assert chosen == [int(i) for i in exact.ids]
 
 
+def farthest_in_double(x: Tensor, labelled: Sequence[int], budget: int) -> list[int]:
+    """Greedy k-center by differences in double precision, without expanding squares."""
+    x = x.double()
+    nearest = torch.full((len(x),), torch.inf, dtype=x.dtype)
+    chosen: list[int] = []
+    for centre in labelled:
+        nearest = torch.minimum(nearest, (x - x[centre]).square().sum(dim=1))
+    for _ in range(budget):
+        is_cold = not chosen and not len(labelled)
+        to_mean = (x - x.mean(dim=0)).square().sum(dim=1)
+        chosen.append(int(to_mean.argmin() if is_cold else nearest.argmax()))
+        nearest = torch.minimum(nearest, (x - x[chosen[-1]]).square().sum(dim=1))
+    return chosen
+
+
+@pytest.mark.parametrize("labelled", [(), range(0, 60, 3)])
+@pytest.mark.parametrize("form", ["tight clusters", "one giant", "offset in double"])
+def test_core_set_is_exact_where_distances_are_small_beside_the_vectors(
+    form: str, labelled: Sequence[int]
+) -> None:
+    rng = torch.Generator().manual_seed(1)
+    pool = Pool(1500)
+    x = torch.randn(1500, WIDTH, generator=rng)
+    if form == "tight clusters":
+        x = 100 * x[torch.randint(5, (1500,), generator=rng)] + 0.05 * x
+    elif form == "one giant":
+        x = torch.cat([0.01 * x[1:], torch.full((1, WIDTH), 1e4)])
+    else:
+        x = x.double() + 1e9
+    pool.signals["features"] = x
+    expected = farthest_in_double(x, labelled, 60)
+    assert choose("core-set", pool, 60, cell=100, labelled=labelled) == expected
+
+
 @pytest.mark.parametrize("labelled", [(), range(0, 3000, 150)])
 def test_lcmd_leaves_within_a_twentieth_of_the_squared_distance_of_the_exact_form(
     labelled: Sequence[int],

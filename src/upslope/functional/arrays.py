@@ -79,8 +79,8 @@ def _posterior(need: Need, p: Tensor) -> Tensor:
     temperature: Any = dict(need.options).get("temperature", 1.0)
     if temperature == 1:
         return p
-    smallest = torch.finfo(p.dtype).tiny
-    return scale_logits(p.clamp(min=smallest).log(), temperature).softmax(dim=-1)
+    # A probability of 0 stays 0, as the logarithm of it is -inf.
+    return scale_logits(p.log(), temperature).softmax(dim=-1)
 
 
 def _measure(measures: Mapping[str, Callable[[Tensor], Tensor]]) -> Reader:

@@ -19,6 +19,7 @@ entry of the kernel has runs of its own, along the channels.
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -85,6 +86,22 @@ def gradient_sketches(
     total = torch.stack(list(rows.values())).sum(dim=0)
     # In double, as `gradient_norms` returns them.
     return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
+
+
+def projection_digest(dim: int, seed: int) -> str:
+    """Return what tells one projection from another, as of another version: sketches of different
+    ones cannot be compared. It is a digest of the sketches of made-up gradients.
+
+    dim, seed: as of `gradient_sketches`.
+    """
+    projection = Projection(dim, seed)
+    sketches = []
+    for shape in ((5,), (3, 2 * dim + 1), (3, 5, 2, 2)):
+        # Sums of small whole numbers, which no machine rounds.
+        gradients = torch.arange(math.prod(shape)).remainder(97).float().view(1, *shape)
+        sketches.append(projection.dense("weight", gradients).flatten())
+    numbers = torch.cat(sketches).long().tolist()
+    return hashlib.sha256(str(numbers).encode()).hexdigest()[:16]
 
 
 class Projection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Stop, no_progress
 from upslope.scoring.records import record_or_compare
 from upslope.scoring.signals import OnCorrupt, compute_signals
-from upslope.signal_store import BLOCK, RECORD, Precision, StoreWriter, blocks_of, plain_need
+from upslope.signal_store import (
+    BLOCK,
+    RECORD,
+    Precision,
+    StoreWriter,
+    blocks_of,
+    need_of,
+    plain_need,
+)
+from upslope.signals import build
+from upslope.signals.base import HasProjection
 from upslope.tasks.base import Task
 
 
@@ -53,11 +63,14 @@ class ShardStorer:
         pool: the shards. weights_sha256: of the network.
 
         Raises:
-            RunError: the folder holds signals of another pool, network or seed.
+            RunError: the folder holds signals of another pool, network, seed or projection.
             DataError: no sample can be read.
         """
         path = self.folder / RECORD
         stored_record = read_digested_json(path) if path.is_file() else None
+        projections = _projections(self.needs)
+        if stored_record is not None:
+            self._check_projections(stored_record, projections)
         shapes = stored_record["signals"] if stored_record is not None else self._shapes(pool)
         record = {
             "version": 1,
@@ -68,10 +81,27 @@ class ShardStorer:
             "seed": self.seed,
             "needs": [plain_need(need) for need in self.needs],
             "signals": shapes,
+            **({"projections": projections} if projections else {}),
             "shards": [shard.file_name for shard in pool.shards],
         }
         # Blocks of a shard depend on no other: a pool may gain shards.
         record_or_compare(path, record, {"shards": lambda before, now: {*before} <= {*now}})
+
+    def _check_projections(
+        self, stored_record: Mapping[str, Any], projections: Mapping[str, str]
+    ) -> None:
+        """Refuse to put sketches of two projections into one store; versions before this record was
+        kept had another one each."""
+        before = stored_record.get("projections", {})
+        needs = [str(need_of(plain)) for plain in stored_record["needs"]]
+        for need, now in projections.items():
+            if need in needs and before.get(need) != now:
+                raise RunError(
+                    f"Expected {self.folder} to hold {need} of the projection {now} of this "
+                    f"version of Upslope but it was begun with {before.get(need, 'an earlier one')}"
+                    ", and vectors of two projections cannot be compared. Keep signals in another "
+                    "folder, or go on with the version that began this one."
+                )
 
     def is_done(self, shard: Shard) -> bool:
         """Return whether all blocks of a shard are there. shard: one of the pool's."""
@@ -183,6 +213,12 @@ def plain_needs(needs: Sequence[Need]) -> tuple[Need, ...]:
     needs: of strategies.
     """
     return tuple(dict.fromkeys(replace(need, labelled=False) for need in needs))
+
+
+def _projections(needs: Sequence[Need]) -> dict[str, str]:
+    """The random projection of each signal that has one."""
+    signals = ((str(need), build(need)) for need in needs)
+    return {need: s.projection for need, s in signals if isinstance(s, HasProjection)}
 
 
 def _address(shard: Shard, start: int) -> int:

@@ -108,3 +108,13 @@ class ChecksModel(Protocol):
     def check(self, model: nn.Module, task: Task, inputs: Tensor) -> None:
         """Raise UpslopeError for a model or a task, by a prepared batch, that will not do."""
         ...
+
+
+@runtime_checkable
+class HasProjection(Protocol):
+    """A signal whose values can be compared only if they were made by one random projection."""
+
+    @property
+    def projection(self) -> str:
+        """Return what tells its projection from that of another version."""
+        ...

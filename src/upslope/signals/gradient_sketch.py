@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upslope.gradnorm import entropy_over, gradient_sketches, label_free
+from upslope.gradnorm.sketch import projection_digest
 from upslope.options import Options
 from upslope.signals.gradnorm import Parameters, parse_parameters
 from upslope.tasks.base import Task
@@ -41,6 +42,11 @@ class GradientSketch(Options):
     dim: Annotated[int, Field(ge=1, description="numbers a sketch")] = 512
     seed: Annotated[int, Field(ge=0, description="which projection, for all batches alike")] = 0
     parameters: Parameters = None
+
+    @property
+    def projection(self) -> str:
+        """Return what tells the projection from that of another version, dim or seed."""
+        return projection_digest(self.dim, self.seed)
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n, dim) for a prepared batch."""

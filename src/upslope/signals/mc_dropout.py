@@ -131,11 +131,16 @@ def _rate(layer: nn.Module) -> float:
 
 
 def bald(p: Tensor) -> Tensor:
-    """Mutual information of label and network. p: (n, T, C, ...), returns (n, ...)."""
-    n, passes = p.shape[:2]
-    pass_entropies = entropy(p.flatten(0, 1))
-    pass_entropies = pass_entropies.reshape(n, passes, *pass_entropies.shape[1:]).mean(dim=1)
-    return (entropy(p.mean(dim=1)) - pass_entropies).clamp(min=0)
+    """Mutual information of label and network. p: (n, T, C, ...), returns (n, ...).
+
+    As the mean of KL(p_t || p), for the two entropies agree in most of their digits.
+    """
+    parts = _Passes(p)
+    total = torch.zeros_like(parts.rest)
+    for others, rest in parts:
+        total += (torch.xlogy(others, others) - torch.xlogy(others, parts.others)).sum(dim=1)
+        total += torch.special.xlog1py(1 - rest, -rest) - (1 - rest) * torch.log1p(-parts.rest)
+    return (total / p.shape[1]).clamp(min=0).to(p.dtype)
 
 
 def variation_ratio(p: Tensor) -> Tensor:
@@ -146,7 +151,37 @@ def variation_ratio(p: Tensor) -> Tensor:
 
 def mean_std(p: Tensor) -> Tensor:
     """Mean over classes of the (population) standard deviation. p: (n, T, C, ...)."""
-    return p.std(dim=1, correction=0).mean(dim=1)
+    parts = _Passes(p)
+    of_others, of_first = torch.zeros_like(parts.others), torch.zeros_like(parts.rest)
+    for others, rest in parts:
+        of_others += (others - parts.others).square()
+        of_first += (rest - parts.rest).square()
+    variances = torch.cat([of_others, of_first[:, None]], dim=1) / p.shape[1]
+    return (variances.sqrt().sum(dim=1) / p.shape[2]).to(p.dtype)
+
+
+class _Passes:
+    """Posteriors (n, T, C, ...), pass by pass, in double precision.
+
+    The class that is most probable on average is left out: where a network is sure, its share
+    rounds to 1, but the sum of the others, `rest`, has all its digits. others: (n, C, ...), with 0
+    at that class, and rest: (n, ...); of the object itself, their means over the passes.
+    """
+
+    def __init__(self, p: Tensor) -> None:
+        self.p = p
+        mean = p.mean(dim=1, dtype=torch.float64)
+        self.first = mean.argmax(dim=1, keepdim=True)
+        self.others, self.rest = torch.zeros_like(mean), torch.zeros_like(mean[:, 0])
+        for others, rest in self:
+            self.others += others / p.shape[1]
+            self.rest += rest / p.shape[1]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self.p.unbind(dim=1):
+            q = part.double()
+            others = (q / q.sum(dim=1, keepdim=True)).scatter(1, self.first, 0.0)
+            yield others, others.sum(dim=1).clamp(max=1)
 
 
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -49,7 +49,10 @@ class BatchBald(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The candidate of largest gain, `budget` times; scores are BALD's."""
         p = pool.signal(self.needs[0]).float()  # (n, T, C)
-        mean_entropies = torch.cat([entropy(part, -1).mean(dim=1) for part in p.split(256)])  # type: ignore[no-untyped-call]
+        # In double precision, for gains are small differences of entropies.
+        parts = [p[start : start + 256] for start in range(0, len(p), 256)]
+        means = torch.cat([part.mean(dim=1, dtype=torch.float64) for part in parts])
+        mean_entropies = torch.cat([entropy(part.double(), -1).mean(dim=1) for part in parts])
         joint = LabelConfigurations.none(p.shape[1])
 
         def gains_of(rows: Tensor) -> Tensor:
@@ -58,8 +61,9 @@ class BatchBald(QueryStrategy):
         def take(row: int) -> None:
             joint.extend(p[row], self.answers, rng)
 
-        scores = (entropy(p.mean(dim=1), -1) - mean_entropies).clamp_(min=0)
-        return Choice(lazy_greedy(scores, budget, gains_of, take, most=256), scores)
+        scores = (entropy(means, -1) - mean_entropies).clamp_(min=0)
+        positions = lazy_greedy(scores, budget, gains_of, take, most=256)
+        return Choice(positions, scores.float())
 
 
 @dataclass
@@ -73,15 +77,16 @@ class LabelConfigurations:
     @classmethod
     def none(cls, passes: int) -> LabelConfigurations:
         """The one answer to no question."""
-        return cls(torch.ones(1), torch.full((1, passes), 1 / passes))
+        return cls(torch.ones(1).double(), torch.full((1, passes), 1 / passes, dtype=torch.float64))
 
     def entropy(self, p: Tensor) -> Tensor:
         """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
-        posteriors = torch.einsum("mt,btc->bmc", self.w, p)
+        posteriors = torch.einsum("mt,btc->bmc", self.w, p.double())
         return entropy(posteriors, -1) @ self.pi
 
     def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
         """Add the answers to one sample more. p: (T, C)."""
+        p = p.double()
         posteriors = self.w @ p  # (M, C)
         if posteriors.numel() <= most:
             self.pi = (self.pi[:, None] * posteriors).flatten()
@@ -91,7 +96,7 @@ class LabelConfigurations:
             if len(self.pi) < most:
                 rows = torch.multinomial(self.pi, most, replacement=True, generator=rng)
             labels = torch.multinomial(posteriors[rows], 1, generator=rng).flatten()
-            self.pi = torch.full((len(rows),), 1 / len(rows))
+            self.pi = torch.full((len(rows),), 1 / len(rows), dtype=self.pi.dtype)
             w = self.w[rows] * p.T[labels]
         total = w.sum(dim=1, keepdim=True)
         # An answer that no network gives has probability 0: which network gave it is moot.

@@ -32,11 +32,14 @@ from torch import Tensor
 
 from upslope.files import disk_errors
 from upslope.strategies.cells import Cells, Positions, RowReader, nearest_cells
-from upslope.strategies.distances import BLOCK
+from upslope.strategies.distances import BLOCK, nearest_rows
 
 PROBES = 4
 """Cells whose samples a new centre is compared with at once. More make `add` longer and `settle`
 shorter; `benchmarks/two_stage.py` measures both together."""
+_SMALL = 1e-2
+"""Of squared lengths: distances that are smaller are computed in double precision, as inner
+products in single precision lose a millionth of the lengths."""
 TOGETHER = 32
 """Samples of a cell that core-set settles together, those with the largest bounds."""
 
@@ -46,9 +49,9 @@ class Search:
     """The state of the search; samples are in the order of the cells.
 
     rows: (n, d) as the source has them, on the disk. starts: (cells + 1,) where each cell begins.
-    means: (cells, d) of the cells. mean: (d,) of the pool, taken off rows so that an offset costs
-    no digits. free: (n,) whether a sample may be chosen. labelled: (m, d) rows of centres that are
-    there already. budget: centres that will be added.
+    mean: (d,) about that of the pool, taken off rows so that an offset costs no digits. means:
+    (cells, d) of the cells, less `mean`. free: (n,) whether a sample may be chosen. labelled:
+    (m, d) rows of centres that are there already. budget: centres that will be added.
     """
 
     rows: Tensor
@@ -74,7 +77,7 @@ class Search:
         self.top = torch.full((len(self.means),), torch.inf)  # the largest bound of each cell
         self.squares = torch.cat([self._read(part).square().sum(dim=1) for part in self._cells()])
         for row in self.labelled:
-            self.add(row - self.mean)
+            self.add((row - self.mean).float())
 
     def add(self, x: Tensor) -> None:
         """Add a centre, and compare it with the samples near it. x: (d,) its row, less the mean."""
@@ -83,7 +86,7 @@ class Search:
         self.count += 1
         for cell in nearest_cells(self.means, x, PROBES):
             part = self._cell(cell)
-            distances = torch.addmv(self.squares[part] + x @ x, self._read(part), x, alpha=-2)
+            distances = self._read(part).sub_(x).square_().sum(dim=1)
             self._lower(torch.arange(part.start, part.stop), distances, torch.tensor(number))
             times_seen = self.met[part]
             times_seen += (times_seen == number).int()
@@ -105,8 +108,15 @@ class Search:
                 self.squares_of_centres[first : self.count],
                 self._read(part), self.centres[first : self.count].T, alpha=-2,
             )  # fmt: skip
-            least = distances.min(dim=1)
-            fell |= self._lower(part, least.values + self.squares[part], least.indices + first)
+            least, centres = distances.min(dim=1)
+            least, centres = least + self.squares[part], centres + first
+            both_squares = self.squares[part] + self.squares_of_centres[centres]
+            is_small = least < _SMALL * both_squares
+            if is_small.any():
+                x, y = self._read(part[is_small]), self.centres[first : self.count]
+                in_double, places = nearest_rows(x.double(), y.double())
+                least[is_small], centres[is_small] = in_double.float(), places + first
+            fell |= self._lower(part, least, centres)
             self.met[part] = self.count
         return fell
 
@@ -123,12 +133,15 @@ class Search:
 
     def longest(self) -> int:
         """Return the free sample whose row, as it is, is longest."""
-        lengths = torch.cat([self.rows[p].float().square().sum(dim=1) for p in self._cells()])
+        lengths = torch.cat([self.rows[p].double().square().sum(dim=1) for p in self._cells()])
         return int(lengths.masked_fill(~self.free, -1.0).argmax())
 
     def central(self) -> int:
         """Return the free sample nearest to the mean."""
-        return int(self.squares.masked_fill(~self.free, torch.inf).argmin())
+        total = sum(self._read(part).double().sum(dim=0) for part in self._cells())
+        mean = total / len(self.rows)
+        squares = torch.cat([(self._read(p) - mean).square().sum(dim=1) for p in self._cells()])
+        return int(squares.masked_fill(~self.free, torch.inf).argmin())
 
     def farthest(self) -> int:
         """Return the free sample that lies farthest from all centres, settled."""
@@ -170,7 +183,7 @@ class Search:
         return (self._cell(cell) for cell in range(len(self.means)))
 
     def _read(self, part: slice | Tensor) -> Tensor:
-        return self.rows[part].float() - self.mean
+        return (self.rows[part] - self.mean).float()
 
 
 def farthest(search: Search) -> list[int]:
@@ -213,7 +226,7 @@ def searching(
     order = np.concatenate(cells.members)
     free = torch.from_numpy(~np.isin(order, labelled))
     with copied_rows(rows, cells.members) as (copy, starts):
-        labelled_rows = rows(labelled.tolist()).float()
+        labelled_rows = rows(labelled.tolist())
         yield (
             Search(copy, starts, cells.means - mean, mean, free, labelled_rows, budget),
             order,

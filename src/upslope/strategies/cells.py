@@ -99,6 +99,8 @@ def k_means(x: Tensor, count: int, rng: torch.Generator) -> Tensor:
 
     x: (n, d). count: of centroids, at most n. rng: draws the first. Returns (count, d).
     """
+    offset = x.mean(dim=0)  # which would cost sums their digits
+    x = x - offset
     means = x[torch.randperm(len(x), generator=rng)[:count]].clone()
     for _ in range(ROUNDS):
         cell = nearest(x, means)
@@ -106,14 +108,16 @@ def k_means(x: Tensor, count: int, rng: torch.Generator) -> Tensor:
         sizes = torch.bincount(cell, minlength=len(means))
         is_used = sizes > 0
         means[is_used] = sums[is_used] / sizes[is_used, None]
-    return means
+    return means + offset
 
 
 def nearest(x: Tensor, means: Tensor) -> Tensor:
     """Return the number of the nearest mean of each row, (n,). x: (n, d); means: (k, d)."""
+    offset = means.mean(dim=0)  # which would cost the products their digits
+    means = means - offset
     squares = means.square().sum(dim=1)
     parts = [
-        torch.addmm(squares, part, means.T, alpha=-2).argmin(dim=1)
+        torch.addmm(squares, part - offset, means.T, alpha=-2).argmin(dim=1)
         for part in torch.split(x, _ROWS)
     ]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)

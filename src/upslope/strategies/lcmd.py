@@ -54,6 +54,8 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
     """Return the positions in x, in order of choice, and the spread of the cluster of each, which
     is infinite before there is a centre. x: (n, d), y: (m, d), the centres to begin with."""
     n, m = len(x), len(y)
+    longest, mean = int(x.square().sum(dim=1).argmax()), x.mean(dim=0)
+    x, y = x - mean, y - mean  # distances stay, and lose no digits to an offset
     vectors = Rows(x)
     norms = vectors.squared_norms()
     screening = Screening(vectors, norms, budget)
@@ -65,7 +67,7 @@ def largest_cluster(x: Tensor, y: Tensor, budget: int) -> tuple[list[int], list[
     spreads: list[float] = []
     for k in range(budget):
         if m + k == 0:
-            best = int(norms.argmax())
+            best = longest
             spreads.append(torch.inf)
         else:
             spread = torch.zeros(m + budget, dtype=x.dtype)
