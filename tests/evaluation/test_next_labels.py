@@ -50,6 +50,27 @@ def test_intervals_hold_the_true_gain_as_often_as_they_say(m: int) -> None:
     assert held >= 0.92 * 200
 
 
+@pytest.mark.parametrize(("last", "power", "m"), [(0.05, 0.5, 15), (0.03, 0.8, 20)])
+def test_intervals_hold_also_where_few_samples_show_hardly_an_error(
+    last: float, power: float, m: int
+) -> None:
+    """They were of 0 to 0 where no model erred: with 15 samples a third said "hardly pays"."""
+    labels = np.array([10, 14, 20, 28, 40])
+    errors = last * (labels / 40) ** -power
+    true = last * (1 - (90 / 40) ** -power)
+    assert true > 0.01
+    rng = np.random.default_rng(5)
+    held, hardly = 0, 0
+    for seed in range(200):
+        is_right = rng.random(m) >= errors[:, None]  # what one model errs on, worse ones do too
+        gain = predict_gain(labels, is_right, 50, seed=seed)
+        held += gain.low <= true <= gain.high
+        hardly += gain.high < 0.01
+    assert held >= 0.92 * 200
+    assert hardly <= 0.025 * 200
+    assert predict_gain(labels, np.ones((5, 400)), 50).high < 0.01  # many show it
+
+
 def test_refusals() -> None:
     with pytest.raises(DataError, match="three increasing"):
         predict_gain([10, 20], np.ones((2, 5)))

@@ -147,6 +147,71 @@ def test_an_image_that_failed_while_the_server_was_away_is_shown_all_the_same(
     page.close()
 
 
+def test_requests_whose_answer_is_lost_on_the_way_count_once(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    """The page sends them again: an undo took back one answer more with each time."""
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    lost: list[str] = []
+
+    def lose_the_first(route: Any) -> None:
+        path = route.request.url.rpartition("/")[2]
+        if path in lost:
+            route.continue_()
+        else:
+            route.fetch()  # the server takes it
+            lost.append(path)
+            route.abort("connectionreset")
+
+    def press(key: str) -> str:
+        before = page.inner_text("#file")
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "before => document.getElementById('file').textContent !== before", arg=before
+        )
+        return str(page.inner_text("#file"))
+
+    page.route("**/api/answer", lose_the_first)
+    page.route("**/api/undo", lose_the_first)
+    one = page.inner_text("#file")
+    two = press("Enter")
+    three = press("Enter")
+    assert set(answers(reviews)) == {one, two}
+    assert press("ArrowLeft") == two
+    assert lost == ["answer", "undo"]
+    assert set(answers(reviews)) == {one}
+    assert press("Enter") == three
+    assert read_project(reviews)[1].events == 4  # three answers, one of them taken back
+    page.close()
+
+
+def test_a_guess_that_comes_late_is_not_shown_with_another_sample(
+    reviews: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    server = page_server(reviews)
+    page = browser.new_page()
+    page.goto(server.url)
+    page.wait_for_selector("#sample .text")
+    held: list[Any] = []
+    page.route("**/api/guess/*", lambda route: held.append(route))
+    before = page.inner_text("#file")
+    with page.expect_request("**/api/guess/*"):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "before => document.getElementById('file').textContent !== before", arg=before
+    )
+    with page.expect_response("**/api/guess/*") as response:
+        held[0].fulfill(json={"classes": [["slow", 0.9], ["praise", 0.1]], "nearest": None})
+    response.value.finished()
+    assert page.evaluate("() => new Promise(go => setTimeout(() => go(guessShown), 50))") is False
+    assert page.is_hidden("#guess")
+    page.close()
+
+
 SIDES = {"phone.HEIC": (36, 60), "turned.jpg": (30, 48), "plain.tif": (40, 24)}
 """Width and height as people see them."""
 

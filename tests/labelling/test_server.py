@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from upslope.cli import app
 from upslope.errors import ConfigError
+from upslope.labelling import training_process
 from upslope.labelling.project import Project, read_project
+from upslope.labelling.ranking import Ranking
 from upslope.labelling.server import listen
 from upslope.labelling.session import sample_key
 from upslope.labelling.settings import ProjectSettings
@@ -73,6 +75,25 @@ def test_the_process_that_trains_has_ended_when_the_server_has(
     assert asyncio.run(start_and_cancel()) == -signal.SIGKILL
     time.sleep(0.1)  # the thread that waits for the process tells it now, if at all
     assert caplog.records == []
+
+
+def test_a_trainer_that_is_killed_as_it_writes_a_ranking_is_told_and_started_again(
+    squares: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a line was read as JSON: training ended for good, and the page said nothing of it."""
+    starts, torn, rankings = tmp_path / "starts", tmp_path / "torn", list[Ranking]()
+    torn.write_text(json.dumps(Ranking(["a"], "margin").record())[:-20], encoding="ascii")
+    trainer = tmp_path / "trainer"
+    trainer.write_text(f"#!/bin/sh\necho >> {starts}\ncat {torn}\nkill -9 $$\n", encoding="ascii")
+    trainer.chmod(0o755)
+    monkeypatch.setattr(training_process.sys, "executable", str(trainer))
+    monkeypatch.setattr(training_process, "_PAUSE", 0.0)
+
+    training = TrainingProcess(squares[0], rankings.append)
+    asyncio.run(training.run())
+    assert rankings == []
+    assert training.problem == "the process that trains ended with code -9"
+    assert starts.read_text() == "\n" * 3  # the attempts that it has
 
 
 def test_what_a_request_cannot_do(

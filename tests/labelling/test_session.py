@@ -86,6 +86,18 @@ def test_undo_shows_the_sample_again_and_then_the_one_before_it(session: Session
     assert answer(session) == one
 
 
+def test_an_undo_of_a_named_sample_that_comes_twice_takes_one_answer_back(
+    session: Session,
+) -> None:
+    one, two = answer(session), answer(session)
+    assert session.undo("me", sample_key(two))
+    assert not session.undo("me", sample_key(two))
+    assert set(session.project.state.answers) == {one}
+    assert first(session)["id"] == two
+    with pytest.raises(DataError, match="the key of a sample of the project but got 'x'"):
+        session.undo("me", "x")
+
+
 def test_a_second_look_keeps_or_corrects(session: Session) -> None:
     one = answer(session)
     waiting = first(session)["id"]

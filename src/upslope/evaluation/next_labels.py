@@ -13,7 +13,9 @@ resample the measured samples are drawn anew with replacement, all models togeth
 measured on the same ones; to every measured error noise is added as large as what is left of the
 errors beside the fit, since another order of labels would have given other models; and the curve
 begins at a model drawn anew, four models before the last at the latest, since no curve is a power
-law from its first label to its last.
+law from its first label to its last. Beside the measured samples stands a made-up one, on which the
+models are wrong up to one drawn anew: there are errors that so few samples do not show, and a curve
+without an error would otherwise be sure to stay as it is.
 
 **What the measurement can show.** Two models measured on the same m samples differ in a share d of
 them; their difference in accuracy has a standard error of sqrt(d / m) at most (McNemar). A gain
@@ -89,8 +91,11 @@ def predict_gain(
     left = errors - (a[0] - c[0] * x)
     spread = math.sqrt(float((weights * left**2).sum() / weights.sum()) * len(n) / (len(n) - 2))
     rng = np.random.default_rng(seed)
-    draws = rng.multinomial(m, np.full(m, 1 / m), _RESAMPLES) / m
-    draws_of_errors = _log_errors(draws @ right.T, m) + rng.normal(0, spread, (_RESAMPLES, len(n)))
+    draws = rng.multinomial(m + 1, np.full(m + 1, 1 / (m + 1)), _RESAMPLES) / (m + 1)
+    wrong_until = rng.integers(0, len(n) + 1, _RESAMPLES)  # by the made-up sample
+    is_right = np.arange(len(n)) >= wrong_until[:, None]
+    accuracies = draws[:, :m] @ right.T + draws[:, m:] * is_right
+    draws_of_errors = _log_errors(accuracies, m) + rng.normal(0, spread, (_RESAMPLES, len(n)))
     starts = rng.integers(0, max(1, len(n) - _FEWEST + 1), _RESAMPLES)
     weights_in_fit = np.where(np.arange(len(n)) >= starts[:, None], weights, 0.0)
     gains = _gain(*_fit(x, draws_of_errors, weights_in_fit), n[-1], more)

@@ -2,17 +2,19 @@
 
 The random sample (m labels) serves both as labels chosen at random and as what models are measured
 on. In each of J random splits a model learns from k of the sample and is measured on the others;
-each model of the strategy's first labels is measured on the same others. The difference of the
-two accuracies, the strategy's with n labels less the random one's with k, has over the splits a
-mean and the variance
+each model of the strategy's first labels is measured on the same others. The difference of the two
+accuracies, the strategy's with n labels less the random one's with k, has over the splits a mean
+and the variance
 
     (1 / J + (m - k) / k) * S ** 2
 
 with S ** 2 the variance over splits: splits share their labels, and the plain variance of a mean
-would be too small (Nadeau and Bengio, Machine Learning 52, 2003). Student's t with J - 1 degrees
-of freedom gives the interval. The labels needed are the smallest n at which the mean difference is
-0 or more, between grid points by a straight line; their interval holds the n at which 0 is inside
-the interval of the difference. The saving is 1 - n / k.
+would be too small (Nadeau and Bengio, Machine Learning 52, 2003). Student's t with J - 1 degrees of
+freedom gives the interval. S is half of one of the m - k samples at least: where no model erred on
+so few, or all on the same, the splits do not vary, and the interval would have no width. The labels
+needed are the smallest n at which the mean difference is 0 or more, between grid points by a
+straight line; their interval holds the n at which 0 is inside the interval of the difference. The
+saving is 1 - n / k.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ def measure_saving(
     random_accuracy = np.where(is_tested, theirs, 0).sum(axis=1) / counts
     differences = (ours @ is_tested.T) / counts - random_accuracy  # (n_models, n_splits)
     splits, m = theirs.shape
-    variance = differences.var(axis=1, ddof=1) * (1 / splits + (m - random_labels) / random_labels)
+    spread = np.maximum(differences.std(axis=1, ddof=1), 0.5 / counts.mean())
+    variance = spread**2 * (1 / splits + (m - random_labels) / random_labels)
     half = stats.t.ppf((1 + confidence) / 2, splits - 1) * np.sqrt(variance)
     mean = differences.mean(axis=1)
     mean[np.abs(mean) <= ROUNDING] = 0.0  # of shares: what cancels leaves rounding

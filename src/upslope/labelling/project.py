@@ -199,13 +199,18 @@ class Project:
         if id_ in self.state.again:
             self._log.record(Event("confirmed", 0, {"ids": [id_], "author": author}))
 
-    def undo(self, author: str) -> Answer | None:
-        """Take back the newest answer of a person; None where there is none to take back."""
-        newest = self.state.newest_of(author, 1)
-        if not newest:
-            return None
-        self._log.record(_taken_back(newest[0]))
-        return newest[0]
+    def undo(self, author: str, id_: str | None = None) -> Answer | None:
+        """Take back an answer of a person; return it, None where there is none to take back.
+
+        id_: of the sample whose answer it is; None for the newest answer.
+        """
+        if id_ is None:
+            answer = next(iter(self.state.newest_of(author, 1)), None)
+        else:
+            answer = self.state.answers.get(id_, {}).get(author)
+        if answer is not None:
+            self._log.record(_taken_back(answer))
+        return answer
 
     def take_in(
         self, labels: Mapping[str, str | Sequence[str] | Pass], source: str

@@ -195,7 +195,7 @@ class Page:
 
     async def _undo(self, request: Request) -> Response:
         author = self._author_of(request)
-        if self.session.undo(author):
+        if self.session.undo(author, (await _body(request)).get("sample")):
             self._training.tell()
         return self._standing(author)
 

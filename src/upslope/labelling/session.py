@@ -122,9 +122,16 @@ class Session:
             self.project.answer(id_, _names(body), **details)
         self.leave(author, id_)
 
-    def undo(self, author: str) -> bool:
-        """Take the newest answer of a person back, and ask that sample next."""
-        answer = self.project.undo(author)
+    def undo(self, author: str, sample: object = None) -> bool:
+        """Take an answer of a person back, and ask that sample next; say whether there was one.
+
+        sample: the key of the sample whose answer it is, so that a request that comes twice takes
+        back one answer; None for the newest.
+
+        Raises:
+            DataError: no such sample.
+        """
+        answer = self.project.undo(author, None if sample is None else self.id_of(sample))
         if answer is None:
             return False
         if answer.id in self._position:  # a file may have gone since

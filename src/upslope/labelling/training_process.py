@@ -76,6 +76,8 @@ class TrainingProcess:
         assert self._process.stdout is not None
         problem = None
         async for line in self._process.stdout:
+            if not line.endswith(b"\n"):  # it was killed while it wrote: no ranking to take
+                break
             record = json.loads(line)
             problem = record.get("error")
             if problem is None:

@@ -40,22 +40,23 @@ function problem(text) {
   $("problem").hidden = !text;
 }
 
+// Every request may reach the server twice, where its answer is lost on the way, and says the same.
 async function send(path, body) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
   for (;;) {
-    let response;
+    let response, json, answer;
     try {
       response = await fetch(path, options);
+      json = (response.headers.get("content-type") || "").startsWith("application/json");
+      answer = json ? await response.json() : await response.text();
     } catch {
       problem("The server does not answer. Start it again with `upslope label serve`, and this " +
               "page goes on by itself; the answer shown is not saved yet.");
       await new Promise((go) => setTimeout(go, RETRY_MS));
       continue;
     }
-    const json = (response.headers.get("content-type") || "").startsWith("application/json");
-    const answer = json ? await response.json() : await response.text();
     if (!response.ok) throw new Error(json ? answer.error : answer);
     problem("");
     return answer;
@@ -117,14 +118,17 @@ function saveSet() {
 const skip = () => answer({ reason: "skip" }, "Skipped");
 const cannotTell = () => answer({ reason: "cannot tell" }, "Cannot tell");
 async function undo() {
-  if (await change("/api/undo", {})) say(question ? `Back to ${question.id}` : "");
+  const newest = standing.history[0];
+  if (newest && await change("/api/undo", { sample: newest.sample })) say(question ? `Back to ${question.id}` : "");
 }
 function keep() { if (question && question.answer) change("/api/leave", { sample: question.sample }); }
 
 async function showGuess() {
   if (!question || guessShown) return;
+  const asked = question;
   let guess;
-  try { guess = await send(`/api/guess/${question.sample}`); } catch (error) { problem(error.message); return; }
+  try { guess = await send(`/api/guess/${asked.sample}`); } catch (error) { problem(error.message); return; }
+  if (!question || question.sample !== asked.sample) return; // answered meanwhile
   const box = $("guess");
   box.replaceChildren();
   if (guess === null) {
