@@ -178,6 +178,19 @@ def test_variants_of_one_strategy_have_labels() -> None:
     assert [c.label for c in config.strategies] == ["egl", "egl-sum"]
 
 
+def test_strategies_of_the_command_line_may_have_options() -> None:
+    """The commas of a mapping part its options, not strategies."""
+    hot = "{name: margin, temperature: 2, label: hot}"
+    for text in (f"random, {hot}", f"[random, {hot}]"):
+        config = load(overrides={"strategies": text})
+        assert [c.label for c in config.strategies] == ["random", "hot"]
+        assert config.strategies[1].options == {"temperature": 2}
+    (alone,) = load(overrides={"strategies": hot}).strategies
+    assert alone.options == {"temperature": 2}
+    with pytest.raises(ConfigError, match=r"^strategies: Expected '\{name: margin' to be YAML"):
+        load(overrides={"strategies": "{name: margin"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("- a\n- b\n", "a mapping of sections but got list"), ("a: [", "to be YAML")],

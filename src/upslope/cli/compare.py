@@ -118,7 +118,11 @@ def run(
 def compare(
     config: Config = None,
     strategies: Annotated[
-        str | None, typer.Option(help="Names with commas between; all: those that fit.")
+        str | None,
+        typer.Option(
+            help="Names with commas between, options as {name: margin, temperature: 2}; "
+            "all: those that fit."
+        ),
     ] = None,
     seeds: Seeds = None,
     out: Out = None,

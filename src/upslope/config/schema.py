@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from upslope import datasets, models, registry, strategies, tasks
+from upslope.config.yaml_text import read_yaml
 from upslope.errors import ConfigError
 from upslope.experiment import ExperimentSettings
 from upslope.training import RECIPES, TrainingSettings, with_recipe
@@ -231,7 +232,11 @@ def _choice(
 
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
-        value = list(_fair()) if value == "all" else value.split(",")
+        try:
+            value = list(_fair()) if value == "all" else _names_or_mappings(value)
+        except ConfigError as error:
+            faults.append(f"strategies: {error}")
+            return ()
     if not isinstance(value, list | tuple) or not value:
         faults.append(f'strategies: expected a list of strategies, or "all", but got {value!r}')
         return ()
@@ -259,6 +264,13 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label)
     ]
     return strategy_sections
+
+
+def _names_or_mappings(text: str) -> Any:
+    """Return strategies with commas between: names, or mappings in braces as YAML writes them."""
+    if not re.search(r"[\[{]", text):
+        return text.split(",")
+    return read_yaml(text if text.lstrip().startswith("[") else f"[{text}]", repr(text))
 
 
 def _seeds(value: Any, faults: list[str]) -> tuple[int, ...]:

@@ -48,9 +48,7 @@ def collect_sets(paths: Iterable[Path | str]) -> tuple[Study, ...]:
         folders.setdefault(_comparison_folder(result), []).append(result)
     groups: list[tuple[Path, list[RunResult], list[str]]] = []
     for folder, results in folders.items():
-        alike = [
-            g for g in groups if _samples_and_labels(g[1][0]) == _samples_and_labels(results[0])
-        ]
+        alike = [g for g in groups if _samples_and_labels(g[1]) == _samples_and_labels(results)]
         matching_group = next((g for g in alike if not _contradict(g[1], results)), None)
         if matching_group is not None:
             matching_group[1].extend(results)
@@ -67,8 +65,9 @@ def collect_sets(paths: Iterable[Path | str]) -> tuple[Study, ...]:
         return (study_of(groups[0][1]),)
     names = _distinct([folder.name for folder, _, _ in groups])
     return tuple(
-        replace(study_of(results), name=name, notes=tuple(notes))
+        replace(study, name=name, notes=(*study.notes, *notes))
         for name, (_, results, notes) in zip(names, groups, strict=True)
+        for study in [study_of(results)]
     )
 
 
@@ -78,9 +77,9 @@ def study_of(results: Sequence[RunResult]) -> Study:
     results: of the runs.
 
     Raises:
-        RunError: no run, or runs of different figures or pools.
+        RunError: no run; runs of different figures, pools, test sets or configurations; runs under
+            one name whose strategies have other options.
     """
-    ceilings = {r.seed: r.curve()[1][-1] for r in results if _is_full_data(r) and r.cycles}
     runs = [r for r in results if not _is_full_data(r)]
     if not runs:
         raise RunError("Expected at least one run of a strategy but got none.")
@@ -89,13 +88,17 @@ def study_of(results: Sequence[RunResult]) -> Study:
         _same(first, run, "figure", first.primary, run.primary)
         _same(first, run, "pool", first.info.get("pool"), run.info.get("pool"))
         _same(first, run, "configuration", _shared_config(first), _shared_config(run))
+        _same(first, run, "test set", *_test_sets(first, run))
+    ceilings, notes = _ceilings(first, [r for r in results if _is_full_data(r) and r.cycles])
+    options = _options_by_name(runs)
     return Study(
         runs=tuple(_as_run(run, ceilings.get(run.seed)) for run in runs),
         metric=first.primary,
         pool_size=first.info.get("pool"),
-        config=_shared_config(first),
+        config={**_shared_config(first), **({"strategies": options} if options else {})},
         environment=first.environment,
         name=str(first.info.get("data", "")),
+        notes=notes,
     )
 
 
@@ -110,8 +113,10 @@ def _comparison_folder(result: RunResult) -> Path:
     return folder.parents[1] if folder.name == f"seed-{result.seed}" else folder
 
 
-def _samples_and_labels(result: RunResult) -> object:
+def _samples_and_labels(results: Sequence[RunResult]) -> object:
     """What tells one data set, at one range of labels, from another."""
+    # A run on all labels begins with all of them, whatever the others beside it begin with.
+    result = min(results, key=_is_full_data)
     experiment = result.config.get("experiment", {})
     samples = result.config.get("samples", {})
     return (
@@ -181,12 +186,60 @@ def _shared_config(result: RunResult) -> Mapping[str, Any]:
     }
 
 
-def _same(one: RunResult, other: RunResult, what: str, a: Any, b: Any) -> None:
+def _ceilings(
+    first: RunResult, full_data: Sequence[RunResult]
+) -> tuple[dict[int, float], tuple[str, ...]]:
+    """Return seed -> the figure of the model trained on all labels, and notes on those left out.
+
+    first: a run of a strategy. full_data: runs on the whole pool; those of another protocol are no
+    ceiling of its curve.
+    """
+    ceilings: dict[int, float] = {}
+    notes = []
+    for run in full_data:
+        ours, theirs = ({"test set": test} for test in _test_sets(first, run))
+        for protocol, result in ((ours, first), (theirs, run)):
+            shared_config = _shared_config(result)
+            protocol |= {key: shared_config[key] for key in shared_config if key != "experiment"}
+        if ours == theirs:
+            ceilings[run.seed] = run.curve()[1][-1]
+        else:
+            notes.append(
+                f"Not counted: {FULL_DATA} seed {run.seed}, which differs from the others"
+                f"{_difference(ours, theirs)}."
+            )
+    return ceilings, tuple(notes)
+
+
+def _test_sets(*results: RunResult) -> tuple[Any, ...]:
+    """What tells each run's test samples; nothing where one of them is older than that record."""
+    digests = [result.info.get("test_ids_sha256") for result in results]
+    return tuple(digests if all(digests) else [None] * len(digests))
+
+
+def _options_by_name(runs: Sequence[RunResult]) -> dict[str, Any]:
+    """Return label -> the strategy and its options, where runs record them.
+
+    Raises:
+        RunError: runs under one name, which would be averaged, chose by other options.
+    """
+    first: dict[str, RunResult] = {}
+    for run in runs:
+        one = first.setdefault(_label(run), run)
+        options = (one.config.get("strategy"), run.config.get("strategy"))
+        _same(one, run, "strategy", *options, "strategy", "; variants take a `label` each")
+    options_by_name = {name: run.config.get("strategy") for name, run in first.items()}
+    return {name: options for name, options in options_by_name.items() if options}
+
+
+def _same(
+    one: RunResult, other: RunResult, what: str, a: Any, b: Any, path: str = "", or_else: str = ""
+) -> None:
     if a != b:
-        where = _difference(a, b)
+        where = _difference(a, b, path)
         raise RunError(
             f"Expected runs of one {what} but {one.path} and {other.path} differ{where}. Report "
-            "them apart."
+            f"them apart{or_else}."
         )
 
 
