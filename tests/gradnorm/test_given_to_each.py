@@ -136,6 +136,32 @@ def test_cells_start_from_zeros(kind, n):
     assert_agrees(Cells(kind), torch.randn(n, 3, 5))
 
 
+class Decoder(nn.Module):
+    """Sentences, or several beams of each, begin with the same token, whose vector is looked up."""
+
+    def __init__(self, beams: int) -> None:
+        super().__init__()
+        self.table, self.state = nn.Embedding(6, 4), nn.Linear(5, 4)
+        self.cell, self.out = nn.GRUCell(4, 4), nn.Linear(4, 6)
+        self.beams = beams
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.state(x)).repeat_interleave(self.beams, 0)
+        token, steps = torch.full((len(h),), 1), []
+        for _ in range(3):
+            h = self.cell(self.table(token), h)
+            steps.append(self.out(h))
+            token = steps[-1].argmax(-1)
+        return torch.stack(steps, -1).view(len(x), self.beams, 6, 3).transpose(1, 2)
+
+
+@pytest.mark.parametrize("n", [2, 4, 6])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_sentences_that_begin_with_one_token(beams, n):
+    torch.manual_seed(0)
+    assert_agrees(Decoder(beams), torch.randn(n, 5))
+
+
 class Buffers(nn.Module):
     """A buffer brought to the type of a sample is the buffer itself, and no sample."""
 

@@ -385,3 +385,31 @@ def test_mixing_is_seen_beside_outputs_that_are_no_plain_numbers(put_out) -> Non
 
     with pytest.raises(GradientNormError, match="mixes samples"):
         gradient_norms(Masked(), torch.randn(6, 5), loss)
+
+
+def until_close(z: Tensor) -> Tensor:
+    """A fixed point by as many steps as some sample of the batch takes; NaN is never close."""
+    point = torch.zeros_like(z)
+    while True:
+        with torch.no_grad():
+            far = (0.5 * point.cos() + 0.1 * z - point).abs().max()
+        point = 0.5 * point.cos() + 0.1 * z
+        if far < 1e-12:
+            return point
+
+
+@pytest.mark.filterwarnings("default::upslope.errors.GradientNormWarning")
+def test_a_loop_that_goes_on_until_numbers_are_close_ends() -> None:
+    """With samples of NaN it never would; of single samples it ends at the same numbers."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, dtype=D)
+    model = Between(until_close)
+    truth = norms_one_by_one(model, x, lambda z, _: squares(z)[0])
+    assert relative_error(gradient_norms(model, x, squares), truth) < 1e-9
+    assert torch.is_grad_enabled()
+
+    linear = nn.Linear(5, 3).double()
+    truth = norms_one_by_one(linear, x, lambda z, _: squares(until_close(z))[0])
+    found = gradient_norms(linear, x, lambda z: squares(until_close(z)))
+    assert relative_error(found, truth) < 1e-9
+    assert torch.is_grad_enabled()

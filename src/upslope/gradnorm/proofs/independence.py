@@ -47,6 +47,9 @@ _ROWS = 8
 """Samples that are run: enough for sums and extremes over the batch, too few to fill a capacity."""
 _LARGE = 1e4
 """What makes values far too large, or too small, as a factor; half precision holds it."""
+_TIMES, _BESIDES = 10, 2_000
+"""How many operators a pass of such values may run: so many times those of the batch, and so many
+besides. A loop that ends once numbers have come close never ends with NaN."""
 _NEAR = 1e-4
 """How far a number may move, relative to the largest: by the order of a sum, in the same kernel."""
 
@@ -66,14 +69,15 @@ def model_may_mix_samples(run: BatchRun) -> bool:
     # A proof of the first batch must not cost as much as the batch.
     if n > _ROWS:
         n, batch = _ROWS, batch.rows(torch.linspace(0, n - 1, _ROWS).long())
-    watch = StatisticsWatch(n)
+    watch, count = StatisticsWatch(n), _OperatorCount()
     try:
-        outputs = tensors_in(_run(run, batch, None, watch))
+        with count:
+            outputs = tensors_in(_run(run, batch, None, watch))
     except Exception:  # a model for another size of batch, say
         return True
     if _meets_statistics(run, batch, watch, outputs):
         return True
-    return _moves(n, outputs, lambda change: tensors_in(_run(run, batch, change)))
+    return _moves(n, outputs, count, lambda change: tensors_in(_run(run, batch, change)))
 
 
 def _meets_statistics(
@@ -114,11 +118,13 @@ def losses_may_mix_samples(run: BatchRun, loss: Loss) -> bool:
         except RuntimeError:  # a loss that differentiates what the model puts out
             return [loss(_run(run, run.batch, change, with_graph=True))]
 
+    count = _OperatorCount()
     try:
-        before = losses(None)
+        with count:
+            before = losses(None)
     except Exception:  # labels that have run out
         return True
-    if not _moves(run.n, before, losses):
+    if not _moves(run.n, before, count, losses):
         return False
     refuse_losses_in_company(run, loss)
     return True
@@ -142,13 +148,13 @@ def loss_may_mix_samples(
     as long by chance.
     """
     leaves, spec = tree_flatten(outputs)
-    watch = StatisticsWatch(n)
+    watch, count = StatisticsWatch(n), _OperatorCount()
     changed_leaves = [_change_leaf(leaf, n, None) for leaf in leaves]
     for place, leaf in enumerate(changed_leaves):
         if place not in shared_places:
             watch.mark(leaf)
     try:
-        with watch:
+        with count, watch:
             before = loss(copy_objects(tree_unflatten(changed_leaves, spec)))
     except Exception:  # labels that have run out, or it differentiates outputs by each other
         return None
@@ -165,13 +171,19 @@ def loss_may_mix_samples(
         ]
         return [loss(copy_objects(tree_unflatten(leaves_given, spec)))]
 
-    return _moves(n, [before], losses)
+    return _moves(n, [before], count, losses)
 
 
-def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequence[Tensor]]) -> bool:
+def _moves(
+    n: int,
+    before: Sequence[Tensor],
+    count: _OperatorCount,
+    numbers: Callable[[Change], Sequence[Tensor]],
+) -> bool:
     """Whether the numbers of some of n samples move when those of every second one are spoilt.
 
-    before: the numbers when none is.
+    before: the numbers when none is. count: of the operators that made these. numbers: makes them
+    of spoilt samples. Numbers for which far more operators run are held to move.
     """
     places = torch.arange(n)
     even = places % 2 == 0
@@ -184,8 +196,10 @@ def _moves(n: int, before: Sequence[Tensor], numbers: Callable[[Change], Sequenc
             return torch.where(index % 2 == 0, tensor, spoil(tensor, index))
 
         try:
-            with _without_validation():
+            with _without_validation(), _OperatorCount(_TIMES * count.operators + _BESIDES):
                 after = numbers(change)
+        except _TooManyOperatorsError:  # a loop whose end the spoilt samples put off
+            return True
         except Exception:  # a model may refuse numbers that are none
             continue
         attempts += 1
@@ -277,6 +291,31 @@ def _change_leaf(leaf: Any, n: int, change: Change | None) -> Any:
         rows_of_leaf = change(rows_of_leaf)
     # A copy, no leaf of the graph: a loss may write into what it is given.
     return rows_of_leaf.requires_grad_().clone() if leaf.requires_grad else rows_of_leaf
+
+
+class _TooManyOperatorsError(Exception):
+    """A pass has run more operators than it may."""
+
+
+class _OperatorCount(TorchFunctionMode):
+    """Counts the operators of a pass, and ends it where there are more than it may run.
+
+    most: how many it may; any number if None.
+    """
+
+    def __init__(self, most: int | None = None):
+        super().__init__()
+        self.operators, self._most = 0, most
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run one operator, and count it."""
+        self.operators += 1
+        if self._most is not None and self.operators > self._most:
+            self._most = None  # what ends with the pass (`no_grad`) runs operators too
+            raise _TooManyOperatorsError
+        return func(*args, **(kwargs or {}))
 
 
 class _SpoilingIntegers(TorchFunctionMode):

@@ -151,13 +151,14 @@ def gives_to_each(
     """Whether weights meet constants that have the same row for each sample.
 
     The zeros that a recurrence starts from are multiplied by a weight before any sample is;
-    one row of a table is looked up once for each sample. If sizes agree by chance, the samples
-    cannot be told apart, as with copies.
+    one row of a table, that of the token that sentences begin with, is looked up once for each
+    sample, or for each beam of it. If sizes agree by chance, the samples cannot be told apart, as
+    with copies.
     """
-    if name in TAKING:
-        places = (*args, *kwargs.values())[-1]
-        whole = isinstance(places, Tensor) and places.dtype == torch.int64
-        return whole and _has_equal_rows(places, n)
+    if name in TAKING or name == "embedding":
+        places = args[1] if name == "embedding" else (*args, *kwargs.values())[-1]
+        whole = isinstance(places, Tensor) and places.dtype == torch.int64 and places.dim() > 0
+        return whole and len(places) % n == 0 and _has_equal_rows(places, len(places))
     constants = (t for t in tensors if not weights.is_weight(t))
     return name in APPLYING and any(
         t.dim() > 1 and t.is_floating_point() and _has_equal_rows(t, n) for t in constants
