@@ -53,3 +53,11 @@ def test_ranks_by_hand() -> None:
     assert rank([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]).p == 1.0
     with pytest.raises(DataError, match="two cells"):
         rank([[0.9, 0.8, 0.7]])
+
+
+def test_a_figure_that_is_far_off_makes_no_ties_of_the_others() -> None:
+    """As R² of a network that diverged, which ranks last and says nothing of the others."""
+    array = np.array([[0.2, 0.3, -1e14], [0.5, 0.6, 0.4], [0.4, 0.5, 0.3]])
+    ranking = rank(array)
+    assert ranking.ranks.tolist() == [2, 1, 3]
+    assert ranking.p == pytest.approx(stats.friedmanchisquare(*array.T).pvalue)

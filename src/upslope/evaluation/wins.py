@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.curves import Array
+from upslope.evaluation.curves import Array, difference_of
 
 
 def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
@@ -88,12 +88,13 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
             f"(cells, strategies), but got shape {array.shape}."
         )
     n, k = array.shape
-    # Figures that differ by rounding alone are ties.
-    size = float(np.abs(array).max()) or 1.0
-    array = np.asarray(np.round(array / size, 12), dtype=np.float64)
-    ranks = stats.rankdata(-array, axis=1)
+    # Figures that differ by rounding alone are ties, each by its own size: one that is far off, as
+    # R² of a network that diverged, must not make ties of the others.
+    by_row, by_column = np.broadcast_arrays(array[:, :, None], array[:, None, :])
+    difference = difference_of(by_row, by_column)  # (n, k, k)
+    ranks = 0.5 + (difference < 0).sum(axis=2) + 0.5 * (difference == 0).sum(axis=2)
     quantile = float(stats.studentized_range.ppf(1 - level, k, np.inf)) / np.sqrt(2)
     # Where all cells tie, the statistic is 0 / 0: nothing differs.
-    all_tie = bool((array == array[:, :1]).all())
-    p = 1.0 if all_tie else float(stats.friedmanchisquare(*array.T).pvalue)
+    all_tie = bool((difference == 0).all())
+    p = 1.0 if all_tie else float(stats.friedmanchisquare(*ranks.T).pvalue)
     return Ranking(ranks.mean(axis=0), float(quantile * np.sqrt(k * (k + 1) / (6 * n))), p)

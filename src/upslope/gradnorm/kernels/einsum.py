@@ -55,7 +55,7 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
         product = matmul(tape, x, tape.weights.view(w))  # (*p, [g, 1,] r)
         if product is NotImplemented:
             return NotImplemented
-        product = product.reshape(*p, *g, *r)
+        product = product.reshape([*p, *g, *r])  # of no dimension, perhaps
     else:  # entry by entry
         product = x * expand_to_samples(tape, tape.weights.view(w), x.shape)
     order_now = positions + shared_indices + rows
