@@ -33,7 +33,7 @@ from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from upslope import datasets  # noqa: E402
-from upslope.datasets.base import Splits  # noqa: E402
+from upslope.datasets.splits import Splits  # noqa: E402
 
 COMPONENTS = 256
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray  # noqa: E402
 from torch import nn  # noqa: E402
 
 from upslope import config, datasets, tasks  # noqa: E402
-from upslope.datasets.base import Splits  # noqa: E402
+from upslope.datasets.splits import Splits  # noqa: E402
 from upslope.errors import UpslopeError  # noqa: E402
 from upslope.tasks.base import Task  # noqa: E402
 from upslope.training import TrainingSettings  # noqa: E402
