@@ -372,3 +372,15 @@ def test_weights_of_a_recurrence_that_become_one() -> None:
         truth = norms_one_by_one(model, x, squares, wanted=lambda name: name in names).flatten()
         torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
         model.weight_hh_l0, model.bias_hh_l0 = model.weight_ih_l0, model.bias_ih_l0
+
+
+def test_an_einsum_of_one_row_without_dimensions() -> None:
+    """A product of which no dimension is left, as for each row of a loop over the samples."""
+    torch.manual_seed(0)
+    model = Functional(
+        lambda m, x: torch.stack([torch.einsum("i,i->", row, m.w) for row in x])[:, None] * m.v,
+        w=(4,), v=(1, 3),
+    ).double()  # fmt: skip
+    x = torch.randn(5, 4, dtype=torch.float64)
+    norms = gradient_norms(model, x, "entropy")
+    torch.testing.assert_close(norms, norms_one_by_one(model, x).flatten(), rtol=1e-9, atol=0)
