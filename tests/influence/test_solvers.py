@@ -152,3 +152,24 @@ def test_a_parameter_that_nothing_depends_on() -> None:
     b = right_side(curvature.size)
     found = curvature.network.split(solver(curvature, b).vector)["idle"]
     assert torch.allclose(found, curvature.network.split(b)["idle"] / 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "solve", [ConjugateGradients(damping=0.5, tolerance=1e-4), Lissa(0.5, tolerance=0.05)]
+)
+def test_the_length_of_the_right_side_only_scales_the_solution(
+    solve: ConjugateGradients | Lissa, dtype: torch.dtype
+) -> None:
+    """Beyond the range of its squares it was "converged" with 0, or negative curvature."""
+    model, data = problem(next(iter(MODELS)))
+    model = model.to(dtype)
+    data = [(x.to(dtype), y.to(dtype) if y.is_floating_point() else y) for x, y in data]
+    curvature = Curvature(model, data, kind="gauss-newton")
+    b = right_side(curvature.size).to(dtype)
+    of_one = solve(curvature, b)
+    assert of_one.converged
+    for exponent in (-100, -60, 60, 100) if dtype == torch.float32 else (-900, 900):
+        scaled = solve(curvature, b * 2.0**exponent)
+        assert torch.equal(scaled.vector, of_one.vector * 2.0**exponent)
+        assert (scaled.residual, scaled.status) == (of_one.residual, of_one.status)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -94,10 +94,10 @@ class ConjugateGradients:
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
         """Return the solution for the right side b, (p,)."""
-        b = curvature.network.check_vector(b, "b")
+        return _solve_to_scale(self._solve, curvature, b)
+
+    def _solve(self, curvature: Curvature, b: Tensor) -> Solution:
         x, length = torch.zeros_like(b), float(b.norm())
-        if length == 0:
-            return Solution(x, 0.0, 0, "converged")
         precondition = self._preconditioner(curvature)
         residual, iterations = b, 0
         before = math.inf
@@ -199,10 +199,10 @@ class Lissa:
 
     def __call__(self, curvature: Curvature, b: Tensor) -> Solution:
         """Return the solution for the right side b, (p,)."""
-        b = curvature.network.check_vector(b, "b")
+        return _solve_to_scale(self._solve, curvature, b)
+
+    def _solve(self, curvature: Curvature, b: Tensor) -> Solution:
         length = float(b.norm())
-        if length == 0:
-            return Solution(torch.zeros_like(b), 0.0, 0, "converged")
         batches = list(curvature.network.batches(curvature.data, "data"))
         sizes = torch.tensor([float(sample_count(batch)) for batch in batches])
         rng = torch.Generator().manual_seed(self.seed)
@@ -231,12 +231,36 @@ class Lissa:
         )
 
 
+def _solve_to_scale(
+    solve: Callable[[Curvature, Tensor], Solution], curvature: Curvature, b: Tensor
+) -> Solution:
+    """Solve for a right side whose largest entry is about 1, and scale the solution back.
+
+    Squares of very small or large entries would leave the range of the type. The scale is a power
+    of two, so that nothing is rounded.
+    """
+    b = curvature.network.check_vector(b, "b")
+    scale = _scale_of(b)
+    if scale == 0:
+        return Solution(torch.zeros_like(b), 0.0, 0, "converged")
+    solution = solve(curvature, b / scale)
+    return replace(solution, vector=solution.vector * scale)
+
+
+def _scale_of(b: Tensor) -> float:
+    """Return the power of two next to the largest entry of a vector; 0 where all are zero."""
+    largest = float(b.abs().max())
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 0.0
+
+
 def _damped_product(curvature: Curvature, vector: Tensor, damping: float) -> Tensor:
     return curvature.product(vector) + damping * vector
 
 
 def relative_residual(curvature: Curvature, x: Tensor, b: Tensor, damping: float) -> float:
     """||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
+    scale = _scale_of(b) or 1.0
+    b, x = b / scale, x / scale
     left = float((b - _damped_product(curvature, x, damping)).norm())
     return left / float(b.norm()) if left else 0.0
 
