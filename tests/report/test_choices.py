@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from PIL import Image
 
 from upslope.comparison import compare
 from upslope.config import Setup, assemble, load
-from upslope.errors import DataError
-from upslope.ledger import read_run
+from upslope.errors import DataError, RunError
+from upslope.ledger import RunResult, read_run
 from upslope.report import (
     Costs,
     Study,
@@ -290,6 +291,31 @@ def test_two_data_sets_that_ledgers_do_not_name_are_told_apart_by_a_note(tmp_pat
     assert (one.name, two.name) == ("one", "two")
     assert one.notes == ()
     assert "two and one hold the same strategy and seed with other figures" in two.notes[0]
+
+
+def test_two_runs_on_one_named_data_set_are_never_two_data_sets(
+    digits: tuple[Path, Setup], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their losses differ by rounding, as those of two processes do, or by another rate."""
+    folder, _ = digits
+    run_all(tmp_path / "other-rate", {**DIGITS, "training": {**DIGITS["training"], "lr": 0.011}})
+    with pytest.raises(RunError, match=r"one configuration .* differ in training\.lr"):
+        collect_sets([folder, tmp_path / "other-rate"])
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+
+    def read_rounded(path: Path) -> RunResult:
+        result = read_run(path)
+        if not path.is_relative_to(again):
+            return result
+        first = result.cycles[0]
+        first = replace(first, metrics={k: v * (1 + 1e-7) for k, v in first.metrics.items()})
+        return replace(result, cycles=(first, *result.cycles[1:]))
+
+    monkeypatch.setattr("upslope.report.collect.read_run", read_rounded)
+    (study,) = collect_sets([folder, again])
+    with pytest.raises(RunError, match="seed 0 twice"):
+        summarise(study)
 
 
 def test_the_first_components_are_those_of_numpy() -> None:

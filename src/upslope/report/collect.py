@@ -128,16 +128,26 @@ def _samples_and_labels(results: Sequence[RunResult]) -> object:
 
 
 def _contradict(some: Sequence[RunResult], others: Sequence[RunResult]) -> bool:
-    """Tell whether both hold a strategy and seed, and its first figure is another one.
+    """Tell whether a strategy and seed has other first figures in both, on data without a name.
 
-    Equal figures are those of a copy, which `Study.complete` refuses by name.
+    Where ledgers name one data set in one place, figures that differ are those of two runs on it,
+    which `Study.complete` refuses by name, as it does copies.
     """
+    named = [_named_data(run) for run in (some[0], others[0])]
+    if named[0] is not None and named[0] == named[1]:
+        return False
     first = {(_label(run), run.seed): run.cycles[0].metrics for run in some if run.cycles}
     return any(
         first.get((_label(run), run.seed), run.cycles[0].metrics) != run.cycles[0].metrics
         for run in others
         if run.cycles
     )
+
+
+def _named_data(result: RunResult) -> object:
+    """Return the data set with its options, and where it lay; None where a ledger does not say."""
+    data = result.config.get("data")
+    return None if data is None else (data, result.info.get("root"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -197,10 +207,8 @@ def _ceilings(
     ceilings: dict[int, float] = {}
     notes = []
     for run in full_data:
-        ours, theirs = ({"test set": test} for test in _test_sets(first, run))
-        for protocol, result in ((ours, first), (theirs, run)):
-            shared_config = _shared_config(result)
-            protocol |= {key: shared_config[key] for key in shared_config if key != "experiment"}
+        tests = _test_sets(first, run)
+        ours, theirs = map(_protocol, (first, run), tests)
         if ours == theirs:
             ceilings[run.seed] = run.curve()[1][-1]
         else:
@@ -209,6 +217,12 @@ def _ceilings(
                 f"{_difference(ours, theirs)}."
             )
     return ceilings, tuple(notes)
+
+
+def _protocol(result: RunResult, test_set: Any) -> dict[str, Any]:
+    """Return what a run on all labels must share with others. test_set: as of `_test_sets`."""
+    config = _shared_config(result)
+    return {"test set": test_set, **{key: config[key] for key in config if key != "experiment"}}
 
 
 def _test_sets(*results: RunResult) -> tuple[Any, ...]:
