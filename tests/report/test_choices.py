@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -312,7 +313,8 @@ def test_two_runs_on_one_named_data_set_are_never_two_data_sets(
         first = replace(first, metrics={k: v * (1 + 1e-7) for k, v in first.metrics.items()})
         return replace(result, cycles=(first, *result.cycles[1:]))
 
-    monkeypatch.setattr("upslope.report.collect.read_run", read_rounded)
+    module = sys.modules["upslope.report.collect"]  # its function has the same name
+    monkeypatch.setattr(module, "read_run", read_rounded)
     (study,) = collect_sets([folder, again])
     with pytest.raises(RunError, match="seed 0 twice"):
         summarise(study)

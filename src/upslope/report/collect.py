@@ -133,8 +133,8 @@ def _contradict(some: Sequence[RunResult], others: Sequence[RunResult]) -> bool:
     Where ledgers name one data set in one place, figures that differ are those of two runs on it,
     which `Study.complete` refuses by name, as it does copies.
     """
-    named = [_named_data(run) for run in (some[0], others[0])]
-    if named[0] is not None and named[0] == named[1]:
+    data_sets = [_named_data(run) for run in (some[0], others[0])]
+    if data_sets[0] is not None and data_sets[0] == data_sets[1]:
         return False
     first = {(_label(run), run.seed): run.cycles[0].metrics for run in some if run.cycles}
     return any(
