@@ -97,12 +97,6 @@ def canonical(text: str, kind: str, classes: Sequence[str]) -> str:
     return masks_text(outlines.size, outlines.masks or {}, classes)
 
 
-def names_in(text: str) -> set[str]:
-    """Return the classes of a text that is sound."""
-    body = json.loads(text)
-    return {box[0] for box in body["boxes"]} if "boxes" in body else set(body["masks"])
-
-
 def run_lengths(pixels: Mask) -> list[int]:
     """Return the lengths of runs of equal pixels, absent first. pixels: (n,), in their order."""
     flat = np.concatenate(([False], pixels, [not bool(pixels[-1])]))

@@ -26,9 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from upslope.strategies.fisher_ratio import largest_ratio
@@ -44,7 +42,6 @@ FEW = 4
 """Samples, at the least, whose products are computed together."""
 WORTH = 2
 """How many more are computed together for each of the last ones that was taken."""
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

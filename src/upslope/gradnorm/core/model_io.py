@@ -304,12 +304,6 @@ def _is_object(value: Any) -> bool:
     return hasattr(value, "__dict__") and not isinstance(value, has_no_parts)
 
 
-def device_of(outputs: Any) -> torch.device:
-    """Return the device on which the outputs are."""
-    tensors = tensors_in(outputs)
-    return tensors[0].device if tensors else torch.device("cpu")
-
-
 def check_losses(losses: Any, n: int, first: int = 0) -> None:
     """Refuse all but n finite losses. first: the index of the first sample, for the message.
 
