@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,49 +69,65 @@ def read_labels(
     stated_names = None if class_list is None else tuple(class_names((), class_list, folder))
     field_names: set[str] = set()
     values = [_value(samples, i, label, field, field_names) for i in range(len(samples.ids))]
-    values_read = [value for value in values if value is not None]
-    if field_names and not field_names & {field or "", *(() if field else _FIELDS)}:
-        raise DataError(
-            f"Expected the field `{field or _FIELDS[0]}` in .json of {folder} but the fields there "
-            f"are {', '.join(sorted(field_names)[:_MOST_FIELDS])}. Name one with `data.field`."
-        )
-    if not values_read and stated_names is None:
+    _refuse_other_fields(field_names, field, folder)
+    if stated_names is None and all(value is None for value in values):
         raise DataError(
             f"Expected labels in .cls, .json or .txt of {folder} but no sample has one. Name the "
             "extension with `data.label`, or the classes with `data.classes` where nothing is "
             "labelled yet."
         )
-    if all(isinstance(value, str) and _NUMBER.fullmatch(value) for value in values_read):
-        values = [None if value is None else int(value) for value in values]
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) > 1:
-        one = next(
-            i for i, v in enumerate(values) if v is not None and type(v) is not type(values_read[0])
-        )
-        raise DataError(
-            f"Expected labels of one kind in .{label} of {folder} but got {values_read[0]!r} and, "
-            "in "
-            f"{samples.name_of(one)}, {values[one]!r}. Write them alike."
-        )
+    values = _whole_numbers(values)
+    _refuse_several_kinds(samples, values, label, folder)
     column = pa.chunked_array([pa.array(values)])
     names, labels, notes = read_split_labels(
         {"the shards": column}, {"data.classes": stated_names}, f".{label}", folder, words
     )
+    return names, labels["the shards"], (*notes, *_notes(samples, values, label))
+
+
+def _refuse_other_fields(field_names: set[str], field: str | None, folder: Path) -> None:
+    """Raise where there is JSON and none of its fields is one in which labels are looked for."""
+    if field_names and field_names.isdisjoint([field] if field else _FIELDS):
+        raise DataError(
+            f"Expected the field `{field or _FIELDS[0]}` in .json of {folder} but the fields there "
+            f"are {', '.join(sorted(field_names)[:_MOST_FIELDS])}. Name one with `data.field`."
+        )
+
+
+def _whole_numbers(values: list[Any]) -> list[Any]:
+    """The labels as whole numbers, where all of them are written so; else as they are."""
+    if all(v is None or (isinstance(v, str) and _NUMBER.fullmatch(v)) for v in values):
+        return [None if value is None else int(value) for value in values]
+    return values
+
+
+def _refuse_several_kinds(
+    samples: TarSamples, values: list[Any], label: str | None, folder: Path
+) -> None:
+    labelled = [(i, value) for i, value in enumerate(values) if value is not None]
+    for i, value in labelled:
+        first = labelled[0][1]
+        if type(value) is not type(first):
+            raise DataError(
+                f"Expected labels of one kind in .{label} of {folder} but got {first!r} and, in "
+                f"{samples.name_of(i)}, {value!r}. Write them alike."
+            )
+
+
+def _notes(samples: TarSamples, values: list[Any], label: str | None) -> Iterator[str]:
+    """What a user should know of the labels: samples without one, and labels that are not read."""
+    if label is None:
+        return
     without = [i for i, value in enumerate(values) if value is None]
-    if without and label is not None:
-        notes = (
-            *notes,
-            f"{format_count(len(without), 'sample has', 'samples have')} no label in .{label}, "
-            f"first {samples.name_of(without[0])}: unlabelled.",
-        )
+    if without:
+        count = format_count(len(without), "sample has", "samples have")
+        yield f"{count} no label in .{label}, first {samples.name_of(without[0])}: unlabelled."
     kinds_there = [e for e in LABELS if any(e in members for members in samples.members)]
-    if label is not None and (others := [e for e in kinds_there if e != label]):
-        notes = (
-            *notes,
+    if others := [e for e in kinds_there if e != label]:
+        yield (
             f"Labels are read from .{label}, not from .{' and .'.join(others)}: `data.label` says "
-            "which.",
+            "which."
         )
-    return names, labels["the shards"], notes
 
 
 def _value(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from upslope.counts import format_count
-from upslope.cryoet.mrc import MrcHeader, read_header
+from upslope.cryoet.mrc import read_header
+from upslope.cryoet.mrc_header import MrcHeader
 from upslope.cryoet.particles import ParticleTable
 from upslope.errors import DataError
 
