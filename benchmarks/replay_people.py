@@ -21,11 +21,12 @@ import torch
 
 from stopping_advice import cached
 from upslope.evaluation import cohen_kappa, mean_interval
+from upslope.labelling.events import fold
 from upslope.labelling.learner import Learner
 from upslope.labelling.people import merge_answers
 from upslope.labelling.queue import Queue
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import LabelState, fold
+from upslope.labelling.state import LabelState
 from upslope.ledger import Event
 
 TEST, EVERY = 1000, 20

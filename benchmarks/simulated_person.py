@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from upslope.evaluation import mean_interval
+from upslope.labelling.events import fold
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
 from upslope.labelling.queue import Queue
 from upslope.labelling.samples import open_samples
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import LabelState, fold
+from upslope.labelling.state import LabelState
 from upslope.ledger import Event
 
 TEST, EVERY, POINTS = 500, 10, (20, 30, 50, 100, 150, 200, 300)

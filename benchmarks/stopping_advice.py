@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from upslope.labelling.advice import MORE, Advice, advise
+from upslope.labelling.events import fold
 from upslope.labelling.features import (
     NETWORK_SIDE,
     SIDE,
@@ -33,7 +34,7 @@ from upslope.labelling.features import (
 from upslope.labelling.learner import Learner
 from upslope.labelling.queue import Queue
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import LabelState, fold
+from upslope.labelling.state import LabelState
 from upslope.ledger import Event
 
 TEST, EVERY, POINTS = 1000, 10, (50, 100, 200, 300, 400)

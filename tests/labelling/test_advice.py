@@ -11,6 +11,7 @@ from pictures import make_squares
 
 from upslope.evaluation import PredictedGain, Saving
 from upslope.labelling.advice import Advice, advise, sentences
+from upslope.labelling.events import fold
 from upslope.labelling.features import standardise
 from upslope.labelling.learner import Learner
 from upslope.labelling.project import Project, read_project
@@ -19,7 +20,7 @@ from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import open_samples
 from upslope.labelling.session import Session
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState, fold
+from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState
 from upslope.labelling.status import lines, status
 from upslope.ledger import Event
 

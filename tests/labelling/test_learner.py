@@ -9,12 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from short_forms import mark_rest_long
 from upslope import strategies
 from upslope.errors import UpslopeError
+from upslope.labelling.events import fold
 from upslope.labelling.features import SIDE, image_statistics, row_features, standardise
 from upslope.labelling.learner import STRENGTH, Learner, check_strategy
 from upslope.labelling.queue import Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, LabelState, fold
+from upslope.labelling.state import CONTROL, LabelState
 from upslope.ledger import Event
 
 IDS = [f"s{i:03d}" for i in range(300)]

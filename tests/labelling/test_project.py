@@ -17,6 +17,7 @@ from pyarrow import parquet
 from sklearn.metrics import cohen_kappa_score
 
 from upslope.errors import ConfigError, DataError, RunError
+from upslope.labelling.events import fold
 from upslope.labelling.exports import export_table
 from upslope.labelling.project import FORMAT, Project, read_project
 from upslope.labelling.settings import ProjectSettings
@@ -26,7 +27,6 @@ from upslope.labelling.state import (
     SKIP,
     Pass,
     answers_that_count,
-    fold,
     slice_of,
 )
 from upslope.labelling.status import lines, status

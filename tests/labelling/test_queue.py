@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from upslope.labelling.events import fold
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, LabelState, fold
+from upslope.labelling.state import CONTROL, LabelState
 from upslope.ledger import Event
 
 IDS = [f"s{i:04d}" for i in range(1000)]

@@ -17,6 +17,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.labelling import people
 from upslope.labelling.coco import export_coco
 from upslope.labelling.doubt import doubt_classes, doubt_sets, doubtful_labels
+from upslope.labelling.events import fold
 from upslope.labelling.exports import export_folders, export_table
 from upslope.labelling.imports import import_labels
 from upslope.labelling.learner import Learner
@@ -27,7 +28,7 @@ from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import open_samples
 from upslope.labelling.session import Session, sample_key
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CANNOT_TELL, CONTROL, LabelState, fold
+from upslope.labelling.state import CANNOT_TELL, CONTROL, LabelState
 from upslope.labelling.status import agreement
 from upslope.ledger import Event
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from upslope.errors import DataError, RunError
 from upslope.files import disk_errors, new_folder, sync_file
+from upslope.labelling.events import fold
 from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
@@ -30,7 +31,6 @@ from upslope.labelling.state import (
     LabelState,
     Measurement,
     Pass,
-    fold,
 )
 from upslope.ledger import Event
 from upslope.ledger.log import EventLog, LogFormat, open_to_read, read_log

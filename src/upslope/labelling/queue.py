@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import ProjectSettings
@@ -23,6 +23,8 @@ from upslope.labelling.state import BY_IMPORT, CONTROL, LabelState, slice_of
 
 RANDOM = "random"
 BY_STRATEGY = "strategy"
+_SECOND_PERSON = "a second person's answer is wanted"
+_NO_RANK = "at random, as no ranking reaches this far yet"
 
 
 @dataclass(frozen=True)
@@ -76,49 +78,52 @@ class Queue:
             return id_ not in held_ids and self._is_open(state, id_, author)
 
         again = (id_ for id_ in state.again if id_ in self._all and id_ not in held_ids)
-        questions = [
-            Question(id_, slice_of(state.answers[id_]), state.again[id_])
-            for id_ in islice(again, count)
-        ]
-        if self._twice:  # what waits for a second person comes first
-            waiting = (
-                id_
-                for id_ in state.answers
-                if id_ in self._twice and id_ not in state.again and may_ask(id_)
-            )
-            for id_ in islice(waiting, count - len(questions)):
-                slice_ = slice_of(state.answers[id_])
-                questions.append(Question(id_, slice_, "a second person's answer is wanted"))
-        question_ids = {question.id for question in questions}
+        waiting = (
+            id_
+            for id_ in (state.answers if self._twice else ())
+            if id_ in self._twice and id_ not in state.again and may_ask(id_)
+        )
+        seen = chain(
+            (Question(id_, slice_of(state.answers[id_]), state.again[id_]) for id_ in again),
+            (Question(id_, slice_of(state.answers[id_]), _SECOND_PERSON) for id_ in waiting),
+        )
+        questions = list(islice(seen, count))
+        ids = {question.id for question in questions}
+        new = self._new(state, ranking, lambda id_: id_ not in ids and may_ask(id_))
+        return questions + list(islice(new, count - len(questions)))
 
-        def fresh(ids: Iterable[str]) -> Iterator[str]:
-            return (id_ for id_ in ids if id_ not in question_ids and may_ask(id_))
+    def _new(
+        self, state: LabelState, ranking: Ranking | None, may_ask: Callable[[str], bool]
+    ) -> Iterator[Question]:
+        """Samples that nobody has answered: of the control slice when its share is due, else by
+        rank, and at random where no rank is left."""
+        chosen: set[str] = set()
 
-        ranks = {} if ranking is None else {id_: i for i, id_ in enumerate(ranking.ids, 1)}
-        control = fresh(self.control)
-        fresh_ranks = fresh(id_ for id_ in ranks if id_ not in self._control_ids)
-        by_chance = fresh(self.others)
+        def fresh(questions: Iterable[Question]) -> Iterator[Question]:
+            return (q for q in questions if q.id not in chosen and may_ask(q.id))
+
+        control = fresh(map(self._control_question, self.control))
+        by_chance = (Question(id_, RANDOM, _NO_RANK) for id_ in self.others)
+        others = fresh(chain(self._by_rank(ranking), by_chance))
         asked_control, asked_count = self._count_asked(state)
-        while len(questions) < count:
-            due = math.floor((asked_count + 1) * self._settings.control) > asked_control
-            question = None
-            if due:
-                question = self._control_question(next(control, None))
-            if question is None and ranking is not None and (top := next(fresh_ranks, None)):
-                question = Question(
-                    top, BY_STRATEGY, _why_by_rank(ranking, top, ranks[top]), ranks[top]
-                )
-            if question is None and (any_ := next(by_chance, None)):
-                question = Question(any_, RANDOM, "at random, as no ranking reaches this far yet")
+        while True:
+            is_due = math.floor((asked_count + 1) * self._settings.control) > asked_control
+            question = next(control if is_due else others, None)
+            question = question or next(others if is_due else control, None)
             if question is None:
-                question = self._control_question(next(control, None))
-            if question is None:
-                break
-            question_ids.add(question.id)
-            questions.append(question)
+                return
+            chosen.add(question.id)
+            yield question
             asked_control += question.slice == CONTROL
             asked_count += 1
-        return questions
+
+    def _by_rank(self, ranking: Ranking | None) -> Iterator[Question]:
+        """The samples of a ranking outside the control slice, the first rank first."""
+        if ranking is None:
+            return
+        for place, id_ in enumerate(ranking.ids, 1):
+            if id_ not in self._control_ids:
+                yield Question(id_, BY_STRATEGY, _why_by_rank(ranking, id_, place), place)
 
     def remaining(self, state: LabelState, author: str) -> int:
         """Return how many samples a person may still be asked."""
@@ -160,9 +165,7 @@ class Queue:
         slices = state.tally.slices
         return slices[CONTROL], slices.total() - slices[BY_IMPORT]
 
-    def _control_question(self, id_: str | None) -> Question | None:
-        if id_ is None:
-            return None
+    def _control_question(self, id_: str) -> Question:
         share = f"{100 * self._settings.control:.0f}%"
         why = f"at random, for the control slice ({share} of the questions): it measures the model"
         return Question(id_, CONTROL, why)

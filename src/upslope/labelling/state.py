@@ -1,31 +1,16 @@
-"""The events of a labelling project, and the state that they add up to.
+"""The state of a labelling project: the answers that stand, and what they come to.
 
-    labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"};
-                without "seconds" where it is not known how long the answer took
-    corrected   the same, with "before": {id: label}: another answer of the same author
-    passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
-    taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
-    measured    {"labels", "correct", "of"}: what a model got right of the control answers; with
-                "advice" where there is new advice (`advice`)
-    asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
-    confirmed   {"ids": [id], "author"}: asked again, and answered as before
-    moved       {"data": place}: where the data lie from here on
-    closed      {}: control answers are trained on from here on
-    copies      {"ids": {id: id}}: samples that are copies of another, and are not asked beside it
-    unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
-
-Nothing is overwritten: the log keeps every answer, and the state is what they come to.
+Nothing is overwritten: the log keeps every answer as an event (`events`), and the state is what
+they add up to.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
-
-from upslope.ledger import Event
 
 AnswerLabel = int | list[int] | str
 """The position of a class, 0 and 1 for each label of a set, or the text of outlines."""
@@ -217,107 +202,3 @@ def merge(by_author: Mapping[str, Answer]) -> AnswerLabel | None:
 
 def _key(label: AnswerLabel | None) -> object:
     return tuple(label) if isinstance(label, list) else label
-
-
-def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState:
-    """Return the state after `events`.
-
-    Raises:
-        ValueError: an event that cannot follow those before it.
-    """
-    state = state or LabelState()
-    answers = dict(state.answers)
-    unreadable = set(state.unreadable)
-    measurements = list(state.measurements)
-    again, copies = dict(state.again), state.copies
-    is_closed, count, data = state.closed, state.events, state.data
-    tally, settled_ids = state.tally.copy(), set(state.settled)
-
-    def put(id_: str, author: str, answer: Answer | None) -> None:
-        before = answers.get(id_, {})
-        after = {name: one for name, one in before.items() if name != author}
-        ids = tally.by_author.setdefault(author, {})
-        ids.pop(id_, None)
-        is_second_look = False
-        if answer is not None:
-            after[author] = answer
-            ids[id_] = None
-            if not answer.is_imported:  # a file has looked at nothing
-                is_second_look = again.pop(id_, None) is not None
-        label = merge(after)
-        if merge(before) != label:
-            settled_ids.discard(id_)
-        elif is_second_look and answer is not None and answer.label == label:
-            settled_ids.add(id_)
-        tally.count(before, -1)
-        tally.count(after, 1)
-        if after:
-            answers[id_] = after
-        else:
-            del answers[id_]
-
-    for event in events:
-        body = event.body
-        if event.kind in ("labelled", "corrected"):
-            for id_, label in body["labels"].items():
-                there = body["author"] in answers.get(id_, {})
-                if there != (event.kind == "corrected"):
-                    raise ValueError(f"an event {event.kind!r} of {id_!r} out of turn")
-                answer = _answer(id_, label, "", body, count)
-                if there:
-                    answer = replace(answer, first=answers[id_][body["author"]].first)
-                put(id_, body["author"], answer)
-        elif event.kind == "passed":
-            for id_, reason in body["ids"].items():
-                if body["author"] in answers.get(id_, {}):
-                    raise ValueError(f"{id_!r} passed, which has an answer")
-                put(id_, body["author"], _answer(id_, None, reason, body, count))
-        elif event.kind == "taken_back":
-            for id_ in (*body["labels"], *body["passed"]):
-                if body["author"] not in answers.get(id_, {}):
-                    raise ValueError(f"an answer of {id_!r} taken back that there is none of")
-                put(id_, body["author"], None)
-        elif event.kind == "asked_again":
-            again.update(body["ids"])
-        elif event.kind == "confirmed":
-            for id_ in body["ids"]:
-                if again.pop(id_, None) is not None and merge(answers.get(id_, {})) is not None:
-                    settled_ids.add(id_)
-        elif event.kind == "measured":
-            measurements.append(_measurement(body))
-        elif event.kind == "moved":
-            data = body["data"]
-        elif event.kind == "closed":
-            is_closed = True
-        elif event.kind == "copies":
-            copies = dict(body["ids"])
-        elif event.kind == "unreadable":
-            unreadable.update(body["ids"])
-        else:
-            raise ValueError(f"an event of unknown kind {event.kind!r}")
-        count += 1
-    return LabelState(
-        answers, frozenset(unreadable), tuple(measurements), is_closed, again, copies, count, tally,
-        data, frozenset(settled_ids),
-    )  # fmt: skip
-
-
-def _measurement(body: Mapping[str, Any]) -> Measurement:
-    return Measurement(body["labels"], body["correct"], body["of"], body.get("advice"))
-
-
-def _answer(
-    id_: str, label: AnswerLabel | None, reason: str, body: Mapping[str, Any], order: int
-) -> Answer:
-    return Answer(
-        id_,
-        body["author"],
-        label,
-        reason,
-        body.get("seconds") or None,  # earlier versions recorded 0 where no time was known
-        body.get("note", ""),
-        body.get("slice", ""),
-        body.get("guess_shown", False),
-        order,
-        order,
-    )
