@@ -226,6 +226,35 @@ def test_every_method_that_applies_gives_the_same_norm(geometry):
     assert used >= TRIED.get(geometry, set())
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_patches_by_rows_of_positions(geometry, monkeypatch):
+    """Of large samples, no product takes all patches at once."""
+    monkeypatch.setattr(gradients, "SLAB_BYTES", 256)
+    torch.manual_seed(0)
+    conv, shape = GEOMETRIES[geometry]()
+    model = Net(conv, conv.out_channels).double()
+    costs = cost_model.costs
+    slabs = mock.Mock(wraps=gradients.patches_in_slabs)
+    monkeypatch.setattr(gradients, "patches_in_slabs", slabs)
+
+    def cheap_patches(part):
+        return {name: 0.0 if name == "im2col" else cost for name, cost in costs(part).items()}
+
+    monkeypatch.setattr(cost_model, "costs", cheap_patches)
+    assert_agrees(model, torch.randn(4, *shape, dtype=torch.float64))
+    assert slabs.called or geometry not in {g for g, tried in TRIED.items() if "im2col" in tried}
+
+
+def test_sums_over_patches_keep_their_digits_in_half_precision(monkeypatch):
+    x = torch.ones(1, 1, 1, 64, 64, dtype=torch.bfloat16)
+    part = ConvWeightGradient(x, x, Geometry((1, 1), (0, 0), (1, 1), 1), (1, 1, 1, 1))
+    monkeypatch.setattr(gradients, "SLAB_BYTES", 128)
+    (whole,) = gradients.im2col(part, 1 << 20)
+    assert whole.dtype == torch.bfloat16
+    assert whole.item() == 4096  # sums of ones in half precision end at 256
+
+
 @pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (3, 2), (12, 3)])
 def test_signals_by_every_generator(padding, dilation):
     """The gradients themselves, where few taps of the kernel meet a pixel as well."""

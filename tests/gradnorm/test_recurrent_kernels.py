@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_agrees, norms_one_by_one, relative_error, watched
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
 from short_forms import mark_rest_long
-from upslope.gradnorm import expected_gradient_length, gradient_norms
+from upslope.gradnorm import expected_gradient_length, gradient_norms, torch_faults
 from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
 from upslope.gradnorm.kernels.recurrent.recurrence import Recurrence, in_steps
@@ -234,6 +235,22 @@ def test_half_precision_stays_near(kind):
     exact = gradient_norms(model, x, "entropy")
     half = gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
     assert relative_error(half, exact) < 0.1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_processor_without_an_lstm_in_half_precision(monkeypatch, packed):
+    monkeypatch.setattr(torch_faults, "_has_lstm", lambda _: False)
+    torch.manual_seed(0)
+    layer, x = nn.LSTM(3, 4, batch_first=True), torch.randn(8, 5, 3)
+    sequences = pack_padded_sequence(x, [5, 5, 4, 3, 3, 2, 1, 1], batch_first=True)
+    inputs = sequences if packed else x
+    exact, _ = layer(inputs)
+    with torch.autocast("cpu", torch.bfloat16), torch_faults.exact_batch_norm():
+        half, _ = layer(inputs)
+    if packed:
+        exact, half = exact.data, half.data
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=0.01)
 
 
 class Cells(nn.Module):

@@ -17,13 +17,15 @@ The backward pass of `group_norm` ends the process (a segmentation fault) on a C
 has its channels last and the gradients of scale or shift are asked for without the input's: of a
 frozen network with trained normalisations, say. Their input is laid out in the plain order.
 
-Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead. And
-a small float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its
+Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead, and
+so does its LSTM under autocast on a processor for which oneDNN has none in half precision. And a
+small float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its
 size for a kernel of 3 x 3 x 3; two are not, so it goes twice, and one output is left out.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,6 +35,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 _BATCH = frozenset({F.batch_norm, torch.batch_norm})
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
@@ -93,10 +96,16 @@ def _format_of_batch_norm(input: Tensor) -> torch.memory_format:
 def run_exactly(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run any operator; of one in `FAULTY`, lay out the input and the gradient of the output."""
     if func not in FAULTY:
-        if getattr(func, "__name__", "") in _RECURRENT and _is_on_gpu(args):
+        name = getattr(func, "__name__", "")
+        if name in _RECURRENT and _is_on_gpu(args):
             # cuDNN's kernel would raise in the backward pass, in eval mode.
             with torch.backends.cudnn.flags(enabled=False):
                 return func(*args, **kwargs)
+        if name == "lstm" and torch.is_autocast_enabled("cpu") and not _is_on_gpu(args):
+            half = torch.get_autocast_dtype("cpu")
+            if not _has_lstm(half):
+                with torch.autocast("cpu", enabled=False):
+                    return func(*_in_type(half, args), **kwargs)
         if func in _VOLUMES and args and is_unfolded(args[0]):
             return func(twice(args[0]), *args[1:], **kwargs)[:1]
         return func(*args, **kwargs)
@@ -173,6 +182,26 @@ _as_group_norm: dict[Callable[..., Any], Callable[..., _Call | None]] = {
 
 def _is_on_gpu(args: tuple[Any, ...]) -> bool:
     return any(isinstance(value, Tensor) and value.is_cuda for value in args)
+
+
+def _in_type(dtype: torch.dtype, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as autocast hands them on: float32 as `dtype`."""
+    cast: tuple[Any, ...] = tree_map_only(
+        Tensor, lambda x: x.to(dtype) if x.dtype == torch.float32 else x, args
+    )
+    return cast
+
+
+@functools.cache
+def _has_lstm(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has an LSTM of this type for the processor."""
+    x, state, w, b = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.zeros(4, 1), torch.zeros(4)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            torch.lstm(x, (state, state), [w, w, b, b], True, 1, 0.0, False, False, True)
+    except RuntimeError:
+        return False
+    return True
 
 
 def is_unfolded(volumes: Any) -> bool:

@@ -32,8 +32,16 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.sums_of_squares import upcast
 from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands
-from upslope.gradnorm.kernels.conv.patches import has_taps_first, patches, tap_windows, windows
+from upslope.gradnorm.kernels.conv.patches import (
+    bytes_of_patches,
+    has_taps_first,
+    patches,
+    patches_in_slabs,
+    tap_windows,
+    windows,
+)
 
 _CACHE_BYTES = 3 << 20
 """Bytes of operands and results of one grouped convolution: with more, they leave the cache."""
@@ -53,6 +61,10 @@ outweighs slower copies. Set by hand."""
 _BLOCK_BYTES = 1 << 20
 """Bytes of gradients that are handed on together: a call for all samples is cheaper than one for
 each, as long as what was written is still in the cache when it is read."""
+
+SLAB_BYTES = 2 << 20
+"""Bytes of patches that one product takes of a sample that has more: they are read while they are
+in the cache, and a volume's need no memory. Twice as many or half are as fast."""
 
 
 def samples_per_call(operands: ConvOperands) -> int:
@@ -243,19 +255,14 @@ def depthwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
 
 def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with windows, channel by channel."""
-    s, _, d, _ = operands.geometry
-    spaces, kernel = len(s), operands.shape[2:]
-    positions = operands.g.shape[3:]
+    spaces, positions = len(operands.shape) - 2, operands.g.shape[3:]
     taps = range(2 + spaces, 2 + 2 * spaces)
     bytes_each = operands.x.element_size() * math.prod(positions) * math.prod(operands.shape)
     for rows in chunks(len(operands), bytes_each, scratch):
         x = operands.pad(operands.x[rows, 0])
         if operands.shape[0] > x.shape[1]:  # each channel of the image has several of the output
             x = x.repeat_interleave(operands.shape[0] // x.shape[1], dim=1)
-        x = windows(x, kernel, s, d)
-        for dim, size in enumerate(positions, start=2):
-            if x.shape[dim] > size:  # of a transposed convolution there may be more
-                x = x.narrow(dim, 0, size)
+        x = windows(operands, x)
         g = operands.g[rows, 0].movedim(1, -1)  # (m, *positions, c)
         g = g.reshape(len(g), *(1,) * spaces, *g.shape[1:])
         # A copy even where nothing is out of order: these are the images' own numbers.
@@ -287,20 +294,35 @@ def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
 
 def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with patches."""
-    o, c, *kernel = operands.shape
+    c, *kernel = operands.shape[1:]
+    for product in _products_with_patches(operands, scratch):  # (m, o, c * taps)
+        if has_taps_first(operands):
+            yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
+        else:
+            yield torch.unflatten(product, 2, (c, *kernel))
+
+
+def _products_with_patches(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
+    """Yield output gradients times patches, (m, o, c / groups * taps), of a few samples."""
+    if bytes_of_patches(operands) > SLAB_BYTES:
+        yield from (_product_by_slabs(operands, n) for n in range(len(operands)))
+        return
     for x, g in patches(operands, min(scratch, _BLOCK_BYTES)):
         products = OuterProducts(x, g)
-        # Groups of one sample stay together.
-        pieces = (
-            products.gradients(scratch)
-            if operands.geometry.groups == 1
-            else [products.materialize(slice(None)).view(-1, o, x.shape[2])]
-        )
-        for product in pieces:  # (m, o, c * taps)
-            if has_taps_first(operands):
-                yield torch.unflatten(product, 2, (*kernel, c)).movedim(-1, 2)
-            else:
-                yield torch.unflatten(product, 2, (c, *kernel))
+        if operands.geometry.groups == 1:
+            yield from products.gradients(scratch)
+        else:  # groups of one sample stay together
+            yield products.materialize(slice(None)).view(-1, operands.shape[0], x.shape[2])
+
+
+def _product_by_slabs(operands: ConvOperands, sample: int) -> Tensor:
+    """(1, o, c / groups * taps): the same of one sample, whose patches no cache has room for."""
+    slabs = patches_in_slabs(operands, sample, SLAB_BYTES)
+    x, g = next(slabs)
+    product = upcast(g.mT @ x)  # half precision sums in float32
+    for x, g in slabs:
+        product += g.mT @ x
+    return product.to(g.dtype).view(1, operands.shape[0], -1)
 
 
 def pointwise(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:

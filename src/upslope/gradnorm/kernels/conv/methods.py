@@ -43,7 +43,12 @@ from upslope.gradnorm.core.matrix_products import batched_products
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.gradients import in_memory_order
 from upslope.gradnorm.kernels.conv.operands import ConvOperands
-from upslope.gradnorm.kernels.conv.patches import patches, pixels_by_tap, tap_windows
+from upslope.gradnorm.kernels.conv.patches import (
+    bytes_of_patches,
+    patches,
+    pixels_by_tap,
+    tap_windows,
+)
 
 _GRAM_BYTES = 3 << 20
 """Bytes of Gram matrices and their window sums that stay in the cache nearest to a core. Set by
@@ -68,6 +73,8 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
 
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
+    if bytes_of_patches(operands) > gradients.SLAB_BYTES:
+        return torch.cat([squared_norms(one) for one in gradients.im2col(operands, scratch)])
     pairs = patches(operands, scratch)
     squares = torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])  # of each group
     return squares.view(len(operands), -1).sum(dim=1) if len(squares) > len(operands) else squares

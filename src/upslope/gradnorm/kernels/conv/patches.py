@@ -6,7 +6,7 @@ Called by the methods of `gradients` and `methods` that multiply them with outpu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -19,16 +19,18 @@ _FEW_CHANNELS = 4
 too short to be copied as a whole."""
 
 
-def windows(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
+def windows(operands: ConvOperands, x: Tensor) -> Tensor:
     """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
 
-    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
+    x: (n, c, *space).
     """
-    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+    s, _, d, _ = operands.geometry
+    dims = zip(operands.shape[2:], s, d, operands.g.shape[3:], strict=True)
+    for dim, (size, step, gap, positions) in enumerate(dims, start=2):
         x = x.unfold(dim, (size - 1) * gap + 1, step)
         x = x[..., ::gap] if gap > 1 else x
+        if x.shape[dim] > positions:  # of a transposed convolution there may be more
+            x = x.narrow(dim, 0, positions)
     return x
 
 
@@ -51,11 +53,25 @@ def patches(operands: ConvOperands, scratch: int) -> Iterator[tuple[Tensor, Tens
 
     Patches: (m * groups, t, c / groups * taps). Output gradients: (m * groups, t, o / groups).
     """
+    for c in chunks(len(operands), bytes_of_patches(operands), scratch):
+        yield next(_unfold_in_slabs(operands, c, 1))
+
+
+def bytes_of_patches(operands: ConvOperands) -> int:
+    """Return the size of one sample's patches."""
     t, taps = math.prod(operands.g.shape[3:]), math.prod(operands.shape[2:])
-    bytes_each = operands.x.element_size() * t * taps * operands.x.shape[2]
-    for c in chunks(len(operands), bytes_each, scratch):
-        g = torch.unflatten(operands.g[c, 0], 1, (operands.geometry.groups, -1))
-        yield _unfold(operands, operands.x[c, 0]), g.flatten(3).mT.flatten(0, 1)
+    return operands.x.element_size() * t * taps * operands.x.shape[2]
+
+
+def patches_in_slabs(
+    operands: ConvOperands, sample: int, scratch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield patches and output gradients of one sample, some rows of positions at a time.
+
+    As `patches` does, with t the positions of these rows.
+    """
+    count = -(-bytes_of_patches(operands) // scratch)
+    return _unfold_in_slabs(operands, slice(sample, sample + 1), count)
 
 
 def pixels_by_tap(operands: ConvOperands, scratch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -64,17 +80,16 @@ def pixels_by_tap(operands: ConvOperands, scratch: int) -> Iterator[tuple[list[T
     A few samples at a time. Pixels: views (m, *positions, c), with the channels last in memory.
     Output gradients: (m, t, o).
     """
-    s, _, d, _ = operands.geometry
     kernel, positions = operands.shape[2:], operands.g.shape[3:]
     bytes_each = operands.x.element_size() * math.prod((*positions, *operands.shape[1:]))
     for c in chunks(len(operands), bytes_each, scratch):
         x = operands.pad(operands.x[c, 0]).movedim(1, -1).contiguous().movedim(-1, 1)
-        x = windows(x, kernel, s, d)
-        for dim, size in enumerate(positions, start=2):
-            x = x.narrow(dim, 0, size)  # of a transposed convolution there may be more
+        x = windows(operands, x)
         pixels = [x.movedim(1, -1 - len(kernel))]  # (m, *positions, c, *kernel)
         for _ in kernel:
-            pixels = [view for view_of_all in pixels for view in view_of_all.unbind(len(s) + 2)]
+            pixels = [
+                view for view_of_all in pixels for view in view_of_all.unbind(len(kernel) + 2)
+            ]
         yield pixels, operands.g[c, 0].flatten(2).mT
 
 
@@ -83,22 +98,33 @@ def has_taps_first(operands: ConvOperands) -> bool:
     return operands.shape[1] > _FEW_CHANNELS and operands.x.stride(2) == 1
 
 
-def _unfold(operands: ConvOperands, x: Tensor) -> Tensor:
-    """(n, c, *space) -> (n * groups, t, c / groups * taps), channels and taps in either order."""
-    s, _, d, groups = operands.geometry
-    spaces, few = len(s), operands.shape[1] <= _FEW_CHANNELS
+def _unfold_in_slabs(
+    operands: ConvOperands, samples: slice, count: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield patches (m * groups, t, c / groups * taps) and output gradients, by rows of positions.
+
+    Channels and taps of a patch come in either order. count: of slabs of rows, at the most.
+    """
+    groups = operands.geometry.groups
+    x, spaces, few = (
+        operands.x[samples, 0],
+        len(operands.shape) - 2,
+        operands.shape[1] <= _FEW_CHANNELS,
+    )
     if few:
         x = x.contiguous()
     # Rows of positions, where these lie last in memory; otherwise rows of channels.
     by_positions = few or (x.is_contiguous() and not has_taps_first(operands))
-    x = operands.pad(x)
-    x = torch.unflatten(windows(x, operands.shape[2:], s, d), 1, (groups, -1))
+    x = torch.unflatten(windows(operands, operands.pad(x)), 1, (groups, -1))
+    g = torch.unflatten(operands.g[samples, 0], 1, (groups, -1))
     # From here on (n, groups, c, *positions, *taps). The copy keeps together what lies together in
     # memory.
     positions, taps = range(3, 3 + spaces), range(3 + spaces, 3 + 2 * spaces)
-    if by_positions:
-        rows = x.permute(0, 1, 2, *taps, *positions).flatten(3 + spaces).flatten(2, -2).mT
-    else:
-        order = (*taps, 2) if has_taps_first(operands) else (2, *taps)
-        rows = x.permute(0, 1, *positions, *order).flatten(2 + spaces).flatten(2, -2)
-    return rows.flatten(0, 1)
+    order = (*taps, 2) if has_taps_first(operands) else (2, *taps)
+    for rows, gradients in zip(x.chunk(count, dim=3), g.chunk(count, dim=3), strict=True):
+        if by_positions:
+            unfolded = rows.permute(0, 1, 2, *taps, *positions).flatten(3 + spaces)
+            unfolded = unfolded.flatten(2, -2).mT
+        else:
+            unfolded = rows.permute(0, 1, *positions, *order).flatten(2 + spaces).flatten(2, -2)
+        yield unfolded.flatten(0, 1), gradients.flatten(3).mT.flatten(0, 1)

@@ -66,9 +66,10 @@ def parts(steps: int, states: int) -> Iterator[slice]:
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether PyTorch runs an LSTM without projection on such tensors by oneDNN."""
+    """Whether PyTorch runs an LSTM without projection on such tensors by oneDNN, in float32."""
     return (
-        bool(torch.backends.mkldnn.enabled)
+        not torch.is_autocast_enabled("cpu")
+        and bool(torch.backends.mkldnn.enabled)
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and all(
             t.dtype == torch.float32 and t.device.type == "cpu" and t.numel() > 0 for t in tensors
