@@ -38,7 +38,7 @@ def fold(events: Iterable[Event], state: LabelState | None = None) -> LabelState
 
 
 class _GrowingState:
-    """A state that takes in events one by one: a method for each kind, `_` and its name."""
+    """A state that takes in events one by one: a method for each kind."""
 
     def __init__(self, state: LabelState) -> None:
         self._answers = dict(state.answers)
@@ -65,30 +65,30 @@ class _GrowingState:
             ValueError: it cannot follow those before it.
         """
         takers = {
-            "labelled": self._labelled,
-            "corrected": self._corrected,
-            "passed": self._passed,
-            "taken_back": self._taken_back,
-            "measured": self._measured,
-            "asked_again": self._asked_again,
-            "confirmed": self._confirmed,
-            "moved": self._moved,
-            "closed": self._closed,
-            "copies": self._found_copies,
-            "unreadable": self._found_unreadable,
+            "labelled": self._label,
+            "corrected": self._correct,
+            "passed": self._pass_over,
+            "taken_back": self._take_back,
+            "measured": self._measure,
+            "asked_again": self._ask_again,
+            "confirmed": self._confirm,
+            "moved": self._move,
+            "closed": self._close,
+            "copies": self._note_copies,
+            "unreadable": self._note_unreadable,
         }
         if event.kind not in takers:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         takers[event.kind](event.body)
         self._count += 1
 
-    def _labelled(self, body: Mapping[str, Any]) -> None:
+    def _label(self, body: Mapping[str, Any]) -> None:
         for id_, label in body["labels"].items():
             if self._answer_of(id_, body["author"]) is not None:
                 raise ValueError(f"{id_!r} labelled, which has an answer")
             self._put(id_, body["author"], _answer(id_, label, "", body, self._count))
 
-    def _corrected(self, body: Mapping[str, Any]) -> None:
+    def _correct(self, body: Mapping[str, Any]) -> None:
         for id_, label in body["labels"].items():
             before = self._answer_of(id_, body["author"])
             if before is None:
@@ -96,42 +96,42 @@ class _GrowingState:
             answer = _answer(id_, label, "", body, self._count)
             self._put(id_, body["author"], replace(answer, first=before.first))
 
-    def _passed(self, body: Mapping[str, Any]) -> None:
+    def _pass_over(self, body: Mapping[str, Any]) -> None:
         for id_, reason in body["ids"].items():
             if self._answer_of(id_, body["author"]) is not None:
                 raise ValueError(f"{id_!r} passed, which has an answer")
             self._put(id_, body["author"], _answer(id_, None, reason, body, self._count))
 
-    def _taken_back(self, body: Mapping[str, Any]) -> None:
+    def _take_back(self, body: Mapping[str, Any]) -> None:
         for id_ in (*body["labels"], *body["passed"]):
             if self._answer_of(id_, body["author"]) is None:
                 raise ValueError(f"an answer of {id_!r} taken back that there is none of")
             self._put(id_, body["author"], None)
 
-    def _measured(self, body: Mapping[str, Any]) -> None:
+    def _measure(self, body: Mapping[str, Any]) -> None:
         self._measurements.append(
             Measurement(body["labels"], body["correct"], body["of"], body.get("advice"))
         )
 
-    def _asked_again(self, body: Mapping[str, Any]) -> None:
+    def _ask_again(self, body: Mapping[str, Any]) -> None:
         self._again.update(body["ids"])
 
-    def _confirmed(self, body: Mapping[str, Any]) -> None:
+    def _confirm(self, body: Mapping[str, Any]) -> None:
         for id_ in body["ids"]:
             was_asked_again = self._again.pop(id_, None) is not None
             if was_asked_again and merge(self._answers.get(id_, {})) is not None:
                 self._settled_ids.add(id_)
 
-    def _moved(self, body: Mapping[str, Any]) -> None:
+    def _move(self, body: Mapping[str, Any]) -> None:
         self._data = body["data"]
 
-    def _closed(self, _: Mapping[str, Any]) -> None:
+    def _close(self, _: Mapping[str, Any]) -> None:
         self._is_closed = True
 
-    def _found_copies(self, body: Mapping[str, Any]) -> None:
+    def _note_copies(self, body: Mapping[str, Any]) -> None:
         self._copies = dict(body["ids"])
 
-    def _found_unreadable(self, body: Mapping[str, Any]) -> None:
+    def _note_unreadable(self, body: Mapping[str, Any]) -> None:
         self._unreadable.update(body["ids"])
 
     def _answer_of(self, id_: str, author: str) -> Answer | None:

@@ -83,11 +83,11 @@ class Queue:
             for id_ in (state.answers if self._twice else ())
             if id_ in self._twice and id_ not in state.again and may_ask(id_)
         )
-        seen = chain(
+        repeats = chain(
             (Question(id_, slice_of(state.answers[id_]), state.again[id_]) for id_ in again),
             (Question(id_, slice_of(state.answers[id_]), _SECOND_PERSON) for id_ in waiting),
         )
-        questions = list(islice(seen, count))
+        questions = list(islice(repeats, count))
         ids = {question.id for question in questions}
         new = self._new(state, ranking, lambda id_: id_ not in ids and may_ask(id_))
         return questions + list(islice(new, count - len(questions)))
@@ -97,10 +97,10 @@ class Queue:
     ) -> Iterator[Question]:
         """Samples that nobody has answered: of the control slice when its share is due, else by
         rank, and at random where no rank is left."""
-        chosen: set[str] = set()
+        new_ids: set[str] = set()
 
         def fresh(questions: Iterable[Question]) -> Iterator[Question]:
-            return (q for q in questions if q.id not in chosen and may_ask(q.id))
+            return (q for q in questions if q.id not in new_ids and may_ask(q.id))
 
         control = fresh(map(self._control_question, self.control))
         by_chance = (Question(id_, RANDOM, _NO_RANK) for id_ in self.others)
@@ -112,7 +112,7 @@ class Queue:
             question = question or next(others if is_due else control, None)
             if question is None:
                 return
-            chosen.add(question.id)
+            new_ids.add(question.id)
             yield question
             asked_control += question.slice == CONTROL
             asked_count += 1

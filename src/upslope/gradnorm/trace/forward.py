@@ -7,6 +7,7 @@ may go backward several times: from all losses, from parts of them, or scaled.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.utils._pytree import tree_map_only
 
 from upslope.gradnorm.core.half_precision import upcast
-from upslope.gradnorm.core.heap import drop_free_pages
+from upslope.gradnorm.core.heap import drop_free_pages, give_pages_back
 from upslope.gradnorm.core.layouts.layout import Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe, LayoutUnknown, codes, halves
 from upslope.gradnorm.core.layouts.separation import scales
@@ -339,12 +340,14 @@ class Forward:
         places: Mapping[int, Tensor] | None = None,
     ) -> None:
         """Run a backward pass for each mask. places: as of `backward`."""
-        for mask in masks:
-            probe.kept = mask.to(losses.device)
-            weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
-            self.backward(losses, weight, probe, places=places)
-            # The probe looks at each gradient in several ways, and notes a little of each pass,
-            # behind which the heap would keep all that it has freed. It would take long in every
-            # batch, as where entries move by the data.
-            if self.repeats and not self.is_placed_by_data:
-                drop_free_pages()
+        # The probe looks at each gradient in several ways, and notes a little of each pass, behind
+        # which the heap would keep all that it has freed. To give it back would take long in every
+        # batch, as where entries move by the data.
+        is_seldom = self.repeats and not self.is_placed_by_data
+        with give_pages_back() if is_seldom else nullcontext():
+            for mask in masks:
+                probe.kept = mask.to(losses.device)
+                weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
+                self.backward(losses, weight, probe, places=places)
+                if is_seldom:
+                    drop_free_pages()

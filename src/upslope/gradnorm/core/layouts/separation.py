@@ -8,8 +8,6 @@ probability zero. One backward pass with all u_i = 1 and one with the u_i tell a
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -19,6 +17,10 @@ _REACH_ELSE = 20
 _ROUNDINGS = 64
 """Roundings in the type of a gradient that its two values may differ by; they differ by none where
 nothing overflows and a library sums in one order."""
+_PART = 1 << 16
+"""Random numbers that are drawn at once, from a seed of their own."""
+_mixes: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+"""The random numbers drawn so far."""
 
 
 def scales(n: int, like: Tensor, seed: int = 0, precision: torch.dtype | None = None) -> Tensor:
@@ -45,9 +47,19 @@ def checksum(rows: Tensor) -> tuple[Tensor, Tensor]:
     return flat @ mix, torch.linalg.vector_norm(flat, dim=1) * torch.linalg.vector_norm(mix)
 
 
-@functools.lru_cache(maxsize=32)
 def _mix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(size)).to(device, dtype)
+    """Return the first random numbers of a sequence, (size,): always the same ones.
+
+    All sizes share one tensor, as long as the longest that was asked for.
+    """
+    mix = _mixes.get((dtype, device))
+    if mix is None or len(mix) < size:
+        parts = [] if mix is None else [mix]
+        for k in range(sum(map(len, parts)) // _PART, -(-size // _PART)):
+            generator = torch.Generator().manual_seed(k)
+            parts.append(torch.randn(_PART, generator=generator).to(device, dtype))
+        mix = _mixes[dtype, device] = torch.cat(parts)
+    return mix[:size]
 
 
 def differ(

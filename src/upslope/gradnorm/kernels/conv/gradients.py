@@ -32,7 +32,6 @@ from torch import Tensor
 
 from upslope.gradnorm.core.chunks import chunks
 from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
-from upslope.gradnorm.core.gradients.sums_of_squares import upcast
 from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands
 from upslope.gradnorm.kernels.conv.patches import (
     bytes_of_patches,
@@ -40,7 +39,7 @@ from upslope.gradnorm.kernels.conv.patches import (
     patches,
     patches_in_slabs,
     tap_windows,
-    windows,
+    windows_met,
 )
 
 _CACHE_BYTES = 3 << 20
@@ -262,7 +261,7 @@ def windows_of_channels(operands: ConvOperands, scratch: int) -> Iterator[Tensor
         x = operands.pad(operands.x[rows, 0])
         if operands.shape[0] > x.shape[1]:  # each channel of the image has several of the output
             x = x.repeat_interleave(operands.shape[0] // x.shape[1], dim=1)
-        x = windows(operands, x)
+        x = windows_met(operands, x)
         g = operands.g[rows, 0].movedim(1, -1)  # (m, *positions, c)
         g = g.reshape(len(g), *(1,) * spaces, *g.shape[1:])
         # A copy even where nothing is out of order: these are the images' own numbers.
@@ -319,7 +318,8 @@ def _product_by_slabs(operands: ConvOperands, sample: int) -> Tensor:
     """(1, o, c / groups * taps): the same of one sample, whose patches no cache has room for."""
     slabs = patches_in_slabs(operands, sample, SLAB_BYTES)
     x, g = next(slabs)
-    product = upcast(g.mT @ x)  # half precision sums in float32
+    # Half precision sums in float32.
+    product = (g.mT @ x).to(torch.promote_types(g.dtype, torch.float32))
     for x, g in slabs:
         product += g.mT @ x
     return product.to(g.dtype).view(1, operands.shape[0], -1)

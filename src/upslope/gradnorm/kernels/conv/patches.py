@@ -6,7 +6,7 @@ Called by the methods of `gradients` and `methods` that multiply them with outpu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,18 +19,26 @@ _FEW_CHANNELS = 4
 too short to be copied as a whole."""
 
 
-def windows(operands: ConvOperands, x: Tensor) -> Tensor:
+def windows(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
     """Return the windows of padded images that a kernel meets, a view: (n, c, *positions, *kernel).
 
-    x: (n, c, *space).
+    x: (n, c, *space). kernel, stride, dilation: a number per dimension of space.
     """
-    s, _, d, _ = operands.geometry
-    dims = zip(operands.shape[2:], s, d, operands.g.shape[3:], strict=True)
-    for dim, (size, step, gap, positions) in enumerate(dims, start=2):
+    for dim, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
         x = x.unfold(dim, (size - 1) * gap + 1, step)
         x = x[..., ::gap] if gap > 1 else x
-        if x.shape[dim] > positions:  # of a transposed convolution there may be more
-            x = x.narrow(dim, 0, positions)
+    return x
+
+
+def windows_met(operands: ConvOperands, x: Tensor) -> Tensor:
+    """Return the windows that have output gradients, of padded images (n, c, *space)."""
+    s, _, d, _ = operands.geometry
+    x = windows(x, operands.shape[2:], s, d)
+    for dim, size in enumerate(operands.g.shape[3:], start=2):
+        if x.shape[dim] > size:  # of a transposed convolution there may be more
+            x = x.narrow(dim, 0, size)
     return x
 
 
@@ -84,7 +92,7 @@ def pixels_by_tap(operands: ConvOperands, scratch: int) -> Iterator[tuple[list[T
     bytes_each = operands.x.element_size() * math.prod((*positions, *operands.shape[1:]))
     for c in chunks(len(operands), bytes_each, scratch):
         x = operands.pad(operands.x[c, 0]).movedim(1, -1).contiguous().movedim(-1, 1)
-        x = windows(operands, x)
+        x = windows_met(operands, x)
         pixels = [x.movedim(1, -1 - len(kernel))]  # (m, *positions, c, *kernel)
         for _ in kernel:
             pixels = [
@@ -115,7 +123,7 @@ def _unfold_in_slabs(
         x = x.contiguous()
     # Rows of positions, where these lie last in memory; otherwise rows of channels.
     by_positions = few or (x.is_contiguous() and not has_taps_first(operands))
-    x = torch.unflatten(windows(operands, operands.pad(x)), 1, (groups, -1))
+    x = torch.unflatten(windows_met(operands, operands.pad(x)), 1, (groups, -1))
     g = torch.unflatten(operands.g[samples, 0], 1, (groups, -1))
     # From here on (n, groups, c, *positions, *taps). The copy keeps together what lies together in
     # memory.
@@ -123,8 +131,8 @@ def _unfold_in_slabs(
     order = (*taps, 2) if has_taps_first(operands) else (2, *taps)
     for rows, gradients in zip(x.chunk(count, dim=3), g.chunk(count, dim=3), strict=True):
         if by_positions:
-            unfolded = rows.permute(0, 1, 2, *taps, *positions).flatten(3 + spaces)
-            unfolded = unfolded.flatten(2, -2).mT
+            matrix = rows.permute(0, 1, 2, *taps, *positions).flatten(3 + spaces)
+            matrix = matrix.flatten(2, -2).mT
         else:
-            unfolded = rows.permute(0, 1, *positions, *order).flatten(2 + spaces).flatten(2, -2)
-        yield unfolded.flatten(0, 1), gradients.flatten(3).mT.flatten(0, 1)
+            matrix = rows.permute(0, 1, *positions, *order).flatten(2 + spaces).flatten(2, -2)
+        yield matrix.flatten(0, 1), gradients.flatten(3).mT.flatten(0, 1)
