@@ -133,7 +133,8 @@ def _read(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
         return rows_of_parquet(files, shard, path, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, files.options.image, "raise")
-    images = TarImages([path], np.zeros(len(size), dtype=np.int32), offset, size)
+    shard_of = np.zeros(len(size), dtype=np.int32)
+    images = TarImages([path], samples.stamps, shard_of, offset, size)
     return _check_rows(Rows(tuple(samples.ids), images, "images", place))
 
 
