@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from shards_to_write import (
 
 from upslope.errors import ConfigError, DataError
 from upslope.pools import Patience, ReadOptions, ShardedPool, Storage, StorageError, open_pool
+from upslope.pools.storage import Entry
 
 
 def samples(pool: ShardedPool) -> dict[str, np.ndarray]:
@@ -340,3 +343,33 @@ def test_tensors_with_dimensions_in_another_order_are_refused(
     else:
         read = samples(open_pool(str(tmp_path)))
         assert all(np.array_equal(read[id_], values[i]) for i, id_ in enumerate("abcd"))
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_a_shard_that_is_written_again_after_the_listing_is_named(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    pool = open_pool(str(write(tmp_path)))
+    shard = pool.shards[1]
+    os.utime(shard.path, (1, 1))  # as of another content of the same length
+    message = rf"{shard.name} to stay as it was listed.*{shard.size:,} bytes \(1"
+    with pytest.raises(DataError, match=message), pool.open(shard):
+        pass
+
+
+def test_a_shard_that_is_written_again_while_it_is_fetched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    bucket = fsspec.filesystem("memory")
+    for path in sorted(write_tars(tmp_path).glob("*.tar")):
+        bucket.pipe_file(f"/photographs/{path.name}", path.read_bytes())
+    pool = open_pool("memory://photographs")
+    shard = pool.shards[1]
+    monkeypatch.setattr(
+        "upslope.pools.storage._entry",
+        lambda info: Entry(str(info["name"]), False, int(info["size"]), "another"),
+    )
+    with pytest.raises(DataError, match="to stay as it was listed"), pool.open(shard):
+        pass

@@ -125,7 +125,21 @@ def open_rows(files: ShardFiles, shard: Shard) -> Iterator[Rows]:
             if storage.is_local:
                 raise
             raise type(error)(str(error).replace(str(path), place)) from error
+        _check_as_listed(storage, shard, place)
         yield rows
+
+
+def _check_as_listed(storage: Storage, shard: Shard, place: str) -> None:
+    """Refuse a shard that was written again since it was listed: parts of it may be of either
+    content, and its scores would be recorded as those of the former one."""
+    now = storage.entry(shard.path)
+    if now is None or (now.size, now.tag) != (shard.size, shard.tag):
+        is_now = f"it has {now.size:,} bytes ({now.tag})" if now else "it is gone"
+        raise DataError(
+            f"Expected {place} to stay as it was listed, of {shard.size:,} bytes ({shard.tag}), "
+            f"but {is_now} now that it is read. Run the same command again once nothing writes to "
+            "the pool."
+        )
 
 
 def _read(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
