@@ -23,12 +23,13 @@ from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.image_form import form_of
 from upslope.datasets.layout import LeftOut
 from upslope.datasets.paths import cache_folder
+from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
-from upslope.pools.parquet_rows import Cells, empty_cell, read_rows
+from upslope.pools.parquet_rows import NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
@@ -74,14 +75,17 @@ class Rows:
             DataError: arrays of another shape or type than the first shard's.
         """
         labels = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
-        if self.column != column:
+        if not self.ids:  # what writers leave as the type or the shape says nothing
+            none = np.empty((0, *input_shape), dtype=np.uint8)
+            return ArrayDataset(self.place, (), (), none, labels, resident=False, place=self.place)
+        if _kind_of(self.column) != _kind_of(column):
             raise DataError(
                 f"Expected {self.place} to hold {column}, as the first shard does, but it "
                 f"holds {self.column}. Write it again, or leave it out."
             )
         if isinstance(self.inputs, np.ndarray):
             inputs = self.inputs
-            if inputs.shape[1:] != input_shape and len(inputs):
+            if inputs.shape[1:] != input_shape:
                 raise DataError(
                     f"Expected arrays of shape {input_shape} in {self.place}, as in the first "
                     f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
@@ -100,6 +104,12 @@ class Rows:
             input_shape,
             place=self.place,
         )
+
+
+def _kind_of(column: str) -> str:
+    """What a column holds, whatever the width of offsets into its cells: polars writes other ones
+    than pandas."""
+    return column.replace("large_binary", "binary").replace("large_string", "string")
 
 
 @contextmanager
@@ -145,6 +155,8 @@ def _check_as_listed(storage: Storage, shard: Shard, place: str) -> None:
 def _read(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
     if files.format == "parquet":
         return rows_of_parquet(files, shard, path, place)
+    if next(read_members(path), None) is None:
+        return Rows((), np.empty(0, dtype=np.uint8), NO_ROWS, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, files.options.image, "raise")
     shard_of = np.zeros(len(size), dtype=np.int32)
