@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from upslope import datasets
 from upslope.datasets import Splits
 from upslope.errors import DataError
 
@@ -51,3 +57,30 @@ def test_whole_numbers_beyond_64_bits_are_no_classes():
         Splits.from_arrays(X, [10**20, 1] * 20, test_share=0.25)
     with pytest.raises(DataError, match="one type each"):
         Splits.from_table({**COLUMNS, "y": [10**20, 1] * 20}, target="y")
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize("first", [2**53, 2**60, -(2**60)])
+def test_whole_numbers_in_lists_are_exact(first, tmp_path):
+    lists = [[first + i, i % 3] for i in range(40)]
+    rows = [{"x": x, "label": "ab"[i % 2]} for i, x in enumerate(lists)]
+    splits = datasets.load("table", root=write_lines(tmp_path / "t.jsonl", rows))
+    frame = Splits.from_table({"x": lists, "label": ["a", "b"] * 20})
+    for inputs in (one.pool.inputs(range(32)) for one in (splits, frame)):
+        assert [len(place.unique()) for place in inputs.T] == [32, 3]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_path):
+    targets = [2**65 + i for i in range(40)]
+    path = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        path.write_text("x,label\n" + "\n".join(f"{i},{t}" for i, t in enumerate(targets)))
+    else:
+        pq.write_table(pa.table({"x": X[:, 0], "label": list(map(Decimal, targets))}), path)
+    with pytest.raises(DataError, match=r"40 numbers are 1 so, near 3\.68934"):
+        datasets.load("table", root=path, kind="numbers")
