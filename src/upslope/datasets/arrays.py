@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from upslope.errors import DataError
 
 UNKNOWN = -1
 """The label of a sample that nobody has labelled."""
+
+_LARGEST_UNSIGNED = (2**8 - 1, 2**16 - 1)
+"""What -1 becomes in unsigned types. Of longer ones it is refused as too large for a class."""
 
 Array = NDArray[np.generic]
 Labels = NDArray[np.int64]
@@ -142,6 +145,27 @@ def check_labels(
             f"{ids[bad[0]]!r} ({len(bad)} such labels). Name all classes or repair the labels."
         )
     return result
+
+
+def refuse_wrapped(parts: Iterable[Array], what: str, remedy: str) -> None:
+    """Refuse class numbers that are 255 or 65,535 far above all others, where no names are stated.
+
+    That is what -1, no label, becomes in uint8 and uint16; classes up to it would be made.
+
+    parts: (n,) whole numbers each. what: "labels in a.npz", for messages. remedy: how classes are
+    named there.
+
+    Raises:
+        DataError: such a number.
+    """
+    numbers = np.unique(np.concatenate([np.unique(part).astype(np.float64) for part in parts]))
+    if len(numbers) > 1 and numbers[-1] in _LARGEST_UNSIGNED and numbers[-2] < numbers[-1] - 1:
+        raise DataError(
+            f"Expected {what} to count from 0 but got {int(numbers[-1])}, which -1, no label, "
+            f"becomes in uint{int(numbers[-1]).bit_length()}, beside others up to "
+            f"{int(numbers[-2])}. Write -1 in a signed type such as int64; or, where "
+            f"{int(numbers[-1])} is a class, {remedy}."
+        )
 
 
 def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) -> Tensor:
