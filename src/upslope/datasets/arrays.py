@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,12 @@ from upslope.errors import DataError
 UNKNOWN = -1
 """The label of a sample that nobody has labelled."""
 
+_LOSS_SHARE = 1e-3
+"""Of the deviation of inputs in double precision: where more is lost in single, it is told."""
+_ROUNDING = 1e-13
+"""Of the largest input: a deviation below is that of sums in double precision."""
+_LOOKED_AT = 1 << 20
+"""Numbers by which a loss of digits is told."""
 _LARGEST_UNSIGNED = (2**8 - 1, 2**16 - 1)
 """What -1 becomes in unsigned types. Of longer ones it is refused as too large for a class."""
 
@@ -124,7 +131,34 @@ def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
             f"hold NaN or infinity (in float32), first at rows {np.flatnonzero(bad)[:3].tolist()}. "
             "Remove or repair these rows."
         )
+    _warn_of_lost_digits(values, source)
     return floats
+
+
+def _warn_of_lost_digits(values: Array, source: object) -> None:
+    """Warn where single precision moves double ones by much of what tells samples apart.
+
+    Seconds since 1970, or coordinates in metres, become one number for many samples. Some of the
+    samples are looked at.
+    """
+    if values.dtype.itemsize < 8 or len(values) < 2:
+        return
+    width = max(1, values[0].size)
+    positions = np.unique(np.linspace(0, len(values) - 1, max(2, _LOOKED_AT // width)).astype(int))
+    doubles = values[positions].reshape(len(positions), width).astype(np.float64)
+    largest_error = np.abs(doubles.astype(np.float32) - doubles).max(axis=0)
+    deviation = doubles.std(axis=0)
+    is_noise = deviation <= _ROUNDING * np.abs(doubles).max(axis=0)
+    columns = np.flatnonzero((largest_error > _LOSS_SHARE * deviation) & ~is_noise)
+    if len(columns):
+        first = columns[0]
+        warnings.warn(
+            f"Single precision, of 7 digits, in which inputs are kept, moves {len(columns):,} of "
+            f"{width:,} numbers of each sample of {source} by more than a thousandth of their "
+            f"deviation, first number {first} (mean {doubles[:, first].mean():.7g}, deviation "
+            f"{deviation[first]:.3g}). Take off what samples have in common, about their mean.",
+            stacklevel=3,
+        )
 
 
 def check_labels(
