@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.png import check_chunks, check_rows, has_late_orientation
@@ -38,6 +40,7 @@ _SCALES = {"L;2": 85, "L;4": 17}
 """By which Pillow multiplies the levels of 2 and 4 bits."""
 FULL = 2**16 - 1
 """White, where 16-bit levels fill their range."""
+_BEHIND = 64  # bytes behind the pixels of an image, where the header of another would be
 _ORIENTATION = 0x0112  # the tag of EXIF
 _IMAGE_WIDTH = 256  # a tag of TIFF
 _PNG_ORIENTATIONS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # Pillow's names
@@ -253,12 +256,37 @@ def refuse_pages(image: Image.Image) -> None:
     if isinstance(image, TiffImageFile):
         count = select_page(image)
         check_stored(image)
+    if isinstance(image, PpmImageFile) and _has_second(image):
+        raise ValueError(
+            "another image follows in the same file, and the first alone would be read. Save each "
+            "as a file of its own"
+        )
     if count == 1 or image.format == "MPO":
         return
     raise ValueError(
         f"it holds {count} pages or frames, of which one alone would be read. Save each as a file "
         "of its own, or the stack as an array of volumes (data set npz)"
     )
+
+
+def _has_second(image: PpmImageFile) -> bool:
+    """Whether the header of another image follows the pixels of an open PBM, PGM or PPM file, which
+    may hold several; those written as text hold one."""
+    file = image.fp
+    if file is None or not image.tile or image.tile[0][0] == "ppm_plain":
+        return False
+    _, _, offset, how = image.tile[0]
+    mode, *maximum = how if isinstance(how, tuple) else (how,)
+    if str(mode).startswith("1"):
+        row = -(-image.width // 8)
+    else:
+        is_wide = ";16" in str(mode) or (maximum and int(maximum[0]) > 255)
+        row = image.width * len(image.getbands()) * (2 if is_wide else 1)
+    place = file.tell()
+    file.seek(offset + row * image.height)
+    behind = file.read(_BEHIND).lstrip()
+    file.seek(place)
+    return re.match(rb"P[1-7]\s", behind) is not None
 
 
 def _orientation(image: Image.Image, name: str) -> int:

@@ -118,3 +118,10 @@ def test_what_cannot_be_is_refused(make, error, message):
     with pytest.raises(error, match=message) as caught:
         make()
     assert "data." not in str(caught.value)
+
+
+def test_a_column_of_intervals_is_refused_by_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"x": range(30), "label": pandas.cut(list(range(30)), 3)})
+    with pytest.raises(DataError, match=r"classes in the column `label`.*got cells of type ext"):
+        Splits.from_table(frame)

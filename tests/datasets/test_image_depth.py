@@ -176,3 +176,25 @@ def test_colour_of_more_than_8_bits_in_ppm_files(tmp_path, most, top, kept):
     stored = np.frombuffer((tmp_path / splits.pool.ids[0]).read_bytes()[-384:], ">u2")
     right = np.rint(stored.reshape(8, 8, 3).transpose(2, 0, 1) * (255 / most))
     assert np.abs(splits.pool.inputs([0])[0].numpy().astype(int) - right).max() <= 1
+
+
+def netpbm(kind, level, maximum):
+    """A PBM, PGM or PPM file of 9 x 4 pixels."""
+    if kind == b"P4":
+        return b"P4\n# c\n9 4\n" + bytes([level & 0xFF, 0x80]) * 4
+    count = 9 * 4 * (3 if kind == b"P6" else 1) * (2 if maximum > 255 else 1)
+    return kind + b"\n9 4\n%d\n" % maximum + bytes([level & 0x3F]) * count
+
+
+@pytest.mark.parametrize(
+    ("kind", "maximum"),
+    [(b"P4", 1), (b"P5", 255), (b"P5", 100), (b"P5", 65535), (b"P5", 16383), (b"P6", 255),
+     (b"P6", 100), (b"P6", 65535)],
+)  # fmt: skip
+@pytest.mark.parametrize("between", [b"", b"\n"])
+def test_a_second_image_of_a_netpbm_file_is_refused(kind, maximum, between):
+    one, other = (netpbm(kind, level, maximum) for level in (3, 5))
+    with pytest.raises(DataError, match="another image follows in the same file"):
+        read_header(one + between + other, "the file")
+    for end in (b"", b"\n", b"P", bytes(40), b"Pictures of mine"):
+        assert read_header(one + end, "the file") == read_header(one, "the file")

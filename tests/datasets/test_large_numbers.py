@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from upslope import datasets
 from upslope.datasets import Splits
 from upslope.errors import DataError
+from upslope.pools import open_pool
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 COLUMNS = {"a": X[:, 0], "b": X[:, 1]}
@@ -51,3 +58,52 @@ def test_whole_numbers_beyond_64_bits_are_no_classes():
         Splits.from_arrays(X, [10**20, 1] * 20, test_share=0.25)
     with pytest.raises(DataError, match="one type each"):
         Splits.from_table({**COLUMNS, "y": [10**20, 1] * 20}, target="y")
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.parametrize("first", [2**53, 2**60, -(2**60)])
+def test_whole_numbers_in_lists_are_exact(first, tmp_path):
+    lists = [[first + i, i % 3] for i in range(40)]
+    rows = [{"x": x, "label": "ab"[i % 2]} for i, x in enumerate(lists)]
+    splits = datasets.load("table", root=write_lines(tmp_path / "t.jsonl", rows))
+    frame = Splits.from_table({"x": lists, "label": ["a", "b"] * 20})
+    for inputs in (one.pool.inputs(range(32)) for one in (splits, frame)):
+        assert [len(place.unique()) for place in inputs.T] == [32, 3]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_path):
+    targets = [2**65 + i for i in range(40)]
+    path = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        path.write_text("x,label\n" + "\n".join(f"{i},{t}" for i, t in enumerate(targets)))
+    else:
+        pq.write_table(pa.table({"x": X[:, 0], "label": list(map(Decimal, targets))}), path)
+    with pytest.raises(DataError, match=r"40 numbers are 1 so, near 3\.68934"):
+        datasets.load("table", root=path, kind="numbers")
+
+
+@pytest.mark.parametrize("reader", ["arrays", "npz", "shards"])
+def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
+    """Seconds since 1970 became one number for all samples of an hour, without a word."""
+    inputs = np.concatenate([X[:, :2].astype(np.float64), 1.7e9 + np.arange(40)[:, None]], axis=1)
+
+    def read(inputs):
+        if reader == "arrays":
+            return Splits.from_arrays(inputs, np.arange(40) % 2, test_share=0.25)
+        if reader == "npz":
+            labels = np.arange(40) % 2
+            np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_test=inputs[:6] + 0.5,
+                     y_test=labels[:6])  # fmt: skip
+            return datasets.load("npz", root=tmp_path / "a.npz")
+        pq.write_table(pa.table({"features": inputs.tolist()}), tmp_path / "a.parquet")
+        return open_pool(str(tmp_path))
+
+    with pytest.warns(UserWarning, match=r"moves 1 of 3 numbers .* first number 2 \(mean 1\.7e"):
+        read(inputs)
+    read(inputs - inputs.mean(axis=0))  # warnings are errors here
+    read(inputs * 0 + 0.1 + 1e-17 * inputs)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from upslope import datasets
 from upslope.datasets.encoded import EncodedDataset
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError
 
 
 def png(level):
@@ -285,3 +285,12 @@ def test_a_picture_that_cannot_be_decoded_names_its_shard(tmp_path):
     path = pack(tmp_path / "a.tar", [*samples(0, 4), ("x.png", b"none"), ("x.cls", b"1")])
     with pytest.raises(DataError, match="x"):
         load(path, test_share=0.4)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_archive_that_is_written_again_gives_no_other_images(tmp_path, on_error):
+    splits = load(write(tmp_path), memory=0.0, on_error=on_error)
+    splits.pool.inputs([0])
+    pack(tmp_path / "train-000.tar", list(reversed(samples(0, 4))))  # of the same length
+    with pytest.raises(RunError, match=r"train-000\.tar to stay as it was"):
+        splits.pool.inputs([0])

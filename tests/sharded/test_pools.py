@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from shards_to_write import (
 
 from upslope.errors import ConfigError, DataError
 from upslope.pools import Patience, ReadOptions, ShardedPool, Storage, StorageError, open_pool
+from upslope.pools.storage import Entry
 
 
 def samples(pool: ShardedPool) -> dict[str, np.ndarray]:
@@ -271,8 +274,9 @@ def test_a_row_whose_array_differs_is_named(
         open_pool(str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrays", "floats"])
-def test_a_shard_without_rows_is_read_as_such(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "arrays", "floats", "lists", "nulls"])
+@pytest.mark.parametrize("empty_first", [False, True])
+def test_a_shard_without_rows_is_read_as_such(kind: str, empty_first: bool, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     arrays = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 6)
     numbers = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(24, dtype=np.uint8)), 6)
@@ -280,13 +284,38 @@ def test_a_shard_without_rows_is_read_as_such(kind: str, tmp_path: Path) -> None
         "parquet": pa.table({"id": ["a", "b"], "image": [png(0), png(1)]}),
         "arrays": pa.table({"id": list("abcd"), "image": numbers}),
         "floats": pa.table({"id": list("abcd"), "features": arrays}),
+        "lists": pa.table({"id": list("abcd"), "features": rows.tolist()}),
+        "nulls": pa.table({"id": list("abcd"), "features": rows.tolist()}),
     }
-    for number, table in enumerate((tables[kind], tables[kind].slice(0, 0))):
+    none = tables[kind].slice(0, 0)
+    if kind == "nulls":  # as of a frame without rows
+        none = pa.table({name: pa.nulls(0) for name in none.column_names})
+    both = (none, tables[kind]) if empty_first else (tables[kind], none)
+    for number, table in enumerate(both):
         pq.write_table(table, tmp_path / f"part-{number}.parquet")
     pool = open_pool(str(tmp_path))
-    with pool.open(pool.shards[1]) as empty:
+    with pool.open(pool.shards[0 if empty_first else 1]) as empty:
         assert len(empty) == 0
         assert empty.inputs([]).shape == (0, *pool.input_shape)
+
+
+def test_a_tar_without_members_is_a_shard_without_rows(tmp_path: Path) -> None:
+    write_tars(tmp_path)
+    for name in ("00000a.tar", "a.tar"):
+        tarfile.open(tmp_path / name, "w").close()
+    pool = open_pool(str(tmp_path))
+    assert len(samples(pool)) == 15
+
+
+@pytest.mark.parametrize("first", ["small", "large"])
+def test_images_of_two_writers_are_of_one_kind(first: str, tmp_path: Path) -> None:
+    small = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    large = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+    kinds = (small, large) if first == "small" else (large, small)
+    for number, kind in enumerate(kinds):
+        cells = pa.array([{"bytes": png(number), "path": None}], kind)
+        pq.write_table(pa.table({"image": cells}), tmp_path / f"{number}.parquet")
+    assert len(samples(open_pool(str(tmp_path)))) == 2
 
 
 def test_images_of_cameras_are_read_and_those_of_systems_left_out_with_a_count(
@@ -303,6 +332,15 @@ def test_images_of_cameras_are_read_and_those_of_systems_left_out_with_a_count(
     with pytest.warns(UserWarning, match=told):
         pool = open_pool(str(folder), index=tmp_path / "index.arrow")
     assert set(samples(pool)) == set(names)
+
+
+def test_files_beside_shards_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    write_tars(tmp_path)
+    for name in ("00003.tar.gz", "00004.tgz", "README", "_SUCCESS"):
+        (tmp_path / name).write_bytes(b"")
+    words = "1 file of the kind .gz, 1 file of the kind .tgz, 1 file without a suffix"
+    with pytest.warns(UserWarning, match=f"{words}. They are not read as shards"):
+        assert len(open_pool(str(tmp_path))) == 3
 
 
 def test_shards_that_programs_have_not_finished_are_no_shards(tmp_path: Path) -> None:
@@ -340,3 +378,33 @@ def test_tensors_with_dimensions_in_another_order_are_refused(
     else:
         read = samples(open_pool(str(tmp_path)))
         assert all(np.array_equal(read[id_], values[i]) for i, id_ in enumerate("abcd"))
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_tars])
+def test_a_shard_that_is_written_again_after_the_listing_is_named(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    pool = open_pool(str(write(tmp_path)))
+    shard = pool.shards[1]
+    os.utime(shard.path, (1, 1))  # as of another content of the same length
+    message = rf"{shard.name} to stay as it was listed.*{shard.size:,} bytes \(1"
+    with pytest.raises(DataError, match=message), pool.open(shard):
+        pass
+
+
+def test_a_shard_that_is_written_again_while_it_is_fetched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    bucket = fsspec.filesystem("memory")
+    for path in sorted(write_tars(tmp_path).glob("*.tar")):
+        bucket.pipe_file(f"/photographs/{path.name}", path.read_bytes())
+    pool = open_pool("memory://photographs")
+    shard = pool.shards[1]
+    monkeypatch.setattr(
+        "upslope.pools.storage._entry",
+        lambda info: Entry(str(info["name"]), False, int(info["size"]), "another"),
+    )
+    with pytest.raises(DataError, match="to stay as it was listed"), pool.open(shard):
+        pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,15 @@ from upslope.errors import DataError
 
 UNKNOWN = -1
 """The label of a sample that nobody has labelled."""
+
+_LOSS_SHARE = 1e-3
+"""Of the deviation of inputs in double precision: where more is lost in single, it is told."""
+_ROUNDING = 1e-13
+"""Of the largest input: a deviation below is that of sums in double precision."""
+_LOOKED_AT = 1 << 20
+"""Numbers by which a loss of digits is told."""
+_LARGEST_UNSIGNED = (2**8 - 1, 2**16 - 1)
+"""What -1 becomes in unsigned types. Of longer ones it is refused as too large for a class."""
 
 Array = NDArray[np.generic]
 Labels = NDArray[np.int64]
@@ -121,7 +131,34 @@ def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
             f"hold NaN or infinity (in float32), first at rows {np.flatnonzero(bad)[:3].tolist()}. "
             "Remove or repair these rows."
         )
+    _warn_of_lost_digits(values, source)
     return floats
+
+
+def _warn_of_lost_digits(values: Array, source: object) -> None:
+    """Warn where single precision moves double ones by much of what tells samples apart.
+
+    Seconds since 1970, or coordinates in metres, become one number for many samples. Some of the
+    samples are looked at.
+    """
+    if values.dtype.itemsize < 8 or len(values) < 2:
+        return
+    width = max(1, values[0].size)
+    positions = np.unique(np.linspace(0, len(values) - 1, max(2, _LOOKED_AT // width)).astype(int))
+    doubles = values[positions].reshape(len(positions), width).astype(np.float64)
+    largest_error = np.abs(doubles.astype(np.float32) - doubles).max(axis=0)
+    deviation = doubles.std(axis=0)
+    is_noise = deviation <= _ROUNDING * np.abs(doubles).max(axis=0)
+    columns = np.flatnonzero((largest_error > _LOSS_SHARE * deviation) & ~is_noise)
+    if len(columns):
+        first = columns[0]
+        warnings.warn(
+            f"Single precision, of 7 digits, in which inputs are kept, moves {len(columns):,} of "
+            f"{width:,} numbers of each sample of {source} by more than a thousandth of their "
+            f"deviation, first number {first} (mean {doubles[:, first].mean():.7g}, deviation "
+            f"{deviation[first]:.3g}). Take off what samples have in common, about their mean.",
+            stacklevel=3,
+        )
 
 
 def check_labels(
@@ -142,6 +179,27 @@ def check_labels(
             f"{ids[bad[0]]!r} ({len(bad)} such labels). Name all classes or repair the labels."
         )
     return result
+
+
+def refuse_wrapped(parts: Iterable[Array], what: str, remedy: str) -> None:
+    """Refuse class numbers that are 255 or 65,535 far above all others, where no names are stated.
+
+    That is what -1, no label, becomes in uint8 and uint16; classes up to it would be made.
+
+    parts: (n,) whole numbers each. what: "labels in a.npz", for messages. remedy: how classes are
+    named there.
+
+    Raises:
+        DataError: such a number.
+    """
+    numbers = np.unique(np.concatenate([np.unique(part).astype(np.float64) for part in parts]))
+    if len(numbers) > 1 and numbers[-1] in _LARGEST_UNSIGNED and numbers[-2] < numbers[-1] - 1:
+        raise DataError(
+            f"Expected {what} to count from 0 but got {int(numbers[-1])}, which -1, no label, "
+            f"becomes in uint{int(numbers[-1]).bit_length()}, beside others up to "
+            f"{int(numbers[-2])}. Write -1 in a signed type such as int64; or, where "
+            f"{int(numbers[-1])} is a class, {remedy}."
+        )
 
 
 def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) -> Tensor:

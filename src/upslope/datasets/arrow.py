@@ -126,7 +126,9 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type
     while pa.types.is_dictionary(kind) or str(kind).startswith("run_end_encoded"):
         if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
+            # Not by a cast, which extension types such as pandas' intervals lack.
+            chunks = [chunk.dictionary_decode() for chunk in column.chunks]
+            column = pa.chunked_array(chunks, type=kind.value_type)
         else:
             chunks = [pc.run_end_decode(chunk) for chunk in column.chunks]
             column = pa.chunked_array(chunks, type=kind.value_type)

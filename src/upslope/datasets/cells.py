@@ -265,6 +265,26 @@ def _exact_from_least(numbers: Sequence[Any]) -> NDArray[np.float64] | None:
     return np.array([np.nan if n is None else float(Fraction(n) - least) for n in numbers])[:, None]
 
 
+def refuse_merged(cells: Sequence[Any], values: NDArray[np.float64], what: str) -> None:
+    """Raise DataError where whole numbers or decimals beyond 2**64 that differ are one as floats;
+    those below are told by `in_single_precision`.
+
+    cells: (n,) integers, decimals, text of either, or None. values: (n,) what they are as floats,
+    NaN for none. what: what they are.
+    """
+    floats = values[~np.isnan(values)]
+    if not (np.abs(floats) > 2**64).any():
+        return
+    numbers = [_whole(cell) if isinstance(cell, str) else cell for cell in cells]
+    count, count_of_floats = len({*numbers} - {None}), len(np.unique(floats))
+    if count > count_of_floats:
+        raise DataError(
+            f"Expected {what} that differ in their first 15 digits but {count:,} numbers are "
+            f"{count_of_floats:,} so, near {floats[np.abs(floats).argmax()]:.15g}. Take off what "
+            "they have in common."
+        )
+
+
 def _whole(cell: str) -> int | None:
     """The whole number that a cell is, None for other numbers and for empty cells."""
     bare = cell.strip()
@@ -303,5 +323,19 @@ def _lists(column: pa.ChunkedArray, where: str) -> NDArray[np.float64]:
         inner = pa.chunked_array([inner])
     is_valid = lengths.is_valid().to_numpy()
     values = np.full((len(column), sizes[0]), np.nan)
-    values[is_valid] = finite(numbers_of(inner), f"numbers in {where}").reshape(-1, sizes[0])
+    values[is_valid] = _places(inner, sizes[0], where)
     return values
+
+
+def _places(inner: pa.ChunkedArray, size: int, where: str) -> NDArray[np.float64]:
+    """(n, size): the numbers of lists of one size, each place of them exact as a column is."""
+    import pyarrow as pa
+
+    floats = finite(numbers_of(inner), f"numbers in {where}").reshape(-1, size).copy()
+    if pa.types.is_floating(inner.type) or not (np.abs(floats) >= 2**53).any():
+        return floats
+    for place in range(size):
+        numbers = inner.take(np.arange(place, len(inner), size)).to_pylist()
+        if (exact := _exact_from_least(numbers)) is not None:
+            floats[:, place] = exact[:, 0]
+    return floats

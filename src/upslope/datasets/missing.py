@@ -43,7 +43,7 @@ DOUBTFUL_WORDS: tuple[str, ...] = (
 the reader points at them."""
 
 _NEGATIVE_MARKS = ("-1", "-9", "-99", "-999", "-9999")
-_MARKS = ("99", "999", "9999")
+_MARKS = ("99", "999", "9999", "255", "65535")  # the last two: -1 in unsigned types
 _LEAST_MARK = 90
 """Whole numbers that often stand for no label, beside labels below the last."""
 

@@ -18,7 +18,13 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.array_form import Layout, channels_first
-from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, build_dataset
+from upslope.datasets.arrays import (
+    UNKNOWN,
+    Array,
+    ArrayDataset,
+    build_dataset,
+    refuse_wrapped,
+)
 from upslope.datasets.decoding import decode_text
 from upslope.datasets.paths import needed_root
 from upslope.datasets.splits import Splits
@@ -75,6 +81,9 @@ def load(
                 f"Expected labels that count the classes from 0 in {path} but got {highest}: ids, "
                 "or a damaged file. Number the classes 0, 1, 2, ..."
             )
+        refuse_wrapped(
+            labels.values(), f"labels in {path}", "save the names of all in the array `classes`"
+        )
         classes = [str(i) for i in range(max(2, highest + 1))]
 
     def build(name: str) -> ArrayDataset:

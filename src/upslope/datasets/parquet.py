@@ -192,8 +192,10 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         left_out |= dict.fromkeys(n for n in schema.names if n not in (image_column, label_column))
         table = read_parquet(path, [image_column, label_column])
         kind = table.schema.field(image_column).type
-        if not is_bytes(kind) and not (
-            pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        if (
+            len(table)
+            and not is_bytes(kind)
+            and not (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
         ):
             raise DataError(
                 f"Expected the column `{image_column}` of {path} to hold encoded images, bytes or "
@@ -212,11 +214,13 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
 
 
 def _join(columns: list[pa.ChunkedArray], files: list[Path]) -> pa.ChunkedArray:
-    """One column of those of all files; DataError where their types differ."""
+    """One column of those of all files, in the widest of their types; DataError where they have
+    none in common."""
     import pyarrow as pa
 
+    tables = [pa.table({"column": column}) for column in columns]
     try:
-        return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+        return pa.concat_tables(tables, promote_options="permissive").column("column")
     except pa.ArrowException as error:
         raise DataError(
             f"Expected columns of the same types in {files[0]} and the files beside it but: "

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from upslope.datasets.arrays import UNKNOWN, Labels
+from upslope.datasets.arrays import UNKNOWN, Labels, refuse_wrapped
 from upslope.datasets.arrow import is_bytes, is_number, is_text, numbers_of, plain_column, texts_of
 from upslope.datasets.class_labels import read_classes
+from upslope.datasets.layout import name_some
 from upslope.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def read_split_labels(
             for split, one in labels.items()
             if (one == UNKNOWN).any()
         )
-        return (names or _as_numbers(labels, what)), labels, notes
+        if names is not None:
+            return names, labels, notes
+        names = _as_numbers(labels, what)
+        return names, labels, (*notes, *_absent_notes(labels, len(names)))
     if not all(_is_name(one.type) for one in plain.values()):
         kinds = ", ".join(sorted({str(one.type) for one in plain.values()}))
         raise DataError(
@@ -68,6 +72,18 @@ def read_split_labels(
         values = np.where(values == UNKNOWN, UNKNOWN, place[values])
     ends = np.cumsum([len(one) for one in texts])[:-1]
     return names or classes, dict(zip(plain, np.split(values, ends), strict=True)), notes
+
+
+def _absent_notes(labels: Mapping[str, Labels], count: int) -> tuple[str, ...]:
+    """A sentence on class numbers below the highest that no sample has."""
+    there = {*np.unique(np.concatenate(list(labels.values()))).tolist()}
+    absent = [str(i) for i in range(count) if i not in there]
+    if not 0 < len(absent) < count:
+        return ()
+    return (
+        f"{len(absent)} of {count} classes have no sample: {name_some(absent)}. Labels count from "
+        "0, and no names of classes are stated.",
+    )
 
 
 def _is_name(kind: pa.DataType) -> bool:
@@ -127,4 +143,5 @@ def _as_numbers(labels: Mapping[str, Labels], what: str) -> Names:
         raise DataError(
             f"Expected {what} to be numbered from 0 but got {highest} as the highest of {distinct}."
         )
+    refuse_wrapped(labels.values(), what, "state the names of all, or write them as text")
     return tuple(str(i) for i in range(highest + 1))

@@ -6,18 +6,22 @@ out of the archive are refused, and so is a file that ends before the archive do
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
-from upslope.errors import DataError
+from upslope.errors import DataError, RunError
 from upslope.reading import check_regular, check_room, reporting_damage
 
 _BLOCK = 512  # bytes; a block of zeros ends an archive
 _CHUNK = 1 << 20
 _ADVICE = "Get it again, or pack it again as plain files in an uncompressed tar."
 _LONGEST = 4096  # characters of a name, the longest path of Linux
+
+Stamp = tuple[int, int]
+"""Bytes and time of the last change of a file: what tells its content from another's."""
 
 
 class Member(NamedTuple):
@@ -57,20 +61,44 @@ def read_members(path: Path) -> Iterator[Member]:
             _check_end(file, archive.offset)
 
 
-def read_content(path: Path, member: Member) -> bytes:
-    """Return the content of a member.
+def stamp_of(path: Path) -> Stamp:
+    """Return what tells the content of an archive from another's.
 
     Raises:
-        DataError: the archive cannot be read, is shorter than it was, or the content is larger than
-            a file may be.
+        DataError: there is no such file.
+    """
+    with reporting_damage(f"an uncompressed tar archive in {path}", _ADVICE):
+        return _stamp(path.stat())
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns
+
+
+def read_content(path: Path, member: Member, stamp: Stamp) -> bytes:
+    """Return the content of a member.
+
+    stamp: of the archive when it was indexed. In one that was written again since, other members
+    lie where the index says.
+
+    Raises:
+        DataError: the archive cannot be read, or the content is larger than a file may be.
+        RunError: the archive is not as it was when it was indexed; no sample of it is damaged, so
+            that none may be left out for it.
     """
     check_room(member.size, f"{member.name} in {path}")
     with reporting_damage(f"{member.name} in the tar archive {path}", _ADVICE):
         with path.open("rb") as file:
+            if _stamp(os.fstat(file.fileno())) != stamp:
+                raise RunError(
+                    f"Expected the tar archive {path} to stay as it was when it was opened but it "
+                    "has been written again since: its samples lie elsewhere now. Start again "
+                    "once nothing writes to it."
+                )
             file.seek(member.offset)
             content = file.read(member.size)
         if len(content) < member.size:
-            raise ValueError("the archive is shorter than when it was opened")
+            raise ValueError("the archive is shorter than its index says")
     return content
 
 

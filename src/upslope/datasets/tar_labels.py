@@ -141,7 +141,8 @@ def _value(
     if member is None:
         return None
     name = f".{label} of the sample {samples.name_of(position)}"
-    content = read_content(samples.paths[samples.shard[position]], member._replace(name=name))
+    shard = samples.shard[position]
+    content = read_content(samples.paths[shard], member._replace(name=name), samples.stamps[shard])
     if label != "json":
         return decode_text(content, name).strip() or None
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from upslope.counts import format_count
 from upslope.datasets.layout import SUFFIXES, LeftOut, leave
-from upslope.datasets.tar_index import Member, read_content, read_members
+from upslope.datasets.tar_index import Member, Stamp, read_content, read_members, stamp_of
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress
 
@@ -23,12 +23,14 @@ LABELS = ("cls", "json", "txt")
 @dataclass(frozen=True)
 class TarSamples:
     """Samples of all shards in order. shard: (n,) positions of their shards. members: extension ->
-    where its content lies, of images and labels alone."""
+    where its content lies, of images and labels alone. stamps: of the shards when they were
+    indexed."""
 
     paths: Sequence[Path]
     ids: list[str]
     shard: list[int]
     members: list[dict[str, Member]]
+    stamps: list[Stamp]
 
     def ids_of(self, positions: NDArray[np.int64]) -> tuple[str, ...]:
         """Return the ids of the samples at these positions."""
@@ -41,24 +43,37 @@ class TarSamples:
 
 @dataclass(frozen=True, eq=False)
 class TarImages:
-    """position -> the encoded bytes of an image, read out of its shard."""
+    """position -> the encoded bytes of an image, read out of its shard.
+
+    stamps: of the shards when they were indexed.
+    """
 
     paths: Sequence[Path]
+    stamps: Sequence[Stamp]
     shard: NDArray[np.int32]
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
 
     def __call__(self, position: int) -> bytes:
-        """Return the bytes of one image. Raises DataError: the shard cannot be read."""
+        """Return the bytes of one image.
+
+        Raises:
+            DataError: the shard cannot be read.
+            RunError: it was written again since it was indexed.
+        """
         offset, size = int(self.offset[position]), int(self.size[position])
-        return read_content(
-            self.paths[self.shard[position]], Member(f"the image at byte {offset:,}", offset, size)
-        )
+        shard = self.shard[position]
+        member = Member(f"the image at byte {offset:,}", offset, size)
+        return read_content(self.paths[shard], member, self.stamps[shard])
 
     def part(self, positions: NDArray[np.int64]) -> TarImages:
         """Return the images at these positions."""
         return TarImages(
-            self.paths, self.shard[positions], self.offset[positions], self.size[positions]
+            self.paths,
+            self.stamps,
+            self.shard[positions],
+            self.offset[positions],
+            self.size[positions],
         )
 
 
@@ -70,10 +85,11 @@ def read_samples(paths: Sequence[Path], left_out: LeftOut, progress: Observer) -
     Raises:
         DataError: a key in two shards, or a key with one extension twice; what `read_members` does.
     """
-    samples = TarSamples(paths, [], [], [])
+    samples = TarSamples(paths, [], [], [], [])
     position: dict[str, int] = {}
     for number, path in enumerate(paths):
         progress(Progress("read", number, len(paths)))
+        samples.stamps.append(stamp_of(path))
         for member in read_members(path):
             before, slash, name = member.name.rpartition("/")
             stem, dot, extension = name.partition(".")

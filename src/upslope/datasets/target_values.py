@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from upslope.datasets.arrays import UNKNOWN, Array
+from upslope.datasets.arrays import UNKNOWN, Array, refuse_wrapped
 from upslope.datasets.cells import in_single_precision
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
@@ -26,7 +26,7 @@ from upslope.errors import ConfigError, DataError
 
 TargetKind = Literal["class", "labels", "numbers", "masks"]
 _MOST_COUNTED = 1000
-"""Classes that may be nulls where there are fewer samples: beyond, numbers are likely ids."""
+"""Classes that may be counted where there are fewer samples: beyond, numbers are likely ids."""
 KINDS: tuple[str, ...] = ("class", "labels", "numbers", "masks")
 
 
@@ -163,9 +163,13 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
         count = sum(map(len, columns.values()))
         if highest >= max(_MOST_COUNTED, count):
             raise DataError(
-                f"Expected classes nulls from 0 in {where} but the largest of {count:,} targets "
-                f"is {highest:,}. Name all classes with `classes`, give names as text where the "
-                "numbers are names, or set kind='numbers' where they are measured."
+                f"Expected classes that count from 0 in {where} but the largest of {count:,} "
+                f"targets is {highest:,}. Name all classes with `classes`, give names as text "
+                "where the numbers are names, or set kind='numbers' where they are measured."
+            )
+        if columns:
+            refuse_wrapped(
+                columns.values(), f"classes in {where}", "name all classes with `classes`"
             )
         names = [str(i) for i in range(max(2, highest + 1))]
     else:

@@ -22,7 +22,13 @@ from torch import Tensor
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, Labels
 from upslope.datasets.arrow import is_number, is_text, numbers_of
 from upslope.datasets.base import Dataset
-from upslope.datasets.cells import comma_advice, finite, in_single_precision, text_numbers
+from upslope.datasets.cells import (
+    comma_advice,
+    finite,
+    in_single_precision,
+    refuse_merged,
+    text_numbers,
+)
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
 from upslope.datasets.missing import is_missing, missing_notes
@@ -253,6 +259,8 @@ def _numbers(
         column = column.cast(pa.int8())
     if is_number(column.type):
         values = finite(numbers_of(column), what)
+        if not pa.types.is_floating(column.type):
+            refuse_merged(column.to_pylist(), values, what)
         empty = int(np.isnan(values).sum())
         return values, missing_notes([""] * empty + ["0"] * (len(values) - empty), words)
     if not is_text(column.type):
@@ -272,4 +280,6 @@ def _numbers(
             f"first {cells[first]!r} of {rows.ids[first]!r}. "
             f"{advice or 'Empty the cells that have no answer.'}"
         )
-    return finite(numbers.values[:, 0], what), missing_notes(cells, words)
+    values = finite(numbers.values[:, 0], what)
+    refuse_merged(cells, values, what)
+    return values, missing_notes(cells, words)

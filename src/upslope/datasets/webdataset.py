@@ -91,7 +91,7 @@ def load(
     label = choose_label(samples, label, field)
     names, labels, more = read_labels(samples, label, field, classes, missing_labels, folder)
     notes = (*left_out.notes(), *notes, *more)
-    source = TarImages(places.paths, *images)
+    source = TarImages(places.paths, samples.stamps, *images)
     split_positions = _divide(
         samples, labels, images[2] >= 0, test_share, places, classes is not None
     )

@@ -125,7 +125,7 @@ def _of_folder(
             elif suffix in suffixes:
                 images += 1
                 yield entry
-            else:
+            elif not posixpath.basename(entry.path).startswith("_"):  # as _SUCCESS of Spark
                 left_out["file", f" of the kind {suffix}" if suffix else " without a suffix"] += 1
 
     if index is None:
@@ -155,6 +155,8 @@ def _of_folder(
     if there[0] != "folder":
         if index is not None:
             index.unlink(missing_ok=True)
+        if asked_format is None:
+            _tell(storage, folder, left_out, "shards")
         _check_total(storage, files[there[0]])
         return Listing(there[0], folder, _shards(folder, files[there[0]]))
     if index is None:
@@ -162,13 +164,19 @@ def _of_folder(
             f"Expected a place for the names of the {images:,} images in {storage.url(folder)} "
             "but got none. Give `index`, a file to keep them in."
         )
+    _tell(storage, folder, left_out, "images")
+    return _of_index(folder, index)
+
+
+def _tell(storage: Storage, folder: str, left_out: Counter[tuple[str, str]], read_as: str) -> None:
+    """Warn of the files of a folder that are neither shards nor images of the pool."""
     if left_out:
         counts = [format_count(n, noun) + detail for (noun, detail), n in sorted(left_out.items())]
         warnings.warn(
-            f"Left out of {storage.url(folder)}: {', '.join(counts)}. They are not read as images.",
+            f"Left out of {storage.url(folder)}: {', '.join(counts)}. They are not read as "
+            f"{read_as}.",
             stacklevel=2,
         )
-    return _of_index(folder, index)
 
 
 def _write_index(to: Path, folder: str, entries: Iterator[Entry], per_shard: int) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "pixels", "features", "path", "url")
 """Usual names of the column of inputs, the first that is there is taken."""
 IDS = ("id", "key", "__key__", "uid")
+NO_ROWS = "no rows"
+"""The words for the inputs of a shard that has none."""
 _ADVICE = "Get it again, or leave it out."
 
 
@@ -112,6 +114,8 @@ def _inputs(
 ) -> tuple[Cells | Array, str]:
     import pyarrow as pa
 
+    if not len(column):
+        return np.empty(0, dtype=np.uint8), NO_ROWS
     column = plain_column(column)
     kind = column.type
     if is_bytes(kind):

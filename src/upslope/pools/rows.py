@@ -23,12 +23,13 @@ from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.image_form import form_of
 from upslope.datasets.layout import LeftOut
 from upslope.datasets.paths import cache_folder
+from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
 from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
-from upslope.pools.parquet_rows import Cells, empty_cell, read_rows
+from upslope.pools.parquet_rows import NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
@@ -74,14 +75,17 @@ class Rows:
             DataError: arrays of another shape or type than the first shard's.
         """
         labels = np.full(len(self.ids), UNKNOWN, dtype=np.int64)
-        if self.column != column:
+        if not self.ids:  # what writers leave as the type or the shape says nothing
+            none = np.empty((0, *input_shape), dtype=np.uint8)
+            return ArrayDataset(self.place, (), (), none, labels, resident=False, place=self.place)
+        if _kind_of(self.column) != _kind_of(column):
             raise DataError(
                 f"Expected {self.place} to hold {column}, as the first shard does, but it "
                 f"holds {self.column}. Write it again, or leave it out."
             )
         if isinstance(self.inputs, np.ndarray):
             inputs = self.inputs
-            if inputs.shape[1:] != input_shape and len(inputs):
+            if inputs.shape[1:] != input_shape:
                 raise DataError(
                     f"Expected arrays of shape {input_shape} in {self.place}, as in the first "
                     f"shard, but got {inputs.shape[1:]}. Write it again, or leave it out."
@@ -100,6 +104,12 @@ class Rows:
             input_shape,
             place=self.place,
         )
+
+
+def _kind_of(column: str) -> str:
+    """What a column holds, whatever the width of offsets into its cells: polars writes other ones
+    than pandas."""
+    return column.replace("large_binary", "binary").replace("large_string", "string")
 
 
 @contextmanager
@@ -125,15 +135,32 @@ def open_rows(files: ShardFiles, shard: Shard) -> Iterator[Rows]:
             if storage.is_local:
                 raise
             raise type(error)(str(error).replace(str(path), place)) from error
+        _check_as_listed(storage, shard, place)
         yield rows
+
+
+def _check_as_listed(storage: Storage, shard: Shard, place: str) -> None:
+    """Refuse a shard that was written again since it was listed: parts of it may be of either
+    content, and its scores would be recorded as those of the former one."""
+    now = storage.entry(shard.path)
+    if now is None or (now.size, now.tag) != (shard.size, shard.tag):
+        is_now = f"it has {now.size:,} bytes ({now.tag})" if now else "it is gone"
+        raise DataError(
+            f"Expected {place} to stay as it was listed, of {shard.size:,} bytes ({shard.tag}), "
+            f"but {is_now} now that it is read. Run the same command again once nothing writes to "
+            "the pool."
+        )
 
 
 def _read(files: ShardFiles, shard: Shard, path: Path, place: str) -> Rows:
     if files.format == "parquet":
         return rows_of_parquet(files, shard, path, place)
+    if next(read_members(path), None) is None:
+        return Rows((), np.empty(0, dtype=np.uint8), NO_ROWS, place)
     samples = read_samples([path], LeftOut(), no_progress)
     (_, offset, size), _ = locate_images(samples, files.options.image, "raise")
-    images = TarImages([path], np.zeros(len(size), dtype=np.int32), offset, size)
+    shard_of = np.zeros(len(size), dtype=np.int32)
+    images = TarImages([path], samples.stamps, shard_of, offset, size)
     return _check_rows(Rows(tuple(samples.ids), images, "images", place))
 
 

@@ -1,0 +1,87 @@
+"""A label of -1 that was kept in an unsigned type, and became its largest number, is told."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from upslope import datasets
+from upslope.datasets import Splits
+from upslope.errors import DataError
+
+X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+
+
+def labels(kind="uint8", last=-1):
+    values = np.arange(40) % 3
+    values[7] = last
+    return values.astype(kind)
+
+
+def png(level):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def load(reader, folder, values):
+    if reader == "arrays":
+        return Splits.from_arrays(X, values, test_share=0.25)
+    if reader == "npz":
+        path = folder / "a.npz"
+        np.savez(path, x_train=X, y_train=values, x_test=X[:6] + 1, y_test=np.arange(6) % 3)
+        return datasets.load("npz", root=path)
+    for start, split in enumerate(("train", "test")):
+        column = values if split == "train" else labels(last=0)
+        images = [png(2 * i + start) for i in range(40)]
+        table = pa.table({"image": images, "label": pa.array(column)})
+        pq.write_table(table, folder / f"{split}.parquet")
+    return datasets.load("parquet", root=folder)
+
+
+@pytest.mark.parametrize("reader", ["arrays", "npz", "parquet"])
+def test_a_wrapped_label_makes_no_256_classes(reader, tmp_path):
+    with pytest.raises(DataError, match=r"but got 255, which -1, no label, becomes in uint8"):
+        load(reader, tmp_path, labels())
+    splits = load(reader, tmp_path, labels("int64"))
+    assert splits.pool.classes == ("0", "1", "2")
+    assert any("unlabelled" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("reader", ["arrays", "npz", "parquet"])
+def test_256_classes_are_such(reader, tmp_path):
+    values = labels(last=255)
+    values[8] = 254
+    assert len(load(reader, tmp_path, values).pool.classes) == 256
+
+
+def test_class_numbers_of_parquet_that_no_sample_has_are_counted(tmp_path):
+    notes = load("parquet", tmp_path, labels(last=5)).notes
+    assert any("2 of 6 classes have no sample: '3', '4'" in note for note in notes)
+
+
+def test_a_wrapped_label_of_a_table_is_pointed_at(tmp_path):
+    pq.write_table(pa.table({"x": X[:, 0], "label": labels()}), tmp_path / "t.parquet")
+    splits = datasets.load("table", root=tmp_path / "t.parquet")
+    assert any("1 of 40 rows are of the class '255'" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("first", ["small", "large", "none"])
+def test_files_of_two_writers_and_without_rows_are_one_split(first, tmp_path):
+    wide = pa.table({"image": pa.array([png(9)], pa.large_binary()), "label": [1]})
+    narrow = pa.table({"image": [png(7)], "label": pa.array([0], pa.uint8())})
+    none = pa.table({"image": pa.nulls(0), "label": pa.nulls(0)})
+    files = {"small": (narrow, wide), "large": (wide, narrow), "none": (none, wide, narrow)}
+    for split in ("train", "test"):
+        for number, table in enumerate(files[first]):
+            pq.write_table(table, tmp_path / f"{split}-{number}.parquet")
+    splits = datasets.load("parquet", root=tmp_path)
+    expected = {"small": [0, 1], "large": [1, 0], "none": [1, 0]}[first]
+    assert splits.pool.labels.tolist() == expected
+    levels = splits.pool.inputs([0, 1])[:, 0, 0, 0].tolist()
+    assert levels == [9 if label else 7 for label in expected]
