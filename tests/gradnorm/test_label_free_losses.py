@@ -21,6 +21,7 @@ from upslope.gradnorm import (
     label_free,
     supervised,
 )
+from upslope.signals.criteria import CRITERIA
 
 
 class Tokens(nn.Module):
@@ -166,6 +167,27 @@ def test_masked_classes_add_nothing(loss, n):
 
     truth = norms_one_by_one(Masked(-1e5).double(), x, plainly)
     assert relative_error(gradient_norms(Masked().double(), x, loss), truth) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["focal", "hinge"])
+@pytest.mark.parametrize("posterior", ["graph", "detached"])
+def test_masked_classes_add_nothing_whatever_the_criterion(name, posterior):
+    """The gradient of the focal loss is NaN where a class has no probability at all."""
+    torch.manual_seed(0)
+    x, criterion = torch.randn(4, 4, dtype=torch.float64), CRITERIA[name]
+
+    def plainly(z: Tensor, _: int) -> Tensor:
+        z = z[:, z[0].isfinite()]
+        p = z[0].softmax(dim=0)
+        p = p.detach() if posterior == "detached" else p
+        losses = [criterion(z, torch.tensor([i]), reduction="none") for i in range(z.shape[1])]
+        # The hinge loss is divided by the number of classes.
+        scale = z.shape[1] / 6 if name == "hinge" else 1
+        return scale * (p * torch.cat(losses)).sum()
+
+    truth = norms_one_by_one(Masked().double(), x, plainly)
+    norms = gradient_norms(Masked().double(), x, expected(criterion, posterior=posterior))
+    assert relative_error(norms, truth) < TOLERANCE
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -352,10 +352,30 @@ def test_a_direction_must_fit_the_model() -> None:
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"weight": torch.zeros(3, 2)})
     with pytest.raises(GradientNormError, match="no such parameter"):
         gradient_inner_products(model, torch.randn(2, 3), "entropy", {"w": torch.zeros(1)})
+    for numbers, words in (
+        (torch.full((2, 3), math.nan), "finite numbers but some of 'weight'"),
+        (
+            torch.full((2, 3), 1e300, dtype=torch.float64),
+            r"'weight' are not, as numbers of type torch\.float32",
+        ),
+        (torch.ones(2, 3) * 1j, r"real numbers for 'weight', .* but got torch\.complex64"),
+    ):
+        with pytest.raises(GradientNormError, match=words):
+            gradient_inner_products(model, torch.randn(2, 3), "entropy", {"weight": numbers})
     with pytest.raises(
         GradientNormError, match="`dim` to be a whole number of at least 1 but got 0"
     ):
         gradient_sketches(model, torch.randn(2, 3), "entropy", dim=0)
+
+
+def test_sketches_of_gradients_without_a_norm_are_refused() -> None:
+    """Squares of float32 end at 1e38; the norms of such gradients came out as infinite."""
+
+    def losses(outputs: Tensor) -> Tensor:
+        return 1e25 * outputs.square().sum(dim=1)
+
+    with pytest.raises(GradientNormError, match=r"norms of samples \[0, 1\] are \[inf"):
+        gradient_sketches(nn.Linear(3, 2), torch.ones(2, 3), losses)
 
 
 def test_looked_up_rows_are_sketched_as_if_the_table_were_formed() -> None:

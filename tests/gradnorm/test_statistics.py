@@ -302,3 +302,18 @@ def test_a_model_that_mixes_but_not_for_one_sample_is_refused_when_it_does(n: in
         gradient_norms(model, x, squares)
         with pytest.raises(GradientNormError, match="mixes samples"):
             gradient_norms(model, x + torch.tensor([[9.0]] + [[0.0]] * (n - 1)), squares)
+
+
+def test_samples_without_a_label_do_not_pass_for_those_of_others(recwarn) -> None:
+    """The loss of a wholly void mask is made of no sample's numbers."""
+    torch.manual_seed(0)
+    masks = torch.randint(3, (5, 6, 6))
+    masks[1] = 255
+
+    def losses(outputs: Tensor) -> Tensor:
+        every = F.cross_entropy(outputs, masks, ignore_index=255, reduction="none")
+        return every.flatten(1).sum(1) / (masks != 255).flatten(1).sum(1).clamp(min=1)
+
+    norms = gradient_norms(nn.Conv2d(2, 3, 1).double(), torch.randn(5, 2, 6, 6).double(), losses)
+    assert (norms == 0).tolist() == [False, True, False, False, False]
+    assert not [w for w in recwarn if "may depend" in str(w.message)]

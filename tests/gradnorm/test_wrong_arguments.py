@@ -86,6 +86,7 @@ def test_a_wrong_argument_is_told_by_name(function: Callable[..., Any], name: st
     ("make", "words"),
     [
         (lambda: supervised(Y[:5]), "label for each of the 6 samples but got 5"),
+        (lambda: supervised(Y[:, None]), r"labels of shape \(6,\), .*but got \(6, 1\)"),
         (lambda: supervised(torch.tensor(1)), "6 samples but got a single number"),
         (lambda: supervised(Y + 6), r"labels in 0..3, .*4 classes, but got 9.*-100"),
         (lambda: supervised(Y - 1), r"labels in 0..3, .*but got -1"),

@@ -165,3 +165,73 @@ def test_a_network_without_dropout_is_refused() -> None:
         build(Need.of("mc-dropout")).compute(
             nn.Sequential(nn.Linear(6, 3), nn.Dropout(0.0)).eval(), TASK, torch.zeros(2, 6)
         )
+
+
+class Sequences(nn.Module):
+    """Dropout at tensors (steps, n, 6), as `nn.TransformerEncoder` has them by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Dropout(0.5), nn.Dropout(0.25)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x.transpose(0, 1)).tanh()).mean(dim=0))
+
+
+class Patches(Sequences):
+    """Dropout at tensors (n steps, 6), of which each sample has several rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.second(self.first(x.flatten(0, 1)).tanh())
+        return self.head(rows.unflatten(0, (len(x), -1)).mean(dim=1))
+
+
+class Plain(Sequences):
+    """Dropout at tensors (n, steps, 6)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).tanh()).mean(dim=1))
+
+
+@pytest.mark.parametrize("kind", [Sequences, Patches, Plain])
+@pytest.mark.parametrize("steps", [4, 5, 8, 20])  # as many as samples, passes and rows among them
+@pytest.mark.parametrize("n", [1, 5])
+def test_each_pass_drops_the_same_of_every_sample_wherever_samples_are(
+    kind: type[Sequences], steps: int, n: int
+) -> None:
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(n, steps, 6)
+    p = build(Need.of("mc-posteriors", passes=4)).compute(model, TASK, x)
+    shape = (4, steps, 6)
+    first = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    second = torch.rand(shape, generator=torch.Generator().manual_seed(7919)) < 0.75
+    for t in range(4):
+        h = (x * first[t] / 0.5).tanh() * second[t] / 0.75
+        assert torch.allclose(p[:, t], model.head(h.mean(dim=1)).softmax(dim=1), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:dropout2d:UserWarning")
+def test_dropout_of_channels_drops_what_the_layer_does_without_positions() -> None:
+    """`nn.Dropout2d` takes (n, c, length) and (n, c) as well."""
+    for shape in ((3, 4), (3, 4, 5)):
+        seen: list[Tensor] = []
+        model = nn.Sequential(nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(20 if shape[2:] else 4, 3))
+        model[1].register_forward_hook(lambda _m, args, _out, seen=seen: seen.append(args[0]))
+        build(Need.of("mc-dropout", passes=8)).compute(model.eval(), TASK, torch.ones(shape))
+        dropped = seen[-1].reshape(24, 4, -1)
+        assert set(dropped.flatten().tolist()) == {0.0, 2.0}
+        assert torch.equal(dropped, dropped[:, :, :1].expand_as(dropped))
+
+
+def test_a_network_whose_dropout_layer_does_not_run_is_refused() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout, self.head = nn.Dropout(0.5), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(nn.functional.dropout(x, self.dropout.p, self.training))
+
+    with pytest.raises(ModelError, match=r"Call the nn\.Dropout module itself"):
+        build(Need.of("mc-dropout")).compute(Functional().eval(), TASK, torch.zeros(2, 6))

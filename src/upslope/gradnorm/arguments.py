@@ -170,17 +170,26 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
     def reduce(squares: dict[str, Tensor]) -> Tensor:
         norms = table[name](squares)
-        # A finite sum of norms has finite terms. It costs a fourth of asking each.
-        if not math.isfinite(norms.sum()) and not bool(torch.isfinite(norms).all()):
-            bad = (~torch.isfinite(norms)).nonzero().flatten()[:5].tolist()
-            raise GradientNormError(
-                f"Expected finite gradients but the norms of samples {bad} are "
-                f"{norms[bad].tolist()}, though their losses are finite. Look for roots, divisions "
-                "and norms at zero in the model or the loss; or compute in float64."
-            )
+        refuse_infinite(norms, "norms")
         return norms
 
     return reduce
+
+
+def refuse_infinite(values: Tensor, what: str) -> None:
+    """Refuse numbers of which some are NaN or infinite. values: (n,). what: they are, for messages.
+
+    Raises:
+        GradientNormError: there are such numbers.
+    """
+    # A finite sum has finite terms. It costs a fourth of asking each.
+    if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+        bad = (~torch.isfinite(values)).nonzero().flatten()[:5].tolist()
+        raise GradientNormError(
+            f"Expected finite gradients but the {what} of samples {bad} are "
+            f"{values[bad].tolist()}, though their losses are finite. Look for roots, divisions "
+            "and norms at zero in the model or the loss; or compute in float64."
+        )
 
 
 def _global(squares: dict[str, Tensor]) -> Tensor:

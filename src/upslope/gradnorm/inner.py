@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.arguments import Call
+from upslope.gradnorm.arguments import Call, refuse_infinite
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words, require_module
 from upslope.gradnorm.core.state.restoring import in_turn
 from upslope.gradnorm.core.uses.dense_sums import Uses, dense_sum
@@ -41,8 +41,8 @@ def gradient_inner_products(
     inputs: (n, ...) or any that the model takes. max_memory: bytes of scratch.
 
     Raises:
-        GradientNormError: as `gradient_norms`; a name or shape that the model has not, or a
-            parameter that does not require a gradient.
+        GradientNormError: as `gradient_norms`; a name or shape that the model has not, a parameter
+            that does not require a gradient, or numbers that are not finite in its type.
     """
     require_module(model)
     parameters = dict(model.named_parameters())
@@ -69,11 +69,35 @@ def gradient_inner_products(
                 "does not. Leave it out, or unfreeze it with `requires_grad_(True)`."
             )
     call = Call.of(model, inputs, direction.keys(), max_memory)
-    # The caller's direction may lie on another device, or be of another type than the model.
-    along = {name: direction[name].detach().to(p) for name, p in call.weights.parameters.items()}
+    along = {
+        name: _as_parameter(name, direction[name], p) for name, p in call.weights.parameters.items()
+    }
     rows = call.reduce(_InnerProducts(along), resolve_loss(loss))
     # Parts of either sign cancel: float32 would lose their digits.
-    return torch.stack([row.double() for row in rows.values()]).sum(dim=0)
+    products = torch.stack([row.double() for row in rows.values()]).sum(dim=0)
+    refuse_infinite(products, "inner products")
+    return products
+
+
+def _as_parameter(name: str, direction: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Return a direction as the parameter is: it may lie on another device, or be of another type.
+
+    Raises:
+        GradientNormError: some of its numbers are not finite in that type, or it is complex and the
+            parameter is not.
+    """
+    if direction.is_complex() and not parameter.is_complex():
+        raise GradientNormError(
+            f"Expected `direction` to hold real numbers for {name!r}, a parameter of type "
+            f"{parameter.dtype}, but got {direction.dtype}. Give `.real`, or what you mean by it."
+        )
+    along = direction.detach().to(parameter)
+    if not bool(torch.isfinite(along).all()):
+        raise GradientNormError(
+            f"Expected `direction` to hold finite numbers but some of {name!r} are not, as numbers "
+            f"of type {parameter.dtype}. Scale it down: inner products are linear in it."
+        )
+    return along
 
 
 class _InnerProducts:

@@ -39,7 +39,8 @@ def check_labels(logits: Tensor, targets: Tensor, bounds: tuple[int, int]) -> No
     """Refuse labels that cross-entropy does not take.
 
     Raises:
-        GradientNormError: they are of another number, type, or of classes that there are not.
+        GradientNormError: they are of another number, type or shape, or of classes that there are
+            not.
     """
     if targets.dim() == 0 or len(targets) != len(logits):
         count = len(targets) if targets.dim() else "a single number"
@@ -57,6 +58,12 @@ def check_labels(logits: Tensor, targets: Tensor, bounds: tuple[int, int]) -> No
     if targets.dtype not in (torch.int64, torch.uint8):
         raise GradientNormError(
             f"Expected labels of type torch.int64 but got {targets.dtype}. Give `labels.long()`."
+        )
+    shape = (len(logits), *logits.shape[2:])
+    if targets.shape != shape:
+        raise GradientNormError(
+            f"Expected labels of shape {shape}, for logits of shape {tuple(logits.shape)} with the "
+            f"classes in dimension 1, but got {tuple(targets.shape)}."
         )
     lowest, highest = bounds
     if lowest < 0 or highest >= logits.shape[1]:

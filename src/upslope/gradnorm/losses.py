@@ -225,9 +225,12 @@ def expected(
         total: Tensor | None = None
         for label in range(logits.shape[1]):
             labels = torch.full_like(logits[:, 0], label, dtype=torch.int64)
-            losses = criterion(logits, labels, reduction="none")  # type: ignore[call-arg]
-            # The loss at a class that is masked with -inf is infinite, and its share 0.
-            term = p[:, label] * losses.masked_fill(p[:, label] == 0, 0)
+            # The share of a class that is masked with -inf is 0, its loss infinite, and the
+            # gradient of that may be NaN: other logits are given there, which no gradient leaves.
+            is_out = p[:, label, None] == 0
+            finite = logits.masked_fill(is_out, 0)
+            losses = criterion(finite, labels, reduction="none")  # type: ignore[call-arg]
+            term = p[:, label] * losses
             total = term if total is None else total + term
         assert total is not None
         return _per_sample(total)

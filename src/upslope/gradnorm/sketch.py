@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.arguments import Call, whole_number
+from upslope.gradnorm.arguments import Call, reduction, whole_number
 from upslope.gradnorm.core.gradients.per_sample_gradients import (
     Dense,
     OuterPieces,
@@ -83,9 +83,8 @@ def gradient_sketches(
     dim, seed = whole_number("dim", dim, at_least=1), whole_number("seed", seed)
     call = Call.of(model, inputs, parameters, max_memory)
     rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), resolve_loss(loss))
-    total = torch.stack(list(rows.values())).sum(dim=0)
-    # In double, as `gradient_norms` returns them.
-    return Sketches(total[:, 0].double().sqrt(), total[:, 1:])
+    norms = reduction("global")({name: row[:, 0] for name, row in rows.items()})
+    return Sketches(norms, torch.stack([row[:, 1:] for row in rows.values()]).sum(dim=0))
 
 
 def projection_digest(dim: int, seed: int) -> str:

@@ -11,38 +11,27 @@ Only dropout is random: BatchNorm and everything else stay in eval mode. Pass t 
 units for every sample, as one network drawn from the posterior over weights would. So a score does
 not depend on the batch that its sample came in, and joint quantities over samples have a meaning.
 What lies before the first dropout layer runs once; from there on, the T passes run as one batch.
-Where a branch goes around that layer, as in a residual block, the passes are whole forwards.
+Where a branch goes around that layer, as in a residual block, the passes are whole forwards; see
+`dropped_units`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.posterior import entropy
+from upslope.signals.dropped_units import DroppedUnits
 from upslope.tasks.base import Task
 
 ROWS = 2**16
 """Most rows, samples times passes, behind the first dropout layer at once."""
-
-INPUT_ROWS = 2**10
-"""The same for whole forwards."""
-
-# How many trailing dimensions of (n, c, ...) are dropped together, by kind of layer.
-CHANNELWISE: dict[type[nn.Module], int] = {
-    nn.Dropout: 0,
-    nn.Dropout1d: 1,
-    nn.Dropout2d: 2,
-    nn.Dropout3d: 3,
-}
 
 Passes = Annotated[int, Field(ge=2, description="T, the number of passes; the paper takes 1000")]
 Seed = Annotated[int, Field(ge=0, description="which units each pass drops")]
@@ -52,82 +41,15 @@ def posteriors(model: nn.Module, task: Task, inputs: Tensor, passes: int, seed: 
     """T posteriors of every sample, on the CPU: (n, T, C, ...).
 
     Raises:
-        ModelError: no dropout layer would drop anything.
+        ModelError: no dropout layer would drop anything, or none runs.
     """
-    layers = [m for m in model.modules() if type(m) in CHANNELWISE and _rate(m) > 0]
-    if not layers:
-        raise ModelError(
-            f"Expected {type(model).__name__} to have a dropout layer that drops something but "
-            "none of its modules is an nn.Dropout with p above 0. Build the network with dropout, "
-            "as with `--set model.dropout=0.5`; functional dropout cannot be seen."
-        )
-    at_once = max(1, ROWS // passes)
+    network = DroppedUnits(model, task, passes, seed)
     parts = []
     with torch.no_grad():
-        for x in inputs.split(at_once):  # type: ignore[no-untyped-call]
-            logits = _behind_the_first(model, layers, task, x, passes, seed)
-            if logits is None:
-                logits = _from_the_start(model, layers, task, x, passes, seed)
-            p = logits.float().softmax(dim=1)
+        for x in inputs.split(max(1, ROWS // passes)):  # type: ignore[no-untyped-call]
+            p = network.logits(x).float().softmax(dim=1)
             parts.append(p.reshape(len(x), passes, *p.shape[1:]).cpu())
     return torch.cat(parts)
-
-
-def _behind_the_first(
-    model: nn.Module, layers: list[nn.Module], task: Task, x: Tensor, passes: int, seed: int
-) -> Tensor | None:
-    """Logits of n T rows, sample by sample; None where a branch past the dropout layer, which
-    still has n rows, meets the T passes of the other."""
-    with _dropping(layers, len(x), passes, seed):
-        try:
-            logits = task.logits(model(x))
-        except RuntimeError:
-            return None
-    return logits if len(logits) == len(x) * passes else None
-
-
-def _from_the_start(
-    model: nn.Module, layers: list[nn.Module], task: Task, x: Tensor, passes: int, seed: int
-) -> Tensor:
-    """The same at the price of T whole forwards."""
-    at_once = max(1, INPUT_ROWS // passes)
-    with _dropping(layers, None, passes, seed):
-        parts = x.split(at_once)  # type: ignore[no-untyped-call]
-        return torch.cat(
-            [task.logits(model(part.repeat_interleave(passes, dim=0))) for part in parts]
-        )
-
-
-@contextmanager
-def _dropping(layers: list[nn.Module], n: int | None, passes: int, seed: int) -> Iterator[None]:
-    """Dropout with fixed masks on n T rows; n rows become n T at the first layer that runs."""
-
-    def drop(layer: nn.Module, place: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        rng = torch.Generator()
-
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            rows = output.repeat_interleave(passes, dim=0) if len(output) == n else output
-            shape = [*rows.shape[1:]]
-            whole = CHANNELWISE[type(layer)]
-            shape[len(shape) - whole :] = [1] * whole
-            # The same masks for every batch: they depend on the seed and the layer alone.
-            keep = 1 - _rate(layer)
-            masks = torch.rand(passes, *shape, generator=rng.manual_seed(seed + 7919 * place))
-            masks = (masks < keep).to(rows) / max(keep, 1e-12)
-            return (rows.reshape(-1, passes, *rows.shape[1:]) * masks).flatten(0, 1)
-
-        return hook
-
-    handles = [m.register_forward_hook(drop(m, i)) for i, m in enumerate(layers)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _rate(layer: nn.Module) -> float:
-    return float(layer.p)  # type: ignore[arg-type]
 
 
 def bald(p: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from upslope.gradnorm.proofs.dependence import (
     try_dependence,
 )
 from upslope.gradnorm.proofs.owners import (
+    NOBODY,
     compact,
     counting_dimensions,
     entries_of_one,
@@ -226,11 +227,15 @@ class StatisticsWatch(TorchFunctionMode):
             return try_dependence(func, args, kwargs, with_owners, out)
 
     def _is_displaced(self, output: Tensor) -> bool:
-        """Whether the rows of an output are known to belong to other samples than their places."""
+        """Whether rows of an output are known to belong to other samples than their places.
+
+        A row of nobody, as the loss of a sample without a label, belongs to no other sample.
+        """
         owners = self._owners(output)
         if owners is None or counting_dimensions(owners) != {0}:
             return False
-        return bool((owners != front_owners(self._n, owners)).any())
+        in_front = front_owners(self._n, owners)
+        return bool(((owners != in_front) & (owners != NOBODY)).any())
 
     def _follow(
         self, name: str, func: Any, args: Any, kwargs: Any, out: Tensor, place: int | None
