@@ -1,0 +1,70 @@
+"""A name that something of another kind bears: said plainly, before any work, with what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from upslope.cli import app
+from upslope.errors import RunError
+from upslope.files import write_text
+
+RUNS = Path(__file__).parent / "fixtures/earlier/compared"
+
+
+def call(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and what is said, on one line."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="upslope")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    source = next(RUNS.glob("*/seed-0"))
+    shutil.copytree(source, "run")
+    return Path("run")
+
+
+@pytest.mark.parametrize("command", ["report", "status", "verify", "tell"])
+def test_a_file_is_not_said_to_be_missing(run: Path, command: str) -> None:
+    Path("labels.csv").write_text("id,label\n")
+    more = ["labels.csv"] if command == "tell" else []
+    code, text = call(command, run / "ledger.sqlite", *more)
+    assert code == 6
+    assert "is a file. Give the folder in which ledger.sqlite lies." in text
+    code, text = call(command, "nowhere", *more)
+    assert code == 6
+    assert "nowhere" in text
+    assert "there is no such folder" in text
+
+
+@pytest.mark.parametrize("command", ["report", "repair"])
+def test_a_file_where_a_folder_is_to_be(run: Path, command: str) -> None:
+    Path("scores.csv").write_text("id,score\n")
+    code, text = call(command, run, "--out", "scores.csv")
+    assert code == 6
+    assert "scores.csv is a file, not a folder." in text
+    assert "move the file away" in text
+    assert Path("scores.csv").read_text() == "id,score\n"
+
+
+@pytest.mark.parametrize("command", ["score", "predict", "select"])
+def test_a_folder_where_a_file_is_to_be(run: Path, command: str) -> None:
+    Path("out.csv").mkdir()
+    code, text = call(command, run, "--out", "out.csv")
+    assert code == 2
+    assert "Expected to be able to write out.csv but out.csv is a folder." in text
+
+
+def test_a_file_above_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RunError, match=r"x\.txt but .*file is a file, not a folder"):
+        write_text(tmp_path / "file" / "more" / "x.txt", "lost")
+    assert (tmp_path / "file").read_text() == "kept"
