@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -68,3 +69,22 @@ def test_a_file_above_what_is_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"x\.txt but .*file is a file, not a folder"):
         write_text(tmp_path / "file" / "more" / "x.txt", "lost")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("command", ["report", "status", "verify", "score", "predict", "select"])
+def test_a_name_that_no_file_can_have_is_told(run: Path, command: str) -> None:
+    code, text = call(command, "x" * 300)
+    assert code == 6
+    assert "File name too long. Check the path and its permissions." in text
+
+
+def test_a_folder_of_somebody_elses_is_told(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even to ask whether there is such a file is refused there, which root cannot meet."""
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    code, text = call("status", "theirs/run")
+    assert code == 6
+    assert "'theirs/run' but got: Permission denied." in text

@@ -15,7 +15,7 @@ import typer
 from upslope.display import SafeConsole, err
 from upslope.distributed.launch import count_processes, rank_of_process
 from upslope.errors import UpslopeError
-from upslope.file_limits import as_room_error
+from upslope.file_limits import as_path_error, as_room_error
 from upslope.memory import as_memory_error
 from upslope.progress import noting_interrupts
 
@@ -60,7 +60,8 @@ def telling_errors(resume: str = ANEW) -> Iterator[None]:
         except Exception as error:
             if interrupts.seen:
                 _stop(resume)
-            if (short := as_memory_error(error) or as_room_error(error)) is not None:
+            short = as_memory_error(error) or as_room_error(error) or as_path_error(error)
+            if short is not None:
                 _fail(short)
             raise
 

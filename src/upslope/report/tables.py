@@ -116,10 +116,10 @@ def _runs(summary: Summary) -> list[Run]:
 def _pairs(summary: Summary) -> list[str]:
     """Sentences about comparisons over other seeds than the rest of their row, or over none."""
     others = [row for row in summary.rows if summary.reference not in (None, row.strategy)]
-    unpaired = [row.strategy for row in others if row.comparison is None]
+    not_compared = [row.strategy for row in others if row.comparison is None]
     sentences = (
-        [f"Not compared: {', '.join(unpaired)}: no seed in common with {summary.reference}."]
-        if unpaired
+        [f"Not compared: {', '.join(not_compared)}: no seed in common with {summary.reference}."]
+        if not_compared
         else []
     )
     fewer = [
