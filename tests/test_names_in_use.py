@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,16 @@ def test_a_folder_of_somebody_elses_is_told(run: Path, monkeypatch: pytest.Monke
     code, text = call("status", "theirs/run")
     assert code == 6
     assert "'theirs/run' but got: Permission denied." in text
+
+
+def test_what_the_encoding_of_the_output_lacks_is_shown_as_its_code(run: Path) -> None:
+    """The table of a report, with its ±, ended in a traceback in a locale without it."""
+    run.rename("größe")
+    result = subprocess.run(
+        [sys.executable, "-m", "upslope", "verify", "größe"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert rb"gr\xf6\xdfe: sound" in result.stdout
