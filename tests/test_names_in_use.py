@@ -104,3 +104,11 @@ def test_what_the_encoding_of_the_output_lacks_is_shown_as_its_code(run: Path) -
     )
     assert result.returncode == 0, result.stderr
     assert rb"gr\xf6\xdfe: sound" in result.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a standard stream by the shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_none(run: Path, closed: str) -> None:
+    """Every command, --help too, ended in a traceback as it was imported."""
+    command = f"{sys.executable} -m upslope verify run {closed}"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

@@ -25,7 +25,7 @@ _SECONDS_FOR_RANK_0 = 60
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
 
-out = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+out = SafeConsole(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else WIDE)
 
 
 ANEW = "No result was written: run the same command again, and it begins anew."
