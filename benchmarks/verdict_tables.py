@@ -70,7 +70,7 @@ def cell_table(cell: Cell) -> list[str]:
     names = [name for name in cell.curves if name != "random"]
     areas = {name: area(cell.budgets, curves) for name, curves in cell.curves.items()}
     compared = {name: paired_comparison(areas[name], areas["random"]) for name in names}
-    adjusted = dict(zip(names, holm([compared[n].p_t for n in names]), strict=True))
+    adjusted = dict(zip(names, holm([compared[n].p for n in names]), strict=True))
     names.sort(key=lambda name: -float(compared[name].difference.mean))
     lines = [
         f"## {cell.name}",

@@ -6,9 +6,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from short_forms import mark_rest_long
 from upslope import datasets, models, strategies, tasks
+from upslope.cli import app
 from upslope.config import (
     Config,
     assemble,
@@ -416,3 +418,32 @@ def test_numbers_are_no_classes(tmp_path: Path, columns: str) -> None:
     with pytest.raises(ConfigError, match=r"'price'.* learnt.* Set task\.name=regression"):
         assemble(load({}, sets=[*sets, f"data.target={columns}"]))
     assemble(load({}, sets=[*sets, f"data.target={columns}", "task.name=regression"]))
+
+
+@pytest.mark.parametrize("label", ["full-data", "report", "a/b", ".."])
+def test_labels_are_names_of_folders_of_their_own(label: str) -> None:
+    """Runs in `full-data` were left out of the report as if trained on the whole pool."""
+    (line,) = faults(strategies=[{"name": "margin", "label": label}])
+    assert "labels that name folders" in line
+    assert repr(label) in line
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999", '"inf"'])
+def test_numbers_are_finite(value: str) -> None:
+    """A rate of infinity ended in a traceback of torch."""
+    with pytest.raises(ConfigError, match=r"training\.lr: expected"):
+        load(sets=[f"training.lr={value}"])
+
+
+def test_a_file_in_another_encoding_is_told_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("data: digits\n", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"UTF-8 but .* at byte 0\. Save it again in UTF-8"):
+        load(file)
+
+
+@pytest.mark.parametrize("name", ["cifar10-small", "tabular"])
+def test_a_listed_configuration_is_a_file_of_its_own(name: str, tmp_path: Path) -> None:
+    listed = CliRunner().invoke(app, ["list", name]).stdout
+    (tmp_path / "mine.yaml").write_text(listed, encoding="utf-8")
+    assert load(tmp_path / "mine.yaml") == load(name)

@@ -152,6 +152,27 @@ def test_the_file_it_writes_is_read_once_filled_in(photographs, tmp_path):
     assert not {r["id"] for r in first} & {r["id"] for r in rows(tmp_path / "next.csv")}
 
 
+@pytest.mark.parametrize("as_labels", [True, False])
+def test_answers_are_not_written_over(photographs, tmp_path, as_labels):
+    """The sheet that people filled in was gone as it was given back, at the name by default."""
+    assert call(*COMMAND, "--strategy", "random")[0] == 0
+    sheet = tmp_path / "ask.csv"
+    filled = sheet.read_text().replace(",,random", ",1,random", 1)
+    sheet.write_text(filled)
+    code, _, err = call(*COMMAND, *(["--labelled", "ask.csv"] if as_labels else []))
+    assert code == 2
+    assert "or a sheet without answers, but there is one with 1 answer" in " ".join(err.split())
+    assert sheet.read_text() == filled
+
+
+def test_files_of_another_kind_are_not_written_over(photographs, tmp_path):
+    (tmp_path / "ask.csv").write_text("name,price\nsugar,3\n")
+    code, _, err = call(*COMMAND)
+    assert code == 2
+    assert "a file of another kind" in err
+    assert (tmp_path / "ask.csv").read_text() == "name,price\nsugar,3\n"
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

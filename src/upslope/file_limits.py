@@ -16,6 +16,8 @@ if sys.platform != "win32":
 
 WANT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What the operating system says of a full disk, or a full share of it."""
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EIO)
+"""What the operating system says of a path that it does not let a process have."""
 _NO_TEMPORARY = "No usable temporary directory"
 """What Python says where no folder of temporary files takes a file of a few bytes."""
 
@@ -53,4 +55,18 @@ def as_room_error(error: BaseException) -> RunError | None:
         f"Expected to be able to write a file but got: {first_line(error)}. "
         f"{', or '.join(filter(None, fixes))}; then run the same command again: nothing recorded "
         "before is lost."
+    )
+
+
+def as_path_error(error: BaseException) -> RunError | None:
+    """Return what to tell of a path that the operating system refuses, None for any other error.
+
+    Even the question whether there is such a file fails so, for a name of more than 255 bytes or
+    in a folder of somebody else's.
+    """
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS or error.filename is None:
+        return None
+    return RunError(
+        f"Expected to be able to use {error.filename!r} but got: {error.strerror}. Check the path "
+        "and its permissions."
     )

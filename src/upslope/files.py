@@ -43,6 +43,10 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"Expected room on the disk for {path} but it is full. Free some space and run the "
                 "same command again: nothing recorded before is lost."
             ) from error
+        if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+            place = Path(os.fsdecode(error.filename2 or error.filename or path))
+            if problem := name_in_use(place, as_file=isinstance(error, IsADirectoryError)):
+                raise RunError(f"Expected to be able to write {path} but {problem}") from error
         fix = "check the folder and its permissions"
         if is_too_large(error):
             fix = size_advice() or "write to a disk that takes larger files"
@@ -50,6 +54,19 @@ def disk_errors(path: Path) -> Iterator[None]:
             f"Expected to be able to write {path} but got: {error}. {fix[0].upper()}{fix[1:]}, "
             "then run the same command again: nothing recorded before is lost."
         ) from error
+
+
+def name_in_use(path: Path, *, as_file: bool) -> str:
+    """Return what of another kind bears a name, and what to do; "" where nothing does.
+
+    as_file: whether a file is to be written there, not a folder.
+    """
+    for place in (*reversed(path.parents), *([] if as_file else [path])):
+        if os.path.lexists(place) and not place.is_dir():
+            return f"{place} is a file, not a folder. Choose another name, or move the file away."
+    if as_file and path.is_dir():
+        return f"{path} is a folder. Choose another name, or move the folder away."
+    return ""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -165,6 +166,8 @@ def check_options(
             if isinstance(value, bool) and bool not in type_members(hint):  # it would become 0 or 1
                 raise TypeError
             valid_options[name] = _adapter(takers[name], name).validate_python(value)
+            if not _is_finite(valid_options[name]):
+                problems.append(WrongOption(where, name, "finite", repr(value)))
         except (TypeError, ValidationError):  # its own words are those of programmers
             problems.append(WrongOption(where, name, type_words(hint), repr(value)))
     if problems:
@@ -184,6 +187,15 @@ def did_you_mean(name: str, known_names: Iterable[str]) -> str:
     """A did-you-mean clause, or nothing."""
     close = difflib.get_close_matches(str(name), list(known_names), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether there is no infinity and no NaN among the numbers of an option."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(entry) for entry in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @lru_cache(maxsize=256)

@@ -81,3 +81,13 @@ def test_unpaired_lengths_are_refused() -> None:
         paired_comparison([1, 2], [1, 2, 3])
     with pytest.raises(DataError, match="finite differences"):
         sign_flip_test([])
+
+
+def test_the_same_difference_in_both_seeds_is_not_certain() -> None:
+    """Accuracies of 100 samples are often alike in two seeds: the t test then said p < 0.001."""
+    result = paired_comparison([0.90, 0.91], [0.895, 0.905])
+    assert not result.has_spread
+    assert result.p == result.p_sign_flip == 0.5
+    result = paired_comparison([0.90, 0.92], [0.895, 0.905])
+    assert result.has_spread
+    assert result.p == result.p_t

@@ -7,7 +7,9 @@ import pytest
 from studies import BUDGETS, made_up
 
 from upslope.errors import RunError
-from upslope.report import Run, Study, summarise
+from upslope.report import Look, Run, Study, summarise
+from upslope.report.tables import notes
+from upslope.report.verdict import equality
 
 
 def test_means_areas_and_times_by_hand() -> None:
@@ -80,3 +82,78 @@ def test_what_cannot_be_summarised_is_named() -> None:
         summarise(Study((runs[0], runs[0])))
     with pytest.raises(RunError, match="but got 'margin'"):
         summarise(made_up({"random": 0}), reference="margin")
+
+
+def on_a_test_set(rng: np.random.Generator, seeds: int, size: int, strategies: int) -> Study:
+    """A study without a difference: accuracies on `size` samples, as hard for all models."""
+    runs = []
+    for seed in range(seeds):
+        hard = rng.random(size)
+        for name in ("random", *(f"s{i}" for i in range(strategies))):
+            hardness = np.where(rng.random(size) < 0.15, rng.random(size), hard)
+            scores = tuple(float((hardness < level).mean()) for level in (0.8, 0.9))
+            runs.append(Run(name, seed, (10, 20), scores, 2))
+    return Study(tuple(runs))
+
+
+def test_on_a_small_test_set_no_more_than_one_study_in_twenty_shows_a_difference() -> None:
+    """Family-wise, of six strategies and two seeds; it was one study in four."""
+    rng, studies, wrong = np.random.default_rng(2), 200, 0
+    for _ in range(studies):
+        rows = summarise(on_a_test_set(rng, 2, 100, 6)).rows
+        wrong += any(r.comparison.verdict in ("better", "worse") for r in rows if r.comparison)
+    assert wrong / studies <= 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
+
+
+def test_the_same_difference_in_two_seeds_is_told_and_nothing_is_shown() -> None:
+    runs = tuple(
+        Run(name, seed, (10, 20), (0.5 + more, 0.6 + more + seed / 8), 2)
+        for name, more in (("random", 0.0), ("up", 0.0625))
+        for seed in (0, 1)
+    )
+    summary = summarise(Study(runs))
+    comparison = summary.rows[1].comparison
+    assert comparison is not None
+    assert comparison.verdict == "no difference shown"
+    assert any("up: the same difference in both seeds" in note for note in notes(summary))
+    equal = equality(summary, summary.rows[1])
+    assert equal is not None
+    assert equal.p_equal == 1.0
+    assert equal.p_not_worse == 0.25
+
+
+def test_notes_do_not_depend_on_the_order_in_which_folders_are_listed() -> None:
+    runs = tuple(
+        replace(run, unfitted=(180,), changes=(f"{run.strategy} grew",))
+        for run in made_up({"random": 0, "up": 0.02, "alpha": 0.01}, seeds=2).runs
+    )
+    runs += tuple(Run(name, 7, BUDGETS[:1], (0.1,), 7) for name in ("up", "alpha"))
+    look = Look(slots={"random": -1, "up": 0, "alpha": 1})
+    first = notes(summarise(Study(runs), look=look))
+    listed = tuple(sorted(runs, key=lambda run: (run.strategy, run.seed)))
+    assert notes(summarise(Study(listed), look=look)) == first
+    assert any("in random at 180 labels; up at 180 labels; alpha" in note for note in first)
+
+
+def test_numbers_of_seeds_are_told_of_the_strategies_that_have_them() -> None:
+    """One strategy with a single seed had the report say "no test" of all, beside their tests."""
+    runs = made_up({"random": 0, "up": 0.02, "new": 0.01}).runs
+    kept = tuple(run for run in runs if run.strategy != "new" or run.seed == 0)
+    told = notes(summarise(Study(kept)))
+    assert any(note.startswith("One seed (new): no interval") for note in told)
+    assert any(note.startswith("5 seeds (random, up) are few") for note in told)
+
+
+def test_pairs_over_other_seeds_than_their_row_are_told() -> None:
+    runs = made_up({"random": 0, "up": 0.02, "new": 0.01}).runs
+    kept = tuple(
+        run
+        for run in runs
+        if (run.strategy == "random" and run.seed < 3)
+        or (run.strategy == "up" and run.seed > 0)
+        or (run.strategy == "new" and run.seed > 2)
+    )
+    told = notes(summarise(Study(kept)))
+    assert "Not compared: new: no seed in common with random." in told
+    assert any("in common with random: up over 2 of 4 seeds" in note for note in told)
+    assert not any("in common" in note for note in notes(summarise(Study(runs))))

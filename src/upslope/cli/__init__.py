@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs: `--help` must answer at once.
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -21,6 +22,10 @@ def main() -> None:
     """Run the command `upslope`; the entry point of the package."""
     try:
         end_without_collection()
+        # What the encoding of the output lacks, such as ± in ASCII, shows as its code, as Python
+        # has it on standard error; an error would end a command whose work is done.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         # Registered early, it is called late: libraries take long to be torn down, where Ctrl-C
         # once more would end a command that has ended by the signal, without its exit code.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -15,7 +15,7 @@ import typer
 from upslope.display import SafeConsole, err
 from upslope.distributed.launch import count_processes, rank_of_process
 from upslope.errors import UpslopeError
-from upslope.file_limits import as_room_error
+from upslope.file_limits import as_path_error, as_room_error
 from upslope.memory import as_memory_error
 from upslope.progress import noting_interrupts
 
@@ -25,7 +25,7 @@ _SECONDS_FOR_RANK_0 = 60
 WIDE = 200
 """Columns of what goes to a pipe or a file: nothing is cut off there."""
 
-out = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+out = SafeConsole(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else WIDE)
 
 
 ANEW = "No result was written: run the same command again, and it begins anew."
@@ -60,7 +60,8 @@ def telling_errors(resume: str = ANEW) -> Iterator[None]:
         except Exception as error:
             if interrupts.seen:
                 _stop(resume)
-            if (short := as_memory_error(error) or as_room_error(error)) is not None:
+            short = as_memory_error(error) or as_room_error(error) or as_path_error(error)
+            if short is not None:
                 _fail(short)
             raise
 

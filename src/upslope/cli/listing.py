@@ -117,10 +117,11 @@ def _show_table(table: str) -> None:
 
 
 def _show_entry(entry: Entry, kind: str) -> None:
-    out.print(Text.assemble((str(entry["name"]), "bold"), f"  {kind}"))
-    if "text" in entry:  # a configuration is its own description
+    if "text" in entry:  # a configuration is its own description, and a file of its own
+        out.print(Text.assemble("# ", (str(entry["name"]), "bold"), f"  {kind}"))
         out.print(Text(str(entry["text"])), soft_wrap=True)
         return
+    out.print(Text.assemble((str(entry["name"]), "bold"), f"  {kind}"))
     for key, value in _with_evidence(entry, kind).items():
         if key in ("name", "options") or not value:
             continue

@@ -13,7 +13,12 @@ from upslope.startup import importing_libraries
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or above them.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder to write into; by default `report` in the first of RUNS."
+        ),
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Compare the others with this strategy; random by default.")
     ] = None,

@@ -59,8 +59,9 @@ def select(
 
     Writes --out: one line per sample, best first, with its id, its file, an empty column `label`,
     and rank and score where the strategy has one. Fill in the labels, train on them, and give the
-    file back as --labelled for the next choice. A class is given by its name, or by its number
-    from 0; `skip` passes over a sample, which is then not chosen again.
+    file back as --labelled for the next choice, with another --out: answers are never written
+    over. A class is given by its name, or by its number from 0; `skip` passes over a sample, which
+    is then not chosen again.
 
     [bold]With a network of your own[/bold], say how it is built: -s model.name=nets:make calls
     make(num_classes=..., input_shape=...) of nets.py in the current folder. Images are normalised
@@ -92,9 +93,11 @@ def select(
             from upslope.display import watching
             from upslope.errors import ConfigError
             from upslope.experiment.query import query
+            from upslope.experiment.sheet import check_unanswered
 
         if out.suffix.lower() != ".csv":  # before anything is read that may take long
             raise ConfigError(f"Expected --out to end in .csv but got {out.name!r}.")
+        check_unanswered(out)  # which may be the file of --labelled
         if (network / "pool.json").is_file():
             from upslope.cli.select_scored import select_scored
 

@@ -24,19 +24,12 @@ def status(
       upslope status runs/digits --json
     """
     with telling_errors():
-        from upslope.errors import RunError
         from upslope.ledger import read_run
         from upslope.ledger.status import lines
         from upslope.ledger.status import status as status_of
-        from upslope.ledger.store import FILE
+        from upslope.ledger.store import run_folders
 
-        folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
-        if not folders:
-            raise RunError(
-                f"Expected {run} to hold a run, with its {FILE}, but there is none. Start one with "
-                "`upslope run` or `upslope compare`."
-            )
-        standing = [status_of(read_run(folder)) for folder in folders]
+        standing = [status_of(read_run(folder)) for folder in run_folders(run)]
         if as_json:
             typer.echo(json.dumps(standing, indent=2))
             return

@@ -29,9 +29,10 @@ def verify(run: Run) -> None:
         from upslope.errors import RunError
         from upslope.experiment.verify import verify_run
         from upslope.labelling.repair import is_project, verify_project
-        from upslope.ledger.store import FILE
+        from upslope.ledger.store import FILE, check_is_folder
 
-        folders = sorted(file.parent for file in run.rglob(FILE)) if run.is_dir() else []
+        check_is_folder(run)
+        folders = sorted(file.parent for file in run.rglob(FILE))
         folders += [run] if is_project(run) else []
         damage_count = 0
         for folder in folders or [run]:

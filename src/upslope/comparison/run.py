@@ -34,6 +34,10 @@ from upslope.tasks.base import Task
 from upslope.training import TrainingSettings
 
 FULL_DATA = "full-data"
+_OTHER_FOLDERS = (FULL_DATA, "report")
+"""Folders of a comparison that hold no runs of a strategy."""
+FOLDER_NAMES = f"letters, digits, - _ ., and none to be {' or '.join(_OTHER_FOLDERS)}"
+"""What `names_a_folder` asks, in words."""
 _FIRST_MODELS = ".first-models"
 
 
@@ -277,6 +281,11 @@ def _since(run: RunResult | None, budget: int | float) -> int:
     return cycles[-1] if cycles else 0
 
 
+def names_a_folder(label: str) -> bool:
+    """Return whether the runs of a strategy can lie in a folder of this name."""
+    return label not in _OTHER_FOLDERS and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label))
+
+
 def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:
     problems = []
     if not plan.strategies:
@@ -289,10 +298,9 @@ def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0
     ]
     problems += [
-        f"Expected names of strategies to serve as folders (letters, digits, - _ .), and none to "
-        f"be {FULL_DATA!r}, but got {name!r}."
+        f"Expected names of strategies to serve as folders ({FOLDER_NAMES}) but got {name!r}."
         for name in plan.strategies
-        if name == FULL_DATA or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)
+        if not names_a_folder(name)
     ]
     if workers < 1:
         problems.append(f"Expected `workers` to be at least 1 but got {workers}.")

@@ -90,6 +90,11 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
         text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Expected {path} to be YAML in UTF-8 but {error.reason} at byte {error.start}. Save "
+            "it again in UTF-8."
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"Expected a YAML file at {path} but it cannot be read: {error}."

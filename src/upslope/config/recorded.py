@@ -17,7 +17,7 @@ from upslope.config.read import load
 from upslope.config.schema import Config
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import RunResult, read_run
-from upslope.ledger.store import FILE
+from upslope.ledger.store import FILE, check_is_folder
 
 ENCODED_BY_POOL = ("table", "text")
 """Data sets whose inputs are scaled, or made into numbers, by what all rows of the pool hold."""
@@ -139,8 +139,7 @@ def find_run(path: Path | str) -> RunResult:
         RunError: none, or one that cannot be read.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise RunError(f"Expected the folder of a run at {path} but there is none.")
+    check_is_folder(path)
     folder = run_folder(path)
     assert folder is not None  # a folder that exists is a run or raises
     return read_run(folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 from upslope import datasets, models, registry, strategies, tasks
+from upslope.comparison.run import FOLDER_NAMES, names_a_folder
 from upslope.config.yaml_text import read_yaml
 from upslope.errors import ConfigError
 from upslope.experiment import ExperimentSettings
@@ -258,10 +259,9 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         if labels.count(label) > 1
     ]
     faults += [
-        f"strategies: expected labels of letters, digits and . - _, as they name folders, but "
-        f"got {label!r}"
+        f"strategies: expected labels that name folders ({FOLDER_NAMES}) but got {label!r}"
         for label in labels
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label)
+        if not names_a_folder(label)
     ]
     return strategy_sections
 

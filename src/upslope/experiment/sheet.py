@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from upslope.counts import format_count
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 from upslope.experiment.sheet_text import decode_mixed_up, read_rows
-from upslope.files import FORMULA, csv_line, safe_cell, write_text
+from upslope.files import FORMULA, csv_line, name_in_use, safe_cell, write_text
 
 SKIP = "skip"
 TAKE_BACK = "take back"
@@ -102,6 +102,30 @@ def write_sheet(path: Path, questions: Sequence[Question]) -> None:
     text = "".join(lines)
     # Excel takes a file without the mark for one in the encoding of the machine.
     write_text(path, text if text.isascii() else f"{_MARK}{text}")
+
+
+def check_unanswered(path: Path) -> None:
+    """Raise ConfigError where a new sheet would take the place of more than an unanswered one.
+
+    path: of the new sheet.
+    """
+    if problem := name_in_use(path, as_file=True):
+        raise ConfigError(f"Expected to be able to write {path} but {problem}")
+    if path.is_file() and path.stat().st_size and (content := _content_of(path)):
+        raise ConfigError(
+            f"Expected no file at {path}, or a sheet without answers, but there is {content}. "
+            "Choose another name for the new sheet, or move the file away."
+        )
+
+
+def _content_of(path: Path) -> str:
+    """What a file holds other than questions without answers, in words; "" for nothing."""
+    try:
+        rows = read_rows(path, lambda text: _rows(path, text, ""), None, "")
+    except DataError:
+        return "a file of another kind"
+    count = sum(bool((row.get("label") or "").strip()) for _, row in rows)
+    return f"one with {format_count(count, 'answer')}" if count else ""
 
 
 def read_sheet(

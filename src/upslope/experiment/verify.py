@@ -13,7 +13,7 @@ from typing import Any
 from upslope.checkpoints import file_sha256
 from upslope.counts import format_count
 from upslope.errors import RunError
-from upslope.files import from_json, new_folder, write_atomically
+from upslope.files import from_json, name_in_use, new_folder, write_atomically
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.salvage import save_what_is_sound
 from upslope.ledger.store import FILE, FORMAT, chain_start
@@ -103,7 +103,9 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise RunError where a folder for what is saved has content."""
+    """Raise RunError where a folder for what is saved has content, or cannot be made."""
+    if problem := name_in_use(folder, as_file=False):
+        raise RunError(f"Expected {folder} to be a new folder but {problem}")
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"Expected {folder} to be a new folder but it has content. Choose another.")
 

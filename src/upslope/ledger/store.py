@@ -117,6 +117,37 @@ def has_begun(folder: Path) -> bool:
     return is_begun(folder / FILE)
 
 
+def check_is_folder(path: Path) -> None:
+    """Raise RunError where there is no folder at a path that is to hold runs."""
+    if path.is_dir():
+        return
+    if path.exists():
+        raise RunError(
+            f"Expected the folder of a run, or one above runs, but {path} is a file. Give the "
+            f"folder in which {FILE} lies."
+        )
+    raise RunError(
+        f"Expected {path} to be the folder of a run, or one above runs, but there is no such "
+        "folder."
+    )
+
+
+def run_folders(path: Path) -> list[Path]:
+    """Return the folders of all runs in a folder, itself included, in the order of their names.
+
+    Raises:
+        RunError: no such folder, or no run in it.
+    """
+    check_is_folder(path)
+    folders = sorted(file.parent for file in path.rglob(FILE))
+    if not folders:
+        raise RunError(
+            f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
+            "`upslope compare` or `upslope run`."
+        )
+    return folders
+
+
 def read_run(path: Path | str) -> RunResult:
     """Return what a run directory, or its ledger file, holds, while it runs or after.
 

@@ -11,7 +11,7 @@ from typing import Any
 from upslope.comparison import FULL_DATA
 from upslope.errors import RunError
 from upslope.ledger import RunResult, read_run
-from upslope.ledger.store import FILE
+from upslope.ledger.store import run_folders
 from upslope.report.study import Run, Study
 
 
@@ -103,7 +103,7 @@ def study_of(results: Sequence[RunResult]) -> Study:
 
 
 def _read(paths: Iterable[Path | str]) -> list[RunResult]:
-    folders = [folder for path in paths for folder in _run_directories(Path(path))]
+    folders = [folder for path in paths for folder in run_folders(Path(path))]
     return [read_run(folder) for folder in dict.fromkeys(folders)]
 
 
@@ -264,15 +264,3 @@ def _difference(a: Any, b: Any, path: str = "") -> str:
             if a.get(key) != b.get(key):
                 return _difference(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     return f" in {path}: {a!r} and {b!r}" if path else f": {a!r} and {b!r}"
-
-
-def _run_directories(path: Path) -> list[Path]:
-    if not path.is_dir():
-        raise RunError(f"Expected {path} to be a run directory but there is no such folder.")
-    folders = sorted(file.parent for file in path.rglob(FILE))
-    if not folders:
-        raise RunError(
-            f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
-            "`upslope compare` or `upslope run`."
-        )
-    return folders

@@ -129,7 +129,7 @@ def _comparison(summary: Summary, row: Row) -> dict[str, Any] | None:
         if few
         else None,
         "wins": comparison.area.wins,
-        "p": comparison.area.p_t,
+        "p": comparison.area.p_t if comparison.area.has_spread else None,
         "holm": comparison.p_adjusted,
         "signFlip": comparison.area.p_sign_flip,
         "equal": equal.p_equal,

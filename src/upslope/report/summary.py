@@ -33,7 +33,7 @@ class Comparison:
     """The seeds that both have."""
     area: PairedResult
     p_adjusted: float
-    """Holm's correction of the paired t test over all the strategies compared."""
+    """Holm's correction of `PairedResult.p` over all the strategies compared."""
     curve: Interval
     """The paired difference at each budget, (n_budgets,)."""
     labels_needed: float
@@ -116,7 +116,7 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
     comparisons = {name: _compare(study, name, reference) for name in names}
     comparable = [name for name, comparison in comparisons.items() if comparison is not None]
     p_values = holm(
-        [comparison.area.p_t for comparison in comparisons.values() if comparison is not None]
+        [comparison.area.p for comparison in comparisons.values() if comparison is not None]
     )
     p_adjusted = dict(zip(comparable, p_values.tolist(), strict=True))
     rows = []

@@ -9,9 +9,12 @@ from typing import Any
 from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import csv_text, to_json
 from upslope.ledger.records import FITS
-from upslope.report.study import Study
+from upslope.report.study import Run
 from upslope.report.summary import Comparison, Row, Summary
 from upslope.report.text_tables import DASH, markdown_table, plain_markdown
+
+MANY_SEEDS = 10
+"""Seeds from which a table says nothing of their number."""
 
 
 def header(summary: Summary) -> list[str]:
@@ -90,33 +93,87 @@ def notes(summary: Summary) -> list[str]:
             f"vs {summary.reference}: paired difference of the area within each seed, in points; "
             "p: paired t test, Holm-corrected over the strategies."
         )
-    if summary.seeds == 1:
-        sentences.append(
-            "One seed: no interval and no test. The order of the strategies may be chance."
-        )
-    elif summary.seeds < INTERVAL_SEEDS:
-        sentences.append(
-            f"{summary.seeds} seeds: no interval, as it would rest on two values. The curves show "
-            "each seed as a point; small differences cannot be shown."
-        )
-    elif summary.seeds < 10:
-        sentences.append(
-            f"{summary.seeds} seeds are few: small differences cannot be shown, and intervals rest "
-            "on the assumption that seeds vary about normally."
-        )
-    sentences += [*study.notes, *_unfitted_words(study), *_changes(study)]
+    sentences += [*_pairs(summary), *_few_seeds(summary)]
+    sentences += [*study.notes, *_unfitted_words(summary), *_changes(summary)]
     sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
         "cycles. Run the same command again to finish it."
-        for run in study.incomplete
+        for run in _runs(summary)
+        if not run.complete
     ]
     return sentences
 
 
-def _unfitted_words(study: Study) -> list[str]:
+def _runs(summary: Summary) -> list[Run]:
+    """All runs, in the order of the rows and of the seeds, however their folders were listed."""
+    places = {row.strategy: i for i, row in enumerate(summary.rows)}
+    return sorted(
+        summary.study.runs,
+        key=lambda run: (places.get(run.strategy, len(places)), run.strategy, run.seed),
+    )
+
+
+def _pairs(summary: Summary) -> list[str]:
+    """Sentences about comparisons over other seeds than the rest of their row, or over none."""
+    others = [row for row in summary.rows if summary.reference not in (None, row.strategy)]
+    not_compared = [row.strategy for row in others if row.comparison is None]
+    sentences = (
+        [f"Not compared: {', '.join(not_compared)}: no seed in common with {summary.reference}."]
+        if not_compared
+        else []
+    )
+    fewer = [
+        f"{row.strategy} over {len(row.comparison.seeds)} of {len(row.seeds)} seeds"
+        for row in others
+        if row.comparison and len(row.comparison.seeds) < len(row.seeds)
+    ]
+    if fewer:
+        sentences.append(
+            f"Compared over the seeds in common with {summary.reference}: {', '.join(fewer)}. "
+            "Other columns are of all seeds."
+        )
+    alike = [
+        row.strategy
+        for row in others
+        if row.comparison and len(row.comparison.seeds) > 1 and not row.comparison.area.has_spread
+    ]
+    if alike:
+        sentences.append(
+            f"{', '.join(alike)}: the same difference in both seeds, from which no t test can tell "
+            "how far seeds vary; p is of the sign-flip test."
+        )
+    return sentences
+
+
+def _few_seeds(summary: Summary) -> list[str]:
+    """A sentence on each number of seeds that is few, of the strategies which have so many."""
+    names: dict[int, list[str]] = {}
+    for row in summary.rows:
+        names.setdefault(len(row.seeds), []).append(row.strategy)
+    sentences = []
+    for count in sorted(count for count in names if count < MANY_SEEDS):
+        of = f" ({', '.join(names[count])})" if len(names) > 1 else ""
+        if count == 1:
+            sentences.append(
+                f"One seed{of}: no interval and no test. The order of the strategies may be chance."
+            )
+        elif count < INTERVAL_SEEDS:
+            sentences.append(
+                f"{count} seeds{of}: no interval, as it would rest on two values. The curves show "
+                "each seed as a point; small differences cannot be shown."
+            )
+        else:
+            sentences.append(
+                f"{count} seeds{of} are few: small differences cannot be shown, and intervals rest "
+                "on the assumption that seeds vary about normally."
+            )
+    return sentences
+
+
+def _unfitted_words(summary: Summary) -> list[str]:
     """One sentence about the networks that have not learnt their own labels, if there are any."""
     labels: dict[str, set[int]] = {}
-    for run in study.runs:
+    for run in _runs(summary):
         if run.unfitted:
             labels.setdefault(run.strategy, set()).update(run.unfitted)
     if not labels:
@@ -124,17 +181,18 @@ def _unfitted_words(study: Study) -> list[str]:
     where = "; ".join(
         f"{name} at {', '.join(f'{n:,}' for n in sorted(ns))} labels" for name, ns in labels.items()
     )
-    fit = FITS[study.metric]
+    fit = FITS[summary.study.metric]
     return [
         f"Not fitted: {fit.unfitted}, in {where}. Such networks have not learnt the labels they "
         f"have, and comparisons mean little there. {fit.remedy}."
     ]
 
 
-def _changes(study: Study) -> list[str]:
+def _changes(summary: Summary) -> list[str]:
     """Sentences about what changed in the course of runs, with how many runs it did."""
-    counts = Counter(change for run in study.runs for change in run.changes)
-    return [f"Changed in {n} of {len(study.runs)} runs: {change}." for change, n in counts.items()]
+    runs = _runs(summary)
+    counts = Counter(change for run in runs for change in run.changes)
+    return [f"Changed in {n} of {len(runs)} runs: {change}." for change, n in counts.items()]
 
 
 def as_csv(summary: Summary) -> str:
@@ -192,7 +250,7 @@ def _as_object(row: Row) -> dict[str, Any]:
             "area_difference": float(comparison.area.difference.mean),
             "low": float(comparison.area.difference.low),
             "high": float(comparison.area.difference.high),
-            "p_paired_t": comparison.area.p_t,
+            "p_paired_t": comparison.area.p_t if comparison.area.has_spread else None,
             "p_paired_t_holm": comparison.p_adjusted,
             "p_sign_flip": comparison.area.p_sign_flip,
             "seeds_better": comparison.area.wins,

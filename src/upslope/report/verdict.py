@@ -9,6 +9,8 @@ import numpy as np
 
 from upslope.counts import format_count
 from upslope.evaluation import Equivalence, area, equivalence
+from upslope.evaluation.curves import Array
+from upslope.evaluation.paired import has_spread
 from upslope.report import tables
 from upslope.report.savings import SavedLabels, savings
 from upslope.report.standing import Ranks
@@ -27,9 +29,23 @@ def equality(summary: Summary, row: Row) -> Equivalence | None:
         return None
     seeds = row.comparison.seeds
     ours, theirs = (summary.study.curves(name, seeds) for name in (row.strategy, summary.reference))
-    if len(summary.budgets) == 1:
-        return equivalence((ours - theirs)[:, 0], MARGIN)
-    return equivalence(area(summary.budgets, ours) - area(summary.budgets, theirs), MARGIN)
+    one_budget = len(summary.budgets) == 1
+    our_areas, their_areas = (
+        curves[:, 0] if one_budget else area(summary.budgets, curves) for curves in (ours, theirs)
+    )
+    differences = our_areas - their_areas
+    if len(differences) > 1 and not has_spread(differences):
+        return _by_signs(differences)
+    return equivalence(differences, MARGIN)
+
+
+def _by_signs(differences: Array) -> Equivalence:
+    """The tests where seeds have no spread: of signs alone, and no probability of the mean."""
+    chance = 0.5 ** len(differences)
+    not_worse, not_better = (
+        chance if sign * float(differences.mean()) > -MARGIN else 1.0 for sign in (1, -1)
+    )
+    return Equivalence(max(not_worse, not_better), not_worse, math.nan, math.nan, math.nan)
 
 
 def verdict(summary: Summary) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upslope.datasets.base import Dataset, place_of
 from upslope.errors import ConfigError, DataError, SelectionError
-from upslope.files import safe_cell, write_atomically
+from upslope.files import name_in_use, safe_cell, write_atomically
 from upslope.pool import Need, PoolView
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.input_types import check_standardised
@@ -164,12 +164,14 @@ def score_to_file(
 
 
 def check_file_name(path: Path | str) -> Path:
-    """Return the path; ConfigError unless its ending is one that can be written."""
+    """Return the path; ConfigError unless a file of its ending can be written there."""
     path = Path(path)
     if path.suffix not in _WRITERS:
         raise ConfigError(
             f"Expected a file that ends in {' or '.join(_WRITERS)} but got {path.name!r}."
         )
+    if problem := name_in_use(path, as_file=True):
+        raise ConfigError(f"Expected to be able to write {path} but {problem}")
     return path
 
 

@@ -117,7 +117,7 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     areas = {name: area(_budgets(of_name), _figures(of_name)) for name, of_name in runs.items()}
     others = [name for name in areas if name != REFERENCE]
     comparisons = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
-    p_values = dict(zip(others, holm([t.p_t for t in comparisons.values()]).tolist(), strict=True))
+    p_values = dict(zip(others, holm([t.p for t in comparisons.values()]).tolist(), strict=True))
     rows = [Row(REFERENCE, (mean_over_seeds(areas[REFERENCE][:, None])[0], None, None))]
     for name in others:
         p = p_values[name]
