@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from upslope.cli import app
 from upslope.errors import RunError
 from upslope.experiment.model_store import ModelStore
 from upslope.experiment.verify import repair_run, verify_run
@@ -210,3 +213,34 @@ def test_a_model_that_cannot_be_removed_is_named(
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(RunError, match=r"Input/output error: .*training\.safetensors"):
         store.tidy(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is missing. the model of cycle 1 is trained again")
+def test_a_repaired_run_is_gone_on_with_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page repaired into the folder that the command takes for a run that people label."""
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text("utf-8")
+    (repair,) = re.findall(r"^upslope (repair runs/digits/.*)$", page, re.MULTILINE)
+    (out,) = re.findall(r"goes on there, here with `--out (\S+)`", page)
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "data.limit": 40, "data.test_limit": 20, "model.name": "mlp", "training.epochs": 1,
+        "experiment.initial": 10, "experiment.budget": 5, "experiment.cycles": 2,
+    }  # fmt: skip
+    options = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    run = ["run", "--strategy", "margin", "--seeds", "[0]", *options, "--out"]
+
+    def upslope(*words: str) -> None:
+        result = CliRunner().invoke(app, words, prog_name="upslope")
+        assert result.exit_code == 0, result.output
+
+    upslope(*run, "runs/digits")
+    with closing(sqlite3.connect("runs/digits/margin/seed-0/ledger.sqlite")) as db:
+        db.execute("UPDATE events SET body = '{}' WHERE number = 5")
+        db.commit()
+    upslope(*repair.split())
+    assert not read_run(f"{out}/margin/seed-0").finished
+    upslope(*run, out)
+    assert read_run(f"{out}/margin/seed-0").finished
+    assert not (Path(out) / "ledger.sqlite").exists()

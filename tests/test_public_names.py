@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -47,3 +49,11 @@ def test_import_is_light() -> None:
     code = "import sys, upslope; print('torch' in sys.modules or 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_names_that_the_rooms_promise_are_there() -> None:
+    rooms = [room.name for room in pkgutil.iter_modules(upslope.__path__) if room.ispkg]
+    for name in sorted(rooms):
+        room = importlib.import_module(f"upslope.{name}")
+        missing = [one for one in getattr(room, "__all__", ()) if not hasattr(room, one)]
+        assert not missing, f"{name}: {missing}"

@@ -116,8 +116,24 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """
     path = Path(path)
     tensors = read_weights(path)
-    _check_fit(model, tensors, path)
+    check_network(model, tensors, path)
     model.load_state_dict(tensors)
+
+
+def check_same_network(model: nn.Module, path: Path) -> None:
+    """Raise ModelError unless `model` has the weights, by names and shapes, of a file of ours.
+
+    path: what `save_tensors` wrote, of which the header alone is read; a missing or damaged one
+    tells nothing.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise_memory_error(error, of_file=True)
+        return
+    _check_shapes(model, shapes, path)
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -200,18 +216,23 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_network(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ModelError unless the tensors of a file have the names and shapes of the model's."""
+    _check_shapes(model, {name: tuple(value.shape) for name, value in tensors.items()}, path)
+
+
+def _check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     weights = model.state_dict()
     problems = []
     for words, names in (
-        ("missing", [k for k in weights if k not in tensors]),
-        ("unexpected", [k for k in tensors if k not in weights]),
+        ("missing", [k for k in weights if k not in shapes]),
+        ("unexpected", [k for k in shapes if k not in weights]),
         (
             "of another shape",
             [
-                f"{k} {tuple(tensors[k].shape)} instead of {tuple(weights[k].shape)}"
+                f"{k} {shapes[k]} instead of {tuple(weights[k].shape)}"
                 for k in weights
-                if k in tensors and tensors[k].shape != weights[k].shape
+                if k in shapes and shapes[k] != tuple(weights[k].shape)
             ],
         ),
     ):

@@ -96,6 +96,19 @@ def test_a_trainer_that_is_killed_as_it_writes_a_ranking_is_told_and_started_aga
     assert starts.read_text() == "\n" * 3  # the attempts that it has
 
 
+def test_a_trainer_that_cannot_be_started_is_told(
+    squares: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training ended without a word, and the server with a traceback at Ctrl-C."""
+    monkeypatch.setattr(training_process.sys, "executable", str(tmp_path / "gone"))
+    monkeypatch.setattr(training_process, "_PAUSE", 0.0)
+    training = TrainingProcess(squares[0], lambda _: None)
+    asyncio.run(training.run())
+    assert training.problem is not None
+    assert "cannot be started" in training.problem
+    assert "gone" in training.problem
+
+
 def test_what_a_request_cannot_do(
     squares: tuple[Path, dict[str, str]], page_server: Callable[..., Any]
 ) -> None:

@@ -61,11 +61,12 @@ def repair(
 ) -> None:
     """Save what is sound of a damaged run, or of a project's labels, and say what is lost.
 
-    The damaged one stays as it is. The command that began it goes on in the new folder.
+    The damaged one stays as it is. The command that began it goes on with the new folder: with
+    --out runs/saved in the example, as strategy and seed are folders below that.
 
     [bold]Examples[/bold]
 
-      upslope repair runs/digits/margin/seed-0 --out runs/saved
+      upslope repair runs/digits/margin/seed-0 --out runs/saved/margin/seed-0
     """
     with telling_errors():
         from upslope.experiment.verify import repair_run

@@ -63,7 +63,7 @@ from upslope.reading import limited_to, said
 
 __all__ = [
     "REGISTRY",
-    "SIMULATED",
+    "SIMULATED_SETS",
     "Dataset",
     "Splits",
     "Subset",

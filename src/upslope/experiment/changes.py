@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import input_type
+from upslope.datasets.splits import Splits
 from upslope.errors import RunError, SelectionError
 from upslope.experiment.sample_probe import other_samples
 from upslope.experiment.settings import ExperimentSettings, amount
+from upslope.experiment.task_record import task_differences
 from upslope.files import json_digest
 from upslope.frozen import FeatureDataset, same_summary
 from upslope.ledger import Change, Differences, Event, State, fold, refuse
@@ -38,12 +40,12 @@ Hashes = NDArray[np.uint64]
 class Opening:
     """A run as it is opened now, to be reconciled with what its ledger says.
 
-    pool, test: the data sets as they are now. settings: as given now.
+    splits: the data sets as they are now. task, settings: as given now.
     """
 
     folder: Path
-    pool: Dataset
-    test: Dataset
+    splits: Splits
+    task: Task
     settings: ExperimentSettings
     changes: list[Change] = field(default_factory=list, init=False)
     """What `reconcile` found changed."""
@@ -61,6 +63,8 @@ class Opening:
         self._check_test(info)
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
+        refuse(task_differences(info, self.task, self.pool), self.folder)
+        self._check_validation(info)
         self._check_samples(info)  # last: other features are told by the network that made them
         before = differences.get("samples.pool", (len(self.pool), None))[0]
         size = first_size(state.changes, before)
@@ -73,6 +77,11 @@ class Opening:
             self._check_total(state, size)
         self.changes.extend(fold(events, state).changes[len(state.changes) :])
         return events
+
+    @property
+    def pool(self) -> Dataset:
+        """Return the pool as it is now."""
+        return self.splits.pool
 
     def _extension_event(self, growing: Differences, size: int, cycle: int) -> Event:
         shrinking = {}
@@ -139,14 +148,25 @@ class Opening:
 
     def _check_test(self, info: Mapping[str, Any]) -> None:
         """The test set stays, also where another one has as many samples."""
-        before = info.get("test_ids_sha256")
-        if before is not None and before != json_digest(list(self.test.ids)):
+        before, test = info.get("test_ids_sha256"), self.splits.test
+        if before is not None and before != json_digest(list(test.ids)):
             raise RunError(
                 f"Expected the {info['test']:,} test samples with which the run in {self.folder} "
-                f"began but the {len(self.test):,} there are now are others. A test set that is "
+                f"began but the {len(test):,} there are now are others. A test set that is "
                 "drawn, as by `data.test_share`, is drawn from all samples, so that new ones "
                 "change it. Take those out again, or begin a run whose test samples are set apart: "
                 "in a folder, or by a column `split`."
+            )
+
+    def _check_validation(self, info: Mapping[str, Any]) -> None:
+        """The validation set stays, which chooses the weights of each cycle."""
+        before = info.get("validation_ids_sha256")
+        if before is not None and before != ids_digest(self.splits.validation):
+            raise RunError(
+                f"Expected the validation samples with which the run in {self.folder} began but "
+                "those there are now are others, which may choose other weights. A validation set "
+                "that is drawn, as by `data.validation`, is drawn from all samples, so that new "
+                "ones change it. Give the same again, or begin a run in another folder."
             )
 
     def _check_samples(self, info: Mapping[str, Any]) -> None:
@@ -159,7 +179,10 @@ class Opening:
             return
         other_ids = {
             "the pool": other_samples(probe["pool"], self.pool),
-            "the test set": other_samples(probe["test"], self.test, with_targets=True),
+            "the test set": other_samples(probe["test"], self.splits.test, with_targets=True),
+            "the validation set": other_samples(
+                probe.get("validation", {}), self.splits.validation, with_targets=True
+            ),
         }
         for part, ids in other_ids.items():
             if ids:
@@ -219,6 +242,11 @@ def backbone_of(pool: Dataset) -> dict[str, str]:
     A run that is gone on with under another network is refused: its figures would mix both.
     """
     return {"backbone_sha256": pool.backbone} if isinstance(pool, FeatureDataset) else {}
+
+
+def ids_digest(dataset: Dataset | None) -> str:
+    """Return the digest of the ids of a data set, of none where there is no data set."""
+    return json_digest(list(dataset.ids) if dataset is not None else [])
 
 
 def first_size(changes: Sequence[Change], now: int) -> int:

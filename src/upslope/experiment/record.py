@@ -10,6 +10,7 @@ from typing import Any
 from upslope.datasets.splits import Splits
 from upslope.experiment.changes import (
     backbone_of,
+    ids_digest,
     input_type_of,
     probe_of,
     source_shape_of,
@@ -18,6 +19,7 @@ from upslope.experiment.checks import describe_strategy
 from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
+from upslope.experiment.task_record import task_options
 from upslope.files import json_digest
 from upslope.pool import Strategy
 from upslope.tasks.base import Normalises, Task
@@ -85,11 +87,14 @@ class RunRecord:
             "std": list(task.std if isinstance(task, Normalises) else ()),
             "pool": len(pool),
             "test": len(self.splits.test),
-            "test_ids_sha256": json_digest(list(self.splits.test.ids)),
+            "task": task_options(task),
+            "test_ids_sha256": ids_digest(self.splits.test),
+            "validation_ids_sha256": ids_digest(self.splits.validation),
             "probe": {
                 "pool_ids_sha256": json_digest(list(pool.ids)),
                 "pool": probe_samples(pool),
                 "test": probe_samples(self.splits.test, with_targets=True),
+                "validation": probe_samples(self.splits.validation, with_targets=True),
             },
             "root": self.root,
         }

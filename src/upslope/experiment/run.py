@@ -160,7 +160,7 @@ class Experiment:
         record = RunRecord(
             splits, task, strategy, self.settings, self.training, trainer, config or {}, root
         )
-        opening = Opening(self.path, pool, splits.test, self.settings)
+        opening = Opening(self.path, splits, task, self.settings)
         here = environment(self.device)
         ledger = Ledger(
             self.path,

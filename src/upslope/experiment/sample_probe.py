@@ -24,12 +24,14 @@ _CLOSE = 0.02
 Probe = Mapping[str, Sequence[float]]
 
 
-def probe_samples(dataset: Dataset, *, with_targets: bool = False) -> dict[str, list[float]]:
-    """Return id -> numbers that tell a few samples from others.
+def probe_samples(dataset: Dataset | None, *, with_targets: bool = False) -> dict[str, list[float]]:
+    """Return id -> numbers that tell a few samples from others; none of no data set.
 
-    dataset: the pool or the test set; 16 samples are read at most. with_targets: whether their
-    targets are among what must stay, as those of a test set.
+    dataset: the pool, the test set or the validation set; 16 samples are read at most.
+    with_targets: whether their targets are among what must stay, as those of a test set.
     """
+    if dataset is None:
+        return {}
     count = min(_COUNT, len(dataset))
     places = {i * (len(dataset) - 1) // max(count - 1, 1) for i in range(count)}
     probes = {i: _probe_at(dataset, i, with_targets) for i in sorted(places)}
@@ -37,7 +39,7 @@ def probe_samples(dataset: Dataset, *, with_targets: bool = False) -> dict[str, 
 
 
 def other_samples(
-    before: Probe, dataset: Dataset, *, with_targets: bool = False
+    before: Probe, dataset: Dataset | None, *, with_targets: bool = False
 ) -> tuple[str, ...]:
     """Return the ids under which a data set now has other samples than `before` tells of.
 
@@ -45,6 +47,8 @@ def other_samples(
 
     Those that are not there any more, or cannot be read, are passed over.
     """
+    if dataset is None:
+        return ()
     places = {id_: i for i, id_ in enumerate(dataset.ids) if id_ in before}
     other_ids = []
     for id_, i in places.items():

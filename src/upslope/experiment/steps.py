@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from upslope.checkpoints import load_weights
+from upslope.checkpoints import check_same_network, load_weights
 from upslope.datasets.base import Dataset
 from upslope.errors import warn_user
 from upslope.experiment.checks import as_tensor, check_fit, scores_of
@@ -168,7 +168,9 @@ class Steps:
             inputs = self.run.task.prepare(sample)
             self.run.task.check(model, inputs)
             check_fit(self.strategy, model, self.run.task, inputs)
-        elif self.run.settings.retrain == "warm":
+        else:
+            check_same_network(model, self.models.weights.file(cycle - 1))
+        if cycle and self.run.settings.retrain == "warm":
             self.models.ensure_sound(cycle - 1, stop)
             load_weights(model, self.models.weights.file(cycle - 1))
         report = self.models.fit(model, cycle, self.state.labels, stop)

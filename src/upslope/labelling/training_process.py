@@ -63,16 +63,20 @@ class TrainingProcess:
 
     async def _rankings(self) -> AsyncIterator[Ranking]:
         """Start a trainer and yield its rankings until it ends; `problem` then says why it did."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "upslope.labelling.trainer",
-            str(self._folder),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE,
-            start_new_session=True,  # Ctrl-C is the server's to answer
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "upslope.labelling.trainer",
+                str(self._folder),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=_LINE,
+                start_new_session=True,  # Ctrl-C is the server's to answer
+            )
+        except OSError as error:  # Python was installed anew, or there are too many processes
+            self.problem = f"the process that trains cannot be started: {error}"
+            return
         assert self._process.stdout is not None
         problem = None
         async for line in self._process.stdout:

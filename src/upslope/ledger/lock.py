@@ -9,7 +9,7 @@ import socket
 import stat
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from upslope.errors import RunError
 from upslope.files import disk_errors, from_json
@@ -33,11 +33,16 @@ _LOCK_ERRORS = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 """What a system says of a lock that somebody else holds; the rest is of a lock it cannot make."""
 
 
+class HeldElsewhereError(RunError):
+    """Another process holds the lock."""
+
+
 class RunLock:
     """Holds `<folder>/run.lock` from construction to `release`, or to the end of the process.
 
     Raises:
-        RunError: another process holds it; the message names its pid and host.
+        HeldElsewhereError: another process holds it; the message names its pid and host.
+        RunError: the file system has no locks, or the file cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +60,7 @@ class RunLock:
             file.seek(0)
             holder = _holder(file.read())
             file.close()
-            raise RunError(
+            raise HeldElsewhereError(
                 f"Expected to be alone in {folder} but {holder} is working there. Wait for it, end "
                 "it, or choose another folder."
             ) from error
@@ -65,6 +70,14 @@ class RunLock:
             json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
             file.flush()
         self._file = file
+
+    def shared_with_child(self) -> dict[str, Any]:
+        """Return the arguments of `subprocess` by which a child holds the lock too, until it ends.
+
+        A kill of this process then lets nobody in while the child works on. Windows has no such
+        thing, and there the lock is this process's alone.
+        """
+        return {"pass_fds": (self._file.fileno(),)} if os.name == "posix" else {}
 
     def release(self) -> None:
         """Let others in. The file stays: removing it could free a lock that another just took."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.checkpoints import load_tensors, save_tensors
+from upslope.checkpoints import check_network, load_tensors, save_tensors
 from upslope.errors import ModelError
 from upslope.training.auxiliary_module import AuxiliaryModule
 
@@ -83,6 +83,9 @@ def load_position(
     """Take a checkpoint back, or the start where there is none of this training.
 
     One that is damaged is set aside, with a warning: the training begins anew.
+
+    Raises:
+        ModelError: it is of another network than `model`.
     """
     if not path.exists():
         return Position()
@@ -106,7 +109,9 @@ def load_position(
         return Position()
     if other:
         return Position()
-    model.load_state_dict(_without_prefix("model", tensors))
+    weights = _without_prefix("model", tensors)
+    check_network(model, weights, path)
+    model.load_state_dict(weights)
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in _without_prefix("optimizer", tensors).items():
         number, _, entry = name.partition(".")

@@ -22,9 +22,13 @@ from pathlib import Path
 
 from upslope.errors import RunError
 from upslope.files import disk_errors, make_folder, write_text
+from upslope.ledger.lock import HeldElsewhereError, RunLock
 
 VERSION = "1.23.2"
 FOLDER, ACCESS = "label-studio", "access.json"
+_MARK = "upslope-unfinished"
+"""The file in an environment whose installation was begun and not ended."""
+_LOG = "server.log"
 _USER = "upslope@localhost.localdomain"
 _START_SECONDS = (
     1200.0  # a first start makes the database: 40 s on a free core, 5 min on a busy one
@@ -61,18 +65,41 @@ def install(say: Callable[[str], None]) -> None:
     say: is told before what takes minutes.
 
     Raises:
-        RunError: pip cannot install it; the message ends with its last lines.
+        RunError: pip cannot install it, and the message ends with its last lines; or another
+            command is installing it.
     """
-    if executable().is_file():
+    if _is_installed():
         return
     where = environment()
+    with disk_errors(where):
+        make_folder(where)
+    lock = RunLock(where)
+    try:
+        if not _is_installed():
+            _install(where, say, lock)
+    finally:
+        lock.release()
+
+
+def _is_installed() -> bool:
+    return executable().is_file() and not (environment() / _MARK).exists()
+
+
+def _install(where: Path, say: Callable[[str], None], lock: RunLock) -> None:
     say(f"installing Label Studio {VERSION} into {where}, once: about three minutes and 1 GB")
+    mark = where / _MARK
+    # Where an installation was broken off, packages may be there by half, and pip would take those
+    # whose description is there for whole.
+    again = ["--ignore-installed"] if mark.exists() else []
+    write_text(mark, "")
     python = executable().with_name("python")
     for command in (
         [sys.executable, "-m", "venv", str(where)],
-        [str(python), "-m", "pip", "install", "-q", f"label-studio=={VERSION}"],
+        [str(python), "-m", "pip", "install", "-q", *again, f"label-studio=={VERSION}"],
     ):
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        process = subprocess.run(
+            command, capture_output=True, text=True, check=False, **lock.shared_with_child()
+        )
         if process.returncode:
             last = " ".join(process.stderr.strip().splitlines()[-3:])
             raise RunError(
@@ -80,6 +107,8 @@ def install(say: Callable[[str], None]) -> None:
                 "Install it yourself and name its environment in UPSLOPE_LABEL_STUDIO, or use a "
                 "server that runs: --url and --token."
             )
+    with disk_errors(mark):
+        mark.unlink()
 
 
 def start(
@@ -97,11 +126,36 @@ def start(
     if _answers(access.url):
         return access, None
     install(say)
-    say("starting Label Studio: a minute the first time, then seconds")
+    try:
+        lock = RunLock(folder)
+    except (
+        HeldElsewhereError
+    ):  # a command started it and was killed: a second one would use its data
+        say("waiting for Label Studio, which another command has started")
+        _await_answer(access, folder, lambda: not _is_held(folder))
+        return access, None
+    try:
+        say("starting Label Studio: a minute the first time, then seconds")
+        process = _start_process(access, folder, images, lock)
+    finally:
+        lock.release()
+    try:
+        _await_answer(access, folder, lambda: process.poll() is not None)
+    except BaseException:  # Ctrl-C too: nobody else would end it
+        process.kill()
+        process.wait()
+        raise
+    return access, process
+
+
+def _start_process(
+    access: ServerAccess, folder: Path, images: Path | None, lock: RunLock
+) -> subprocess.Popen[bytes]:
+    """Start the server, which holds the lock of its folder from here on."""
     number = access.url.rpartition(":")[2]
-    log = folder / "server.log"
+    log = folder / _LOG
     with disk_errors(log), log.open("ab") as out:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [
                 str(executable()), "start", "--no-browser", "--internal-host", "127.0.0.1",
                 "--port", number, "--data-dir", str(folder), "--username", access.user,
@@ -109,23 +163,29 @@ def start(
                 "--enable-legacy-api-token",
             ],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            env={**os.environ, **_settings(folder, images)},
+            env={**os.environ, **_settings(folder, images)}, **lock.shared_with_child(),
         )  # fmt: skip
-    deadline = time.monotonic() + _START_SECONDS
+
+
+def _is_held(folder: Path) -> bool:
     try:
-        while not _answers(access.url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RunError(
-                    f"Expected Label Studio to start at {access.url} but it did not. Its words are "
-                    f"in {log}; another program may have the port: remove {folder / ACCESS} for a "
-                    "new one."
-                )
-            time.sleep(0.3)
-    except BaseException:  # Ctrl-C too: nobody else would end it
-        process.kill()
-        process.wait()
-        raise
-    return access, process
+        RunLock(folder).release()
+    except HeldElsewhereError:
+        return True
+    return False
+
+
+def _await_answer(access: ServerAccess, folder: Path, has_ended: Callable[[], bool]) -> None:
+    """Wait until the server answers; RunError where it has ended, or does not in time."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers(access.url):
+        if has_ended() or time.monotonic() > deadline:
+            raise RunError(
+                f"Expected Label Studio to start at {access.url} but it did not. Its words are in "
+                f"{folder / _LOG}; another program may have the port: remove {folder / ACCESS} for "
+                "a new one."
+            )
+        time.sleep(0.3)
 
 
 def _settings(folder: Path, images: Path | None) -> dict[str, str]:
