@@ -15,12 +15,12 @@ from upslope.counts import format_count
 from upslope.datasets.coco_json import read_content
 from upslope.datasets.layout import (
     UNLABELLED,
-    LeftOut,
     images_in,
     is_hidden,
     is_image,
     leave,
 )
+from upslope.datasets.left_out import LeftOut
 from upslope.errors import DataError
 from upslope.labelling.coco import read_coco_labels
 from upslope.labelling.image_names import ImageNames
