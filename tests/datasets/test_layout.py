@@ -1,5 +1,6 @@
 """Which folders are splits and which are classes; what is neither is refused or told."""
 
+import os
 import shutil
 
 import numpy as np
@@ -173,6 +174,18 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
         "Left out 1 hidden image: 'dog/._0.png'.",
         "Left out 1 linked folder (links are not followed): 'dog/link'.",
     )
+
+
+def test_images_whose_names_are_not_utf8_are_counted(tmp_path):
+    lay(tmp_path, "cat", "dog")
+    name = os.fsencode(tmp_path / "cat") + b"/K\xf6ln.png"
+    try:
+        shutil.copy(tmp_path / "cat" / "0.png", name)
+    except OSError:  # of a file system that has UTF-8 alone
+        pytest.skip("no such names here")
+    splits = datasets.load("folder", tmp_path)
+    assert len(splits.pool) + len(splits.test) == 10
+    assert splits.notes[0] == r"Left out 1 image not named in UTF-8: 'cat/K\udcf6ln.png'."
 
 
 @pytest.mark.parametrize("flat", [False, True])

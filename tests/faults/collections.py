@@ -16,7 +16,7 @@ from PIL import Image
 from tests.faults.formats import Format, content
 
 from upslope import datasets
-from upslope.datasets.layout import LeftOut
+from upslope.datasets.left_out import LeftOut
 from upslope.labelling import imports
 from upslope.labelling.annotators.files import COLUMNS, SHEET, FilesAnnotator
 from upslope.labelling.outlines import boxes_text, masks_text

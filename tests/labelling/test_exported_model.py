@@ -129,6 +129,25 @@ def test_a_model_file_alone_predicts_new_photographs(labelled: Path) -> None:
     }
 
 
+def test_other_images_without_one_that_can_be_read_are_refused(labelled: Path) -> None:
+    run("export", "p", "m.safetensors")
+    (labelled / "new").mkdir()
+    (labelled / "new" / "broken.png").write_bytes(b"no image")
+    for source in ("p", "m.safetensors"):
+        said = run("predict", source, "new.csv", "--data", "new", code=3)
+        assert "images that can be read in new but none can be decoded" in said
+        assert not (labelled / "new.csv").exists()
+
+
+def test_what_is_left_out_of_other_images_is_told(labelled: Path) -> None:
+    run("export", "p", "m.safetensors")
+    make_squares(labelled / "new", 2)
+    (labelled / "new" / "a.avif").write_bytes(b"")
+    for source in ("p", "m.safetensors"):
+        said = run("predict", source, "new.csv", "--data", "new")
+        assert "Left out 1 file of the kind .avif" in said
+
+
 def test_files_that_are_no_model_are_refused(labelled: Path) -> None:
     run("export", "p", "m.safetensors")
     tensors, about = read_safetensors(labelled / "m.safetensors")

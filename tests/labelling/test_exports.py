@@ -15,6 +15,7 @@ from upslope import datasets
 from upslope.cli import app
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import FORMULA, plain_cell, safe_cell
+from upslope.labelling.coco import export_coco
 from upslope.labelling.exports import export_folders, export_table
 from upslope.labelling.imports import import_labels
 from upslope.labelling.project import Project, read_project
@@ -90,6 +91,8 @@ def test_folders_are_a_data_set_and_come_back_in(squares: tuple[Path, dict[str, 
     (folder / "squares" / "square-003.png").unlink()
     with pytest.raises(DataError, match=r"1 are gone, first 'square-003\.png'"):
         export_folders(folder / "project", folder / "other")
+    with pytest.raises(DataError, match=r"1 are gone, first 'square-003\.png'"):
+        export_coco(folder / "project", folder / "other.json")
 
 
 def test_label_sets_come_back_in(tmp_path: Path) -> None:

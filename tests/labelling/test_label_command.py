@@ -114,6 +114,18 @@ def test_labels_that_come_into_the_data_later_are_taken_in(here: Path) -> None:
     assert "labels of the data" not in run("next", "p", "--count", "0")
 
 
+def test_answered_images_that_are_gone_are_told(here: Path) -> None:
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    with Project(here / "p") as project:
+        for k in range(3):
+            project.answer(f"square-00{k}.png", "a", author="me")
+    assert "in the data any more" not in run("next", "p", "--count", "0")
+    (here / "squares" / "square-001.png").unlink()
+    said = run("next", "p", "--count", "0")
+    assert "1 answered sample is not in the data any more, first 'square-001.png'" in said
+
+
 def test_folders_of_classes_say_nothing_of_boxes(here: Path) -> None:
     make_squares(here / "d" / "red", 3)
     make_squares(here / "d" / "blue", 3)

@@ -103,6 +103,9 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="there are none"):
         open_samples(str(tmp_path / "empty"), ("a", "b"))
+    (tmp_path / "empty" / "a.avif").touch()
+    with pytest.raises(DataError, match=r"It holds 1 file of the kind \.avif"):
+        open_samples(str(tmp_path / "empty"), ("a", "b"))
     make_squares(tmp_path / "in" / "a", 1)
     make_squares(tmp_path / "in" / "fox", 1)
     with pytest.raises(DataError, match="'fox'"):

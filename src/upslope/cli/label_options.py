@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from upslope.cli.console import out
+from upslope.counts import format_count
+
+if TYPE_CHECKING:
+    from upslope.labelling.project import Project as LabelProject
+    from upslope.labelling.samples import Samples
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="Folder of the project.")]
 Name = Annotated[str | None, typer.Option(help="Who answers; your login name by default.")]
@@ -42,3 +47,18 @@ GO_ON = "Every answer is kept: the same command goes on."
 def say(line: str) -> None:
     """Print a line as it is: no markup, no wrapping."""
     out.print(line, markup=False, soft_wrap=True)
+
+
+def take_in_changes(project: LabelProject, samples: Samples) -> None:
+    """Take new labels of the data in, and say what became of the data since it was last open."""
+    from upslope.labelling.imports import answered_but_absent, take_data_labels
+
+    if count := take_data_labels(project, samples):
+        say(f"{count:,} labels of the data are new")
+    if absent := answered_but_absent(project, samples):
+        one = "answered sample is not in the data any more"
+        many = "answered samples are not in the data any more"
+        say(
+            f"{format_count(len(absent), one, many)}, first {absent[0]!r}: the answers are kept, "
+            "and train no model"
+        )

@@ -27,6 +27,7 @@ from upslope.cli.label_options import (
     Wage,
     White,
     say,
+    take_in_changes,
 )
 from upslope.display import err
 
@@ -264,7 +265,8 @@ def _check_same(folder: Path, data: str, classes: str | None, options: Mapping[s
     if differences:
         raise ConfigError(
             f"Expected {folder} to be a project of the same but it has {'; '.join(differences)}. "
-            f"Go on with it: `upslope label serve {folder}`; or choose another folder: --out."
+            f"Go on with it: `upslope label serve {folder}`; or make another, --out, which "
+            "may take its answers: `upslope label export` a .csv, and `import` that."
         )
 
 
@@ -277,7 +279,6 @@ def _serve(
     wage: float | None,
 ) -> None:
     from upslope.errors import ConfigError
-    from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project as LabelProject
     from upslope.labelling.project import check_author
     from upslope.labelling.samples import samples_of
@@ -296,8 +297,7 @@ def _serve(
                 "label-studio"
             )
         samples = samples_of(settings)
-        if count := take_data_labels(project, samples):
-            say(f"{count:,} labels of the data are new")
+        take_in_changes(project, samples)
         session = Session(project, samples, wage)
         listener = listen(host, port)
         number = listener.getsockname()[1]

@@ -110,6 +110,8 @@ def predict(
         if count.unreadable:
             one = "sample cannot be read and is left out"
             say(format_count(count.unreadable, one, "samples cannot be read and are left out"))
+        for note in count.notes:
+            say(note)
 
 
 def import_(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upslope.cli.console import telling_errors
-from upslope.cli.label_options import GO_ON, Name, say
+from upslope.cli.label_options import GO_ON, Name, say, take_in_changes
 from upslope.cli.label_options import Project as ProjectFolder
 from upslope.counts import format_count
 from upslope.progress import answering_signals
@@ -122,7 +122,6 @@ def _exchange(
     folder: Path, tool: str, url: str | None, token: str | None, name: str | None, guesses: bool
 ) -> Iterator[tuple[Exchange, subprocess.Popen[bytes] | None]]:
     from upslope.labelling.exchange import Exchange
-    from upslope.labelling.imports import take_data_labels
     from upslope.labelling.project import Project, check_author
     from upslope.labelling.samples import samples_of
 
@@ -130,8 +129,7 @@ def _exchange(
     with Project(folder) as project:
         settings = project.settings
         samples = samples_of(settings)
-        if label_count := take_data_labels(project, samples):
-            say(f"{label_count:,} labels of the data are new")
+        take_in_changes(project, samples)
         annotator, process = _annotator(project, samples, tool, url, token, name)
         yield Exchange(project, samples, annotator, guesses), process
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from upslope.datasets.encoded import Memory, OnError
-from upslope.datasets.layout import LeftOut
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root

@@ -21,7 +21,8 @@ from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
-from upslope.datasets.layout import Entry, LeftOut, images_in, name_some
+from upslope.datasets.layout import Entry, images_in
+from upslope.datasets.left_out import LeftOut, name_some
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.paths import needed_root

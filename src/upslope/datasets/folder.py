@@ -42,12 +42,12 @@ from upslope.datasets.layout import (
     Entry,
     Layout,
     LayoutOption,
-    LeftOut,
     by_class,
     images_in,
     no_images,
     train_folders,
 )
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.manifest import read_manifest
 from upslope.datasets.missing import MissingLabels, class_folder_notes
 from upslope.datasets.paths import needed_root

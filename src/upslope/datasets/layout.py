@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upslope.counts import format_count
 from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
+from upslope.datasets.left_out import LeftOut, name_some
 from upslope.errors import DataError
 from upslope.images import HEIC_SUFFIXES, reads_heic
 
@@ -44,39 +43,11 @@ _SYSTEM_FILES = frozenset(
 _OF_SYSTEM = " of an operating system"
 _OWN_FOLDERS = {"ledger.sqlite": "run folder", "labels.sqlite": "labelling project"}
 """File -> what the folder is in which it lies: Upslope's own, which also hold pictures."""
-_MOST_NAMES = 3
 
 
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of files that are read as images here, in small letters."""
     return SUFFIXES | set(HEIC_SUFFIXES) if reads_heic() else SUFFIXES
-
-
-@dataclass
-class LeftOut:
-    """What lies in a folder and is not read: (noun, detail) -> paths relative to the root."""
-
-    paths: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-
-    def add(self, noun: str, path: str, detail: str = "") -> None:
-        """Count a path. noun: what it is, in the singular. detail: a clause after the noun, which
-        reads well after one and after several."""
-        self.paths.setdefault((noun, detail), []).append(path)
-
-    def count(self, noun: str) -> int:
-        """Return how many paths were counted under a noun."""
-        return sum(len(paths) for (of, _), paths in self.paths.items() if of == noun)
-
-    def counts(self) -> list[str]:
-        """Return what was counted, as "3 hidden images: 'a', 'b', 'c'"."""
-        return [
-            f"{format_count(len(paths), noun)}{detail}: {name_some(paths)}"
-            for (noun, detail), paths in sorted(self.paths.items())
-        ]
-
-    def notes(self) -> tuple[str, ...]:
-        """Return one sentence for each kind of what was left out."""
-        return tuple(f"Left out {count_words}." for count_words in self.counts())
 
 
 def no_images(
@@ -97,17 +68,12 @@ def no_images(
     )
 
 
-def name_some(names: Sequence[str]) -> str:
-    """Return the first few of the names, quoted, as a list in a sentence."""
-    few = ", ".join(repr(name) for name in names[:_MOST_NAMES])
-    return few + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
-
-
 def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
     """Return paths, relative to `root`, of the images at any depth of `folder`.
 
     They are ordered as text, so that the order is the same on every system. Hidden files and
-    folders, those of operating systems, and files of other kinds are counted in `left_out`.
+    folders, those of operating systems, files of other kinds, and images whose names are not UTF-8
+    are counted in `left_out`.
     """
     ids: list[str] = []
     for where, folders, files in os.walk(folder):
@@ -126,11 +92,23 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         for name in sorted(files):
             path = f"{begins}{name}"
-            if is_image(name):
+            if not is_image(name):
+                leave(name, path, left_out)
+            elif is_text(path):
                 ids.append(path)
             else:
-                leave(name, path, left_out)
+                left_out.add("image", path, " not named in UTF-8")
     return sorted(ids)
+
+
+def is_text(path: str) -> bool:
+    """Whether a path is text: names in other encodings, as old archives unpack them, can be opened
+    and neither written to a table nor recorded."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_image(name: str) -> bool:

@@ -11,7 +11,8 @@ from pathlib import Path
 from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
 from upslope.datasets.folder_names import split_of
-from upslope.datasets.layout import Entry, LeftOut, images_in, name_some
+from upslope.datasets.layout import Entry, images_in
+from upslope.datasets.left_out import LeftOut, name_some
 from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
 from upslope.reading import is_file, reporting_damage

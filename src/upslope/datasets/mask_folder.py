@@ -29,7 +29,8 @@ from upslope.datasets.encoded import (
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.image_duplicates import DuplicatesOption
 from upslope.datasets.image_form import White
-from upslope.datasets.layout import UNLABELLED, LeftOut
+from upslope.datasets.layout import UNLABELLED
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.mask_classes import ignored_class_notes, read_mask_classes
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
 from upslope.datasets.paths import needed_root

@@ -21,7 +21,8 @@ from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.images_with_masks import ImagesWithMasks
-from upslope.datasets.layout import LeftOut, images_in, no_images
+from upslope.datasets.layout import images_in, no_images
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.mask_classes import IGNORE, Mask, MaskClasses
 from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.splits import Splits

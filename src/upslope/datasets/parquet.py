@@ -28,7 +28,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.image_form import White, form_of
-from upslope.datasets.layout import name_some
+from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.split_labels import read_split_labels, same_names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.datasets.folder_names import split_of
-from upslope.datasets.layout import name_some
+from upslope.datasets.left_out import name_some
 from upslope.errors import ConfigError, DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -10,7 +10,7 @@ import numpy as np
 from upslope.datasets.arrays import UNKNOWN, Labels, refuse_wrapped
 from upslope.datasets.arrow import is_bytes, is_number, is_text, numbers_of, plain_column, texts_of
 from upslope.datasets.class_labels import read_classes
-from upslope.datasets.layout import name_some
+from upslope.datasets.left_out import name_some
 from upslope.errors import DataError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.counts import format_count
-from upslope.datasets.layout import SUFFIXES, LeftOut, leave
+from upslope.datasets.layout import SUFFIXES, leave
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.tar_index import Member, Stamp, read_content, read_members, stamp_of
 from upslope.errors import DataError
 from upslope.progress import Observer, Progress

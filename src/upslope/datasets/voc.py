@@ -20,7 +20,8 @@ from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
-from upslope.datasets.layout import Entry, is_image, name_some
+from upslope.datasets.layout import Entry, is_image
+from upslope.datasets.left_out import name_some
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.paths import needed_root

@@ -32,7 +32,7 @@ from upslope.datasets.encoded import (
 )
 from upslope.datasets.image_form import White, form_of
 from upslope.datasets.image_survey import survey_notes
-from upslope.datasets.layout import LeftOut
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
 from upslope.datasets.shards import Shards, find_shards

@@ -20,7 +20,7 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.datasets import recorded_root
 from upslope.datasets.base import Dataset, place_of
-from upslope.datasets.layout import name_some
+from upslope.datasets.left_out import name_some
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import differs, has_label, label_of

@@ -18,7 +18,7 @@ from upslope.datasets.coco_json import CocoImage, parse_instances
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_text
 from upslope.images import read_header
-from upslope.labelling.exports import ExportCount, count_labels
+from upslope.labelling.exports import ExportCount, check_there, count_labels
 from upslope.labelling.image_names import ImageNames
 from upslope.labelling.imported_labels import ImportedLabel
 from upslope.labelling.outlines import (
@@ -86,6 +86,8 @@ def export_coco(project: Path | str, path: Path, merge: MergeMethod = "majority"
     if not isinstance(samples, FolderImages):
         raise ConfigError("Expected images of a folder for COCO's JSON. Export a .csv.")
     labels = merge_answers(state, settings.classes, merge)
+    if settings.kind not in OUTLINES:  # whose objects have the size of their image themselves
+        check_there(samples, labels)
     categories = {name: number for number, name in enumerate(settings.classes, 1)}
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,22 @@ def labelled_images(
             f"Expected a folder outside of {samples.root} but got {folder}, in which the copies "
             "would be new images to label. Choose another."
         )
+    check_there(samples, labels)
+    return samples
+
+
+def check_there(samples: FolderImages, labels: Iterable[str]) -> None:
+    """Refuse labelled images that are gone. labels: their ids.
+
+    Raises:
+        DataError: with the first of them.
+    """
     there = set(samples.ids)
     if absent := [id_ for id_ in labels if id_ not in there]:
         raise DataError(
             f"Expected every labelled image in {samples.root} but {len(absent)} are gone, first "
             f"{absent[0]!r}. Put them back, or export a .csv."
         )
-    return samples
 
 
 def _rows(

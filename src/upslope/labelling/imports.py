@@ -15,12 +15,12 @@ from upslope.counts import format_count
 from upslope.datasets.coco_json import read_content
 from upslope.datasets.layout import (
     UNLABELLED,
-    LeftOut,
     images_in,
     is_hidden,
     is_image,
     leave,
 )
+from upslope.datasets.left_out import LeftOut
 from upslope.errors import DataError
 from upslope.labelling.coco import read_coco_labels
 from upslope.labelling.image_names import ImageNames
@@ -106,6 +106,11 @@ def take_data_labels(project: Project, samples: Samples) -> int:
     return sum(project.take_in(labels, DATA_SOURCE))
 
 
+def answered_but_absent(project: Project, samples: Samples) -> list[str]:
+    """Return the ids that were answered and are not among the samples any more, in order."""
+    return sorted(set(project.state.answers) - set(samples.ids))
+
+
 def move_data(project: Project, data: str) -> tuple[int, list[str]]:
     """Record where the data of a project lie now; return how many samples there are, and the
     answered ones that are not among them.
@@ -118,7 +123,7 @@ def move_data(project: Project, data: str) -> tuple[int, list[str]]:
     settings = project.settings
     place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
     samples = samples_of(settings, place)
-    absent = sorted(set(project.state.answers) - set(samples.ids))
+    absent = answered_but_absent(project, samples)
     if absent and len(absent) == len(project.state.answers):
         raise DataError(
             f"Expected the samples of the project in {place} but none of the {len(absent):,} "

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from upslope.datasets.layout import LeftOut
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.mask_classes import IGNORE, read_mask_classes
 from upslope.datasets.masks import by_name
 from upslope.errors import ConfigError, DataError

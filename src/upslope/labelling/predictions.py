@@ -41,12 +41,14 @@ COLUMNS = ("id", "prediction", "probability", "label")
 @dataclass(frozen=True)
 class PredictionCount:
     """rows: samples predicted. labels: how many the model was trained on. method: what its features
-    are. unreadable: samples that cannot be read, which are left out."""
+    are. unreadable: samples that cannot be read, which are left out. notes: sentences on what else
+    lies in a folder of other images and is no image."""
 
     rows: int
     labels: int
     method: str
     unreadable: int
+    notes: tuple[str, ...] = ()
 
 
 def learner_and_features(
@@ -74,7 +76,7 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
 
     Raises:
         ConfigError: a suffix that is neither .csv nor .parquet.
-        DataError: fewer than two classes with a label.
+        DataError: fewer than two classes with a label, or no image of `data` that can be read.
         RunError: no project, or a disk that is full.
     """
     _check_suffix(path)
@@ -88,14 +90,18 @@ def write_predictions(project: Path | str, path: Path, data: str | None = None) 
         )
     model, count = linear_model
     ids, values = learner.ids, learner.features
+    notes: tuple[str, ...] = ()
     labels: Mapping[str, AnswerLabel] = merge_answers(state, settings.classes)
     if data is not None:
         labels = {}
-        ids, values = _other_images(project, settings, features, data)
+        _only_of_images(features)
+        samples = open_images(data, settings.reading)
+        ids, values = samples.ids, features_like(features, Path(project), samples)
+        notes = samples.notes
     p = learner.apply(model, values)
     rows = _rows(ids, p, settings.kind, settings.classes, labels)
-    _write(path, rows)
-    return PredictionCount(len(rows), count, learner.method, len(p) - len(rows))
+    _write(path, rows, data)
+    return PredictionCount(len(rows), count, learner.method, len(p) - len(rows), notes)
 
 
 def write_predictions_of_file(model: Path, path: Path, data: str) -> PredictionCount:
@@ -105,7 +111,7 @@ def write_predictions_of_file(model: Path, path: Path, data: str) -> PredictionC
 
     Raises:
         ConfigError: a suffix that is neither .csv nor .parquet, data that are no images.
-        DataError: no images.
+        DataError: no image that can be read.
         ModelError: another file than such a model.
         RunError: a disk that is full.
     """
@@ -114,21 +120,20 @@ def write_predictions_of_file(model: Path, path: Path, data: str) -> PredictionC
     samples = open_images(data, model_file.reading)
     p = model_file.probabilities(samples)
     rows = _rows(samples.ids, p, model_file.kind, model_file.classes, {})
-    _write(path, rows)
-    return PredictionCount(len(rows), model_file.labels, model_file.method, len(p) - len(rows))
+    _write(path, rows, data)
+    unreadable = len(p) - len(rows)
+    return PredictionCount(
+        len(rows), model_file.labels, model_file.method, unreadable, samples.notes
+    )
 
 
-def _other_images(
-    project: Path | str, settings: ProjectSettings, features: SampleFeatures, data: str
-) -> tuple[Sequence[str], Floats]:
-    """Ids and features of images that do not belong to the project."""
+def _only_of_images(features: SampleFeatures) -> None:
+    """Refuse to predict other data by features that depend on all samples of the project."""
     if features.method not in image_methods():
         raise ConfigError(
             "Expected images to predict other data than the project's but got texts or rows, whose "
             "features depend on all of them. Make a project of all rows."
         )
-    samples = open_images(data, settings.reading)
-    return samples.ids, features_like(features, Path(project), samples)
 
 
 def _rows(
@@ -159,7 +164,13 @@ def _check_suffix(path: Path) -> None:
         raise ConfigError(f"Expected a file .csv or .parquet but got {path}.")
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write(path: Path, rows: Sequence[Mapping[str, Any]], data: str | None) -> None:
+    """Write the predictions; a file without any is refused. data: where their images lie."""
+    if not rows:
+        raise DataError(
+            f"Expected images that can be read in {data or 'the project'} but none can be decoded. "
+            "Check the files."
+        )
     if path.suffix.lower() == ".csv":
         lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
         write_text(path, csv_text(COLUMNS, lines))

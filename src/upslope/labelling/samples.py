@@ -21,7 +21,8 @@ from upslope.datasets.argument_names import as_command_options, options_as_comma
 from upslope.datasets.base import Dataset
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.image_form import white_level
-from upslope.datasets.layout import LeftOut, by_class, images_in
+from upslope.datasets.layout import by_class, images_in, no_images
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
 from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
@@ -258,7 +259,7 @@ def _images(
     ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
     labels = {id_: labels[id_] for id_ in ids if id_ in labels}
     if not ids:
-        raise DataError(f"Expected images in {root} but there are none. Check the path.")
+        raise no_images(root, left_out)
     notes = tuple(map(as_command_options, left_out.notes()))
     if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
         notes = (

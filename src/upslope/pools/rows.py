@@ -21,7 +21,7 @@ from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, finite_floats
 from upslope.datasets.base import Dataset
 from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.image_form import form_of
-from upslope.datasets.layout import LeftOut
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.paths import cache_folder
 from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
