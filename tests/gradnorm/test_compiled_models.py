@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from oracle import norms_one_by_one
+from test_uses_of_parameters import Functional
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 
 
@@ -50,3 +52,16 @@ def test_the_caller_still_runs_the_compiled_form() -> None:
     assert not runs
     compiled(x)
     assert len(runs) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_branches_that_torch_compiles_are_refused() -> None:
+    def branch(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.cond(torch.tensor(True), lambda t: torch.tanh(m.a(t)), lambda t: m.a(t), (x,))
+
+    model = Functional(branch).double()
+    model.a = nn.Linear(5, 3).double()
+    x = torch.randn(2, 5, dtype=torch.float64)
+    branch(model, x)  # the compiler is there from now on
+    with pytest.raises(GradientNormError, match="`cond` compiles the functions"):
+        gradient_norms(model, x, squares)

@@ -180,3 +180,52 @@ def test_other_operators_are_exact(case, n):
     torch.manual_seed(0)
     paths = ("kernels", "replayed", "one by one")
     agree_by_some_path(Functional(function, **shapes), torch.randn(n, 4), paths)
+
+
+def _written(write):
+    """Return a function that writes into a copy of the samples."""
+
+    def function(m, x):
+        h = torch.tanh(x * m.s).clone()
+        write(m, h, x)
+        return h * m.s
+
+    return function
+
+
+WRITTEN = {
+    "fill": (_written(lambda m, h, _: h[:, 0].fill_(m.w)), {"w": ()}),
+    "copy": (_written(lambda m, h, _: h[:, 1:3].copy_(m.w)), {"w": (2,)}),
+    "masked fill": (lambda m, x: torch.tanh(x * m.s).masked_fill(x > 0, m.w), {"w": ()}),
+    "masked fill in place": (_written(lambda m, h, x: h.masked_fill_(x > 0, m.w)), {"w": ()}),
+    "product added in place": (_written(lambda m, h, x: h.addmm_(x, m.w, beta=2)), {"w": (4, 4)}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*may depend on the other samples.*")
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_weights_are_written_into_samples(case, n):
+    function, shapes = WRITTEN[case]
+    torch.manual_seed(0)
+    assert_agrees(Functional(function, s=(4,), **shapes), torch.randn(n, 4))
+
+
+@pytest.mark.parametrize("indexing", ["ij", "xy"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_samples_and_weights_span_a_grid(n, indexing):
+    def function(m, x):
+        rows = [torch.meshgrid(row, m.w, indexing=indexing) for row in torch.tanh(x * m.s)]
+        return torch.stack([(a * b).sin().flatten() for a, b in rows])
+
+    torch.manual_seed(0)
+    assert_agrees(Functional(function, s=(4,), w=(3,)), torch.randn(n, 4))
+
+
+def test_samples_and_weights_are_broadcast():
+    def function(m, x):
+        a, b = torch.broadcast_tensors(torch.tanh(x * m.s)[:, :, None], m.w)
+        return (a * b.exp()).flatten(1)
+
+    torch.manual_seed(0)
+    assert_agrees(Functional(function, s=(4,), w=(4, 3)), torch.randn(5, 4))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -43,11 +44,25 @@ def without_torch_function_dispatch(func: types.FunctionType) -> Callable[..., A
     """A copy of a torch function written in Python, without its hand-over to the mode.
 
     `torch.nn.functional` asks `has_torch_function` first and would come back here for ever.
+    `torch.meshgrid` and a few more leave the asking to a helper, which hands over in their name.
     """
+    helpers = {
+        name: _without_asking(helper)
+        for name in func.__code__.co_names
+        if isinstance(helper := func.__globals__.get(name), types.FunctionType)
+        and {func.__name__, "handle_torch_function"} <= set(helper.__code__.co_names)
+    }
+    return _without_asking(func, helpers)
+
+
+def _without_asking(
+    func: types.FunctionType, helpers: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+) -> Callable[..., Any]:
+    """A copy of a function that never asks `has_torch_function`, and calls these helpers."""
     never = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
     copy = types.FunctionType(
-        func.__code__, {**func.__globals__, **never}, func.__name__, func.__defaults__,
-        func.__closure__,
+        func.__code__, {**func.__globals__, **never, **helpers}, func.__name__,
+        func.__defaults__, func.__closure__,
     )  # fmt: skip
     copy.__kwdefaults__ = func.__kwdefaults__
     return copy

@@ -127,6 +127,8 @@ def batch_norm(
     cudnn_enabled: bool,
 ) -> Any:
     """`torch.batch_norm`, which `nn.BatchNorm*d` calls."""
+    if not tape.weights.are_in_their_places(input, weight, bias):
+        return NotImplemented
     norm = Normalisation(weight, bias, running_mean, running_var, eps)
     fused_output = None if tape.fusion is None else tape.fusion.on_normalisation(input, norm)
     if fused_output is not None:

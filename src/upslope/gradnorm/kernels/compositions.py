@@ -113,6 +113,14 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     return total if bias is None else total + bias
 
 
+def meshgrid(tensors: Sequence[Tensor], *, indexing: str = "ij") -> Sequence[Tensor]:
+    """`torch.meshgrid`: each tensor along a dimension of its own, broadcast to all of them."""
+    rank = len(tensors)
+    lines = [t.reshape([-1 if d == k else 1 for d in range(rank)]) for k, t in enumerate(tensors)]
+    grids: Sequence[Tensor] = torch.broadcast_tensors(*lines)  # type: ignore[no-untyped-call]
+    return [g.transpose(0, 1) for g in grids] if indexing == "xy" and rank > 1 else grids
+
+
 def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """`torch.mm` and `torch.bmm`, where a call names its second matrix."""
     return input @ mat2
@@ -123,7 +131,129 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return input @ vec
 
 
+def masked_fill(input: Tensor, mask: Tensor, value: Tensor | Scale) -> Tensor:
+    """`torch.masked_fill`, whose value may be a tensor without dimensions and nothing larger."""
+    return torch.where(mask, value, input)
+
+
+def fill_in_place(input: Tensor, value: Tensor) -> Tensor:
+    """`Tensor.fill_`, where a call writes into its first tensor."""
+    return input.copy_(value)
+
+
+def in_place(composition: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the composition of the operator's form that writes into its first tensor."""
+
+    def compose(input: Tensor, *args: Any, **options: Any) -> Tensor:
+        return input.copy_(composition(input, *args, **options))
+
+    return compose
+
+
+# Below are layers. A network may make a layer's bias, or its scale and shift, for each sample, or
+# give it a parameter for an input: no kernel has gradients for those. Scale and shift as operators
+# of their own meet weights and samples in any place.
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """`F.linear`, by a product and a sum."""
+    if weight.dim() != 2:
+        return NotImplemented
+    product = input @ weight.mT
+    return product if bias is None else product + bias
+
+
+def convolution(operator: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Return the composition of a convolution, plain or transposed, that is this function."""
+
+    def compose(
+        input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any
+    ) -> Any:
+        if input.dim() == weight.dim() - 1:
+            return operator(input[None], weight, bias, *args, **options)[0]
+        if bias is None:
+            return NotImplemented
+        images = operator(input, weight, None, *args, **options)
+        return images + bias.reshape(-1, *(1,) * (weight.dim() - 2))
+
+    return compose
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+) -> Any:
+    """`torch.layer_norm`, its scale and shift apart."""
+    if weight is None and bias is None:
+        return NotImplemented
+    return _scale_and_shift(
+        torch.layer_norm(input, normalized_shape, None, None, *args), weight, bias
+    )
+
+
+def rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Any:
+    """`torch.rms_norm`, its scale apart."""
+    if weight is None:
+        return NotImplemented
+    return torch.rms_norm(input, normalized_shape, None, eps) * weight
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+) -> Any:
+    """`torch.group_norm`, its scale and shift apart."""
+    if weight is None and bias is None:
+        return NotImplemented
+    plain = torch.group_norm(input, num_groups, None, None, *args)
+    return _scale_and_shift(plain, _per_channel(weight, input), _per_channel(bias, input))
+
+
+def by_channels(operator: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Return the composition of a batch or an instance normalisation that is this function."""
+
+    def compose(input: Tensor, weight: Tensor | None, bias: Tensor | None, *statistics: Any) -> Any:
+        if weight is None and bias is None:
+            return NotImplemented
+        plain = operator(input, None, None, *statistics)
+        return _scale_and_shift(plain, _per_channel(weight, input), _per_channel(bias, input))
+
+    return compose
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """`torch.prelu`, by a product and a choice."""
+    shape = (-1, *(1,) * (input.dim() - 2)) if weight.numel() > 1 else ()
+    return torch.where(input > 0, input, input * weight.reshape(shape))
+
+
+def _scale_and_shift(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    product = input if weight is None else input * weight
+    return product if bias is None else product + bias
+
+
+def _per_channel(weight: Tensor | None, input: Tensor) -> Tensor | None:
+    return None if weight is None else weight.reshape(-1, *(1,) * (input.dim() - 2))
+
+
 COMPOSITIONS: Mapping[str, Callable[..., Any]] = {
+    "masked_fill": masked_fill,
+    "fill_": fill_in_place,
+    **{
+        f"{composition.__name__}_": in_place(composition)
+        for composition in (masked_fill, addmm, addmv, addbmm, baddbmm, addr)
+    },
     "dot": dot,
     "vdot": vdot,
     "linalg_vecdot": lambda input, other, *, dim=-1: (input.conj() * other).sum(dim),
@@ -143,4 +273,19 @@ COMPOSITIONS: Mapping[str, Callable[..., Any]] = {
     "chain_matmul": chain_matmul,
     "linalg_multi_dot": chain_matmul,
     "bilinear": bilinear,
-}
+    "meshgrid": meshgrid,
+    "linear": linear,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "batch_norm": by_channels(torch.batch_norm),
+    "instance_norm": by_channels(torch.instance_norm),
+    "prelu": prelu,
+    **{
+        operator.__name__: convolution(operator)
+        for operator in (
+            torch.conv1d, torch.conv2d, torch.conv3d,
+            torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+        )
+    },
+}  # fmt: skip

@@ -60,6 +60,8 @@ def expand_operand(tape: Tape, weight: Tensor, shape: Sequence[int]) -> Tensor:
         if expansion.requires_grad:  # not where the model has switched gradients off
             # The weight is held: its id stays its own.
             expansions[id(weight), shape] = weight, expansion, expansion._version
+    else:
+        tape.has_shared_expansion = True
     return expansion
 
 

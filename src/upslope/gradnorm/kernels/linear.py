@@ -55,6 +55,8 @@ class Linear(Kernel):
         """Return the product with x, (..., i) -> (..., o), on the tape."""
         if x.dim() == 1:  # a vector is one row: the kernel's positions and samples are rows
             return self.apply(tape, x[None])[0]
+        if x.dim() == 2:
+            self.dim = 0  # the weight acts on the other
         return tape.use(self, x)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -91,9 +93,7 @@ class Linear(Kernel):
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """Run `F.linear` by its kernel."""
-    if not tape.weights.is_weight(weight) and not tape.weights.is_weight(bias):
-        return NotImplemented
-    if tape.weights.is_weight(input) or weight.dim() != 2:
+    if weight.dim() != 2 or not tape.weights.are_in_their_places(input, weight, bias):
         return NotImplemented
     return Linear(tape, weight, bias).apply(tape, input)
 

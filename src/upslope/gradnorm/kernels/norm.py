@@ -122,6 +122,8 @@ def layer_norm(
     cudnn_enable: bool = True,  # noqa: ARG001
 ) -> Any:
     """Run `torch.layer_norm` by its kernel."""
+    if not tape.weights.are_in_their_places(input, weight, bias):
+        return NotImplemented
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(LayerNorm(tape, weight, bias, normalized_shape, eps), input)
     xhat = torch.nn.functional.layer_norm(input, normalized_shape, eps=eps)
@@ -136,6 +138,8 @@ def rms_norm(
     eps: float | None = None,
 ) -> Any:
     """Run `torch.rms_norm` by its kernel."""
+    if not tape.weights.are_in_their_places(input, weight):
+        return NotImplemented
     xhat = torch.rms_norm(input, normalized_shape, None, eps)
     return tape.use(Affine(tape, weight, None, normalized_shape), xhat)
 
@@ -215,6 +219,8 @@ def group_norm(
     cudnn_enabled: bool = True,  # noqa: ARG001
 ) -> Any:
     """`torch.group_norm`. input: (n, c, ...)."""
+    if not tape.weights.are_in_their_places(input, weight, bias):
+        return NotImplemented
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(GroupNorm(tape, weight, bias, num_groups, eps), input)
     xhat = torch.group_norm(input, num_groups, None, None, eps)
@@ -234,6 +240,8 @@ def instance_norm(
     cudnn_enabled: bool,
 ) -> Any:
     """`torch.instance_norm`. input: (n, c, ...)."""
+    if not tape.weights.are_in_their_places(input, weight, bias):
+        return NotImplemented
     statistics = (running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled)
     xhat = run_exactly(torch.instance_norm, (input, None, None, *statistics), {})
     return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)

@@ -55,10 +55,12 @@ class PReLU(Kernel):
 
 def prelu(tape: Tape, input: Tensor, weight: Tensor) -> Any:
     """`torch.prelu`: x where positive, w * x elsewhere."""
+    if not tape.weights.are_in_their_places(input, weight):
+        return NotImplemented
     shape = (1,) * input.dim()
     if weight.numel() > 1:
         shape = (input.shape[1], *(1,) * (input.dim() - 2))
-    if tape.weights.is_weight(input) or weight.dtype != input.dtype:
+    if weight.dtype != input.dtype:
         product = tape.use(Affine(tape, weight, None, shape), input)
         return torch.where(input > 0, input, product)
     return tape.use(PReLU(tape, weight, shape), input)

@@ -55,7 +55,8 @@ def replay(
         return out
 
     kernel = Replay(name, run, tuple(leaves[i] for i in weights))
-    return tape.use(kernel, *(leaves[i] for i in inputs))
+    rows = tape.use(kernel, *(leaves[i] for i in inputs))
+    return rows[0] if kernel.is_scalar else rows
 
 
 class Replay(Kernel):
@@ -72,17 +73,23 @@ class Replay(Kernel):
         self.name = f"{name} (replayed)"
         self.run = run
         self.weights = weights
+        self.is_scalar = False
+        """Whether the output is a single number, which goes on as a row of one: without a dimension
+        no layout could say whose it is."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the operator's output; see `Kernel`."""
-        return self.run(inputs, [w.detach() for w in self.weights]).clone()
+        out = self.run(inputs, [w.detach() for w in self.weights])
+        self.is_scalar = out.dim() == 0
+        return out.reshape(out.shape or (1,)).clone()
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Return the output with its graph, and the leaves for inputs and weights."""
         with torch.enable_grad():
             tensors = [x.detach().requires_grad_(differentiable(x)) for x in inputs]
             weights = [w.detach().requires_grad_() for w in self.weights]
-            return self.run(tensors, weights), tensors, weights
+            out = self.run(tensors, weights)
+            return out.reshape(out.shape or (1,)), tensors, weights
 
     def input_gradients(self, g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
@@ -138,16 +145,23 @@ class ReplayedGradient(PerSampleGradient):
         if not shares:
             return self.leaf.new_empty(0, *self.leaf.shape)
         try:
-            (out,) = torch.autograd.grad(
-                self.out, self.leaf, torch.stack(shares), retain_graph=True, is_grads_batched=True
-            )
-            return out
+            gradients = self._pull_back(torch.stack(shares), is_grads_batched=True)
         except RuntimeError:
             # vmap cannot batch some operators, and says so by a RuntimeError. Any other error comes
             # again from the loop below.
-            return torch.stack(
-                [torch.autograd.grad(self.out, self.leaf, s, retain_graph=True)[0] for s in shares]
-            )
+            one_by_one = [g for share in shares if (g := self._pull_back(share)) is not None]
+            gradients = torch.stack(one_by_one) if one_by_one else None
+        # None where the operator takes the weight and uses nothing of it.
+        return (
+            self.leaf.new_zeros(len(shares), *self.leaf.shape) if gradients is None else gradients
+        )
+
+    def _pull_back(self, share: Tensor, *, is_grads_batched: bool = False) -> Tensor | None:
+        (gradient,) = torch.autograd.grad(
+            self.out, self.leaf, share,
+            retain_graph=True, allow_unused=True, is_grads_batched=is_grads_batched,
+        )  # fmt: skip
+        return gradient
 
     def cost(self) -> tuple[str, float]:
         """Return what the passes of one sample cost; see `PerSampleGradient`."""

@@ -257,7 +257,7 @@ def companies(n: int) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
 
 def _with_company(outputs: Tensor, stay: Tensor, neighbour: Tensor, factor: float | None) -> Tensor:
     """Outputs of which some stay, and the others are a multiple of their neighbours'."""
-    if not outputs.is_floating_point():
+    if not outputs.is_floating_point() or outputs.numel() == 0:
         return outputs
     others = outputs[neighbour.to(outputs.device)]
     # Infinite outputs, of masked classes, have no multiple.

@@ -72,8 +72,10 @@ def _taking(
     names_taken: gets the names of those that were taken.
     """
 
-    def hook_of(name: str) -> Callable[[Tensor], Tensor | None]:
-        def on_gradient(gradient: Tensor) -> Tensor | None:
+    def hook_of(name: str) -> Callable[[Tensor | None], Tensor | None]:
+        def on_gradient(gradient: Tensor | None) -> Tensor | None:
+            if gradient is None:  # from an operator that has none, as a norm of order 0
+                return None
             names_taken.add(name)
             take(name, gradient)
             # Autograd wants a gradient of the same type and shape.

@@ -87,6 +87,8 @@ class Forward:
         pairs = pairs_of(*model_and_weights, self._learn_pairs) if fuses else {}
         for last in range(len(pairs) + 2, -1, -1):  # until what is fused is right, or nothing is
             self.tape = Tape(run.weights, run.options)
+            if not self._copies:
+                self.tape.expansions = None
             fusion = ConvBatchNormFusion(pairs)
             self.tape.fusion, self.placeholders = fusion, fusion.placeholders
             self._interceptor = Interceptor(
@@ -149,8 +151,11 @@ class Forward:
 
     @property
     def has_copies(self) -> bool:
-        """Whether weights were held to be copied to every sample (`batch_expansion`)."""
-        return self._interceptor.copied
+        """Whether weights were held to be copied to every sample (`batch_expansion`).
+
+        Or expanded once for operators each of which may have worked on a sample of its own.
+        """
+        return self._interceptor.copied or self.tape.has_shared_expansion
 
     @property
     def repeats(self) -> bool:

@@ -24,7 +24,7 @@ ENTRYWISE = frozenset(
         "add", "sub", "rsub", "mul", "div", "true_divide", "pow", "maximum", "minimum", "where",
         "lerp", "addcmul", "addcdiv", "float_power", "atan2", "hypot", "fmod", "remainder",
         "logaddexp", "copysign", "xlogy", "clamp", "clip", "masked_fill", "cosine_similarity",
-        "pairwise_distance", "linalg_cross",
+        "pairwise_distance", "linalg_cross", "broadcast_tensors", "copy",
     }
 )  # fmt: skip
 """Operators whose output has the broadcast shape of their inputs, entry by entry."""

@@ -42,9 +42,35 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with _turns:
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                _refuse_functions_compiled(error)
+                raise
 
     return call
+
+
+def _refuse_functions_compiled(error: Exception) -> None:
+    """Refuse a model in which an operator compiles the functions that it is given.
+
+    The compiler fails in many ways at tensors that the engine follows, and at weights of which it
+    has not been told.
+
+    error: what the model has raised.
+
+    Raises:
+        GradientNormError: such an operator was at work.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("torch._higher_order_ops."):
+            raise GradientNormError(
+                "Expected a model whose operators can be followed but "
+                f"`{trace.tb_frame.f_code.co_name}` compiles the functions that it is given. Write "
+                "the branch or the loop in Python, `if` or `for`."
+            ) from error
+        trace = trace.tb_next
 
 
 class RandomState:

@@ -141,6 +141,8 @@ class Tape:
         """Weights that were expanded to samples, with their expansions and how often these were
         written to by then (`kernels/expand`); None where the samples of two tensors of one shape
         may be in different places."""
+        self.has_shared_expansion = False
+        """Whether several operators took one of these."""
         self.routed_from: int | None = None
         """The first use whose samples are where no other batch has them; see `route`."""
         self.types: set[torch.dtype] = set()

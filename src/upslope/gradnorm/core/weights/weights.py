@@ -59,6 +59,18 @@ class Weights:
             return True
         return isinstance(tensor, Tensor) and marks_of(tensor).made_of is self.key
 
+    def are_in_their_places(self, input: Tensor, *weights: Tensor | None) -> bool:
+        """Whether an operator's input is no weight, and none of its weights depends on samples.
+
+        A shift that a network makes for each sample has a gradient, of which kernels know nothing.
+        """
+        if self.is_weight(input):
+            return False
+        for tensor in weights:
+            if tensor is not None and tensor.requires_grad and not self.is_weight(tensor):
+                return False
+        return True
+
     def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Those of an operator's weights whose gradient is asked for."""
         names = self._names

@@ -223,7 +223,9 @@ def convolution(dimensions: int) -> Callable[..., Any]:
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
     ) -> Any:
-        if tape.weights.is_weight(input) or weight.is_complex():
+        if input.dim() != dimensions + 2 or weight.is_complex():
+            return NotImplemented
+        if not tape.weights.are_in_their_places(input, weight, bias):
             return NotImplemented
         if padding == "same":
             gaps = _per_dimension(dilation, dimensions)
@@ -240,7 +242,7 @@ def convolution(dimensions: int) -> Callable[..., Any]:
             _hashable(dilation),
             groups,
         )
-        return _run(tape, Convolution(tape, weight, bias, geometry, None), input, dimensions)
+        return _run(tape, Convolution(tape, weight, bias, geometry, None), input)
 
     return rule
 
@@ -259,7 +261,9 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
         groups: int = 1,
         dilation: int | Sequence[int] = 1,
     ) -> Any:
-        if tape.weights.is_weight(input) or weight.is_complex():
+        if input.dim() != dimensions + 2 or weight.is_complex():
+            return NotImplemented
+        if not tape.weights.are_in_their_places(input, weight, bias):
             return NotImplemented
         geometry = _geometry(
             dimensions, _hashable(stride), _hashable(padding), _hashable(dilation), groups
@@ -267,15 +271,13 @@ def transposed_convolution(dimensions: int) -> Callable[..., Any]:
         kernel = Convolution(
             tape, weight, bias, geometry, _per_dimension(output_padding, dimensions)
         )
-        return _run(tape, kernel, input, dimensions)
+        return _run(tape, kernel, input)
 
     return rule
 
 
-def _run(tape: Tape, kernel: Convolution, input: Tensor, dimensions: int) -> Tensor:
+def _run(tape: Tape, kernel: Convolution, input: Tensor) -> Tensor:
     """Return the output of the kernel on a batch, on the tape, in the faster memory format."""
-    if input.dim() != dimensions + 2:
-        raise SamplesNotSeparable(f"`{kernel.name}` takes one image, without a dimension of them")
     if tape.fusion is not None:
         return tape.fusion.on_convolution(tape, kernel, input)
     return tape.use(kernel, input)

@@ -85,10 +85,9 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
         if train and dropout > 0 and input.device.type != "cpu":
             return NotImplemented
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        initial = tuple(
-            expand_to_samples(tape, s, s.shape) if tape.weights.is_weight(s) else s for s in initial
-        )
-        x = input.transpose(0, 1) if batch_first else input  # (t, n, i), or packed
+        initial = tuple(_as_sample(tape, state) for state in initial)
+        x = _as_sample(tape, input)
+        x = x.transpose(0, 1) if batch_first else x  # (t, n, i), or packed
         directions = 2 if bidirectional else 1
         weights_per_layer = len(params) // (num_layers * directions)
         finals: list[tuple[Tensor, ...]] = []
@@ -187,6 +186,14 @@ def _relu(x: Tensor, h: Tensor, _: State) -> State:
     return (torch.relu(x + h),)
 
 
+def _as_sample(tape: Tape, state: Tensor) -> Tensor:
+    """Return a state, or an input, as a tensor of the samples where it is made of weights alone.
+
+    As a learned first state is, or the vector of the first word, of a single sample.
+    """
+    return expand_to_samples(tape, state, state.shape) if tape.weights.is_weight(state) else state
+
+
 def _product(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return x W^T + b, by a kernel where W or b is a weight."""
     out = linear(tape, x, weight, bias)
@@ -206,7 +213,9 @@ def _cell(step: CellStep) -> Callable[..., Any]:
         b_hh: Tensor | None = None,
     ) -> Any:
         state: State = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        x, h = _product(tape, input, w_ih, b_ih), _product(tape, state[0], w_hh, b_hh)
+        state = tuple(_as_sample(tape, part) for part in state)
+        x = _product(tape, _as_sample(tape, input), w_ih, b_ih)
+        h = _product(tape, state[0], w_hh, b_hh)
         after = step(x, h, state)
         return after if len(after) > 1 else after[0]
 
