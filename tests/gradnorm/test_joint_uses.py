@@ -13,6 +13,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.gradients import per_sample_gradients
+from upslope.gradnorm.core.gradients.per_sample_gradients import (
+    Dense,
+    OuterProducts,
+    PerSampleGradient,
+)
+from upslope.gradnorm.core.uses import joint_uses
 from upslope.gradnorm.core.uses.joint_uses import JointUses, Use
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.linear import Linear
@@ -69,6 +76,36 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_a_layer_that_is_called_again(name: str, n: int) -> None:
     make, shape = LAYERS[name]
     assert_agrees(Loop(lambda m, x: m.layer(x), make()), torch.randn(n, *shape))
+
+
+FORMED = {"on positions", "conv2d", "in groups", "depthwise", "pixels", "conv3d", "transposed"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_steps_whose_operands_fill_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients take the place of operands that are larger, and are summed."""
+    monkeypatch.setattr(joint_uses, "_ROOM", 1)
+    monkeypatch.setattr(per_sample_gradients, "LARGE", 1)
+    formed: list[PerSampleGradient] = []
+    condense = PerSampleGradient.condense
+
+    def spy(part: PerSampleGradient, bytes_each: int, scratch: int) -> PerSampleGradient:
+        condensed = condense(part, bytes_each, scratch)
+        formed.extend([condensed] if condensed is not part else [])
+        return condensed
+
+    monkeypatch.setattr(PerSampleGradient, "condense", spy)
+    make, shape = LAYERS[name]
+    model = Loop(lambda m, x: m.layer(x), make(), steps=7)
+    assert_agrees(model, torch.randn(3, *shape))
+    assert formed or name not in FORMED
+
+
+def test_what_fills_memory_is_summed_in_single_precision() -> None:
+    ones = torch.ones(2, 3_000_000, 1, dtype=torch.bfloat16)
+    part = OuterProducts(ones, ones).condense(4, 1 << 20)
+    assert isinstance(part, Dense)
+    assert part.values.dtype == torch.float32
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])

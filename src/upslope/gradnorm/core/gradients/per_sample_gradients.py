@@ -26,8 +26,12 @@ from upslope.gradnorm.core.gradients.sums_of_squares import (
     SumOfSquares,
     as_type_of,
     squared_norms,
+    upcast,
 )
 from upslope.gradnorm.core.matrix_products import batched_products
+
+LARGE = 8 << 20
+"""Bytes of operands from which the gradients may take their place while they wait for others."""
 
 
 class OuterPieces(NamedTuple):
@@ -122,6 +126,21 @@ class PerSampleGradient(ABC):
             return pieces
         slices = chunks(len(self), bytes_each, scratch)
         return (self.materialize(samples) for samples in slices)
+
+    def operand_bytes(self) -> int:
+        """Return the size of what the gradients are formed from; 0 where that is little."""
+        return 0
+
+    def condense(self, bytes_each: int, scratch: int) -> PerSampleGradient:
+        """Return the gradients formed, where their operands are large, and larger than they.
+
+        For a use that waits for others of its weight. bytes_each: of the gradient of one sample.
+        """
+        size = self.operand_bytes()
+        if size < LARGE or size < 2 * len(self) * bytes_each:
+            return self
+        pieces = map(upcast, self.pieces(bytes_each, scratch))  # half precision sums in float32
+        return Dense(torch.cat([*pieces]))
 
     def cost(self) -> tuple[str, float]:
         """Return the method of the norm, "" where there is one alone, and what a sample costs.
@@ -269,6 +288,10 @@ class OuterProducts(PerSampleGradient):
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""
         return self.g[rows].mT @ self.x[rows]
+
+    def operand_bytes(self) -> int:
+        """Return the size of both sides; see `PerSampleGradient`."""
+        return self.x.nbytes + self.g.nbytes
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:
         """See `PerSampleGradient`. More positions: a sum of sums of outer products is one."""

@@ -4,7 +4,8 @@ A recurrence that is written out, a fixed point or a layer that is called again 
 weight in each of its steps. Where an operator works on each row of dimension 0 by itself, these
 uses are one, of the rows of all steps. So a step's operands are only kept while the backward pass
 goes through the steps: one description and one norm serve them all, and they are put side by side
-once. Called by `reducing_listener`.
+once. Where they fill more memory than gradients would, some steps at a time. Called by
+`reducing_listener`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 from upslope.gradnorm.core.uses.tape import Kernel
+
+_ROOM = 16 << 20
+"""Bytes of operands that are kept in any case."""
 
 
 class Use(NamedTuple):
@@ -36,19 +40,30 @@ class JointUses:
     def keep(self, use: Use, most: int) -> Use | None:
         """Keep a use, whose samples are the rows of dimension 0, in order; return all as one.
 
-        most: how many uses its weights have. None as long as they are not all there.
+        most: how many uses its weights have. None as long as they are not all there, and their
+        operands not so many that the gradients themselves may take less memory.
         """
         shapes = [x.shape for x in use.inputs]
         key = use.kernel.joint_key, use.g.shape, *shapes
         uses = self._uses.setdefault(key, [])
         uses.append(use)
-        return _join(self._uses.pop(key)) if len(uses) == most else None
+        is_complete = len(uses) == most or _are_large(use, len(uses))
+        return _join(self._uses.pop(key)) if is_complete else None
 
     def take_rest(self) -> list[Use]:
         """Return the uses of which not all are alike, and forget them."""
         rest = [_join(uses) for uses in self._uses.values()]
         self._uses.clear()
         return rest
+
+
+def _are_large(use: Use, count: int) -> bool:
+    """Whether so many uses like this one should not be kept any longer."""
+    size = count * (use.g.nbytes + sum(x.nbytes for x in use.inputs))
+    if size < _ROOM:
+        return False
+    numbers = sum(weight.numel() for weight in use.kernel.weights)
+    return size >= 2 * len(use.g) * numbers * use.g.element_size()
 
 
 def _join(uses: Sequence[Use]) -> Use:

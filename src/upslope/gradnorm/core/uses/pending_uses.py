@@ -68,6 +68,7 @@ class PendingUses:
         names = self._weights.sources(weight)
         if not self._weights.isometric(weight):
             self._names_made_into_others.update(names)
+        part = part.condense(weight.numel() * weight.element_size(), self._scratch)
         for name in names:
             self._uses.setdefault(name, []).append((weight, part))
 

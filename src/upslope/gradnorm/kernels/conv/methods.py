@@ -220,6 +220,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         generators = gradients.GENERATORS
         return generators[cost_model.best(self, generators)](self, scratch)
 
+    def operand_bytes(self) -> int:
+        """See `PerSampleGradient`. Images and output gradients."""
+        return self.x.nbytes + self.g.nbytes
+
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:
         """See `PerSampleGradient`. Of the pixels that each entry of the kernel meets."""
         if self.is_pointwise:
