@@ -93,11 +93,11 @@ def test_what_reads_a_network_refuses_it(flipped: tuple[Path, str], tmp_path: Pa
     if network.suffix != ".safetensors":
         pytest.skip("companions are read by the run alone")
     last = network.stem == f"cycle-{LAST}"
-    out = tmp_path / "out.csv"
     for words in (
         ("score", "--scores", "margin", "--out"), ("predict", "--out"),
         ("select", "--strategy", "margin", "-k", 5, "-o"),
     ):  # fmt: skip
+        out = tmp_path / f"{words[0]}.csv"
         said = upslope(words[0], network, *words[1:], out, code=4)
         assert "content has changed since" in said
         upslope(words[0], folder, *words[1:], out, code=4 if last else 0)  # the run's last network
