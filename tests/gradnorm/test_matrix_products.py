@@ -59,7 +59,7 @@ def test_products_that_are_prepared_of_one_weight_and_of_several() -> None:
         several = weight.shape[:-2]
         y, x = torch.randn(*several, 4, 7), torch.randn(*several, 4, 5)
         add_product = matrix_products.prepare_product(weight, 4)
-        for shift in (y, y[..., :1, :]):
+        for shift in (y, y[..., :1, :], torch.randn(1)):
             expected = shift.double() + x.double() @ weight.double().mT
             found = add_product(x, shift).double()
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from short_forms import mark_rest_long
 from upslope.gradnorm import expected_gradient_length, gradient_norms, torch_faults
+from upslope.gradnorm.core import matrix_products
 from upslope.gradnorm.core.layouts.layout_probe import LayoutProbe
 from upslope.gradnorm.kernels.recurrent import lstm
 from upslope.gradnorm.kernels.recurrent.recurrence import Recurrence, in_steps
@@ -49,6 +50,20 @@ def test_recurrent_networks(kind, layers, bidirectional, batch_first):
     torch.manual_seed(layers)
     model = Sequences(kind, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first)
     assert_agrees(model, torch.randn(3, 5, 3))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN tanh"])
+def test_products_by_onednn(kind, bidirectional, monkeypatch):
+    if not matrix_products._AVAILABLE:
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(matrix_products, "_BLAS_SUFFICES", False)
+    monkeypatch.setattr(matrix_products, "WORTH", 0)
+    torch.manual_seed(0)
+    model, x = Sequences(kind, bidirectional=bidirectional, batch_first=True), torch.randn(4, 6, 3)
+    found = gradient_norms(model, x, "entropy")
+    exact = gradient_norms(model.double(), x.double(), "entropy")
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=0, check_dtype=False)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

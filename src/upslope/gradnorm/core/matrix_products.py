@@ -57,13 +57,14 @@ def prepare_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Ten
     """(x, y) -> y + x W^T as a new tensor, for x after x: the weight is laid out once.
 
     weight: W, (o, i), or several, (d, o, i), each for x and y of its own. rows: how many each x,
-    (rows, i), and y, (rows, o), has; with several, y may be broadcast along the rows.
+    (rows, i), and y, (rows, o), has; y may have one row, or one number.
     """
     if weight.dim() == 3:
         if prefers_onednn(rows * weight[0].numel(), weight):
             products = [prepare_product(w, rows) for w in weight]
+            shape = len(weight), rows, weight.shape[1]
             return lambda x, y: torch.stack(
-                [f(a, b) for f, a, b in zip(products, x, y, strict=True)]
+                [f(a, b) for f, a, b in zip(products, x, y.expand(shape), strict=True)]
             )
         matrices = weight.mT
         return lambda x, y: torch.baddbmm(y, x, matrices)
