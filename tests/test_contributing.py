@@ -16,6 +16,7 @@ from torch import nn
 from upslope import gradnorm
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.trace import operator_facts
+from upslope.pool import PoolView
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -28,6 +29,14 @@ def module_that_defines(name: str) -> types.ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look annotations up
     exec(compile(code, "CONTRIBUTING.md", "exec"), module.__dict__)
     return module
+
+
+def test_the_strategy_that_chooses_a_batch() -> None:
+    strategy = module_that_defines("FirstOfRandomOrder").FirstOfRandomOrder()
+    ids = {f"s{i}" for i in range(9)}
+    chosen = strategy.select(PoolView(sorted(ids), {}), 4, torch.Generator().manual_seed(0)).ids
+    assert len(set(chosen)) == 4
+    assert set(chosen) <= ids
 
 
 def test_the_data_set(tmp_path: Path) -> None:

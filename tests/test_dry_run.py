@@ -157,3 +157,15 @@ def test_classes_with_counts_and_notes_are_in_the_plan_and_lead_a_run(tmp_path: 
         assert "`data.missing_labels`" in shown
         assert "t.csv has a semicolon between cells, not a comma." in shown
         assert "Columns taken as categories, with one input each: c (3)." in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--engine", "nan"), "--engine to be ray"), (("--gpus-per-worker", "1"), "beside --engine")],
+)
+def test_an_engine_that_the_command_would_refuse_is_refused(
+    options: tuple[str, ...], said: str
+) -> None:
+    code, text = dry_run(*options)
+    assert code == 2
+    assert said in text

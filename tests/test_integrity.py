@@ -244,3 +244,29 @@ def test_a_repaired_run_is_gone_on_with_as_the_page_says(
     upslope(*run, out)
     assert read_run(f"{out}/margin/seed-0").finished
     assert not (Path(out) / "ledger.sqlite").exists()
+
+
+def test_a_ledger_without_anything_recorded_is_empty_and_not_damaged(tmp_path: Path) -> None:
+    """As a full disk leaves it: there is nothing to lose, and the command begins anew."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ledger.sqlite").touch()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0, text
+    assert "empty, 0 events" in text
+    assert "Run the same command again" in text
+    assert "damaged" not in text
+    result = CliRunner().invoke(app, ["repair", str(tmp_path / "run"), "-o", str(tmp_path / "s")])
+    assert result.exit_code == RunError.exit_code
+    assert "Run the same command again" in " ".join(result.output.split())
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_empty_ledger_beside_models_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "cycle-0.safetensors").touch()
+    (tmp_path / "ledger.sqlite").touch()
+    (problem,) = verify_run(tmp_path).problems
+    assert "restore the ledger" in problem
+    with pytest.raises(RunError, match="restore the ledger"):
+        repair_run(tmp_path, tmp_path / "saved")

@@ -33,9 +33,9 @@ def call(*arguments: str | Path) -> tuple[int, str]:
     ],
 )
 def test_other_names_are_refused_before_anything_is_read(tmp_path, options, said):
-    for command in ("run", "compare"):
-        code, err = call(command, *QUICK, "--out", tmp_path / "run", *options)
-        assert code == 2
+    for command in ("run", "run --dry-run", "compare", "compare --dry-run"):
+        code, err = call(*command.split(), *QUICK, "--out", tmp_path / "run", *options)
+        assert code == 2, command
         assert said in " ".join(err.split())
     assert not (tmp_path / "run").exists()
 

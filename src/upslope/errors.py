@@ -47,6 +47,10 @@ class RunError(UpslopeError):
     exit_code = 6
 
 
+class NothingRecordedError(RunError):
+    """A ledger that is empty: nothing of it is lost, as its process ended before it recorded."""
+
+
 class GradientNormError(UpslopeError, ValueError):
     """A model, an input or a loss for which one gradient norm per sample is not defined."""
 

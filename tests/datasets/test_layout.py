@@ -335,3 +335,14 @@ def test_folders_that_all_hold_the_same_folders_are_refused(tmp_path, tops):
 def test_the_same_years_within_each_class_are_no_classes(tmp_path):
     lay(tmp_path, "cat/2023", "cat/2024", "dog/2023", "dog/2024")
     assert datasets.load("folder", root=tmp_path).pool.classes == ("cat", "dog")
+
+
+def test_a_class_whose_name_is_not_utf8_is_to_be_renamed(tmp_path):
+    lay(tmp_path, "cat", "dog")
+    try:
+        (tmp_path / "cat").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    except OSError:  # of a file system that has UTF-8 alone
+        pytest.skip("no such names here")
+    with pytest.raises(DataError, match="Rename what is not named in UTF-8") as caught:
+        datasets.load("folder", tmp_path)
+    assert "Remove" not in str(caught.value)

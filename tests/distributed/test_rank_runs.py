@@ -141,3 +141,13 @@ def upslope(size: int, *arguments: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_example_of_the_page_runs_without_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "devices.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(# several\.py.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("epochs=4", "epochs=1"), "several.py", "exec"), {})
+    assert read_run("runs/several").finished

@@ -71,3 +71,22 @@ def test_what_does_not_follow_is_left_out_though_its_bytes_are_sound(folder: Pat
     assert code == 0, text
     assert "lost: the ledger from event 26 on: out of turn" in text
     assert list(labels_of(folder.parent / "saved")) == [f"s{i}" for i in range(25)]
+
+
+@pytest.mark.parametrize("content", ["no byte", "no table"])
+def test_an_empty_log_is_damage_and_nothing_can_be_saved_of_it(folder: Path, content: str) -> None:
+    """A project is made in one step: no kill leaves an empty one, as it does with a run."""
+    log = folder / FORMAT.file
+    log.write_bytes(b"")
+    if content == "no table":
+        with sqlite3.connect(log) as db:
+            db.execute("PRAGMA user_version = 1")
+        db.close()
+    code, text = run("verify", folder)
+    assert code == 6
+    assert "it is empty" in text
+    assert "same command again" not in text
+    code, text = run("repair", folder, "--out", folder.parent / "saved")
+    assert code == 6
+    assert "it is empty" in text
+    assert not (folder.parent / "saved").exists()

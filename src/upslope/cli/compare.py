@@ -169,7 +169,7 @@ def _compare(
     labels_from: Path | None = None,
 ) -> None:
     from upslope.cli import label as sitting
-    from upslope.cli.observe import observers
+    from upslope.cli.observe import observer_places, observers
     from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
     from upslope.display import watching
 
@@ -196,6 +196,7 @@ def _compare(
 
         assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
         config = load(config_file, sets=assignments, overrides=overrides)
+        run_by.check()
         if dry_run:
             run_by = EngineArguments()
         elif run_by.name and config.workers > 1:
@@ -203,6 +204,7 @@ def _compare(
         run_engine = stack.enter_context(starting_engine(run_by, config.device))
         name = config_file.stem if config_file else config.data.name
         folder = out or Path("runs") / name
+        places = observer_places(observe or (), folder)
         why = ""
         if asks and not config.named:
             default = begun_by_default(folder, config) or default_strategy(config)
@@ -211,7 +213,7 @@ def _compare(
         if asks:
             sitting.check_one_strategy(config)
         watches = not (dry_run or rank_of_process())
-        further = stack.enter_context(observers(observe or (), folder)) if watches else ()
+        further = stack.enter_context(observers(places)) if watches else ()
         recorded_run = None if rank_of_process() else sitting.find_recorded_run(folder, config)
         begins = not (rank_of_process() or recorded_run or labels_from)
         fitting = fitting_the_pool(config) if begins else None

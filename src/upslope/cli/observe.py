@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,17 +13,15 @@ NAMES = ("tensorboard", "mlflow")
 
 
 @contextmanager
-def observers(options: Sequence[str], folder: Path) -> Iterator[tuple[Observer, ...]]:
-    """Yield the observers that the options name, and close them at the end.
+def observers(places: Mapping[str, str]) -> Iterator[tuple[Observer, ...]]:
+    """Yield the observers of these names, and close them at the end.
 
-    options: "NAME" or "NAME=PLACE"; the place is a folder or, of mlflow, the address of a server.
-    folder: of the runs; without a place, figures go to its subfolder of the observer's name.
+    places: as `observer_places` returns them.
 
     Raises:
-        ConfigError: an unknown name, one that is there twice, or a package that is not installed.
+        ConfigError: a package that is not installed.
         RunError: a folder that cannot be written.
     """
-    places = _places(options, folder)
     with ExitStack() as stack:
         observers_of_run: list[Observer] = []
         for name, place in places.items():
@@ -36,7 +34,15 @@ def observers(options: Sequence[str], folder: Path) -> Iterator[tuple[Observer, 
         yield tuple(observers_of_run)
 
 
-def _places(options: Sequence[str], folder: Path) -> dict[str, str]:
+def observer_places(options: Sequence[str], folder: Path) -> dict[str, str]:
+    """Return name -> place of the observers that the options name; nothing is opened.
+
+    options: "NAME" or "NAME=PLACE"; the place is a folder or, of mlflow, the address of a server.
+    folder: of the runs; without a place, figures go to its subfolder of the observer's name.
+
+    Raises:
+        ConfigError: an unknown name, or one that is there twice.
+    """
     places: dict[str, str] = {}
     for option in options:
         name, equals, place = option.partition("=")

@@ -38,7 +38,7 @@ def verify(run: Run) -> None:
         for folder in folders or [run]:
             result = verify_project(folder) if is_project(folder) else verify_run(folder)
             damage_count += bool(result.problems)
-            state = "damaged" if result.problems else "sound"
+            state = "damaged" if result.problems else "sound" if result.events else "empty"
             counts = (
                 f"{format_count(result.events, 'event')}, "
                 f"{format_count(len(result.sound), 'file')} checked"

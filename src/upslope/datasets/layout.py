@@ -41,6 +41,7 @@ _SYSTEM_FILES = frozenset(
     (".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "icon\r")
 )
 _OF_SYSTEM = " of an operating system"
+_NOT_TEXT = " not named in UTF-8"
 _OWN_FOLDERS = {"ledger.sqlite": "run folder", "labels.sqlite": "labelling project"}
 """File -> what the folder is in which it lies: Upslope's own, which also hold pictures."""
 
@@ -58,8 +59,11 @@ def no_images(
 ) -> DataError:
     """Return the error for a folder without images: what was looked for, and what lies there.
 
-    purpose: what the images are for, as " to score". advice: what to do.
+    purpose: what the images are for, as " to score". advice: what to do where no name is in the
+    way.
     """
+    if ("image", _NOT_TEXT) in left_out.paths:
+        advice = "Rename what is not named in UTF-8, images and the folders above them."
     there = "; ".join(left_out.counts())
     suffixes = ", ".join(sorted(image_suffixes()))
     return DataError(
@@ -97,7 +101,7 @@ def images_in(root: Path, folder: Path, left_out: LeftOut) -> list[str]:
             elif is_text(path):
                 ids.append(path)
             else:
-                left_out.add("image", path, " not named in UTF-8")
+                left_out.add("image", path, _NOT_TEXT)
     return sorted(ids)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from upslope.checkpoints import file_sha256
 from upslope.counts import format_count
-from upslope.errors import RunError
+from upslope.errors import NothingRecordedError, RunError
 from upslope.files import from_json, name_in_use, new_folder, write_atomically
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.salvage import save_what_is_sound
-from upslope.ledger.store import FILE, FORMAT, chain_start
+from upslope.ledger.store import FILE, FORMAT, chain_start, has_begun
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def verify_run(folder: Path | str) -> Verification:
     try:
         run = read_run(folder)
         begins, events = chain_start(folder / FILE)
+    except NothingRecordedError as error:
+        return Verification(0, (), (), (str(error),))
     except RunError as error:
         return Verification(0, (), (str(error),), ())
     sound, problems = [], []
@@ -87,11 +89,14 @@ def repair_run(folder: Path | str, out: Path | str) -> Repair:
     Of the ledger, that is every event before the first damaged one.
 
     Raises:
+        NothingRecordedError: there is nothing to save.
         RunError: `out` is not empty or cannot be written, or what the run began with cannot be
             read. Nothing is then left of `out`.
     """
     folder, out = Path(folder), Path(out)
     check_new_folder(out)
+    if (folder / FILE).is_file() and not has_begun(folder):
+        read_run(folder)  # raises the error for an empty ledger
     saved_names = []
     with new_folder(out) as new:
         count, losses = save_what_is_sound(folder / FILE, new / FILE, FORMAT)

@@ -33,7 +33,7 @@ from upslope.labelling.state import (
     Pass,
 )
 from upslope.ledger import Event
-from upslope.ledger.log import EventLog, LogFormat, open_to_read, read_log
+from upslope.ledger.log import EventLog, LogFormat, is_begun, open_to_read, read_log
 from upslope.tasks.answers import class_label, label_set
 
 FORMAT = LogFormat(
@@ -395,7 +395,12 @@ def _taken_back(answer: Answer) -> Event:
 
 def _require(folder: Path) -> Path:
     path = folder / FORMAT.file
-    if not path.is_file() or not path.stat().st_size:
+    if path.is_file() and not is_begun(path):
+        raise RunError(
+            f"Expected the labels of a project in {path} but it is empty, which no project "
+            "that was begun is. Restore it from a copy, or begin anew in another folder."
+        )
+    if not path.is_file():
         raise RunError(
             f"Expected {folder} to be a labelling project, which holds {FORMAT.file}, but there is "
             f"none. Begin one: upslope label init {folder} --data PHOTOS --classes cat,dog"

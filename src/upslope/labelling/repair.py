@@ -12,6 +12,7 @@ from upslope.errors import RunError
 from upslope.experiment.verify import Repair, Verification, chain_notes, check_new_folder
 from upslope.files import new_folder
 from upslope.labelling.project import FORMAT, PRIVATE_FILE, PRIVATE_FOLDER, read_project
+from upslope.ledger.log import is_begun
 from upslope.ledger.salvage import save_what_is_sound
 from upslope.ledger.store import chain_start
 
@@ -44,6 +45,8 @@ def repair_project(folder: Path, out: Path) -> Repair:
             read. Nothing is then left of `out`.
     """
     check_new_folder(out)
+    if not is_begun(folder / FORMAT.file):
+        read_project(folder)  # raises the error for an empty log
     with new_folder(out) as new:
         new.chmod(PRIVATE_FOLDER)
         (new / FORMAT.file).touch(mode=PRIVATE_FILE)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from upslope.errors import RunError
+from upslope.errors import NothingRecordedError, RunError
 from upslope.file_limits import size_advice
 from upslope.files import disk_errors, from_json, make_folder
 from upslope.ledger.chain import CHAIN, COLUMNS, End, check_chain, start_of
@@ -215,11 +215,12 @@ def read_log(
     """Return what a log began with, its state, and the end of its chain of events.
 
     Raises:
+        NothingRecordedError: empty.
         RunError: damaged, of another program, or of a later version.
     """
     with sqlite_errors(path):
         if _is_empty(db):
-            raise RunError(
+            raise NothingRecordedError(
                 f"Expected something recorded in {path} but there is nothing: the process that "
                 "made it ended as it began. Run the same command again."
             )

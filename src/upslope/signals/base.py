@@ -55,7 +55,8 @@ class Signal(Protocol):
     name: ClassVar[str]
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
-        """Return values (n, ...); `model` is in eval mode and is left as it was.
+        """Return values (n, ...) that ask for no gradient; `model` is in eval mode and is left as
+        it was.
 
         task: as in training. inputs: a prepared batch (n, ...).
         """
