@@ -243,3 +243,39 @@ def test_samples_without_a_posterior_are_refused(share):
     x[2] = torch.nan
     with pytest.raises(GradientNormError, match=r"samples \[2\]"):
         expected_gradient_length(net(), x, share=share)
+
+
+class Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.clamp(-0.01, 0.01)
+
+
+class Clipped(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(Clip.apply(self.body(x)))
+
+
+@pytest.mark.parametrize("kind", ["mean", "rms"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("n", [1, 4])
+def test_gradients_that_are_clipped_are_made_of_no_others(n, classes, kind):
+    torch.manual_seed(0)
+    model, x = Clipped(classes).double(), torch.randn(n, 4, dtype=torch.float64)
+    power, total = 1 if kind == "mean" else 2, torch.zeros(n, dtype=torch.float64)
+    p = model(x).detach().softmax(dim=1)
+    for label in range(classes):
+        norms = norms_one_by_one(
+            model, x, lambda out, _, c=label: F.cross_entropy(out[0], torch.tensor(c))
+        )
+        total += p[:, label] * norms**power
+    found = expected_gradient_length(model, x, kind=kind).scores
+    assert relative_error(found, total if kind == "mean" else total.sqrt()) < 1e-9

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
@@ -138,3 +139,27 @@ def test_proofs_of_float64_are_as_close_where_half_precision_is_asked_for(
     monkeypatch.setattr(Linear, "weight_gradients", nearly)
     with pytest.warns(GradientNormWarning, match="one sample at a time"):
         gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+
+
+class ShiftedInFloat32(nn.Module):
+    """A layer in half precision whose shift is made for each sample in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6).bfloat16(), nn.Linear(6, 3).bfloat16()
+        self.scale, self.shift = nn.Parameter(torch.ones(6)), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = zip(self.body(x.bfloat16()), self.shift(x), strict=True)
+        normed = [F.layer_norm(row, (6,), self.scale, shift) for row, shift in rows]
+        return self.head(torch.stack(normed))
+
+
+def test_scale_and_shift_in_float32_leave_a_layer_in_half_precision() -> None:
+    torch.manual_seed(0)
+    model, x = ShiftedInFloat32(), torch.randn(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        norms = gradient_norms(model, x, "entropy")
+    alone = torch.cat([gradient_norms(model, row[None], "entropy") for row in x])
+    assert torch.allclose(norms, alone, rtol=2e-2)

@@ -7,6 +7,7 @@ import torch
 from oracle import assert_agrees, assert_unchanged, state
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from upslope.errors import GradientNormError, UpslopeError
 from upslope.gradnorm import expected, expected_gradient_length, gradient_norms, select
@@ -234,9 +235,31 @@ def test_repeated_calls_are_equal_bit_for_bit():
     assert all(torch.equal(gradient_norms(model, X, "entropy"), first) for _ in range(3))
 
 
-def test_dropout_draws_what_an_ordinary_pass_draws():
+class DropsInCheckpoint(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Tanh())
+        self.first, self.head = nn.Linear(4, 4), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, self.first(x), use_reentrant=False))
+
+
+DROPPING = {
+    "plain": lambda: nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3)),
+    # The engine's own pass ends at a checkpoint, before anything is drawn.
+    "checkpoint": DropsInCheckpoint,
+    # And here after some numbers were.
+    "dropout and checkpoint": lambda: nn.Sequential(
+        nn.Linear(4, 4), nn.Dropout(0.5), DropsInCheckpoint()
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DROPPING)
+def test_dropout_draws_what_an_ordinary_pass_draws(kind):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3)).double().train()
+    model = DROPPING[kind]().double().train()
     x = torch.randn(3, 4).double()
     torch.manual_seed(5)
     out = model(x)

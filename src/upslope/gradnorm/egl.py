@@ -16,7 +16,8 @@ mean takes one more. The mean square takes C - 1: with the Jacobian J of the log
 
     sum_i p_i ||J^T (p - e_i)||^2 = sum_k ||J^T l_k||^2    where sum_k l_k l_k^T = diag(p) - p p^T,
 
-a matrix of rank C - 1. So it is for each parameter, but not for the sum of their norms.
+a matrix of rank C - 1. So it is for each parameter, but not for the sum of their norms. Where the
+backward pass may clip or round gradients, each class takes a pass.
 """
 
 from __future__ import annotations
@@ -120,9 +121,10 @@ def _length(
     total = p.new_zeros(len(p), dtype=torch.float64)
     squares = squares_for(norm)
     power = 1 if kind == "mean" else 2
-    if z.shape[1] == 2 and bool((p > 0).all()):
+    # Gradients of which some are made of others need a linear backward pass.
+    if z.shape[1] == 2 and record.is_linear and bool((p > 0).all()):
         return _length_of_two(record, p, is_kept, power, norm, reduce, logits)
-    if power == 2 and share == 1 and norm == "global":
+    if power == 2 and share == 1 and norm == "global" and record.is_linear:
         for coefficients in _factor_of_covariance(p, labels):
             loss = weighted(coefficients, logits)
             total += reduce(record.reduce_per_sample(squares, loss)).square()

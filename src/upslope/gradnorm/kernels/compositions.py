@@ -240,7 +240,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 def _scale_and_shift(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     product = input if weight is None else input * weight
-    return product if bias is None else product + bias
+    # A layer in half precision takes them in float32, and stays in half precision.
+    return (product if bias is None else product + bias).to(input.dtype)
 
 
 def _per_channel(weight: Tensor | None, input: Tensor) -> Tensor | None:

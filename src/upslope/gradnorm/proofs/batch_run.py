@@ -105,7 +105,8 @@ class BatchRun:
     def forward_pass(self, batch: Batch) -> Iterator[None]:
         """Enter a pass: all start from the same state and random numbers; the first draws them.
 
-        Only the first pass moves the generators of the caller, as one call of the model would.
+        Only the first that comes to its end moves the generators of the caller, as one call of the
+        model would.
 
         batch: what the model is run on.
         """
@@ -114,11 +115,13 @@ class BatchRun:
                 with self._random.replaying():
                     yield
                 return
-            self._has_drawn = True
             try:
                 yield
-            finally:
-                self.is_random = self._random.has_moved()
+            except BaseException:  # a checkpoint ends the engine's own pass: the next one draws
+                self._random.rewind()
+                raise
+            self._has_drawn = True
+            self.is_random = self._random.has_moved()
 
     def rewind(self) -> None:
         """Put the generators of random numbers back to where they were before the first pass."""

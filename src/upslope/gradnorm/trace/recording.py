@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layouts.layout import Layout
 from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutUnknown
-from upslope.gradnorm.core.model_io import Batch, Loss, opens, refuse_outputs_without_rows
+from upslope.gradnorm.core.model_io import (
+    Batch,
+    Loss,
+    opens,
+    refuse_outputs_without_rows,
+    tensors_in,
+)
 from upslope.gradnorm.core.state.model_state import ModelState
 from upslope.gradnorm.core.uses.reductions import (
     Reduction,
@@ -91,6 +97,12 @@ class Recording:
     def outputs(self) -> Any:
         """What the model put out, with its graph."""
         return self.run.outputs
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the backward pass is known to be linear: nothing in it may clip or round."""
+        ends = [x for x in tensors_in(self.outputs) if x.requires_grad]
+        return not (self.run.has_hooks or any(map(has_custom_function, ends)))
 
     @property
     def fallback_reason(self) -> str | None:
