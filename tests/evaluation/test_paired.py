@@ -91,3 +91,22 @@ def test_the_same_difference_in_both_seeds_is_not_certain() -> None:
     result = paired_comparison([0.90, 0.92], [0.895, 0.905])
     assert result.has_spread
     assert result.p == result.p_t
+
+
+def test_three_seeds_of_one_difference_are_not_certain() -> None:
+    """The t test said p = 0, for what happens by chance on a test set of so few samples."""
+    result = paired_comparison([0.90, 0.91, 0.95], [0.88, 0.89, 0.93])
+    assert not result.has_spread
+    assert 0.02 < result.p < 0.025
+    assert paired_comparison([0.5] * 3, [0.5] * 3).p == 1.0
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5])
+def test_one_difference_by_chance_is_no_more_frequent_than_its_p(seeds: int) -> None:
+    rng, studies = np.random.default_rng(5), 100_000
+    for mean in (0.3, 0.8, 2.0):
+        d = rng.poisson(mean, (studies, seeds)) - rng.poisson(mean, (studies, seeds))
+        rate = ((np.ptp(d, axis=1) == 0) & (d[:, 0] != 0)).mean()
+        p = paired_comparison(np.full(seeds, 0.51), np.full(seeds, 0.5)).p
+        assert rate <= p + 3 * (p / studies) ** 0.5
+        assert mean != 0.8 or rate > p - 3 * (p / studies) ** 0.5

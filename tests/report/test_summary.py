@@ -105,6 +105,22 @@ def test_on_a_small_test_set_no_more_than_one_study_in_twenty_shows_a_difference
     assert wrong / studies <= 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
 
 
+def test_seeds_of_one_difference_show_none_of_six_strategies() -> None:
+    """One sample more of a hundred in all three seeds was "better", with p below 0.001."""
+    runs = [Run("random", seed, (10,), (0.5 + seed / 10,), 1) for seed in range(3)]
+    for i, more in enumerate((0.01, 0.0, 0.0, 0.0, 0.0, 0.0)):
+        runs += [
+            Run(f"s{i}", seed, (10,), (0.5 + seed / 10 + more + (i > 0) * (seed - 1) / 50,), 1)
+            for seed in range(3)
+        ]
+    summary = summarise(Study(tuple(runs)))
+    comparison = summary.rows[1].comparison
+    assert comparison is not None
+    assert comparison.verdict == "no difference shown"
+    assert np.isnan(comparison.area.difference.low)
+    assert any("s0: the same difference in all seeds" in note for note in notes(summary))
+
+
 def test_the_same_difference_in_two_seeds_is_told_and_nothing_is_shown() -> None:
     runs = tuple(
         Run(name, seed, (10, 20), (0.5 + more, 0.6 + more + seed / 8), 2)

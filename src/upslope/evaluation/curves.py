@@ -69,9 +69,12 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n, confidence)
 
 
-def told_interval(interval: Interval) -> Interval:
-    """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`."""
-    if interval.n >= INTERVAL_SEEDS:
+def told_interval(interval: Interval, has_spread: bool = True) -> Interval:
+    """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`.
+
+    has_spread: False for seeds of one value, of which an interval would have no width.
+    """
+    if interval.n >= INTERVAL_SEEDS and has_spread:
         return interval
     no_value = np.full_like(interval.mean, np.nan)
     return replace(interval, low=no_value, high=no_value)

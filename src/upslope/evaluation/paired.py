@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import (
@@ -42,7 +42,7 @@ class PairedResult:
     """What `paired_comparison` found: the difference (strategy minus reference) and its tests.
 
     p_t, p_sign_flip: of the paired t test, and of the permutation test over signs.
-    has_spread: False for two seeds with one difference, from which no t test can be made.
+    has_spread: False for seeds with one difference, from which no t test can be made.
     """
 
     difference: Interval
@@ -54,8 +54,13 @@ class PairedResult:
 
     @property
     def p(self) -> float:
-        """Return the p to go by: of the t test, or of the sign flips where seeds have no spread."""
-        return self.p_t if self.has_spread else self.p_sign_flip
+        """Return the p to go by: of the t test; where seeds have no spread, of the sign flips of
+        two seeds, and `chance_of_one_difference` of more."""
+        if self.has_spread:
+            return self.p_t
+        if self.difference.n < INTERVAL_SEEDS or float(self.difference.mean) == 0.0:
+            return self.p_sign_flip
+        return chance_of_one_difference(self.difference.n)
 
 
 def paired_comparison(
@@ -94,18 +99,30 @@ def paired_comparison(
 
 
 def has_spread(differences: ArrayLike) -> bool:
-    """Return whether a t test can be made: False for two differences that are one but for rounding.
+    """Return whether a t test can be made: False for differences that are one but for rounding.
 
-    Figures on a test set are multiples of a share, so that two seeds often have one difference by
-    chance: without an effect up to 7% of pairs, on 100 samples. The t test would take it for
-    certain. Three seeds have so in less than 1%.
+    Figures on a test set are multiples of a share, so that seeds may have one difference by chance
+    (`chance_of_one_difference`). The t test would take it for certain, with p = 0.
 
     differences: (n_seeds,), of figures of the size of 1.
     """
     d = np.asarray(differences, dtype=np.float64)
-    if len(d) >= INTERVAL_SEEDS:
-        return True
     return bool(np.ptp(d) > ROUNDING * max(1.0, float(np.abs(d).max())))
+
+
+def chance_of_one_difference(n_seeds: int) -> float:
+    """Return the largest chance that so many seeds have one difference, not 0, without an effect.
+
+    The difference of two accuracies is (u - v) / m, with u and v the samples of m that one model
+    alone is right on: about Poisson, and of one mean where there is no effect. The chance is
+    largest at a mean of about 0.8 samples (1 for two seeds): 11% for two seeds, 2.2% for three,
+    0.5% for four, 0.1% for five.
+
+    n_seeds: how many, two or more.
+    """
+    means, counts = np.linspace(0.5, 1.5, 101)[:, None], np.arange(1, 40)
+    of_a_count = special.ive(counts, 2 * means)  # Skellam
+    return float(2 * (of_a_count**n_seeds).sum(axis=1).max())
 
 
 def sign_flip_test(differences: ArrayLike) -> float:

@@ -175,7 +175,7 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
     areas = paired_comparison(_areas(budgets, ours), _areas(budgets, theirs))
     return Comparison(
         seeds=tuple(seeds),
-        area=replace(areas, difference=told_interval(areas.difference)),
+        area=replace(areas, difference=told_interval(areas.difference, areas.has_spread)),
         p_adjusted=float("nan"),
         curve=told_interval(mean_interval(ours - theirs)),
         labels_needed=(

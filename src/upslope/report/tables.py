@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from upslope.evaluation import INTERVAL_SEEDS
@@ -132,15 +133,26 @@ def _pairs(summary: Summary) -> list[str]:
             f"Compared over the seeds in common with {summary.reference}: {', '.join(fewer)}. "
             "Other columns are of all seeds."
         )
-    alike = [
-        row.strategy
-        for row in others
-        if row.comparison and len(row.comparison.seeds) > 1 and not row.comparison.area.has_spread
-    ]
-    if alike:
+    return [*sentences, *_alike_words(others)]
+
+
+def _alike_words(rows: Sequence[Row]) -> list[str]:
+    """Sentences on strategies whose seeds have no spread, of two seeds and of more."""
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for row in rows:
+        if row.comparison and len(row.comparison.seeds) > 1 and not row.comparison.area.has_spread:
+            names[len(row.comparison.seeds) >= INTERVAL_SEEDS].append(row.strategy)
+    start = "from which no t test can tell how far seeds vary; p is"
+    of_two, of_more = (", ".join(names[is_more]) for is_more in (False, True))
+    sentences = []
+    if of_two:
         sentences.append(
-            f"{', '.join(alike)}: the same difference in both seeds, from which no t test can tell "
-            "how far seeds vary; p is of the sign-flip test."
+            f"{of_two}: the same difference in both seeds, {start} of the sign-flip test."
+        )
+    if of_more:
+        sentences.append(
+            f"{of_more}: the same difference in all seeds, {start} the largest chance of that on a "
+            "test set of finite size, without an effect."
         )
     return sentences
 
