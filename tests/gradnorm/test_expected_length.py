@@ -279,3 +279,12 @@ def test_gradients_that_are_clipped_are_made_of_no_others(n, classes, kind):
         total += p[:, label] * norms**power
     found = expected_gradient_length(model, x, kind=kind).scores
     assert relative_error(found, total if kind == "mean" else total.sqrt()) < 1e-9
+
+
+def test_nothing_is_claimed_of_gradients_that_are_clipped_and_left_out():
+    torch.manual_seed(0)
+    model, x = Clipped(5).double(), torch.randn(4, 4, dtype=torch.float64)
+    assert expected_gradient_length(model, x, share=0.5).error_bound.isinf().all()
+    assert (expected_gradient_length(model, x).error_bound == 0).all()
+    with pytest.raises(GradientNormError, match=r"`torch\.autograd\.Function` or a hook"):
+        estimated_rms_length(model, x)

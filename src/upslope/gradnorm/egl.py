@@ -50,7 +50,8 @@ class ExpectedLength(NamedTuple):
     left out. By Cauchy and Schwarz, sum_rest p_i ||g_i|| <= sqrt(sum_rest p_i * sum_rest p_i
     ||g_i||^2). The last sum is the mean of ||sum_rest +-sqrt(p_i) g_i||^2 over orthogonal
     patterns of signs: exact for up to four classes left out, and for more an estimate, which the
-    bound doubles. For kind="rms" the bound is on the root, and is that last sum's root.
+    bound doubles. For kind="rms" the bound is on the root, and is that last sum's root. Infinite
+    where the backward pass may clip or round gradients, as a custom function or a hook may.
     """
 
     scores: Tensor
@@ -198,6 +199,8 @@ def _bound(
     left_out = ((~is_kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
+    if not record.is_linear:  # the gradient of a sum of losses tells nothing of theirs
+        return torch.where(left_out > 0, torch.inf, 0.0).double()
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
     second: dict[str, Tensor] = {}
     place = (torch.cumsum(~is_kept, dim=1) - 1).clamp(min=0)  # 0, 1, 2 ... among those left out

@@ -53,7 +53,8 @@ def estimated_rms_length(
     off the outputs.
 
     Raises:
-        GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread.
+        GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread; a
+            backward pass that may clip or round gradients, as a custom function or a hook may.
     """
     probes, seed = whole_number("probes", probes, at_least=2), whole_number("seed", seed)
     require_logits(logits)
@@ -62,6 +63,7 @@ def estimated_rms_length(
     squares_of = []
     with call.recordings() as records:
         for record in records:
+            record.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
             roots = class_logits(record.outputs, logits).softmax(dim=1).sqrt()
             rng = torch.Generator().manual_seed(seed)
             squares = []

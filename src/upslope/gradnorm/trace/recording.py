@@ -104,6 +104,19 @@ class Recording:
         ends = [x for x in tensors_in(self.outputs) if x.requires_grad]
         return not (self.run.has_hooks or any(map(has_custom_function, ends)))
 
+    def require_linear(self, remedy: str) -> None:
+        """Refuse a backward pass that may clip or round gradients. remedy: a sentence.
+
+        Raises:
+            GradientNormError: it has a custom function or a hook.
+        """
+        if not self.is_linear:
+            raise GradientNormError(
+                "Expected a backward pass in which gradients of classes add up but a custom "
+                "`torch.autograd.Function` or a hook is there, which may clip or round them. "
+                f"{remedy}"
+            )
+
     @property
     def fallback_reason(self) -> str | None:
         """Why the samples go one by one, if they do."""
