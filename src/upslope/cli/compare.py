@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from upslope.cli.console import telling_errors
-from upslope.cli.engines import (
-    EngineArguments,
-    EngineName,
-    GpusPerWorker,
-    sharing_setup,
-    starting_engine,
-)
-from upslope.distributed.launch import rank_of_process
-from upslope.startup import importing_libraries
+from upslope.cli.engines import EngineArguments, EngineName, GpusPerWorker
+from upslope.cli.protocol import Command, carry_out
 
 Config = Annotated[
     Path | None,
@@ -54,7 +44,6 @@ Observe = Annotated[
         help="Figures for tensorboard or mlflow too: in PLACE, or in a folder of --out.",
     ),
 ]
-Resume = "Run the same command again: it goes on where it stopped."
 
 
 def run(
@@ -109,9 +98,11 @@ def run(
         "strategies": strategy, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
     run_by = EngineArguments(engine, workers, gpus_per_worker)
-    _compare(
-        config, sets, seeds, overrides, out, dry_run, observe, run_by,
-        asks=True, labels_from=labels_from,
+    carry_out(
+        Command(
+            config, sets, seeds, overrides, out, dry_run, observe, run_by,
+            asks=True, labels_from=labels_from,
+        )
     )  # fmt: skip
 
 
@@ -152,122 +143,4 @@ def compare(
         "strategies": strategies, "device": device, "full_data": full_data, "workers": workers
     }  # fmt: skip
     run_by = EngineArguments(engine, workers, gpus_per_worker)
-    _compare(config, sets, seeds, overrides, out, dry_run, observe, run_by)
-
-
-def _compare(
-    config_file: Path | None,
-    sets: list[str] | None,
-    seeds: str | None,
-    overrides: dict[str, Any],
-    out: Path | None,
-    dry_run: bool,
-    observe: list[str] | None,
-    run_by: EngineArguments,
-    *,
-    asks: bool = False,
-    labels_from: Path | None = None,
-) -> None:
-    from upslope.cli import label as sitting
-    from upslope.cli.observe import observer_places, observers
-    from upslope.cli.show import show_estimate, show_plan, show_report, show_warnings
-    from upslope.display import watching
-
-    with telling_errors(Resume), ExitStack() as stack:
-        with importing_libraries():
-            from upslope import report as reports
-            from upslope.comparison import compare
-            from upslope.config import (
-                Choice,
-                assemble,
-                begun_by_default,
-                check_compatible,
-                data_place,
-                default_strategy,
-                estimate,
-                fitting_the_pool,
-                load,
-                plan,
-                to_plan,
-                warnings,
-            )
-            from upslope.datasets import check_labelled
-            from upslope.observers import together
-
-        assignments = [*(sets or []), *([f"seeds={seeds}"] if seeds else [])]
-        config = load(config_file, sets=assignments, overrides=overrides)
-        run_by.check()
-        if dry_run:
-            run_by = EngineArguments()
-        elif run_by.name and config.workers > 1:
-            run_by = replace(run_by, workers=config.workers)
-        run_engine = stack.enter_context(starting_engine(run_by, config.device))
-        name = config_file.stem if config_file else config.data.name
-        folder = out or Path("runs") / name
-        places = observer_places(observe or (), folder)
-        why = ""
-        if asks and not config.named:
-            default = begun_by_default(folder, config) or default_strategy(config)
-            config = replace(config, strategies=(Choice(default.name, label=default.name),))
-            why = default.why
-        if asks:
-            sitting.check_one_strategy(config)
-        watches = not (dry_run or rank_of_process())
-        further = stack.enter_context(observers(places)) if watches else ()
-        recorded_run = None if rank_of_process() else sitting.find_recorded_run(folder, config)
-        begins = not (rank_of_process() or recorded_run or labels_from)
-        fitting = fitting_the_pool(config) if begins else None
-        with watching(1) as observer:
-            setup, unseen = (
-                to_plan(config, observer)
-                if dry_run
-                else (check_compatible(config, assemble(config, observer, fitting)), "")
-            )
-        if not asks:
-            check_labelled(setup.splits.pool)
-        if not stack.enter_context(sharing_setup(run_engine, config, setup)):
-            return
-        earlier = (
-            sitting.labels_of(labels_from, config, setup, recorded_run) if labels_from else None
-        )
-        initial = len(earlier.labels) if earlier and recorded_run is None else None
-        run_plan = plan(config, setup, recorded_run, initial)
-        if asks and not dry_run and recorded_run and sitting.has_the_pool(recorded_run, setup):
-            sitting.show_where(recorded_run)
-        else:
-            show_plan(config, setup, run_plan, folder, unseen, why)
-            show_warnings(warnings(config, run_plan))
-        if dry_run:
-            show_estimate(config, estimate(config, setup, run_plan))
-            return
-        if asks and (earlier or sitting.waits_for_people(setup, folder)):
-            sitting.ask_people(config, setup, folder, f"Upslope: {name}", earlier, further)
-            return
-        with watching(run_plan.runs) as observer:
-            result = compare(
-                folder,
-                strategies=setup.strategies,
-                seeds=config.seeds,
-                splits=setup.splits,
-                task=setup.task,
-                model=setup.model,
-                settings=config.experiment,
-                training=config.training,
-                full_data_seeds=config.seeds[: config.full_data],
-                config=config.protocol(),
-                root=data_place(config),
-                device=config.device,
-                workers=config.workers,
-                observer=together(observer, *further),
-            )
-        runs = [run for results in result.runs.values() for run in results]
-        if not all(run.tested for run in runs):
-            # Without a test set there is no curve to report, and the run is none the worse for it.
-            for run in runs:
-                sitting.show_status(run)
-            return
-        look = reports.read_look(folder / "report")
-        summary = reports.summarise(reports.study_of([*runs, *result.full_data]), look=look)
-        with watching(1) as observer:
-            files = reports.write(summary, folder / "report", f"Upslope: {name}", observer=observer)
-        show_report(summary, files)
+    carry_out(Command(config, sets, seeds, overrides, out, dry_run, observe, run_by))
