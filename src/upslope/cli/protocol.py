@@ -1,4 +1,4 @@
-"""What `upslope run` and `upslope compare` do with their command line, step by step."""
+"""The steps of `upslope run` and `upslope compare`, from the command line to the report."""
 
 from __future__ import annotations
 
