@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,55 +68,91 @@ def events_of(
         DataError: ids that were not asked; answers that are no labels. All are named, and nothing
             is to be recorded.
     """
-    new: dict[str, Label] = {}
-    corrections: dict[str, Label] = {}
-    passes, back = dict(passes_given), {}
-    problems = _without_answer(state, position, withdrawals)
+    answers = _sort(pool, task, position, state, labels)
+    passes = {**passes_given, **dict.fromkeys(answers.unlabelled, "")}
+    refuse(
+        [
+            *_without_answer(state, position, withdrawals),
+            *answers.problems,
+            *_wrong_passes(passes, passes_given, position, state),
+        ]
+    )
+    passes = {i: reason for i, reason in passes.items() if i not in state.passed}
+    before = {i: state.labels[i] for i in answers.corrections}
+    back = [id_ for id_ in answers.new if id_ in state.passed]
+    withdrawal = _taken_back(state, [*back, *withdrawals])
+    late = [id_ for id_ in back if id_ not in state.owed]
+    corrections = {"labels": answers.corrections, "before": before}
+    bodies = (
+        ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
+        ("labelled", _with_digests(pool, position, {"labels": answers.new}), answers.new),
+        ("corrected", _with_digests(pool, position, corrections), answers.corrections),
+        ("passed", {"ids": passes}, passes),
+    )
+    return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
+
+
+@dataclass(frozen=True)
+class _SortedAnswers:
+    """Answers by what they are to a run.
+
+    new, corrections: id -> label. unlabelled: ids to which the data set was to give a label that it
+    has not. problems: of those that are no labels, or were not asked for.
+    """
+
+    new: dict[str, Label] = field(default_factory=dict)
+    corrections: dict[str, Label] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def _sort(
+    pool: Dataset,
+    task: Task,
+    position: Mapping[str, int],
+    state: State,
+    labels: Mapping[str, Any],
+) -> _SortedAnswers:
+    """Return the answers by what they are; arguments as of `events_of`."""
+    answers = _SortedAnswers()
     for id_, answer in labels.items():
         if reason := _why_not(id_, position, state):
-            problems.append(reason)
+            answers.problems.append(reason)
             continue
         if answer is None and not has_label(pool, position[id_]) and not _draws_masks(pool, task):
-            passes[id_] = ""
+            answers.unlabelled.append(id_)
             continue
         try:
             label = label_of(pool, task, position[id_], answer)
         except DataError as error:
-            problems.append(f"{id_!r}: {error}")
+            answers.problems.append(f"{id_!r}: {error}")
             continue
         if id_ not in state.labels:
-            new[id_] = label
-            if id_ in state.passed:
-                back[id_] = state.passed[id_]
+            answers.new[id_] = label
         elif not _same(pool, position[id_], label, state.labels[id_], state.masks.get(id_)):
-            corrections[id_] = label
-    problems += [
+            answers.corrections[id_] = label
+    return answers
+
+
+def _wrong_passes(
+    passes: Mapping[str, str],
+    passes_given: Mapping[str, str],
+    position: Mapping[str, int],
+    state: State,
+) -> list[str]:
+    """The problem of each sample that cannot be passed; arguments as of `events_of`."""
+    with_answer = [
         f"Expected {id_!r} to be without an answer, so that it could be passed, but it has one. "
         "Take the answer back first."
         for id_ in passes
         if id_ in state.labels
     ]
-    problems += [
+    not_asked = [
         reason
         for id_ in passes_given
         if id_ not in state.passed and (reason := _why_not(id_, position, state))
     ]
-    refuse(problems)
-    passes = {i: reason for i, reason in passes.items() if i not in state.passed}
-    before = {i: state.labels[i] for i in corrections}
-    withdrawal = _taken_back(state, [*back, *withdrawals])
-    late = [id_ for id_ in back if id_ not in state.owed]
-    bodies = (
-        ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
-        ("labelled", _with_digests(pool, position, {"labels": new}), new),
-        (
-            "corrected",
-            _with_digests(pool, position, {"labels": corrections, "before": before}),
-            corrections,
-        ),
-        ("passed", {"ids": passes}, passes),
-    )
-    return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
+    return with_answer + not_asked
 
 
 def _with_digests(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType, TracebackType
@@ -45,40 +45,54 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     factory = import_function(name)
     where = f"model {name!r}"
-    problems: list[OptionProblem] = [*given_problems(name, options)]
-    is_told = True
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # functions written in C may not tell
-        parameters, is_told = {}.values(), False
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if is_told and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        own_names = [n for n in names if n not in DATA_ARGUMENTS]
-        problems += [
-            UnknownOption(where, key, tuple(own_names))
-            for key in options
-            if key not in names and key not in DATA_ARGUMENTS
-        ]
-        missing = [n for n in DATA_ARGUMENTS if n not in names]
-        if missing:
-            text = (
-                "Expected a function that takes num_classes= and input_shape= but its parameters "
-                f"are ({', '.join(names)}). Add {' and '.join(missing)}."
-            )
-            problems.append(OptionConflict(where, text))
-    wanted_words = "an option with a value, since the function has no default for it,"
-    problems += [
-        WrongOption(where, p.name, wanted_words, "none")
-        for p in parameters
-        if p.name in names
-        and p.default is p.empty
-        and p.name not in DATA_ARGUMENTS
-        and p.name not in options
+    problems = [
+        *given_problems(name, options),
+        *_wrong_parameters(where, factory, options),
+        *_wrong_types(where, factory, options),
     ]
-    problems += _wrong_types(where, factory, options)
     if problems:
         raise OptionsError(problems)
     return dict(options)
+
+
+def _wrong_parameters(
+    where: str, factory: Callable[..., Any], options: Mapping[str, Any]
+) -> list[OptionProblem]:
+    """The problems of parameters: options without one, and parameters without a value."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # functions written in C may not tell
+        return []
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    problems: list[OptionProblem] = []
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        problems += _wrong_names(where, [p.name for p in by_name], options)
+    wanted_words = "an option with a value, since the function has no default for it,"
+    problems += [
+        WrongOption(where, p.name, wanted_words, "none")
+        for p in by_name
+        if p.default is p.empty and p.name not in {*DATA_ARGUMENTS, *options}
+    ]
+    return problems
+
+
+def _wrong_names(
+    where: str, names: Sequence[str], options: Mapping[str, Any]
+) -> list[OptionProblem]:
+    """The problems of a function that takes parameters of these names alone."""
+    own_names = tuple(n for n in names if n not in DATA_ARGUMENTS)
+    problems: list[OptionProblem] = [
+        UnknownOption(where, key, own_names)
+        for key in options
+        if key not in names and key not in DATA_ARGUMENTS
+    ]
+    if missing := [n for n in DATA_ARGUMENTS if n not in names]:
+        text = (
+            "Expected a function that takes num_classes= and input_shape= but its parameters "
+            f"are ({', '.join(names)}). Add {' and '.join(missing)}."
+        )
+        problems.append(OptionConflict(where, text))
+    return problems
 
 
 def _wrong_types(
