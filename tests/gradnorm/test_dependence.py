@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oracle import assert_agrees
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,6 +99,38 @@ def test_operators_say_on_which_samples_their_entries_depend(n: int) -> None:
         if not mixes:
             assert depends.owners is not None
             assert depends.owners.flatten().tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_operators_in_place_say_on_which_samples_their_entries_depend(n: int) -> None:
+    for func, args, mixes in [
+        (F.hardswish, (True,), False),
+        (F.celu, (1.0, True), False),
+        (torch.Tensor.renorm_, (2, 0, 0.1), False),
+        (torch.Tensor.renorm_, (2, 1, 0.1), True),
+        (torch.Tensor.addr_, (torch.ones(n), torch.ones(3)), False),
+        (torch.Tensor.addmm_, (torch.ones(n, n), torch.randn(n, 3)), False),
+    ]:
+        x = torch.randn(n, 3)
+        out = func(x, *args)
+        (depends,) = try_dependence(func, (x, *args), {}, [(x, front_owners(n, x))], out) or [None]
+        assert depends is not None, func
+        assert depends.mixes is mixes, (func, args)
+        if not mixes:
+            assert depends.owners is not None
+            assert depends.owners.flatten().tolist() == list(range(n))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("activation", [nn.Hardswish, nn.Hardsigmoid, nn.Mish, nn.CELU, nn.RReLU])
+def test_activations_in_place_are_no_reason_to_look_at_every_batch(
+    activation: type[nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 4, 3), activation(inplace=True), nn.Conv2d(4, 2, 3)]
+    model = nn.Sequential(*body, activation(inplace=True), nn.Flatten(), nn.Linear(8, 5)).double()
+    x = torch.randn(3, 3, 6, 6, dtype=torch.float64)
+    assert_agrees(model.eval(), x)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm"})
 """Products of matrices: entries of the last dimension of the one and the last but one of the other
 meet, and no others."""
 
+_NO_VALUE = 2
+"""What no binary digit is: nothing is spoilt."""
+
 _ROUNDING = 1e3
 """Rounding errors that a kernel's order of sums may make, in steps of the type."""
 
@@ -162,6 +165,7 @@ def try_dependence(
         return None
     # Decompositions take no NaN: other numbers tell then, which most entries feel.
     depends: list[Dependence] | None = None
+    is_written = _are_in_memory_of(results, inputs)
     for spoil in (_to_nan, _to_others):
 
         def run(digit: int, value: int, spoil: Callable[[Tensor], Tensor] = spoil) -> list[Tensor]:
@@ -180,15 +184,28 @@ def try_dependence(
             return [x for x in tree_flatten(numbers)[0] if isinstance(x, Tensor)]
 
         try:
+            numbers = run(0, _NO_VALUE) if is_written else results
             depends = _compare_runs(
-                run, results, max(int(owners.max()) for owners in owners_of_input.values())
+                run, numbers, max(int(owners.max()) for owners in owners_of_input.values())
             )
         except Exception:  # it does not take such numbers
             continue
-        # Some kernels leave NaN in memory that the next sample's numbers are added to.
-        if depends is None or not depends[0].mixes:
+        if depends is None:
+            return None
+        # Some kernels leave NaN in memory that the next sample's numbers are added to. What was
+        # written over may feel no NaN: a norm that was brought to its maximum.
+        if depends[0].mixes == is_written:
             return depends
     return depends
+
+
+def _are_in_memory_of(results: Sequence[Tensor], inputs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether an operator may have written its results into what it took (`inplace=True`).
+
+    To run it again then starts from those.
+    """
+    places = {x.untyped_storage().data_ptr() for x, _ in inputs}
+    return any(x.untyped_storage().data_ptr() in places for x in results)
 
 
 def _compare_runs(
