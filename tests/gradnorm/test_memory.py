@@ -170,15 +170,30 @@ class Chosen(nn.Module):
         return out
 
 
+class Prototypes(nn.Module):
+    """Distances to learned places, by an operator that is run again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(6))
+        self.places = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cdist(x * self.scale, self.places)
+
+
 @pytest.mark.parametrize(
     "model",
     [
         nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 1, 1)),
         Shifted(),
         Chosen(),
+        Prototypes(),
     ],
-    ids=["fused convolution", "weights of a weight", "experts that are asked for"],
-)
+    ids=[
+        "fused convolution", "weights of a weight", "experts that are asked for", "prototypes",
+    ],
+)  # fmt: skip
 def test_what_a_pass_keeps_goes_with_it(model: nn.Module) -> None:
     # Without the garbage collector, which would take as long as the pass, and come too late.
     x = torch.randn(4, 1, 5, 5) if isinstance(model, nn.Sequential) else torch.randn(4, 6)

@@ -44,8 +44,11 @@ def replay(
     if name.endswith("_") and not name.endswith("__"):
         raise SamplesNotSeparable(f"`{name}` writes a weight into samples, and has no kernel")
 
+    # The operator must not hold its inputs: their graph holds the tape, and the tape holds it.
+    constants = [None if i in {*inputs, *weights} else leaf for i, leaf in enumerate(leaves)]
+
     def run(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
-        leaf_values = list(leaves)
+        leaf_values = list(constants)
         for i, tensor in zip((*inputs, *weights), (*tensors, *values), strict=True):
             leaf_values[i] = tensor
         a, k = tree_unflatten(leaf_values, spec)
