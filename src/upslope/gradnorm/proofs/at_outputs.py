@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layouts.separation import differ, scales
@@ -60,17 +60,9 @@ def gradients_at_outputs(
         return None
     if any(differentiable(x) and place in shared_places for place, x in enumerate(leaves)):
         return None
-    # Copies, for a loss may write into what it is given.
-    leaves_given = [x.clone() if differentiable(x) else x for x in cut]
     watch = _LossWatch()
-    try:
-        with watch:
-            losses = loss(copy_objects(tree_unflatten(leaves_given, spec)))
-    except RuntimeError:  # one that differentiates at the outputs fails on the copies of them
-        if watch.has_differentiated:
-            return None
-        raise
-    if watch.has_differentiated:
+    losses = _losses_of_copies(loss, tree_unflatten(cut, spec), watch)
+    if losses is None:
         return None
     check_losses(losses, n)
     if not losses.requires_grad:
@@ -80,25 +72,45 @@ def gradients_at_outputs(
         _pull_back(losses, share, [*ends, *parameters]) for share in (torch.ones_like(losses), u)
     )
     # A learned temperature or class weight, whose gradient is not at the outputs.
-    company = Outputs(leaves, spec, n, shared_places)
-    prove = n > 1 and not is_known(tuple(watch.operators))
-    if any(g is not None for g in once[len(ends) :]):
-        if prove:
-            _refuse_losses_by_company(loss, company, losses.detach())
-        return None  # the loss has parameters of its own
-    gradients = []
-    for end, g, g_scaled in zip(ends, once, gradients_scaled, strict=False):
-        if g is None or g_scaled is None:
-            gradients.append(torch.zeros_like(end))
-            continue
-        has_mixed = differ(g_scaled, g, u)
-        if bool(has_mixed.any()):
-            raise loss_mixes(has_mixed)
-        gradients.append(g)
+    has_parameters = any(g is not None for g in once[len(ends) :])
+    pairs = zip(ends, once, gradients_scaled, strict=False)
+    gradients = None if has_parameters else [_own_gradient(*pair, u) for pair in pairs]
     # Without gradients a loss may still count, sort or compare the other samples.
-    if prove:
+    if n > 1 and not is_known(tuple(watch.operators)):
+        company = Outputs(leaves, spec, n, shared_places)
         _refuse_losses_by_company(loss, company, losses.detach())
     return gradients
+
+
+def _losses_of_copies(loss: Loss, outputs: Any, watch: _LossWatch) -> Tensor | None:
+    """Return the losses of copies of the outputs, for a loss may write into what it is given.
+
+    None where the loss differentiates. watch: sees what runs.
+    """
+    copies = tree_map_only(Tensor, lambda x: x.clone() if differentiable(x) else x, outputs)
+    try:
+        with watch:
+            losses = loss(copy_objects(copies))
+    except RuntimeError:  # one that differentiates at the outputs fails on the copies of them
+        if not watch.has_differentiated:
+            raise
+    return None if watch.has_differentiated else losses
+
+
+def _own_gradient(end: Tensor, g: Tensor | None, g_scaled: Tensor | None, u: Tensor) -> Tensor:
+    """Return the gradient of the losses at an output, if each row of it is of that sample's loss.
+
+    end: the output. g: the gradient of the losses' sum. g_scaled: of the losses times u, (n,).
+
+    Raises:
+        GradientNormError: a sample's loss depends on the outputs of others.
+    """
+    if g is None or g_scaled is None:
+        return torch.zeros_like(end)
+    has_mixed = differ(g_scaled, g, u)
+    if bool(has_mixed.any()):
+        raise loss_mixes(has_mixed)
+    return g
 
 
 def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tensor | None, ...]:

@@ -178,26 +178,14 @@ class OperatorRuns(TorchFunctionMode):
         tensors: list[Tensor],
     ) -> Any:
         """Run an operator; arguments as of `_follow_rows`."""
-        kinds = self._kinds.of_all(tensors)
-        func, meetings = operator.func, self._meetings
-        if "sample" in kinds and func in UNCOUNTED_WRITES:
-            self.program.steering.counts_writes = False
-        # Positions repeated for each sample are constants, and yet each row looked up is one
-        # sample's.
-        if (
-            "sample" not in kinds
-            and operator.name == "embedding"
-            and looks_up_for_each(args, self.n)
-        ):
-            kinds.add("sample")
-        if operator.is_like_another and args and self._kind(args[0]) == "constant":
-            kinds.discard("sample")  # which only lends a shape or a type
-        operands = (
+        kinds = self._kinds_taken(operator, args, tensors)
+        meetings = self._meetings
+        gives = (
             "weight" in kinds
             and "sample" not in kinds
             and meetings.gives_to_each(operator, args, kwargs, tensors)
         )
-        if operands:
+        if gives:
             meetings.copied = True
             kinds.add("sample")
         # Only the normalisation that was fused may meet a placeholder: its numbers are NaN.
@@ -206,13 +194,7 @@ class OperatorRuns(TorchFunctionMode):
                 places = (marks_of(t).placeholder_of for t in tensors)
                 raise FusionMismatch(next(place for place in places if place is not None))
             kinds = kinds - {"placeholder"} | {"sample"}
-        # Before it runs, for a batch normalisation in training mode would also move its
-        # statistics.
-        if "sample" in kinds and operator.normalises:
-            refuse_batch_statistics(self.model, func, args, kwargs)
-        if operator.embeds:
-            is_weight = self.tape.weights.is_weight
-            refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)
+        self._refuse_mixing(operator, args, kwargs, kinds)
         order = self._order_behind(operator, args, kwargs, tensors) if "sample" in kinds else None
         if "other" in kinds:
             # A parameter that is not asked about is a constant: no gradient need reach it.
@@ -220,24 +202,9 @@ class OperatorRuns(TorchFunctionMode):
         if "sample" in kinds and operator.writes:
             refuse_write_through_copy(args)
         if "weight" not in kinds:
-            is_reshape = func is Tensor.view and not as_type(args, kwargs) and "sample" in kinds
-            out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
-            self.program.note(func, args, kwargs, out, "sample" in kinds)
-            # Encoded positions meet no sample yet, and still have one copy per sample from here
-            # on.
-            if "sample" not in kinds and meetings.is_expanded(operator, tensors, out):
-                meetings.copied = True
-                kinds.add("sample")
+            out = self._run_without_weights(operator, args, kwargs, tensors, kinds)
         elif "sample" in kinds and not meetings.takes_kind_of_first(operator, args):
-            if not operator.is_like_another:
-                refuse_nested(operator.name or str(operator.func), tensors)
-            first = len(self.tape.kernels)
-            out = meetings.meet(operator, args, kwargs, self)
-            self.program.note(func, args, kwargs, out, True)
-            if operands:
-                # Told apart from the same uses of samples, of which layouts are remembered.
-                for kernel in self.tape.kernels[first:]:
-                    kernel.name = f"{kernel.name} of constants"
+            out = self._meet(operator, args, kwargs, tensors, gives)
         else:
             out, copies = meetings.among_weights(operator, args, kwargs, tensors)
             if not copies:
@@ -245,15 +212,101 @@ class OperatorRuns(TorchFunctionMode):
             meetings.copied = True
             kinds.add("sample")
         if "sample" in kinds:
-            out_or_target = args[:1] if out is None else out
-            self._mark_samples(out_or_target)
-            if operator.puts or any(map(self._kinds.is_in_front, tensors)):
-                self._follow_front(operator, args, kwargs, out_or_target)
-            if order is not None:
-                mark_order(func, out, order)
-            elif self.n > 1 and (operator.name == PACKING or operator.name in RECURRENT):
-                mark_packed(func, args, out)
+            self._follow_samples(operator, args, kwargs, tensors, out, order)
         return out
+
+    def _kinds_taken(
+        self, operator: Operator, args: tuple[Any, ...], tensors: list[Tensor]
+    ) -> set[str]:
+        """Return the kinds of tensors that an operator takes numbers of."""
+        kinds = self._kinds.of_all(tensors)
+        if "sample" in kinds and operator.func in UNCOUNTED_WRITES:
+            self.program.steering.counts_writes = False
+        # Positions repeated for each sample are constants, and yet each row looked up is one
+        # sample's.
+        looks_up = "sample" not in kinds and operator.name == "embedding"
+        if looks_up and looks_up_for_each(args, self.n):
+            kinds.add("sample")
+        if operator.is_like_another and args and self._kind(args[0]) == "constant":
+            kinds.discard("sample")  # which only lends a shape or a type
+        return kinds
+
+    def _refuse_mixing(
+        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], kinds: set[str]
+    ) -> None:
+        """Refuse statistics of the batch, and embeddings that write by it.
+
+        Before they run, for a batch normalisation in training mode would also move its statistics.
+        """
+        if "sample" in kinds and operator.normalises:
+            refuse_batch_statistics(self.model, operator.func, args, kwargs)
+        if operator.embeds:
+            is_weight = self.tape.weights.is_weight
+            refuse_mixing_embeddings(self.model, operator.func, args, kwargs, is_weight)
+
+    def _run_without_weights(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        kinds: set[str],
+    ) -> Any:
+        """Run an operator that takes no weights.
+
+        kinds: of what it takes; a sample is added where constants become one copy for each.
+        """
+        func, is_sample = operator.func, "sample" in kinds
+        is_reshape = func is Tensor.view and not as_type(args, kwargs) and is_sample
+        out = view_samples(*args, **kwargs) if is_reshape else run_exactly(func, args, kwargs)
+        self.program.note(func, args, kwargs, out, is_sample)
+        # Encoded positions meet no sample yet, and still have one copy per sample from here on.
+        if not is_sample and self._meetings.is_expanded(operator, tensors, out):
+            self._meetings.copied = True
+            kinds.add("sample")
+        return out
+
+    def _meet(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        gives: bool,
+    ) -> Any:
+        """Run an operator that takes weights and samples, by its kernel.
+
+        gives: whether the samples are constants of which it makes one copy for each.
+        """
+        if not operator.is_like_another:
+            refuse_nested(operator.name or str(operator.func), tensors)
+        first = len(self.tape.kernels)
+        out = self._meetings.meet(operator, args, kwargs, self)
+        self.program.note(operator.func, args, kwargs, out, True)
+        if gives:
+            # Told apart from the same uses of samples, of which layouts are remembered.
+            for kernel in self.tape.kernels[first:]:
+                kernel.name = f"{kernel.name} of constants"
+        return out
+
+    def _follow_samples(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        tensors: list[Tensor],
+        out: Any,
+        order: Tensor | None,
+    ) -> None:
+        """Mark what an operator made of samples, or wrote into; order: as of `_order_behind`."""
+        out_or_target = args[:1] if out is None else out
+        self._mark_samples(out_or_target)
+        if operator.puts or any(map(self._kinds.is_in_front, tensors)):
+            self._follow_front(operator, args, kwargs, out_or_target)
+        if order is not None:
+            mark_order(operator.func, out, order)
+        elif self.n > 1 and (operator.name == PACKING or operator.name in RECURRENT):
+            mark_packed(operator.func, args, out)
 
     def _follow_front(
         self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any

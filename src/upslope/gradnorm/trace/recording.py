@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layouts.layout import Layout
-from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutUnknown
+from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutProbe, LayoutUnknown
 from upslope.gradnorm.core.model_io import (
     Batch,
     Loss,
@@ -226,41 +226,22 @@ class Recording:
         run.groups_apart.clear()
         losses = forward.losses(loss)
         operators = forward.operators()
-        self._program = program = forward.program(loss, operators)
-        may_remember = forward.repeats and self._ladder.remembers
-        record = self._memory.recall(program) if may_remember else None
-        run.may_mix_samples = record is not None and record.may_mix_samples
-        # It would fail again where it failed before, after all the work up to there.
-        if record is not None and record.slow is not None:
-            raise KnownSlow(record.slow)
-        if record is None and not forward.reads_constants:
-            self._memory.compare_indices(forward.program_of_shapes(loss, operators), program)
-        layouts: Mapping[int, Layout] | None = None
-        guess: FrontGuess | None = None
-        if record is not None:
-            layouts = record.layouts
-        elif self.n == 1:
-            layouts = {}
-        # These operators had all samples in front for batches of other shapes: likely here too,
-        # and the proof below tells.
-        elif may_remember and not forward.follows_data and self._memory.is_front(operators):
-            guess = self._guess = FrontGuess(self.n, forward.tape.kernels)
-            layouts = guess.layouts  # none yet: it hears each gradient first
-        self._used_memory = layouts is not None and self.n > 1
-        probe = None if layouts is not None else forward.probe(losses)
-        scaled_sums = None
-        if probe is not None:
-            layouts = probe.layouts()
-            # Of routed rows no pass of the probe has told anything.
-            scaled_sums = None if forward.is_routed else probe.checksums(layouts)
-        assert layouts is not None
-        program_layouts, layouts = layouts, forward.layouts_with_routes(layouts)
-        forward.note_own_decisions(program_layouts)
+        record = self._recall(loss, operators)
+        places = self._known_layouts(record, operators)
+        self._used_memory = places is not None and self.n > 1
+        probe: LayoutProbe | None = None
+        if places is None:
+            probe = forward.probe(losses)
+            places = probe.layouts()
+        # Of routed rows no pass of the probe has told anything.
+        scaled_sums = None if probe is None or forward.is_routed else probe.checksums(places)
+        layouts = forward.layouts_with_routes(places)
+        forward.note_own_decisions(places)
         if self._is_to_be_proven(record):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
                 last=last, looks_around=record is None, other_types=self, ways=self._ways(losses),
-                guess=guess,
+                guess=self._guess,
             )  # fmt: skip
         else:
             # Asked of each batch: whether there is one, no operator need show.
@@ -270,16 +251,58 @@ class Recording:
         if forward.reads_constants and not forward.repeats:
             self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, record)
-        shown_by = guess or probe  # neither, of a single sample
-        is_settled = shown_by is None or shown_by.is_settled
-        if record is None and is_settled and self._is_worth_keeping():
+        if record is None and self._is_settled(probe) and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
-            known_layouts = {i: at for i, at in program_layouts.items() if i not in silent}
-            self._keep(program, loss, known_layouts, ways)
-            in_front = all(layout == Layout() for layout in layouts.values())
-            if probe is not None and not forward.follows_data and in_front:
+            self._keep(self._program, loss, {i: places[i] for i in places if i not in silent}, ways)
+            if probe is not None and not forward.follows_data and _are_in_front(layouts):
                 self._memory.keep_front(operators)
         return results
+
+    @property
+    def _may_remember(self) -> bool:
+        """Whether an earlier batch may tell what this one is like."""
+        return self.forward.repeats and self._ladder.remembers
+
+    def _recall(self, loss: Loss, operators: tuple[Any, ...]) -> ProvenProgram | None:
+        """Return what is remembered of the program of a loss. operators: as of `Forward`.
+
+        Raises:
+            KnownSlow: its samples went one by one.
+        """
+        run, forward = self.run, self.forward
+        self._program = program = forward.program(loss, operators)
+        record = self._memory.recall(program) if self._may_remember else None
+        run.may_mix_samples = record is not None and record.may_mix_samples
+        # It would fail again where it failed before, after all the work up to there.
+        if record is not None and record.slow is not None:
+            raise KnownSlow(record.slow)
+        if record is None and not forward.reads_constants:
+            self._memory.compare_indices(forward.program_of_shapes(loss, operators), program)
+        return record
+
+    def _known_layouts(
+        self, record: ProvenProgram | None, operators: tuple[Any, ...]
+    ) -> Mapping[int, Layout] | None:
+        """Return the layouts that need no probe, or None. Arguments are those of `_recall`."""
+        if record is not None:
+            return record.layouts
+        if self.n == 1:
+            return {}
+        # These operators had all samples in front for batches of other shapes: likely here too,
+        # and the proof tells.
+        if (
+            self._may_remember
+            and not self.forward.follows_data
+            and self._memory.is_front(operators)
+        ):
+            self._guess = FrontGuess(self.n, self.forward.tape.kernels)
+            return self._guess.layouts  # none yet: it hears each gradient first
+        return None
+
+    def _is_settled(self, probe: LayoutProbe | None) -> bool:
+        """Whether all has been seen of the layouts of a batch, by a probe, a guess, or neither."""
+        shown_by = self._guess or probe
+        return shown_by is None or shown_by.is_settled
 
     def _is_to_be_proven(self, record: ProvenProgram | None) -> bool:
         """Whether a batch is held against autograd. record: of its program, if it is known."""
@@ -373,3 +396,8 @@ class Recording:
             raise  # a refusal in another type is one in this
         except Exception:  # a model, or a loss, for one type alone: then nothing excuses the proof
             return None
+
+
+def _are_in_front(layouts: Mapping[int, Layout]) -> bool:
+    """Whether each kernel had its samples in front, one row each."""
+    return all(layout == Layout() for layout in layouts.values())

@@ -86,36 +86,77 @@ def keeps_in_front(
         if name in _BY_ENTRY and name != "where" and len(out) == 1:
             return _has_as_many_rows(args[0], out[0], n) and is_in_front(args[0])
     rows = [t for t in tensors if is_in_front(t)]
-    if not rows or "out" in kwargs or any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
+    if not (rows and out) or "out" in kwargs:
         return False
-    first = args[0] if args else None
-    if name in GATHERING and isinstance(first, Tensor) and is_constant(first):
-        return len(rows) == 1 and len(tensors) == 2 and len(out[0]) == len(rows[0])
-    if isinstance(first, Tensor) and first is rows[0]:
-        if name in GATHERING:
-            move = move_of(name, args, kwargs)
-            return move is not None and move.dim % first.dim() != 0 and len(out[0]) == len(first)
-        taking = taking_of(name, args, kwargs)
-        items = () if taking is None else items_of(taking[1])
-        if items and isinstance(items[0], Tensor):
-            return _takes_own_rows_in_order(first, items, out[0], n)
+    if any(t.dim() == 0 or not len(t) or len(t) % n for t in out):
+        return False
+    if args and isinstance(args[0], Tensor):
+        takes = _takes_in_front(name, args, kwargs, tensors, rows, out[0], is_constant, n)
+        if takes is not None:
+            return takes
     if not all(is_in_front(t) or is_constant(t) for t in tensors):
         return False
+    return _leaves_in_front(name, args, kwargs, tensors, rows, out[0])
+
+
+def _takes_in_front(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    out: Tensor,
+    is_constant: Callable[[Tensor], bool],
+    n: int,
+) -> bool | None:
+    """Whether what an operator takes by indices has the samples in front; None if it takes none.
+
+    tensors: of the arguments, of which the first is one. rows: those with the samples in front.
+    The others are as of `keeps_in_front`.
+    """
+    first = args[0]
+    if name in GATHERING and is_constant(first):
+        return len(rows) == 1 and len(tensors) == 2 and len(out) == len(rows[0])
+    if first is not rows[0]:
+        return None
+    if name in GATHERING:
+        move = move_of(name, args, kwargs)
+        return move is not None and move.dim % first.dim() != 0 and len(out) == len(first)
+    taking = taking_of(name, args, kwargs)
+    items = () if taking is None else items_of(taking[1])
+    if items and isinstance(items[0], Tensor):
+        return _takes_own_rows_in_order(first, items, out, n)
+    return None
+
+
+def _leaves_in_front(
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    tensors: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    out: Tensor,
+) -> bool:
+    """Whether an operator on rows and constants leaves the rows where they are.
+
+    Arguments as of `_takes_in_front`.
+    """
+    is_alone = len(tensors) == 1
     if name in _BY_ENTRY:
-        is_told = name == "where" and len(tensors) == 1  # which tells where a mask is true
-        return not is_told and all(t.dim() == out[0].dim() and len(t) == len(out[0]) for t in rows)
+        is_told = name == "where" and is_alone  # which tells where a mask is true
+        return not is_told and all(t.dim() == out.dim() and len(t) == len(out) for t in rows)
     if name in _RESHAPING or name in _FILLING:
-        return len(tensors) == 1
+        return is_alone
     if name in _KEEPING_FRONT:
-        is_of_rank = name == "squeeze" or out[0].dim() == rows[0].dim()
-        return len(tensors) == 1 and len(out[0]) == len(rows[0]) and is_of_rank
+        is_of_rank = name == "squeeze" or out.dim() == rows[0].dim()
+        return is_alone and len(out) == len(rows[0]) and is_of_rank
     if name in _PRODUCTS:
-        return _are_products_of_rows(tensors, rows, out[0])
+        return _are_products_of_rows(tensors, rows, out)
     if name == "permute":
         dims = args[1:] if len(args) > 2 else args[1] if len(args) == 2 else kwargs.get("dims")
         return isinstance(dims, (tuple, list)) and dims[0] % len(dims) == 0
     if name == "__getitem__":
-        return first is rows[0] and _takes_within_rows(args[1])
+        return args[0] is rows[0] and _takes_within_rows(args[1])
     return name in _ALONG and _is_along_others(name, args, kwargs, tensors)
 
 
