@@ -10,7 +10,7 @@ Folder and files can be read by their owner alone. One process at a time writes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -277,7 +277,7 @@ class Project:
 
     def take_ranking(self, ranking: Ranking, ids: Collection[str]) -> None:
         """Record what a new ranking measured, and which of the samples `ids` are not asked."""
-        self.leave_out([id_ for id_ in ranking.unreadable if id_ in ids])
+        self._note_unreadable({id_ for id_ in ranking.unreadable if id_ in ids})
         if ranking.copies is not None and ranking.copies != self.state.copies:
             self._log.record(Event("copies", 0, {"ids": dict(ranking.copies)}))
         if not ranking.of:
@@ -288,10 +288,12 @@ class Project:
         if advice is not None or ranking.labels >= before.labels + _MEASURE_EVERY:
             self.measure(Measurement(ranking.labels, ranking.correct, ranking.of, advice))
 
-    def leave_out(self, ids: Sequence[str]) -> None:
-        """Record samples that cannot be read, which are not asked."""
-        if new := sorted(set(ids) - self.state.unreadable):
-            self._log.record(Event("unreadable", 0, {"ids": new}))
+    def _note_unreadable(self, ids: Set[str]) -> None:
+        """Record which samples cannot be read, and are not asked: these, and no others any more."""
+        before = self.state.unreadable
+        if ids != before:
+            body = {"ids": sorted(ids - before), "readable": sorted(before - ids)}
+            self._log.record(Event("unreadable", 0, body))
 
     def move(self, data: str) -> None:
         """Record that the data lie elsewhere from here on. data: as in the settings."""

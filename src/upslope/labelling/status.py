@@ -147,40 +147,29 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         worth = "not measured: the control slice is closed and trained on"
     else:
         worth = "not measured yet"
-    return [
+    rows = [
         ("project", standing["project"]),
         ("data", standing["data"]),
         ("strategy", standing["strategy"]),
         ("labelled", counts),
         ("classes", ", ".join(f"{name} {n:,}" for name, n in standing["classes"].items())),
         ("accuracy", worth),
-        *(("advice", line) for line in standing["advice_lines"]),
-        *(
-            ("person", f"{name}: {p['answers']:,} answers, {_pace_words(p)}")
-            for name, p in standing["people"].items()
-        ),
-        *(
-            [("agreement", _agreement_words(agreement))]
-            if (agreement := standing["agreement"])
-            else []
-        ),
-        *(
-            [
-                (
-                    "review",
-                    _disagreement_words(count),
-                )
-            ]
-            if (count := standing["disagreements"])
-            else []
-        ),
-        *([("copies", _copies_words(standing["copies"]))] if standing["copies"] else []),
-        *(
-            [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
-            if standing["unreadable"]
-            else []
-        ),
     ]
+    rows += [("advice", line) for line in standing["advice_lines"]]
+    rows += [
+        ("person", f"{name}: {format_count(p['answers'], 'answer')}, {_pace_words(p)}")
+        for name, p in standing["people"].items()
+    ]
+    if standing["agreement"]:
+        rows.append(("agreement", _agreement_words(standing["agreement"])))
+    if standing["disagreements"]:
+        rows.append(("review", _disagreement_words(standing["disagreements"])))
+    if standing["copies"]:
+        rows.append(("copies", _copies_words(standing["copies"])))
+    if standing["unreadable"]:
+        one, several = "sample, which is not asked", "samples, which are not asked"
+        rows.append(("unreadable", format_count(standing["unreadable"], one, several)))
+    return rows
 
 
 def _pace_words(person: dict[str, Any]) -> str:
