@@ -217,6 +217,17 @@ def test_an_image_moved_into_a_folder_of_its_class_is_an_answer(tmp_path: Path) 
         one.pull()
 
 
+def test_the_copy_of_an_image_is_called_as_what_it_holds(tmp_path: Path) -> None:
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push(
+        [
+            AnnotationTask(id_, i, "", "image", image=b"x", media_type=f"image/{kind}")
+            for i, (id_, kind) in enumerate({"a.heic": "jpeg", "b.tif": "png"}.items())
+        ]
+    )
+    assert [row["file"] for row in sheet_rows(annotator)] == ["00001.jpg", "00002.png"]
+
+
 def test_a_column_that_a_spreadsheet_would_run_is_escaped_in_the_sheet_and_comes_back(
     tmp_path: Path,
 ) -> None:

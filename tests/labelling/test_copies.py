@@ -97,6 +97,11 @@ def test_phones_pictures_are_read_the_right_way_up(tmp_path: Path) -> None:
         assert np.abs(np.asarray(image, dtype=np.int16) - expected).mean() < 4
     one, other = (samples.pixels(i, 64).astype(np.int16) for i in (0, 1))
     assert np.abs(one - other).mean() < 10  # turned otherwise it would be 60
+    (tmp_path / "a.HEIC").rename(tmp_path / "a.jpg")  # as some programs hand them on
+    samples = open_samples(str(tmp_path), ("x", "y"))
+    assert isinstance(samples, FolderImages)
+    assert samples.picture(0).data[:3] == b"\xff\xd8\xff"
+    assert samples.file_shown(0) is None
 
 
 def test_heic_without_its_package_is_left_out_and_told(

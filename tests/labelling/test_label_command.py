@@ -214,6 +214,23 @@ def test_images_that_cannot_be_read_are_told_where_tasks_go_out(here: Path) -> N
     run("init", "p", "--data", "squares", "--classes", "a,b")
     said = run("next", "p", "--count", "5")
     assert "1 sample cannot be read and is not asked, first 'broken.png'" in said
+    assert "1 sample, which is not asked" in run("status", "p")
+
+
+def test_an_image_that_is_repaired_is_asked(here: Path) -> None:
+    make_squares(here / "squares", 3)
+    repaired = (here / "squares" / "square-001.png").read_bytes()
+    (here / "squares" / "square-001.png").write_bytes(repaired[:60])  # a download broken off
+    (here / "squares" / "removed.png").write_bytes(b"x")
+    run("init", "p", "--data", "squares", "--classes", "a,b")
+    assert "2 tasks for files" in run("next", "p")
+    (here / "squares" / "square-001.png").write_bytes(repaired)
+    (here / "squares" / "removed.png").unlink()
+    said = run("next", "p")
+    assert "1 tasks for files" in said
+    assert "cannot be read" not in said
+    assert "square-001.png" in (here / "p" / "files" / "to-label.csv").read_text()
+    assert "unreadable" not in run("status", "p")
 
 
 def test_refusals_of_a_project(here: Path) -> None:

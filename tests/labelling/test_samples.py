@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from upslope.errors import DataError
 from upslope.labelling.samples import DatasetImages, FolderImages, TableRows, open_samples
+from upslope.labelling.settings import ReadingOptions
 
 
 def test_a_folder_without_labels(tmp_path: Path) -> None:
@@ -48,6 +50,30 @@ def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(picture.data)) as image:
             assert image.size == (9, 5)
             assert image.getpixel((3, 3)) == (10, 200, 30)
+
+
+def test_the_content_of_a_file_tells_its_kind_and_not_its_name(tmp_path: Path) -> None:
+    image = Image.new("RGB", (9, 5), (10, 200, 30))
+    image.save(tmp_path / "tiff.jpg", format="TIFF")  # which no browser shows
+    image.save(tmp_path / "webp.png", format="WEBP")
+    os.mkfifo(tmp_path / "zpipe.jpg")
+    samples = open_samples(str(tmp_path), ("a", "b"))
+    assert isinstance(samples, FolderImages)
+    assert samples.picture(0).media_type == "image/png"
+    assert samples.file_shown(0) is None
+    assert samples.picture(1).media_type == "image/webp"
+    assert samples.file_shown(1) == tmp_path / "webp.png"
+    with pytest.raises(DataError, match="no plain file"):  # reading it would not end
+        samples.picture(2)
+
+
+def test_dark_16_bit_images_go_to_tools_as_people_should_see_them(tmp_path: Path) -> None:
+    Image.fromarray(np.full((5, 9), 4095, dtype=np.uint16)).save(tmp_path / "deep.png")
+    samples = open_samples(str(tmp_path), ("a", "b"), reading=ReadingOptions(white=4095))
+    assert isinstance(samples, FolderImages)
+    assert samples.file_shown(0) is None
+    with Image.open(io.BytesIO(samples.picture(0).data)) as image:
+        assert image.getextrema() == ((255, 255),) * 3
 
 
 def test_a_link_out_of_the_folder_is_left_out_and_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ confirmed   {"ids": [id], "author"}: asked again, and answered as before
 moved       {"data": place}: where the data lie from here on
 closed      {}: control answers are trained on from here on
 copies      {"ids": {id: id}}: samples that are copies of another, and are not asked beside it
-unreadable  {"ids"}: samples whose content cannot be read, and which are not asked
+unreadable  {"ids", "readable"}: samples whose content cannot be read, and which are not asked; and
+            those that can be read again, which earlier versions did not record
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ class _GrowingState:
 
     def _note_unreadable(self, body: Mapping[str, Any]) -> None:
         self._unreadable.update(body["ids"])
+        self._unreadable.difference_update(body.get("readable", ()))
 
     def _answer_of(self, id_: str, author: str) -> Answer | None:
         return self._answers.get(id_, {}).get(author)

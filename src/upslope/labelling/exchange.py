@@ -22,7 +22,7 @@ from upslope.labelling.outline_sizes import size_problem
 from upslope.labelling.project import Project, check_author
 from upslope.labelling.queue import BY_STRATEGY, Question, Queue
 from upslope.labelling.ranking import Ranking
-from upslope.labelling.samples import SHOWN_BY_BROWSERS, FolderImages, Samples, TableRows
+from upslope.labelling.samples import FolderImages, Samples, TableRows
 from upslope.labelling.settings import OUTLINES
 from upslope.labelling.state import CONTROL
 
@@ -163,8 +163,5 @@ class Exchange:
         if isinstance(samples, TableRows):
             return replace(task, cells=samples.content(position))
         picture = samples.picture(position)
-        file = None
-        if isinstance(samples, FolderImages):
-            path = samples.root / question.id
-            file = path if path.suffix.lower() in SHOWN_BY_BROWSERS else None
+        file = samples.file_shown(position) if isinstance(samples, FolderImages) else None
         return replace(task, image=picture.data, media_type=picture.media_type, file=file)

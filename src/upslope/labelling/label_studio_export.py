@@ -147,30 +147,14 @@ def _path_in(value: str) -> str:
 
 def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: str) -> ImportedLabel:
     """What one annotation says; None for an empty one."""
-    results = annotation.get("result") if isinstance(annotation, Mapping) else None
-    if not isinstance(results, list) or not all(isinstance(r, Mapping) for r in results):
-        raise DataError(f"Expected a list `result` in an annotation of {where}.")
+    results = _results(annotation, where)
     if annotation.get("was_cancelled"):
         return Pass(SKIP)
     if not results:
         return None
-    is_pass = [r for r in results if r.get("from_name") == PASS_CHOICE]
-    answers = [r for r in results if r.get("from_name") != PASS_CHOICE]
-    choices = [r for r in answers if r.get("type") == _TYPES[kind]]
-    others = sorted({str(r.get("type")) for r in answers if r.get("type") != _TYPES[kind]})
-    fields = sorted({str(r.get("from_name")) for r in choices})
-    if others or len(fields) > 1:
-        what = f"results of the types {', '.join(others)}" if others else (
-            f"the fields {', '.join(fields)}"
-        )  # fmt: skip
-        raise DataError(
-            f"Expected {_TYPES[kind]} of one field, as the kind {kind} has them, in {where} but "
-            f"got {what}. Export them by themselves; nothing was recorded."
-        )
+    _check_one_field(results, kind, where)
     try:
-        label, reason = answer_of(
-            [{**r, "from_name": LABEL} for r in choices] + is_pass, kind, classes
-        )
+        label, reason = answer_of(list(map(_as_in_own_form, results)), kind, classes)
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"Expected an annotation as Label Studio writes it in {where} but reading it failed: "
@@ -179,3 +163,36 @@ def _answer(annotation: Any, kind: AnswerKind, classes: Sequence[str], where: st
     except DataError as error:
         raise DataError(f"{error} That is in {where}; nothing was recorded.") from error
     return Pass(reason) if label is None else label
+
+
+def _results(annotation: Any, where: str) -> list[Mapping[str, Any]]:
+    """The fields that an annotation has filled in. Raises DataError."""
+    results = annotation.get("result") if isinstance(annotation, Mapping) else None
+    if not isinstance(results, list) or not all(isinstance(r, Mapping) for r in results):
+        raise DataError(f"Expected a list `result` in an annotation of {where}.")
+    return results
+
+
+def _is_pass(result: Mapping[str, Any]) -> bool:
+    return result.get("from_name") == PASS_CHOICE
+
+
+def _check_one_field(results: Sequence[Mapping[str, Any]], kind: AnswerKind, where: str) -> None:
+    """Raise DataError where an annotation holds more than answers of the kind, of one field."""
+    answers = [r for r in results if not _is_pass(r)]
+    others = sorted({str(r.get("type")) for r in answers if r.get("type") != _TYPES[kind]})
+    fields = sorted({str(r.get("from_name")) for r in answers if r.get("type") == _TYPES[kind]})
+    if not others and len(fields) < 2:
+        return
+    what = f"results of the types {', '.join(others)}" if others else (
+        f"the fields {', '.join(fields)}"
+    )  # fmt: skip
+    raise DataError(
+        f"Expected {_TYPES[kind]} of one field, as the kind {kind} has them, in {where} but got "
+        f"{what}. Export them by themselves; nothing was recorded."
+    )
+
+
+def _as_in_own_form(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A filled-in field under the name that it has in Upslope's own form."""
+    return result if _is_pass(result) else {**result, "from_name": LABEL}

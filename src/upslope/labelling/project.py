@@ -10,7 +10,7 @@ Folder and files can be read by their owner alone. One process at a time writes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +18,18 @@ from typing import Any
 
 from upslope.errors import DataError, RunError
 from upslope.files import disk_errors, new_folder, sync_file
+from upslope.labelling.answer_events import (
+    make_details,
+    make_import_events,
+    make_label_events,
+    make_pass_events,
+    make_undo_event,
+)
 from upslope.labelling.events import fold
 from upslope.labelling.outlines import canonical
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import (
-    BY_IMPORT,
     IMPORT_AUTHOR,
     REASONS,
     Answer,
@@ -48,7 +54,6 @@ TOKEN = "token"
 """The file that holds what a browser must show to be let in."""
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 """Modes: a project belongs to its user."""
-_AT_ONCE = 1000
 _MEASURE_EVERY = 5  # labels between two measurements that are recorded
 
 
@@ -138,17 +143,8 @@ class Project:
             self._confirm(id_, author)
             return
         slice_ = before.slice if before else slice_
-        details = _details(author, seconds, note, slice_, why, guess_shown)
-        events = []
-        if before is not None and before.label is None:
-            events.append(_taken_back(before))
-            before = None
-        if before is None:
-            events.append(Event("labelled", 0, {"labels": {id_: label}, **details}))
-        else:
-            body = {"labels": {id_: label}, "before": {id_: before.label}, **details}
-            events.append(Event("corrected", 0, body))
-        self._log.record(*events)
+        details = make_details(author, seconds, note, slice_, why, guess_shown)
+        self._log.record(*make_label_events(id_, label, before, details))
 
     def skip(
         self,
@@ -175,9 +171,8 @@ class Project:
             self._confirm(id_, author)
             return
         slice_ = before.slice if before else slice_
-        details = _details(author, seconds, note, slice_, why, guess_shown)
-        events = [] if before is None else [_taken_back(before)]
-        self._log.record(*events, Event("passed", 0, {"ids": {id_: reason}, **details}))
+        details = make_details(author, seconds, note, slice_, why, guess_shown)
+        self._log.record(*make_pass_events(id_, reason, before, details))
 
     def ask_again(self, reasons: Mapping[str, str]) -> int:
         """Have samples answered once more; return how many are new among those.
@@ -209,7 +204,7 @@ class Project:
         else:
             answer = self.state.answers.get(id_, {}).get(author)
         if answer is not None:
-            self._log.record(_taken_back(answer))
+            self._log.record(make_undo_event(answer))
         return answer
 
     def take_in(
@@ -223,33 +218,14 @@ class Project:
         Raises:
             DataError: names that are no classes; nothing is recorded.
         """
-        author = f"{IMPORT_AUTHOR}{source}"
-        events: list[Event] = []
-        by_kind: dict[str, dict[str, Any]] = {"labelled": {}, "corrected": {}, "passed": {}}
-        corrected_count = 0
-        for id_, answer in labels.items():
-            value = answer if isinstance(answer, Pass) else self.label(answer)
-            before = self.state.answers.get(id_, {}).get(author)
-            if before is not None:
-                if value == (Pass(before.reason) if before.label is None else before.label):
-                    continue
-                corrected_count += 1
-                if isinstance(value, Pass) or before.label is None:
-                    events.append(_taken_back(before))
-                    before = None
-            if isinstance(value, Pass):
-                by_kind["passed"][id_] = value.reason
-            else:
-                by_kind["labelled" if before is None else "corrected"][id_] = value
-        for kind, part in by_kind.items():
-            ids = list(part)
-            for start in range(0, len(ids), _AT_ONCE):
-                some = {id_: part[id_] for id_ in ids[start : start + _AT_ONCE]}
-                body = {"ids" if kind == "passed" else "labels": some, "author": author}
-                events.append(Event(kind, 0, {**body, "slice": BY_IMPORT}))
-        if events:
-            self._log.record(*events)
-        return sum(map(len, by_kind.values())) - corrected_count, corrected_count
+        values = {
+            id_: answer if isinstance(answer, Pass) else self.label(answer)
+            for id_, answer in labels.items()
+        }
+        import_ = make_import_events(self.state, values, f"{IMPORT_AUTHOR}{source}")
+        if import_.events:
+            self._log.record(*import_.events)
+        return import_.new, import_.corrected
 
     def label(self, answer: str | Sequence[str]) -> AnswerLabel:
         """Return the label that names stand for. Raises DataError."""
@@ -277,7 +253,7 @@ class Project:
 
     def take_ranking(self, ranking: Ranking, ids: Collection[str]) -> None:
         """Record what a new ranking measured, and which of the samples `ids` are not asked."""
-        self.leave_out([id_ for id_ in ranking.unreadable if id_ in ids])
+        self._note_unreadable({id_ for id_ in ranking.unreadable if id_ in ids})
         if ranking.copies is not None and ranking.copies != self.state.copies:
             self._log.record(Event("copies", 0, {"ids": dict(ranking.copies)}))
         if not ranking.of:
@@ -288,10 +264,12 @@ class Project:
         if advice is not None or ranking.labels >= before.labels + _MEASURE_EVERY:
             self.measure(Measurement(ranking.labels, ranking.correct, ranking.of, advice))
 
-    def leave_out(self, ids: Sequence[str]) -> None:
-        """Record samples that cannot be read, which are not asked."""
-        if new := sorted(set(ids) - self.state.unreadable):
-            self._log.record(Event("unreadable", 0, {"ids": new}))
+    def _note_unreadable(self, ids: Set[str]) -> None:
+        """Record which samples cannot be read, and are not asked: these, and no others any more."""
+        before = self.state.unreadable
+        if ids != before:
+            body = {"ids": sorted(ids - before), "readable": sorted(before - ids)}
+            self._log.record(Event("unreadable", 0, body))
 
     def move(self, data: str) -> None:
         """Record that the data lie elsewhere from here on. data: as in the settings."""
@@ -368,29 +346,6 @@ def names_of(label: AnswerLabel, classes: Sequence[str]) -> Any:
     if isinstance(label, int):
         return classes[label]
     return [name for name, present in zip(classes, label, strict=True) if present]
-
-
-def _details(
-    author: str, seconds: float | None, note: str, slice_: str, why: str, guess_shown: bool
-) -> dict[str, Any]:
-    """Return what is recorded beside an answer, or beside the lack of one."""
-    return {
-        "author": author,
-        **({"seconds": seconds} if seconds else {}),
-        "note": note,
-        "slice": slice_,
-        "why": why,
-        "guess_shown": guess_shown,
-    }
-
-
-def _taken_back(answer: Answer) -> Event:
-    body: dict[str, Any] = {"labels": {}, "passed": {}, "author": answer.author}
-    if answer.label is None:
-        body["passed"][answer.id] = answer.reason
-    else:
-        body["labels"][answer.id] = answer.label
-    return Event("taken_back", 0, body)
 
 
 def _require(folder: Path) -> Path:

@@ -37,19 +37,20 @@ from upslope.images import (
     reads_heic,
 )
 from upslope.labelling.settings import AS_FILES_SAY, ProjectSettings, ReadingOptions
-from upslope.reading import is_file, limited_to
+from upslope.reading import check_regular, is_file, limited_to
 
 Kind = Literal["image", "text", "row"]
 
-SHOWN_BY_BROWSERS = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".bmp": "image/bmp",
+_JPEG, _PNG = "image/jpeg", "image/png"
+_BEGINNINGS = {
+    b"\xff\xd8\xff": _JPEG,
+    b"\x89PNG\r\n\x1a\n": _PNG,
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
 }
-"""Suffixes of files that are sent as they are, with their media types; others are converted."""
+"""How files begin that are sent as they are, with their media types; others are converted. Names do
+not tell: phones hand on HEIC pictures that are called .jpg, which no browser shows."""
+_HEAD = 12  # bytes of a file that tell its kind
 BUILT_IN = ("digits",)
 """Data sets that need no file, to try the page with; their labels are not used."""
 
@@ -80,20 +81,25 @@ class FolderImages:
     def picture(self, position: int) -> Picture:
         """Return the file as it is, or converted where browsers do not show its kind as it is."""
         path = self._path(position)
-        media_type = SHOWN_BY_BROWSERS.get(path.suffix.lower())
-        # Of levels up to 4095 in 16 bits, browsers would show near black.
-        has_other_white = path.suffix.lower() == ".png" and self.reading.white not in (None, FULL)
-        if media_type is not None and not (has_other_white and read_header(path, str(path)).deep):
-            try:
-                return Picture(path.read_bytes(), media_type)
-            except OSError as error:
-                raise DataError(
-                    f"Expected to be able to read {path} but got: {error}. Restore the file."
-                ) from error
+        head = _read(path, _HEAD)
+        if media_type := self._type_shown(path, head):
+            return Picture(_read(path), media_type)
         pixels = self._decode(path, None).transpose(1, 2, 0)
-        if path.suffix.lower() in HEIC_SUFFIXES:  # photographs: as PNG they would be huge
-            return Picture(_encode(pixels, "JPEG"), "image/jpeg")
-        return Picture(_encode(pixels, "PNG"), "image/png")
+        if head[4:8] == b"ftyp":  # HEIC: photographs, which would be huge as PNG
+            return Picture(_encode(pixels, "JPEG"), _JPEG)
+        return Picture(_encode(pixels, "PNG"), _PNG)
+
+    def file_shown(self, position: int) -> Path | None:
+        """Return the file of a sample where browsers show it as it is, None where they do not."""
+        path = self._path(position)
+        return path if self._type_shown(path, _read(path, _HEAD)) else None
+
+    def _type_shown(self, path: Path, head: bytes) -> str:
+        """The media type of a file that browsers show as it is, "" of others. head: its start."""
+        media_type = _media_type(head)
+        # Of levels up to 4095 in 16 bits, browsers would show near black.
+        has_other_white = media_type == _PNG and self.reading.white not in (None, FULL)
+        return "" if has_other_white and read_header(path, str(path)).deep else media_type
 
     def pixels(self, position: int, size: int) -> Pixels:
         """Return the image, its centre cropped to a square, (3, size, size) uint8."""
@@ -312,6 +318,25 @@ def _refuse_strangers(labels: Mapping[str, str], classes: Sequence[str], root: P
             f"{', '.join(map(repr, strangers[:5]))}. Name these classes too, or give a folder in "
             "which no folder is named as a class: then nothing in it has a label."
         )
+
+
+def _read(path: Path, count: int = -1) -> bytes:
+    """The first bytes of a plain file, or all of them. Raises DataError."""
+    try:
+        check_regular(path)
+        with path.open("rb") as file:
+            return file.read(count)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Expected to be able to read {path} but got: {error}. Restore the file."
+        ) from error
+
+
+def _media_type(head: bytes) -> str:
+    """The media type by the first bytes of a file; "" where browsers do not show its kind."""
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "image/webp"
+    return next((kind for start, kind in _BEGINNINGS.items() if head.startswith(start)), "")
 
 
 def _encode(pixels: NDArray[np.generic], format_: str) -> bytes:

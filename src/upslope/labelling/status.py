@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from upslope.labelling.advice import Advice, sentences
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
 from upslope.labelling.settings import ProjectSettings
-from upslope.labelling.state import CONTROL, LabelState, answers_that_count
+from upslope.labelling.state import CONTROL, Answer, LabelState, answers_that_count
 
 
 def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
@@ -97,37 +97,41 @@ def agreement(state: LabelState) -> dict[str, Any] | None:
     Skipped samples and imported labels are left out. The kappa is Cohen's for two people, and
     Fleiss' over the samples with exactly two answers for more; None where it is not defined.
     """
-    pairs: list[dict[str, object]] = []
-    for answers in state.answers.values():
-        labels: dict[str, object] = {
-            a.author: tuple(a.label) if isinstance(a.label, list) else a.label
-            for a in answers_that_count(answers)
-            if not a.is_imported
-        }
-        if len(labels) > 1:
-            pairs.append(labels)
-    if not pairs:
+    answers_by_person = [_labels_of_people(answers) for answers in state.answers.values()]
+    several = [labels for labels in answers_by_person if len(labels) > 1]
+    if not several:
         return None
-    same = sum(len(set(labels.values())) == 1 for labels in pairs)
-    names = sorted({name for labels in pairs for name in labels})
+    names = sorted({name for labels in several for name in labels})
     if len(names) == 2:
-        kappa = cohen_kappa(*([labels[name] for labels in pairs] for name in names))
         method = "Cohen"
+        kappa = cohen_kappa(*([labels[name] for labels in several] for name in names))
     else:
-        double = [labels for labels in pairs if len(labels) == 2]
-        kinds = sorted({repr(label) for labels in double for label in labels.values()})
-        counts = [
-            [sum(repr(label) == kind for label in labels.values()) for kind in kinds]
-            for labels in double
-        ]
-        kappa = fleiss_kappa(counts) if double else math.nan
         method = "Fleiss"
+        kappa = _kappa_of_pairs([labels for labels in several if len(labels) == 2])
     return {
-        "samples": len(pairs),
-        "agreed": same,
+        "samples": len(several),
+        "agreed": sum(len(set(labels.values())) == 1 for labels in several),
         "kappa": kappa if math.isfinite(kappa) else None,
         "method": method,
     }
+
+
+def _labels_of_people(by_author: Mapping[str, Answer]) -> dict[str, object]:
+    """Author -> the label of a sample, of those people whose answers count."""
+    return {
+        answer.author: tuple(answer.label) if isinstance(answer.label, list) else answer.label
+        for answer in answers_that_count(by_author)
+        if not answer.is_imported
+    }
+
+
+def _kappa_of_pairs(pairs: Sequence[Mapping[str, object]]) -> float:
+    """Fleiss' kappa of samples with two labels each, author -> label; NaN without any."""
+    if not pairs:
+        return math.nan
+    kinds = sorted({repr(label) for labels in pairs for label in labels.values()})
+    counts = [[list(map(repr, labels.values())).count(kind) for kind in kinds] for labels in pairs]
+    return fleiss_kappa(counts)
 
 
 def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
@@ -147,40 +151,29 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         worth = "not measured: the control slice is closed and trained on"
     else:
         worth = "not measured yet"
-    return [
+    rows = [
         ("project", standing["project"]),
         ("data", standing["data"]),
         ("strategy", standing["strategy"]),
         ("labelled", counts),
         ("classes", ", ".join(f"{name} {n:,}" for name, n in standing["classes"].items())),
         ("accuracy", worth),
-        *(("advice", line) for line in standing["advice_lines"]),
-        *(
-            ("person", f"{name}: {p['answers']:,} answers, {_pace_words(p)}")
-            for name, p in standing["people"].items()
-        ),
-        *(
-            [("agreement", _agreement_words(agreement))]
-            if (agreement := standing["agreement"])
-            else []
-        ),
-        *(
-            [
-                (
-                    "review",
-                    _disagreement_words(count),
-                )
-            ]
-            if (count := standing["disagreements"])
-            else []
-        ),
-        *([("copies", _copies_words(standing["copies"]))] if standing["copies"] else []),
-        *(
-            [("unreadable", f"{standing['unreadable']:,} samples, which are not asked")]
-            if standing["unreadable"]
-            else []
-        ),
     ]
+    rows += [("advice", line) for line in standing["advice_lines"]]
+    rows += [
+        ("person", f"{name}: {format_count(p['answers'], 'answer')}, {_pace_words(p)}")
+        for name, p in standing["people"].items()
+    ]
+    if standing["agreement"]:
+        rows.append(("agreement", _agreement_words(standing["agreement"])))
+    if standing["disagreements"]:
+        rows.append(("review", _disagreement_words(standing["disagreements"])))
+    if standing["copies"]:
+        rows.append(("copies", _copies_words(standing["copies"])))
+    if standing["unreadable"]:
+        one, several = "sample, which is not asked", "samples, which are not asked"
+        rows.append(("unreadable", format_count(standing["unreadable"], one, several)))
+    return rows
 
 
 def _pace_words(person: dict[str, Any]) -> str:

@@ -187,8 +187,8 @@ class FilesAnnotator:
         return max((int(match[0]) for match in numbers if match), default=0) + 1
 
     def _copy(self, task: AnnotationTask, number: int) -> str:
-        suffix = {"image/png": ".png"}.get(task.media_type, Path(task.id).suffix.lower() or ".png")
-        name = f"{number:05d}{suffix}"
+        kind = task.media_type.rpartition("/")[2] or "png"
+        name = f"{number:05d}.{'jpg' if kind == 'jpeg' else kind}"
         target = self.folder / IMAGES / name
         data = task.image if task.image is not None else b""
         write_atomically(target, lambda path: _write(path, data))
