@@ -75,6 +75,19 @@ def test_whole_numbers_in_lists_are_exact(first, tmp_path):
         assert [len(place.unique()) for place in inputs.T] == [32, 3]
 
 
+@pytest.mark.parametrize("first", [2**64, 2**70, -(10**75)])
+def test_whole_numbers_of_json_beyond_64_bits_are_exact(first, tmp_path):
+    """They became floats, and inputs that differ in their last digits became one."""
+    rows = [{"x": first + i if i % 3 else None, "label": "ab"[i % 2]} for i in range(40)]
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    pool = datasets.load("table", root=path, missing="fill", test_share=0.1).pool
+    assert len(pool.inputs(range(36))[:, 0].unique()) > 20
+    with pytest.raises(DataError, match="has more than 76 digits"):
+        datasets.load("table", root=write_lines(path, [{"x": 10**76}, {"x": 1}]))
+    with pytest.raises(DataError, match="is beside whole numbers beyond 64 bits"):
+        datasets.load("table", root=write_lines(path, [{"x": [2**70]}, {"x": None}]))
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_path):
     targets = [2**65 + i for i in range(40)]
