@@ -24,6 +24,7 @@ from upslope.datasets.map_style import (
     part_of,
     read_item,
 )
+from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError
 
@@ -53,6 +54,7 @@ def as_pool(
     with options_as_arguments():
         if isinstance(pool, str | Path):
             _refuse(layout != "auto", "a folder of images")
+            refuse_empty_path(pool, "the pool")
             return _folder(Path(pool).expanduser(), size)
         numbers = isinstance(pool, list | tuple) and len(pool) and _is_numbers(pool[0])
         if isinstance(pool, np.ndarray | Tensor) or numbers:
