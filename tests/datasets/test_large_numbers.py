@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from upslope import datasets
 from upslope.datasets import Splits
+from upslope.datasets.pools import as_pool
 from upslope.errors import DataError
 from upslope.pools import open_pool
 
@@ -100,7 +102,7 @@ def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_pat
         datasets.load("table", root=path, kind="numbers")
 
 
-@pytest.mark.parametrize("reader", ["arrays", "npz", "shards"])
+@pytest.mark.parametrize("reader", ["arrays", "torch", "streamed", "pool", "npz", "shards"])
 def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
     """Seconds since 1970 became one number for all samples of an hour, without a word."""
     inputs = np.concatenate([X[:, :2].astype(np.float64), 1.7e9 + np.arange(40)[:, None]], axis=1)
@@ -108,6 +110,11 @@ def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
     def read(inputs):
         if reader == "arrays":
             return Splits.from_arrays(inputs, np.arange(40) % 2, test_share=0.25)
+        if reader in ("torch", "streamed"):
+            items = [(torch.from_numpy(row), i % 2) for i, row in enumerate(inputs)]
+            return Splits.from_torch(items, test_share=0.25, memory=4 if reader == "torch" else 0)
+        if reader == "pool":
+            return as_pool([(row, 0) for row in inputs])
         if reader == "npz":
             labels = np.arange(40) % 2
             np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_test=inputs[:6] + 0.5,

@@ -23,6 +23,7 @@ from upslope.datasets.map_style import (
     item_keys,
     part_of,
     read_item,
+    warn_of_doubles,
 )
 from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.splits import Splits
@@ -102,4 +103,5 @@ def _map_style(items: Any, name: str, layout: Layout, size: int | None) -> Datas
         name, number_ids(name, count), (), items, keys, form, tuple(array.shape), array.dtype, None
     )
     check_repeats(dataset.input, count, f"the {name}")
+    warn_of_doubles(items, count, keys.input, f"the {name}")
     return dataset
