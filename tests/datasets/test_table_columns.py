@@ -147,6 +147,13 @@ def test_ids_are_as_written(tmp_path):
         datasets.load("table", path)
 
 
+def test_lists_are_no_categories(tmp_path):
+    """They were numbers all the same, without a word."""
+    path = parquet(tmp_path, x=[[i, 1.0] for i in range(N)], label=LABELS)
+    with pytest.raises(DataError, match=r"which `data.categorical` names, but got cells of type"):
+        datasets.load("table", path, categorical="x")
+
+
 def test_ids_of_typed_files(tmp_path):
     lines = [{"id": f"2020-01-{i + 1:02d}", "x": i * i, "label": LABELS[i]} for i in range(N)]
     path = tmp_path / "t.jsonl"
