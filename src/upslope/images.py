@@ -86,6 +86,8 @@ def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator
     with reporting_damage(wanted_words, advice, "it cannot be decoded"):
         if isinstance(source, Path):
             check_regular(source)
+        if not (source.stat().st_size if isinstance(source, Path) else source):
+            raise ValueError("it is empty, of 0 bytes")
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(stream, formats=_formats()) as image:
             refuse_pages(image)
