@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from upslope import datasets
+from upslope.datasets import Splits
 from upslope.errors import ConfigError, DataError
 
 N = 30
@@ -497,3 +498,13 @@ def test_ordinary_numbers_are_not_doubted(tmp_path, cells):
     (tmp_path / "t.csv").write_text(f"x;label\n{text}\n")
     notes = datasets.load("table", root=tmp_path / "t.csv").notes
     assert not any("after the point" in note or "far from all others" in note for note in notes)
+
+
+def test_categories_that_no_row_has_are_told(tmp_path):
+    column = pa.DictionaryArray.from_arrays([i % 2 for i in range(N)], ["a", "b", "rare", "none"])
+    path = parquet(tmp_path, x=[i * i for i in range(N)], label=column)
+    for splits in (datasets.load("table", path), Splits.from_table(pq.read_table(path))):
+        assert splits.pool.classes == ("a", "b")
+        assert one_note(splits, "No sample has", "has 'rare', which the column states")
+    splits = datasets.load("table", path, classes=["a", "b", "rare"])
+    assert not any("No sample has" in note for note in splits.notes)
