@@ -447,3 +447,14 @@ def test_a_listed_configuration_is_a_file_of_its_own(name: str, tmp_path: Path) 
     listed = CliRunner().invoke(app, ["list", name]).stdout
     (tmp_path / "mine.yaml").write_text(listed, encoding="utf-8")
     assert load(tmp_path / "mine.yaml") == load(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 8), ("1:30", 90), ("-0_17", -15), ("1:30.5", 90.5)]
+)
+def test_numbers_in_base_8_or_60_are_refused(text, value):
+    """Class 010 was class 8, and 1:30 was 90, without a word."""
+    for sets in (f"data.classes=[{text}, 2]", f"experiment.budget={text}"):
+        with pytest.raises(ConfigError, match=rf"{text} is the number {value} in YAML.*'{text}'"):
+            load("digits", sets=[sets])
+    assert load("digits", sets=["seeds=[00, 07, 1_0, 0x1F]"]).seeds == (0, 7, 10, 31)

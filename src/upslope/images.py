@@ -86,6 +86,8 @@ def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator
     with reporting_damage(wanted_words, advice, "it cannot be decoded"):
         if isinstance(source, Path):
             check_regular(source)
+        if not (source.stat().st_size if isinstance(source, Path) else source):
+            raise ValueError("it is empty, of 0 bytes")
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(stream, formats=_formats()) as image:
             refuse_pages(image)
@@ -215,7 +217,7 @@ class Header:
 def read_header(source: bytes | Path, name: str) -> Header:
     """Read the header of an image. Raises as `decode`."""
     with open_image(source, f"an image in {name}", _ADVICE) as image:
-        deep = _is_deep_grey(image) or _is_deep_colour(image)
+        deep = _is_deep_grey(image) or is_deep_colour(image)
         orientation = _orientation(image, name)
         height, width = image.height, image.width
         # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
@@ -240,7 +242,7 @@ def highest_level(source: bytes | Path, name: str) -> int:
     """
     with open_image(source, f"an image in {name}", _ADVICE) as image:
         check_pixels(image, name, most_pixels())
-        scale = 257 if _is_deep_colour(image) else 1
+        scale = 257 if is_deep_colour(image) else 1
         load_whole(image)
         return int(np.asarray(image).max()) * scale
 
@@ -319,7 +321,8 @@ def _is_deep_grey(image: Image.Image) -> bool:
     return image.mode == "I" or image.mode.startswith("I;16")
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def is_deep_colour(image: Image.Image) -> bool:
+    """Return whether an open image has more than 8 bits for a colour, of which 8 alone are read."""
     return not _is_deep_grey(image) and (";16" in _raw_mode(image) or _is_deep_ppm(image))
 
 
@@ -339,12 +342,12 @@ def _check_depth(image: Image.Image, white: int | None) -> None:
     """
     if _is_deep_grey(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         raise ValueError("0 is white in its 16-bit levels (WhiteIsZero); save it with 0 as black")
-    if _is_deep_colour(image) and white != FULL:
+    if is_deep_colour(image) and white != FULL:
         raise ValueError(
             f"it holds 16 bits per channel ({_raw_mode(image)}), of which the upper 8 can be read; "
             f"set `data.white` to {FULL} where its levels fill the range, or save it with 8 bits"
         )
-    if _is_deep_colour(image) and isinstance(image.info.get("transparency"), tuple):
+    if is_deep_colour(image) and isinstance(image.info.get("transparency"), tuple):
         raise ValueError(
             "a colour of its 16 bits per channel is transparent, which their upper 8 do not tell; "
             "save it with an alpha channel, or with 8 bits"

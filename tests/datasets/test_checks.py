@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from upslope import datasets
+from upslope import config, datasets
 from upslope.comparison import compare
 from upslope.datasets import Splits
+from upslope.datasets.pools import as_pool
 from upslope.errors import ConfigError, DataError
 from upslope.experiment import Experiment
+from upslope.labelling.samples import absolute_place, open_samples
+from upslope.pools import open_pool
 
 
 class Torch(torch.utils.data.Dataset):
@@ -41,6 +44,22 @@ def test_a_data_set_in_place_of_a_root():
         datasets.load("folder", Torch())
     with pytest.raises(ConfigError, match=r"`root` to be the path .* numpy\.ndarray"):
         datasets.load("npz", np.zeros(3))
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    """As of a variable that is not set: Path('') is the folder that one happens to be in."""
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: datasets.load("folder", ""),
+        lambda: datasets.load_to_score("folder", " "),
+        lambda: config.load(sets=['data={name: folder, root: ""}']),
+        lambda: as_pool(""),
+        lambda: open_pool(""),
+        lambda: open_samples("", ("a", "b")),
+        lambda: absolute_place(""),
+    ):
+        with pytest.raises(ConfigError, match=r" to be the path .* got an empty text|but got ''"):
+            call()
 
 
 @pytest.mark.parametrize("name", sorted(datasets.REGISTRY))

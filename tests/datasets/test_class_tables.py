@@ -38,6 +38,14 @@ def test_an_unnamed_encoding_is_asked_for(tmp_path):
         datasets.load("mask-folder", tmp_path, encoding="latin-1")
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    """The last of the two counted, without a word."""
+    path = tmp_path / "classes.csv"
+    path.write_text("name,id,id\nroad,0,1\nsky,1,0\n", encoding="utf-8")
+    with pytest.raises(DataError, match="'id' is there twice"):
+        read_mask_classes(path)
+
+
 def test_a_name_with_a_comma_needs_quotes(tmp_path):
     path = tmp_path / "classes.csv"
     path.write_text("name,id\nroad, 0,1\nother,2\n", encoding="utf-8")

@@ -122,3 +122,12 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch, tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install '\.\[hf\]'"):
         datasets.load("hf", tmp_path)
+
+
+def test_what_decoding_changes_in_images_is_told(tmp_path):
+    pictures = [Image.fromarray(p).convert("RGBA") for p in images(6)]
+    train = {"image": pictures[:4], "label": [0, 1, 0, 1]}
+    test = {"image": [picture.convert("RGB") for picture in pictures[4:]], "label": [0, 1]}
+    kind = {"image": hf.Image(), "label": hf.Value("int64")}
+    (note,) = datasets.load("hf", saved(tmp_path, kind, train=train, test=test)).notes
+    assert note.startswith("4 of 6 images can be transparent in part, and are laid over white.")

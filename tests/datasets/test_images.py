@@ -74,7 +74,7 @@ def test_reduced_jpeg_decoding_changes_little():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "cannot identify"),
+        (b"", "it is empty, of 0 bytes"),
         (b"no image at all", "cannot identify"),
         (encoded(Image.new("L", (40, 40)), "JPEG")[:200], "[Tt]runcated|identify"),
         (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "floats"),

@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from upslope import datasets
 from upslope.datasets import Splits
+from upslope.datasets.pools import as_pool
 from upslope.errors import DataError
 from upslope.pools import open_pool
 
@@ -75,6 +77,19 @@ def test_whole_numbers_in_lists_are_exact(first, tmp_path):
         assert [len(place.unique()) for place in inputs.T] == [32, 3]
 
 
+@pytest.mark.parametrize("first", [2**64, 2**70, -(10**75)])
+def test_whole_numbers_of_json_beyond_64_bits_are_exact(first, tmp_path):
+    """They became floats, and inputs that differ in their last digits became one."""
+    rows = [{"x": first + i if i % 3 else None, "label": "ab"[i % 2]} for i in range(40)]
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    pool = datasets.load("table", root=path, missing="fill", test_share=0.1).pool
+    assert len(pool.inputs(range(36))[:, 0].unique()) > 20
+    with pytest.raises(DataError, match="has more than 76 digits"):
+        datasets.load("table", root=write_lines(path, [{"x": 10**76}, {"x": 1}]))
+    with pytest.raises(DataError, match="is beside whole numbers beyond 64 bits"):
+        datasets.load("table", root=write_lines(path, [{"x": [2**70]}, {"x": None}]))
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_path):
     targets = [2**65 + i for i in range(40)]
@@ -87,7 +102,7 @@ def test_targets_beyond_64_bits_that_floats_make_one_are_refused(ending, tmp_pat
         datasets.load("table", root=path, kind="numbers")
 
 
-@pytest.mark.parametrize("reader", ["arrays", "npz", "shards"])
+@pytest.mark.parametrize("reader", ["arrays", "torch", "streamed", "pool", "npz", "shards"])
 def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
     """Seconds since 1970 became one number for all samples of an hour, without a word."""
     inputs = np.concatenate([X[:, :2].astype(np.float64), 1.7e9 + np.arange(40)[:, None]], axis=1)
@@ -95,6 +110,11 @@ def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
     def read(inputs):
         if reader == "arrays":
             return Splits.from_arrays(inputs, np.arange(40) % 2, test_share=0.25)
+        if reader in ("torch", "streamed"):
+            items = [(torch.from_numpy(row), i % 2) for i, row in enumerate(inputs)]
+            return Splits.from_torch(items, test_share=0.25, memory=4 if reader == "torch" else 0)
+        if reader == "pool":
+            return as_pool([(row, 0) for row in inputs])
         if reader == "npz":
             labels = np.arange(40) % 2
             np.savez(tmp_path / "a.npz", x_train=inputs, y_train=labels, x_test=inputs[:6] + 0.5,

@@ -1,5 +1,8 @@
 """Masks that are not what they seem, and folders of masks in other spellings."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -161,3 +164,30 @@ def test_classes_that_may_count_nowhere_are_told(tmp_path):
     lay(tmp_path, table="name,id\nnone,0\nleaf,128\nVoid,255\n")
     (note,) = load(tmp_path).notes
     assert note.startswith("The class 'Void' counts as the others do. If it stands for pixels")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_colours_of_16_bits_are_refused(tmp_path, kind):
+    """Pillow keeps their upper 8 bits: small numbers were all (0, 0, 0), without a word."""
+    lay(tmp_path, table="name,red,green,blue\nnone,0,0,0\nleaf,1,2,3\n")
+    for path in tmp_path.glob("masks/*/*.png"):
+        pixels = np.array([[0, 0, 0], [1, 2, 3]], np.uint8)[RNG.integers(0, 2, (6, 8))]
+        Image.fromarray(pixels).save(path)
+    load(tmp_path)
+    wide = pixels.astype(">u2").tobytes()
+    content = b"P6 8 6 65535\n" + wide if kind == "PPM" else png(8, 6, wide)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"colours of more than 8 bits, of which the upper 8"):
+        load(tmp_path)
+
+
+def png(width, height, samples):
+    """The content of a PNG of colours of 16 bits."""
+    row = len(samples) // height
+    rows = b"".join(b"\0" + samples[i : i + row] for i in range(0, len(samples), row))
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )

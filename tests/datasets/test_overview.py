@@ -79,3 +79,15 @@ def test_classes_that_differ_in_how_they_are_written_alone_are_named():
     for names in (("-1", "1"), ("1-2", "12"), ("a b", "ab"), ("1.5", "15"), ("cat", "cats")):
         everything = array([0, 1], names)
         assert not Splits(everything, everything).notes
+
+
+def test_ids_that_look_alike_are_told():
+    """As of files from two systems: each copy was a sample of its own, without a word."""
+    ids = ["caf\u00e9.png", "cafe\u0301.png", "caf\u00e9.jpg", "b"]
+    splits = Splits.from_arrays(np.eye(4), [0, 1, 0, 1], ids=ids)
+    (note,) = [note for note in splits.notes if "looks like another" in note]
+    assert r"first 'cafe\u0301.png' like 'caf\xe9.png'" in note
+    apart = Splits.from_arrays(
+        np.eye(2), [0, 1], np.ones((1, 2)), [1], ids=["caf\u00e9", "b"], test_ids=["cafe\u0301"]
+    )
+    assert any("1 id looks like another" in note for note in apart.notes)

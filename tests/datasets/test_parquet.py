@@ -293,3 +293,15 @@ def test_files_and_columns_that_are_left_out_are_told(tmp_path, pixels):
     assert "Left out 1 file: 'unsupervised.parquet'." in notes
     assert "Left out 1 column: 'coarse'." in notes
     assert "The files of valid are the test set: there are none of test." in notes
+
+
+def test_what_decoding_changes_in_images_is_told(tmp_path, pixels):
+    """Transparency and 16 bits went without a word, which folders and tar files tell."""
+    opaque = np.full((*pixels.shape[:3], 1), 255, np.uint8)
+    images = [png(p) for p in np.concatenate([pixels, opaque], axis=3)]
+    notes = datasets.load("parquet", write_columns(tmp_path, images, [0, 1] * 5)).notes
+    assert any(note.startswith("10 of 10 images can be transparent in part") for note in notes)
+    deep = np.random.default_rng(0).integers(0, 2**16, (10, 6, 5)).astype(np.uint16)
+    root = write_columns(tmp_path, [png(p) for p in deep], [0, 1] * 5)
+    (note,) = datasets.load("parquet", root, mode="L", on_error="skip").notes
+    assert note.startswith("10 of 10 images hold 16 bits: with 65535 as white")

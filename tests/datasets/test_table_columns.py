@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from upslope import datasets
+from upslope.datasets import Splits
 from upslope.errors import ConfigError, DataError
 
 N = 30
@@ -147,16 +148,23 @@ def test_ids_are_as_written(tmp_path):
         datasets.load("table", path)
 
 
+def test_lists_are_no_categories(tmp_path):
+    """They were numbers all the same, without a word."""
+    path = parquet(tmp_path, x=[[i, 1.0] for i in range(N)], label=LABELS)
+    with pytest.raises(DataError, match=r"which `data.categorical` names, but got cells of type"):
+        datasets.load("table", path, categorical="x")
+
+
 def test_ids_of_typed_files(tmp_path):
     lines = [{"id": f"2020-01-{i + 1:02d}", "x": i * i, "label": LABELS[i]} for i in range(N)]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     splits = datasets.load("table", path)
     assert {*splits.pool.ids, *splits.test.ids} == {line["id"] for line in lines}
-    lines = [{**line, "id": 12345678901234567890 + i} for i, line in enumerate(lines)]
+    lines = [{**line, "id": 2**70 + i} for i, line in enumerate(lines)]
     path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    with pytest.raises(DataError, match=r"to be exact but got double: .* Write them as text"):
-        datasets.load("table", path)
+    splits = datasets.load("table", path)
+    assert {*splits.pool.ids, *splits.test.ids} == {str(2**70 + i) for i in range(N)}
     for column in (pa.array(range(N), pa.uint64()), pa.array([str(i).encode() for i in range(N)])):
         splits = datasets.load("table", parquet(tmp_path, id=column, label=LABELS))
         assert {*splits.pool.ids, *splits.test.ids} == {str(i) for i in range(N)}
@@ -490,3 +498,13 @@ def test_ordinary_numbers_are_not_doubted(tmp_path, cells):
     (tmp_path / "t.csv").write_text(f"x;label\n{text}\n")
     notes = datasets.load("table", root=tmp_path / "t.csv").notes
     assert not any("after the point" in note or "far from all others" in note for note in notes)
+
+
+def test_categories_that_no_row_has_are_told(tmp_path):
+    column = pa.DictionaryArray.from_arrays([i % 2 for i in range(N)], ["a", "b", "rare", "none"])
+    path = parquet(tmp_path, x=[i * i for i in range(N)], label=column)
+    for splits in (datasets.load("table", path), Splits.from_table(pq.read_table(path))):
+        assert splits.pool.classes == ("a", "b")
+        assert one_note(splits, "No sample has", "has 'rare', which the column states")
+    splits = datasets.load("table", path, classes=["a", "b", "rare"])
+    assert not any("No sample has" in note for note in splits.notes)

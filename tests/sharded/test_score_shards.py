@@ -103,6 +103,23 @@ def test_a_folder_of_another_network_or_score_is_refused(tmp_path: Path) -> None
         score_pool(scorer(pool, tmp_path / "out", names=("margin",)))
 
 
+@pytest.mark.parametrize("shard", [0, 2])
+@pytest.mark.parametrize("type_", [pa.null(), pa.binary()])
+def test_a_shard_without_any_image_is_left_out(
+    type_: pa.DataType, shard: int, tmp_path: Path
+) -> None:
+    """It was refused even with --skip-corrupt, though its rows could each be left out."""
+    pool = write_parquet(tmp_path / "pool")
+    path = pool / f"part-0000{shard}.parquet"
+    table = pq.read_table(path)
+    column = table.column_names.index("image")
+    pq.write_table(table.set_column(column, "image", pa.nulls(len(table), type_)), path)
+    report = score_pool(replace(scorer(pool, tmp_path / "out"), on_corrupt="skip"))
+    assert (report.scored, report.skipped) == (15 - len(table), len(table))
+    with pytest.raises(DataError, match=rf"row 0 \(from 0\) of .*part-0000{shard}"):
+        score_pool(scorer(pool, tmp_path / "fail"))
+
+
 def test_what_cannot_be_read_may_be_left_out_of_a_folder_that_was_begun(tmp_path: Path) -> None:
     """Shards that are whole stay; what was left out is not passed over by a stricter call."""
     pool = write_parquet(tmp_path / "pool")

@@ -198,7 +198,7 @@ def _create(
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.learner import check_strategy
     from upslope.labelling.project import Project as LabelProject
-    from upslope.labelling.samples import BUILT_IN, FolderImages, samples_of
+    from upslope.labelling.samples import BUILT_IN, FolderImages, absolute_place, samples_of
     from upslope.labelling.settings import ProjectSettings
 
     if classes is None:
@@ -208,7 +208,7 @@ def _create(
                 "which there are, but got none."
             )
         classes = ",".join("0123456789")
-    place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
+    place = absolute_place(data)
     names = _class_names(classes)
     settings = ProjectSettings(place, names, **options)
     check_strategy(settings)

@@ -157,6 +157,8 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
         if root is not None and not isinstance(root, str):
             faults.append(f"data.root: expected a path but got {root!r}")
             root = None
+        elif root is not None and not root.strip():
+            faults.append("data.root: expected a path, . for the current folder, but got ''")
     root = os.path.expandvars(root) if root else None
     return {
         "data": _choice("data", value, datasets.check_options, faults, "digits", ("root",)),

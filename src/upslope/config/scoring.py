@@ -21,6 +21,7 @@ from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.assemble import data_options
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED_BY_POOL, Source
+from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
 from upslope.errors import ConfigError, DataError, ModelError
@@ -243,10 +244,7 @@ def find_strategy(text: str) -> Strategy:
     Raises:
         ConfigError: text that is neither, an unknown strategy or option.
     """
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Expected the name of a strategy but got {text!r}: {error}.") from error
+    value = read_yaml(text, f"the name of a strategy, {text!r},")
     options = dict(value) if isinstance(value, dict) else {"name": value}
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -265,10 +263,7 @@ def find_strategies(text: str) -> list[Strategy]:
     """
     if not text.strip().startswith(("[", "{")):
         return [find_strategy(name) for name in text.split(",") if name.strip()]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"Expected names of strategies but got {text!r}: {error}.") from error
+    value = read_yaml(text, f"the names of strategies, {text!r},")
     entries = value if isinstance(value, list) else [value]
     return [find_strategy(yaml.safe_dump(entry)) for entry in entries]
 

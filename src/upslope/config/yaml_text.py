@@ -15,7 +15,9 @@ _MOST_VALUES = 10**6
 """Values with every alias written out; PyYAML reads about 100,000 in a second."""
 _DEEPEST = 64
 """Levels of lists and mappings in one another; configurations have about five."""
-_INTEGER = "tag:yaml.org,2002:int"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_IN_OTHER_BASES = re.compile(r"[+-]?0[0_]*[1-7][0-7_]+|.*:.*")
+"""Numbers that YAML 1.1 takes to be in base 8 or 60: 010 is 8, and 1:30 is 90."""
 _DIGITS = 100
 """Of an integer: Python itself cannot write one of more than 4,300 in a message."""
 _BRACKETS = 1000
@@ -29,7 +31,8 @@ def read_yaml(text: str, where: str) -> Any:
 
     Raises:
         ConfigError: it is no YAML, larger than 4 MiB, deeper than 64 levels, of more than a million
-            values with its aliases written out, contains itself, or has a key twice in a mapping.
+            values with its aliases written out, contains itself, has a key twice in a mapping, or a
+            number that YAML reads in base 8 or 60.
     """
     if len(text.encode(errors="replace")) > MOST_BYTES:
         raise ConfigError(
@@ -75,6 +78,17 @@ def _check_keys(node: yaml.MappingNode) -> None:
         lines[name] = line
 
 
+def _check_number(text: str) -> None:
+    """Refuse a number of too many digits, or one that YAML 1.1 reads in base 8 or 60."""
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number has {len(text):,} digits")
+    if _IN_OTHER_BASES.fullmatch(text):
+        raise ValueError(
+            f"{text} is the number {yaml.safe_load(text)} in YAML, in which a leading 0 stands for "
+            f"base 8 and a colon for base 60. Write that number, or '{text}' in quotes for a text"
+        )
+
+
 def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> int:
     """The values that a node stands for, each alias counted as what it repeats.
 
@@ -91,8 +105,8 @@ def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> i
         elif isinstance(node, yaml.MappingNode):
             children = [part for pair in node.value for part in pair]
             _check_keys(node)
-        elif node.tag == _INTEGER and len(node.value) > _DIGITS:
-            raise ValueError(f"a number has {len(node.value):,} digits")
+        elif node.tag in _NUMBERS:
+            _check_number(node.value)
         counts[id(node)] = 1 + sum(_count(c, counts, (*above, id(node))) for c in children)
         if counts[id(node)] > _MOST_VALUES:
             raise ValueError(f"its aliases make more than {_MOST_VALUES:,} values of it")

@@ -131,15 +131,17 @@ def finite_floats(values: Array, source: object) -> NDArray[np.float32]:
             f"hold NaN or infinity (in float32), first at rows {np.flatnonzero(bad)[:3].tolist()}. "
             "Remove or repair these rows."
         )
-    _warn_of_lost_digits(values, source)
+    warn_of_lost_digits(values, source)
     return floats
 
 
-def _warn_of_lost_digits(values: Array, source: object) -> None:
+def warn_of_lost_digits(values: Array, source: object) -> None:
     """Warn where single precision moves double ones by much of what tells samples apart.
 
     Seconds since 1970, or coordinates in metres, become one number for many samples. Some of the
     samples are looked at.
+
+    values: (n, ...) as they are given. source: what messages name.
     """
     if values.dtype.itemsize < 8 or len(values) < 2:
         return

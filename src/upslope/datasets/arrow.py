@@ -138,6 +138,18 @@ def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(views[str(kind)]) if str(kind) in views else column
 
 
+def unused_categories(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values that a column of categories states and that no cell of it has."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return []
+    values = {value: None for chunk in column.chunks for value in chunk.dictionary.to_pylist()}
+    used = {*pc.unique(plain_column(column)).to_pylist(), None}
+    return [value for value in values if value not in used]
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Return whether cells of a plain type are text."""
     import pyarrow as pa

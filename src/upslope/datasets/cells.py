@@ -80,7 +80,12 @@ def read_input(rows: Rows, name: str, as_categories: bool) -> Numbers | Categori
     column = rows.column(name, "columns")
     kind = column.type
     where = f"the column `{name}` of {rows.path}"
-    if as_categories and not (is_list(kind) or pa.types.is_nested(kind)):
+    if as_categories and pa.types.is_nested(kind):
+        raise DataError(
+            f"Expected one value per cell in {where}, which `data.categorical` names, but got "
+            f"cells of type {kind}. Take it off that list."
+        )
+    if as_categories:
         cells = ["" if cell is None else str(cell) for cell in column.to_pylist()]
         return Categories(["" if cell == "nan" and is_number(kind) else cell for cell in cells])
     if pa.types.is_null(kind):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from upslope.datasets.base import Dataset
+from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.readable import input_type
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
@@ -46,6 +47,7 @@ def check_root(root: object, name: str) -> None:
             f"Expected `root` to be the path of a file or folder but got {_describe(root)}. "
             f"{_ADVICE}"
         )
+    refuse_empty_path(root, "`root`")
     try:
         there = Path(root).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # too long, with a NUL, the home of nobody

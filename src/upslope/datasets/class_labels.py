@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from upslope.datasets.arrays import UNKNOWN, Labels
-from upslope.datasets.arrow import is_number, plain_column, texts_of
+from upslope.datasets.arrow import is_number, plain_column, texts_of, unused_categories
+from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MISSING_WORDS, is_missing, missing_notes
 from upslope.datasets.notations import is_date
 from upslope.datasets.unlabelled import class_names
@@ -45,6 +46,7 @@ def read_classes(
     classes_are_stated = class_list is not None and words is None
     if class_list is not None and words is None:
         words = [word for word in MISSING_WORDS if word not in class_list]
+    unused = [c for c in map(str, unused_categories(column)) if not is_missing(c, words)]
     column = plain_column(column)
     cells = texts_of(column, what)
     notes = list(missing_notes(cells, words, samples, classes_are_stated=classes_are_stated))
@@ -67,6 +69,11 @@ def read_classes(
             f"Expected {what} but each of the {len(labels):,} labels is there once, as "
             f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
             "`data.kind` to numbers."
+        )
+    if unused and class_list is None:
+        notes.append(
+            f"No sample has {name_some(unused)}, which the column states as "
+            "well: no class. Name all with `data.classes` where it is one."
         )
     number = {name: i for i, name in enumerate(names)}
     values = [

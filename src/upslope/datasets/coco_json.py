@@ -154,7 +154,7 @@ def _image(
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise ValueError(f"its annotation {entry.get('id')} has iscrowd {crowd!r}, not 0 or 1")
-        crowds += crowd
+        crowds += bool(crowd)
         if entry.get("bbox"):
             rectangles.append((numbers[entry["category_id"]], *_rectangle(entry)))
         outline = _outline(entry, numbers[entry["category_id"]] + 1, bool(crowd), size)

@@ -34,6 +34,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.image_form import White, form_of
+from upslope.datasets.image_survey import survey_parts
 from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
@@ -140,18 +141,20 @@ def from_splits(
             for split in (train, test)
         )
         return Splits(pool, test_set, notes=(*notes, *array_duplicate_notes(pool, test_set)))
-    source = _Rows(_without_decoding(splits[train], columns[0]), columns[0])
-    ids = number_ids(train, len(splits[train]))
-    form, shape = form_of(source, ids, mode, size, on_error, white)
+    ids_by_split = {split: number_ids(split, len(splits[split])) for split in (train, test)}
+    cells = {
+        split: _Rows(_without_decoding(splits[split], columns[0]), columns[0])
+        for split in (train, test)
+    }
+    form, shape = form_of(cells[train], ids_by_split[train], mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
-        rows = splits[split]
-        ids = number_ids(split, len(rows))
+        ids = ids_by_split[split]
         dataset = EncodedDataset(
             f"{name}/{split}",
             ids,
             names,
-            _Rows(_without_decoding(rows, columns[0]), columns[0]),
+            cells[split],
             check_labels(labels[split], names, ids, f"{name}/{split}"),
             form,
             shape,
@@ -160,6 +163,8 @@ def from_splits(
         return materialise(dataset, on_error, memory, progress)
 
     datasets = open_split(train), open_split(test)
+    parts = [(cells[split], ids_by_split[split]) for split in (train, test)]
+    notes += survey_parts(parts, form, on_error)
     return Splits(*datasets, notes=(*notes, *array_duplicate_notes(*datasets)))
 
 

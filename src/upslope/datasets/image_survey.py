@@ -55,6 +55,28 @@ def survey_notes(
     return tuple(notes)
 
 
+def survey_parts(
+    parts: Sequence[tuple[Callable[[int], bytes | Path], Sequence[str]]],
+    form: Form,
+    on_error: str,
+) -> tuple[str, ...]:
+    """Return the sentences of `survey_notes` on several parts, such as the pool and the test set.
+
+    parts: (position -> the bytes or the path of an image, ids) of each.
+
+    Raises:
+        DataError: as `survey_notes`.
+    """
+    places = [(source, i) for source, ids in parts for i in range(len(ids))]
+    every_id = [id_ for _, ids in parts for id_ in ids]
+
+    def read(position: int) -> bytes | Path:
+        source, place = places[position]
+        return source(place)
+
+    return survey_notes(read, every_id, form, on_error)
+
+
 def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     """Return a sentence where masks of several kinds are read by one table.
 

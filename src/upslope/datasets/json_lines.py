@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +25,8 @@ _AT_ONCE = 20_000
 """Lines held as Python objects."""
 _CELL = 8
 """Bytes that a cell of a table takes, at least."""
+_DIGITS = 76  # that Arrow's largest decimals have
+_LARGEST = 10**_DIGITS - 1
 _ADVICE = "JSON Lines has one object per line."
 
 
@@ -63,10 +66,23 @@ def _column(rows: Sequence[dict[str, Any]], name: str) -> pa.Array:
     cells = [row.get(name) for row in rows]
     try:
         return pa.array(cells)
-    except OverflowError:  # integers beyond 64 bits, which ids refuse by name
-        return pa.array([None if cell is None else float(cell) for cell in cells])
+    except OverflowError:  # whole numbers beyond 64 bits, of which floats would keep 15 digits
+        return _large_numbers(cells, name)
     except pa.ArrowException as error:
         raise ValueError(f"in {name!r}, {error}") from error
+
+
+def _large_numbers(cells: Sequence[Any], name: str) -> pa.Array:
+    """Whole numbers of up to 76 digits and empty cells as decimals, exact."""
+    import pyarrow as pa
+
+    others = [cell for cell in cells if cell is not None and type(cell) is not int]
+    if others:
+        raise ValueError(f"in {name!r}, {others[0]!r} is beside whole numbers beyond 64 bits")
+    if any(cell is not None and abs(cell) > _LARGEST for cell in cells):
+        raise ValueError(f"in {name!r}, a whole number has more than {_DIGITS} digits")
+    decimals = [None if cell is None else Decimal(cell) for cell in cells]
+    return pa.array(decimals, pa.decimal256(_DIGITS))
 
 
 def _rows(text: str, path: Path) -> Iterator[dict[str, Any]]:

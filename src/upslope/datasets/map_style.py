@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from upslope.datasets.array_form import Layout, channels_first
-from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats
+from upslope.datasets.arrays import UNKNOWN, Array, Labels, finite_floats, warn_of_lost_digits
 from upslope.errors import ConfigError, DataError
 from upslope.images import Form, Mode, natural_mode, pixels_of, refuse_pages
 from upslope.memory import raise_memory_error
@@ -33,6 +33,7 @@ TARGET_KEYS = ("label", "labels", "target", "targets", "y", "class", "mask")
 Key = str | int | None
 
 _READ_TWICE = 8  # a transform that flips half of all images is noticed but for one time in 256
+_LOOKED_AT = 20  # items in double precision, by which the loss in single precision is told
 _UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, KeyError, IndexError)
 
 
@@ -285,19 +286,9 @@ def input_of(value: Any, form: InputForm, where: str) -> Array:
     """
     if isinstance(value, Image.Image):
         return _pixels(value, form, where)
-    layout = form.layout
-    if isinstance(value, Tensor):
-        if layout == "auto" and value.ndim > 2:
-            layout = "channels-first"
-        value = value.detach().cpu()
-        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    elif isinstance(value, np.ndarray | list | tuple | np.generic | float):
-        array = np.asarray(value)
-    else:
-        raise DataError(
-            f"Expected the input of {where} to be an image of Pillow, an array or a tensor but "
-            f"got {type(value).__name__}. Texts and rows of a table are for Splits.from_table."
-        )
+    array, layout = _array_of(value, where), form.layout
+    if isinstance(value, Tensor) and layout == "auto" and value.ndim > 2:
+        layout = "channels-first"
     if array.ndim == 0 or array.dtype.kind not in "uif":
         raise DataError(
             f"Expected the input of {where} to be an array of numbers but got {array.dtype} of "
@@ -307,6 +298,39 @@ def input_of(value: Any, form: InputForm, where: str) -> Array:
     floats: Array = array if array.dtype == np.uint8 else finite_floats(array, where)
     sample: Array = floats[0]
     return sample
+
+
+def _array_of(value: Any, where: str) -> Array:
+    """An input that is no image of Pillow, in the type that it has."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        tensor: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return tensor
+    if isinstance(value, np.ndarray | list | tuple | np.generic | float):
+        return np.asarray(value)
+    raise DataError(
+        f"Expected the input of {where} to be an image of Pillow, an array or a tensor but "
+        f"got {type(value).__name__}. Texts and rows of a table are for Splits.from_table."
+    )
+
+
+def warn_of_doubles(items: Any, size: int, key: Key, what: str) -> None:
+    """Warn where single precision moves inputs in double precision, as arrays are warned of.
+
+    Some of the items are looked at. items: the data set, of `size` samples. key: where an item has
+    its input. what: the data set is, for the message.
+    """
+
+    def read(position: int) -> Any:
+        return part_of(read_item(items, position, what), key, what)
+
+    first = read(0)
+    if isinstance(first, Image.Image) or _array_of(first, what).dtype != np.float64:
+        return
+    positions = np.unique(np.linspace(0, size - 1, _LOOKED_AT).astype(int)).tolist()
+    arrays = [_array_of(read(position), what) for position in positions]
+    if len({array.shape for array in arrays}) == 1:  # others are refused when all are read
+        warn_of_lost_digits(np.stack(arrays), what)
 
 
 def _pixels(image: Image.Image, form: InputForm, where: str) -> Array:

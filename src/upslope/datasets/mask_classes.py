@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.images import Form, check_pixels, load_whole, open_image
+from upslope.images import Form, check_pixels, is_deep_colour, load_whole, open_image
 from upslope.mask_files import check_lossless, class_numbers, stored_top
 from upslope.reading import reporting_damage
 
@@ -71,6 +71,11 @@ class MaskClasses:
         """
         with open_image(path, f"a mask in {path}", "Repair or remove it.") as mask_image:
             check_lossless(mask_image, path)
+            if is_deep_colour(mask_image):
+                raise ValueError(
+                    "it has colours of more than 8 bits, of which the upper 8 alone can be read; "
+                    "save it with 8 bits"
+                )
             top = stored_top(mask_image)
             check_pixels(mask_image, path, form.most)
             load_whole(mask_image)
@@ -131,8 +136,8 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
     if not path.is_file():
         raise DataError(
             f"Expected the class table {path} but there is no such file. Write one line per class "
-            "under the columns name,id or name,red,green,blue; `data.ignore` names what counts "
-            "nowhere."
+            "under the columns name,id or name,red,green,blue; the name ignore is for pixels that "
+            "count nowhere."
         )
     text = read_text(path, encoding)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
@@ -152,6 +157,8 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
             f"Expected the columns name,id or name,red,green,blue in {path} but got "
             f"{','.join(reader.fieldnames)}."
         )
+    if twice := [name for name in reader.fieldnames if reader.fieldnames.count(name) > 1]:
+        raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
     top = 255 if len(keys) == 3 else 2**16 - 1
     names: dict[str, int] = {}
     values: dict[int, int] = {}

@@ -28,6 +28,7 @@ from upslope.datasets.encoded import (
     materialise,
 )
 from upslope.datasets.image_form import White, form_of
+from upslope.datasets.image_survey import survey_parts
 from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MissingLabels
 from upslope.datasets.paths import needed_root
@@ -74,16 +75,17 @@ def load(
         folder,
         missing_labels,
     )
-    source, ids = _Cells(tables["train"].images, folder), number_ids("train", len(labels["train"]))
-    form, shape = form_of(source, ids, mode, size, on_error, white)
+    ids_by_split = {split: number_ids(split, len(labels[split])) for split in tables}
+    cells = {split: _Cells(table.images, folder) for split, table in tables.items()}
+    form, shape = form_of(cells["train"], ids_by_split["train"], mode, size, on_error, white)
 
     def open_split(split: str) -> Dataset:
-        ids = number_ids(split, len(labels[split]))
+        ids = ids_by_split[split]
         dataset = EncodedDataset(
             f"{folder.name}/{split}",
             ids,
             names,
-            _Cells(tables[split].images, folder),
+            cells[split],
             check_labels(labels[split], names, ids, paths[split][0]),
             form,
             shape,
@@ -93,6 +95,8 @@ def load(
 
     pool, test = open_split("train"), open_split("test")
     notes = (*notes, *_left_out_notes(folder, paths, tables["train"].left_out))
+    parts = [(cells[split], ids_by_split[split]) for split in tables]
+    notes += survey_parts(parts, form, on_error)
     return Splits(pool, test, notes=(*notes, *array_duplicate_notes(pool, test)))
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from upslope.errors import DataError, RunError
+from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import write_text
 
 _MOST_IDS = 50  # ids within a sentence
@@ -30,6 +30,21 @@ def needed_root(root: Path | None, name: str, where: str) -> Path:
             f"Expected the data set {name!r} in {root} but there is no such path. {advice}"
         )
     return root
+
+
+def refuse_empty_path(path: str | Path, what: str) -> None:
+    """Refuse an empty text as a path, of which Path makes the current folder.
+
+    what: the path is, for the message.
+
+    Raises:
+        ConfigError: the text is empty.
+    """
+    if not str(path).strip():
+        raise ConfigError(
+            f"Expected {what} to be the path of a file or folder but got an empty text, perhaps of "
+            "a variable that is not set. Write . for the current folder."
+        )
 
 
 def check_md5(path: Path, published_md5: str, where: str) -> None:

@@ -23,7 +23,9 @@ from upslope.datasets.map_style import (
     item_keys,
     part_of,
     read_item,
+    warn_of_doubles,
 )
+from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError
 
@@ -53,6 +55,7 @@ def as_pool(
     with options_as_arguments():
         if isinstance(pool, str | Path):
             _refuse(layout != "auto", "a folder of images")
+            refuse_empty_path(pool, "the pool")
             return _folder(Path(pool).expanduser(), size)
         numbers = isinstance(pool, list | tuple) and len(pool) and _is_numbers(pool[0])
         if isinstance(pool, np.ndarray | Tensor) or numbers:
@@ -100,4 +103,5 @@ def _map_style(items: Any, name: str, layout: Layout, size: int | None) -> Datas
         name, number_ids(name, count), (), items, keys, form, tuple(array.shape), array.dtype, None
     )
     check_repeats(dataset.input, count, f"the {name}")
+    warn_of_doubles(items, count, keys.input, f"the {name}")
     return dataset

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from upslope.counts import format_count
+
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
 _BETWEEN = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")  # letters and digits
 
@@ -31,6 +33,30 @@ def similar_name_notes(
         "written alone, and are counted as different ones: where they are one, name them alike."
         for group in groups.values()
         if len(group) > 1
+    )
+
+
+def similar_id_notes(ids: Iterable[object]) -> tuple[str, ...]:
+    """Return a sentence on ids that look alike: accented letters in one code point, or in two.
+
+    Systems differ in which of the two forms a file is named, so that copies of one get both.
+
+    ids: of all samples.
+    """
+    by_form: dict[str, str] = {}
+    pairs = []
+    for id_ in ids:
+        if isinstance(id_, str) and not id_.isascii():
+            other = by_form.setdefault(unicodedata.normalize("NFC", id_), id_)
+            if other != id_:
+                pairs.append((other, id_))
+    if not pairs:
+        return ()
+    first, second = map(ascii, pairs[0])
+    return (
+        f"{format_count(len(pairs), 'id looks', 'ids look')} like another, written with another "
+        f"form of accented letters (NFC and NFD of Unicode), first {second} like {first}: each is "
+        "a sample of its own. Where they are copies, remove one.",
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from upslope.datasets.base import Dataset
-from upslope.datasets.similar_names import similar_name_notes
+from upslope.datasets.similar_names import similar_id_notes, similar_name_notes
 
 if TYPE_CHECKING:
     from upslope.datasets.array_form import Layout
@@ -37,9 +38,14 @@ class Splits:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Add a note on classes whose names differ in capitals, spaces or marks alone."""
+        """Add notes on classes whose names differ in capitals, spaces or marks alone, and on ids
+        that look alike."""
         classes = getattr(self.pool, "classes", ())  # `checks` tells what has none
-        more = [note for note in similar_name_notes(classes) if note not in self.notes]
+        parts = (self.pool, self.test, self.validation)
+        ids_of_parts = (getattr(part, "ids", ()) for part in parts)
+        ids = chain.from_iterable(ids for ids in ids_of_parts if isinstance(ids, Sequence))
+        similar = (*similar_name_notes(classes), *similar_id_notes(ids))
+        more = [note for note in similar if note not in self.notes]
         object.__setattr__(self, "notes", (*self.notes, *more))
 
     def __str__(self) -> str:

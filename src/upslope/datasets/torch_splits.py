@@ -33,6 +33,7 @@ from upslope.datasets.map_style import (
     part_of,
     read_item,
     target_of,
+    warn_of_doubles,
 )
 from upslope.datasets.splits import Splits
 from upslope.datasets.target_values import TargetKind, as_array, read_target_values
@@ -173,6 +174,7 @@ def _open(
     input_form = pool.form if pool else form_of_item(part_of(first, keys.input, where), *form)
     part = _Part(name, items, size, keys, input_form)
     check_repeats(lambda position: part.read(position)[0], size, f"the {name}")
+    warn_of_doubles(items, size, keys.input, f"the {name}")
     return part
 
 

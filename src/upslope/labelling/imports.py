@@ -30,7 +30,7 @@ from upslope.labelling.mask_folders import CLASS_TABLE, read_mask_folder
 from upslope.labelling.outline_sizes import size_problem
 from upslope.labelling.people import merge_answers
 from upslope.labelling.project import Project
-from upslope.labelling.samples import BUILT_IN, Samples, samples_of
+from upslope.labelling.samples import Samples, absolute_place, samples_of
 from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import Pass
 
@@ -121,7 +121,7 @@ def move_data(project: Project, data: str) -> tuple[int, list[str]]:
         DataError: nothing of that name, or none of the samples that were answered.
     """
     settings = project.settings
-    place = data if data in BUILT_IN else str(Path(data).expanduser().absolute())
+    place = absolute_place(data)
     samples = samples_of(settings, place)
     absent = answered_but_absent(project, samples)
     if absent and len(absent) == len(project.state.answers):

@@ -23,6 +23,7 @@ from upslope.datasets.class_labels import read_classes
 from upslope.datasets.image_form import white_level
 from upslope.datasets.layout import by_class, images_in, no_images
 from upslope.datasets.left_out import LeftOut
+from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
 from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
@@ -207,6 +208,7 @@ def open_samples(
         ConfigError: options that do not fit the files.
         DataError: nothing of that name, no sample in it, or labels that are no classes.
     """
+    refuse_empty_path(data, "the data")
     path = Path(data).expanduser()
     with options_as_command_options(), limited_to(reading.read_limit):
         if path.is_dir():
@@ -222,6 +224,16 @@ def open_samples(
         f"{', '.join(BUILT_IN)} to label but got {data!r}. Check the path; where the data of a "
         "project were moved, say where to: upslope label move PROJECT DATA."
     )
+
+
+def absolute_place(data: str) -> str:
+    """Return the absolute path of data to label; a name of `BUILT_IN` as it is.
+
+    Raises:
+        ConfigError: an empty text.
+    """
+    refuse_empty_path(data, "the data")
+    return data if data in BUILT_IN else str(Path(data).expanduser().absolute())
 
 
 def open_images(folder: str, reading: ReadingOptions = AS_FILES_SAY) -> FolderImages:

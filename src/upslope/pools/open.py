@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from upslope.datasets.image_form import MissingImageError
 from upslope.errors import ConfigError, DataError
 from upslope.pools.listing import list_shards
 from upslope.pools.rows import open_rows
@@ -58,9 +59,15 @@ def open_pool(
     storage = Storage(scheme, dict(storage_options or {}), patience or Patience())
     listing = list_shards(storage, path, format, options, index)
     files = ShardFiles(url, listing.format, storage, listing.root, listing.shards, options, index)
+    problem = DataError(f"Expected samples in {url} but its shards are empty.")
     for shard in files.shards:
         with open_rows(files, shard) as rows:
-            if rows.ids:
+            if not rows.ids:
+                continue
+            try:
                 form, shape = rows.form(options)
-                return ShardedPool(**vars(files), form=form, input_shape=shape, column=rows.column)
-    raise DataError(f"Expected samples in {url} but its shards are empty.")
+            except MissingImageError as error:  # its empty cells tell nothing of other shards
+                problem = error
+                continue
+            return ShardedPool(**vars(files), form=form, input_shape=shape, column=rows.column)
+    raise problem

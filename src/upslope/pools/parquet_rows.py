@@ -23,6 +23,8 @@ IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "pixels", "features", "p
 IDS = ("id", "key", "__key__", "uid")
 NO_ROWS = "no rows"
 """The words for the inputs of a shard that has none."""
+NO_IMAGES = "empty cells alone"
+"""The words for the inputs of a shard whose rows have none: its column has no type."""
 _ADVICE = "Get it again, or leave it out."
 
 
@@ -118,6 +120,8 @@ def _inputs(
         return np.empty(0, dtype=np.uint8), NO_ROWS
     column = plain_column(column)
     kind = column.type
+    if pa.types.is_null(kind):
+        return Cells(column, False, name, shard), NO_IMAGES
     if is_bytes(kind):
         return Cells(column, False, name, shard), f"images in bytes in the column {name!r}"
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:

@@ -29,7 +29,7 @@ from upslope.errors import ConfigError, DataError, UpslopeError
 from upslope.files import make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
-from upslope.pools.parquet_rows import NO_ROWS, Cells, empty_cell, read_rows
+from upslope.pools.parquet_rows import NO_IMAGES, NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
 from upslope.pools.storage import Storage, split_url
 from upslope.progress import no_progress
@@ -78,7 +78,8 @@ class Rows:
         if not self.ids:  # what writers leave as the type or the shape says nothing
             none = np.empty((0, *input_shape), dtype=np.uint8)
             return ArrayDataset(self.place, (), (), none, labels, resident=False, place=self.place)
-        if _kind_of(self.column) != _kind_of(column):
+        no_images = self.column == NO_IMAGES and form is not None  # each is told when it is read
+        if not no_images and _kind_of(self.column) != _kind_of(column):
             raise DataError(
                 f"Expected {self.place} to hold {column}, as the first shard does, but it "
                 f"holds {self.column}. Write it again, or leave it out."

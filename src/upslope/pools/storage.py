@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from upslope.datasets.layout import is_hidden
+from upslope.datasets.paths import refuse_empty_path
 from upslope.errors import ConfigError, DataError, RunError, UpslopeError
 from upslope.extras import missing_package
 from upslope.files import disk_errors
@@ -229,8 +230,9 @@ def split_url(url: str) -> tuple[str, str]:
     """Return (scheme, path without it) of a URL or of a path on this machine.
 
     Raises:
-        ConfigError: a scheme that is not read, a chain, or credentials in the URL.
+        ConfigError: an empty text, a scheme that is not read, a chain, or credentials in the URL.
     """
+    refuse_empty_path(url, "the place of a pool")
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "file", str(Path(url).expanduser().absolute())
