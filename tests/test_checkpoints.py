@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from small_tasks import perceptron
 from upslope import checkpoints
@@ -102,6 +104,44 @@ def test_files_with_code_are_refused_without_advice_to_run_it(tmp_path: Path) ->
         with pytest.raises(ModelError, match=words) as caught:
             load_weights(torch.nn.Linear(2, 2), tmp_path / name)
         assert "weights_only" not in str(caught.value)
+
+
+def test_of_files_that_torch_refuses_no_advice_and_no_warning_of_its_own_is_passed_on(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    torch.jit.script(model).save(str(tmp_path / "script.pt"))
+    torch.save(model.state_dict(), tmp_path / "protocol.pt", pickle_protocol=4)
+    (tmp_path / "dump.pt").write_bytes(pickle.dumps(dict(model.state_dict())))
+    recwarn.clear()  # of scripting, which torch calls deprecated
+    for name, words in (
+        ("script.pt", "could run code"),
+        ("protocol.pt", "pickle_protocol"),
+        ("dump.pt", "pickle.dump"),
+    ):
+        with pytest.raises(ModelError, match=words) as caught:
+            load_weights(model, tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("convert", "words"),
+    [
+        (lambda x: x.to("meta"), "plain tensors.*weight, bias"),
+        (lambda x: x.to_sparse(), "plain tensors.*weight, bias"),
+        (lambda x: (10 * x).int(), "floating-point.*weight .torch.int32., bias"),
+        (lambda x: x * 1j, "floating-point.*complex64"),
+    ],
+    ids=["meta", "sparse", "integers", "complex"],
+)
+def test_weights_that_cannot_be_copied_as_they_are_are_refused(
+    convert: Callable[[Tensor], Tensor], words: str, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    torch.save({k: convert(v) for k, v in model.state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=words):
+        load_weights(model, tmp_path / "w.pt")
 
 
 def test_the_shapes_of_a_checkpoint_tell_its_number_of_classes() -> None:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from upslope.memory import raise_memory_error
 _HEADER = "upslope"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _MOST_NAMES = 5
-_OBJECTS = "(?i)unsupported|unrecognized|not an allowed"  # what torch says of more than tensors
+# What torch says: of more than tensors, of pickles unlike its own, and of compiled networks.
+_OBJECTS = "(?i)unsupported|unrecognized|not an allowed"
+_PICKLED_OTHERWISE = "Unsupported operand"
+_PROGRAM = "TorchScript"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
@@ -173,35 +177,7 @@ def trained_classes(build: Callable[[int], nn.Module], tensors: Mapping[str, Ten
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
-    is_torch = True
-    try:
-        with path.open("rb") as file:
-            is_torch = file.read(2).startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn pickle stream fails in any way there is
-        raise_memory_error(error, of_file=True)
-        if (
-            is_torch
-            and isinstance(error, pickle.UnpicklingError)
-            and re.search(_OBJECTS, str(error))
-        ):
-            raise ModelError(
-                f"Expected {path} to hold tensors alone but it holds other objects, which could "
-                "run code when loaded. Save `model.state_dict()` instead of the whole model."
-            ) from error
-        # Of what torch says, the first line is advice to run whatever code the file holds.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-        if (
-            not is_torch
-            or isinstance(error, KeyError)
-            or reason.startswith("Weights only")
-            or not reason
-        ):
-            reason = "its content is neither"
-        raise ModelError(
-            f"Expected {path} to be a PyTorch or safetensors checkpoint but: {reason}. Give "
-            "another, or save `model.state_dict()` again."
-        ) from error
+    content = _read_torch(path)
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -213,12 +189,89 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"Expected {path} to hold a state dict, or one under {', '.join(_WRAPPERS[:3])}, but "
             f"found {content_of}. Save `model.state_dict()`."
         )
+    _check_readable(path, content)
     return dict(content)
 
 
+def _check_readable(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelError where a tensor has no numbers that could be copied one by one."""
+    others = [
+        name
+        for name, value in tensors.items()
+        if value.is_meta or value.is_quantized or value.is_nested or value.layout != torch.strided
+    ]
+    if others:
+        raise ModelError(
+            f"Expected {path} to hold plain tensors but these are sparse, quantised, nested or on "
+            f"the meta device, without numbers: {_first_of(others)}. Save the "
+            "network's plain weights, `model.state_dict()`."
+        )
+
+
+def _read_torch(path: Path) -> Any:
+    """What a file of `torch.save` holds, where that is tensors and plain containers of them."""
+    is_torch = True
+    try:
+        with path.open("rb") as file:
+            is_torch = file.read(2).startswith((b"PK", b"\x80"))  # a zip archive, or a pickle
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the refusal below says what matters of these
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a torn pickle stream fails in any way there is
+        raise_memory_error(error, of_file=True)
+        raise _refusal(path, error, is_torch) from error
+
+
+def _refusal(path: Path, error: Exception, is_torch: bool) -> ModelError:
+    """The error for a file that torch does not read; `is_torch`: it begins as its files do."""
+    said = str(error)
+    if is_torch and _PICKLED_OTHERWISE in said:
+        return ModelError(
+            f"Expected {path} to be written by `torch.save` but it is damaged, or a pickle of "
+            "another kind (`pickle.dump`, or another `pickle_protocol`), which cannot be read "
+            "without running code in it. Save with `torch.save(model.state_dict(), path)`."
+        )
+    if is_torch and (_PROGRAM in said or _is_of_objects(error)):
+        return ModelError(
+            f"Expected {path} to hold tensors alone but it holds other objects, which could "
+            "run code when loaded. Save `model.state_dict()` instead of the whole model."
+        )
+    # Of what torch says, the first line is advice to run whatever code the file holds.
+    reason = said.rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    if (
+        not is_torch
+        or isinstance(error, KeyError)
+        or reason.startswith("Weights only")
+        or not reason
+    ):
+        reason = "its content is neither"
+    return ModelError(
+        f"Expected {path} to be a PyTorch or safetensors checkpoint but: {reason}. Give "
+        "another, or save `model.state_dict()` again."
+    )
+
+
+def _is_of_objects(error: Exception) -> bool:
+    return isinstance(error, pickle.UnpicklingError) and bool(re.search(_OBJECTS, str(error)))
+
+
 def check_network(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise ModelError unless the tensors of a file have the names and shapes of the model's."""
+    """Raise ModelError unless the tensors of a file have the names and shapes of the model's.
+
+    Where a weight of the model is a floating-point number, the file's must be one too: of others
+    the copy would be rounded, or real parts alone.
+    """
     _check_shapes(model, {name: tuple(value.shape) for name, value in tensors.items()}, path)
+    others = [
+        f"{name} ({tensors[name].dtype})"
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and not tensors[name].is_floating_point()
+    ]
+    if others:
+        raise ModelError(
+            f"Expected {path} to hold floating-point weights but got "
+            f"{_first_of(others)}. Save the network's before it is converted."
+        )
 
 
 def _check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -237,11 +290,15 @@ def _check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path:
         ),
     ):
         if names:
-            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-            problems.append(f"{len(names)} {words}: {', '.join(names[:_MOST_NAMES])}{more}")
+            problems.append(f"{len(names)} {words}: {_first_of(names)}")
     if problems:
         raise ModelError(
             f"Expected {path} to fit {type(model).__name__} but its weights are of another "
             f"network: {'; '.join(problems)}. Give the model, and the number of classes, that "
             "this checkpoint was trained with."
         )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{', '.join(names[:_MOST_NAMES])}{more}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
 import tarfile
 from collections.abc import Callable
+from json import JSONDecodeError
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,21 @@ def test_addresses_lead_nowhere_else(address: str, tmp_path: Path) -> None:
         open_pool(f"{folder}/*.parquet")
 
 
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("a\0b.png", "addresses of images"), ("loop.png", "links lead nowhere")],
+    ids=["zero byte", "loop"],
+)
+def test_addresses_that_no_file_can_have_are_refused(
+    address: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "good.png").write_bytes(png(1))
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    pq.write_table(pa.table({"path": ["good.png", address]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=words):
+        open_pool(f"{tmp_path}/*.parquet")
+
+
 def test_a_tar_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
         member = tarfile.TarInfo("../out.png")
@@ -208,16 +225,24 @@ def test_errors_that_pass_are_tried_again() -> None:
     assert failing.calls == 4
 
 
+def test_a_garbled_answer_is_asked_for_again() -> None:
+    failing = Failing(JSONDecodeError("Expecting value", "<html>", 0))
+    assert Storage("memory", {}, QUICK).attempt(failing, "x") == "content"
+
+
 def test_errors_that_stay_are_told_with_the_last() -> None:
     failing = Failing(*[OSError(f"slow down {i}") for i in range(9)])
     with pytest.raises(StorageError, match=r"memory://x but it failed 4 times.*slow down 3"):
         Storage("memory", {}, QUICK).attempt(failing, "x")
 
 
-def test_refused_credentials_and_missing_files_are_told_at_once() -> None:
+def test_what_will_not_pass_is_told_at_once() -> None:
     for error, kind, words in (
         (PermissionError("AccessDenied"), StorageError, "credentials"),
         (FileNotFoundError("x"), DataError, "there is none"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), DataError, "there is none"),
+        (OSError(errno.ELOOP, "Too many levels of links"), DataError, "there is none"),
+        (ValueError("Bucket name invalid"), StorageError, "cannot be asked for.*name invalid"),
     ):
         failing = Failing(error)
         with pytest.raises(kind, match=words):

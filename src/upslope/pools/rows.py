@@ -262,9 +262,8 @@ class Addresses:
         else:
             path = posixpath.join(self.root, address)
         if self.storage.is_local:
-            # Links are followed first, so that none leads out.
-            real, within = Path(path).resolve(), Path(self.within).resolve()
-            if path and real.is_relative_to(within):
+            real = _follow_links(path) if path else None
+            if real is not None and real.is_relative_to(Path(self.within).resolve()):
                 return real
         elif posixpath.normpath(path) == path and path.startswith(f"{self.within.rstrip('/')}/"):
             return self.storage.read(path, read_limit())
@@ -273,6 +272,20 @@ class Addresses:
             f"{address[:200]!r}. Where they are meant to be read from elsewhere, say from where: "
             "--images-at URL."
         )
+
+
+def _follow_links(path: str) -> Path | None:
+    """A path behind all links, so that none leads out; None of what no file can be called.
+
+    Raises:
+        DataError: links that lead to themselves.
+    """
+    try:
+        return Path(path).resolve()
+    except ValueError:  # a zero byte
+        return None
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"Expected an image at {path} but its links lead nowhere.") from error
 
 
 def addresses_of(

@@ -8,11 +8,13 @@ fetched are not left out as if they were damaged.
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +40,7 @@ _CREDENTIALS = (  # errors of botocore and google.auth
     "DefaultCredentialsError",
     "RefreshError",
 )
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 _TAGS = ("ETag", "etag", "md5Hash", "blob_id", "mtime")
 """How file systems call what tells one content of a file from another."""
 
@@ -177,7 +180,7 @@ class Storage:
         Raises:
             ConfigError: the package of the scheme is not installed.
             DataError: there is no such file.
-            StorageError: refused credentials, or an error that stayed.
+            StorageError: refused credentials, a wrong request, or an error that stayed.
         """
         name = self.url(path)
         system = self._connect()
@@ -186,11 +189,14 @@ class Storage:
                 return action(system)
             except UpslopeError:
                 raise
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-                raise DataError(f"Expected a file at {name} but there is none.") from error
             except Exception as error:  # each file system has errors of its own
-                if _status(error) == 404:
+                if _is_absence(error):
                     raise DataError(f"Expected a file at {name} but there is none.") from error
+                if _is_wrong_request(error):
+                    raise StorageError(
+                        f"Expected to read {name} but it cannot be asked for: {_words(error)}. "
+                        "Look at the URL."
+                    ) from error
                 if _is_refusal(error):
                     raise StorageError(
                         f"Expected to be allowed to read {name} but got: {_words(error)}. Check "
@@ -296,6 +302,21 @@ def _status(error: Exception) -> int | None:
         if isinstance(value, int):
             return value
     return None
+
+
+def _is_absence(error: Exception) -> bool:
+    """Whether there is no such file, or none that could have such a name."""
+    return (
+        isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        or getattr(error, "errno", None) in _NO_NAME
+        or _status(error) == 404
+    )
+
+
+def _is_wrong_request(error: Exception) -> bool:
+    """Whether the library refuses what it is asked, as a bucket of a name that none can have."""
+    is_garbled_answer = isinstance(error, JSONDecodeError | UnicodeDecodeError)
+    return isinstance(error, ValueError | TypeError) and not is_garbled_answer
 
 
 def _is_refusal(error: Exception) -> bool:
