@@ -140,17 +140,19 @@ class Training:
         with self._autocast():
             outputs = self._forward(inputs)
             losses = self.task.losses(outputs, targets)
-            step = Step(self.model, inputs, targets, outputs, losses, at.epoch, progress, lr)
+            step = Step(
+                self.model, inputs, targets, outputs, losses, at.epoch, progress, lr, self.scaler
+            )
             extra = self.companion.loss(step) if self.companion else None
         loss = self._mean(losses) if extra is None else self._mean(losses) + extra
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.loss_sum += self._combine(losses.detach())
         self.scaler.step(self.optimizer)
-        self.scaler.update()
         if self.companion:
             self.companion.step(step)
         at.seen += len(self.batches[at.step])
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
+        self.scaler.update()
             self._check_loss(lr)
         step_number = at.epoch * self.steps + at.step + 1
         self.observer(Progress("train", step_number, self.epochs * self.steps))
