@@ -72,6 +72,7 @@ def test_every_epoch_has_every_sample_once_and_no_lone_batch() -> None:
         assert n == 1 or min(len(b) for b in batches) > 1
     orders = [torch.cat(epoch_batches(33, 16, 0, 0, epoch)).tolist() for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2]
+    assert [len(b) for b in epoch_batches(5, 1, seed=0, cycle=0, epoch=0)] == [1] * 5
 
 
 def test_schedules() -> None:
@@ -93,9 +94,10 @@ def test_epochs_that_are_not_given_make_enough_steps_of_few_labels() -> None:
 
 
 def test_steps_of_an_epoch_are_its_batches() -> None:
-    settings = replace(SETTINGS, batch_size=16)
-    for n in (1, 2, 15, 16, 17, 18, 32, 33, 48):
-        assert settings.steps_per_epoch(n) == len(epoch_batches(n, 16, 0, 0, 0))
+    for size in (1, 2, 16):
+        settings = replace(SETTINGS, batch_size=size)
+        for n in (1, 2, 15, 16, 17, 18, 32, 33, 48):
+            assert settings.steps_per_epoch(n) == len(epoch_batches(n, size, 0, 0, 0))
 
 
 def test_the_default_fits_a_hundred_digits() -> None:

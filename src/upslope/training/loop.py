@@ -46,10 +46,11 @@ class TrainingReport:
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) -> list[Tensor]:
-    """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before."""
+    """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before, unless all
+    batches are of one sample."""
     order = torch.randperm(n, generator=generator(seed, "order", cycle, epoch))
     batches = list(order.split(batch_size))  # type: ignore[no-untyped-call]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 

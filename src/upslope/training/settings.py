@@ -65,7 +65,11 @@ class TrainingSettings(Options):
         ),
     ] = None
     batch_size: Annotated[
-        int, Field(ge=1, description="samples in a batch; a lone last one joins the batch before")
+        int,
+        Field(
+            ge=1,
+            description="samples in a batch; from 2 on, a lone last one joins the batch before",
+        ),
     ] = 64
     optimizer: Annotated[
         Literal["sgd", "adam", "muon"],
