@@ -30,7 +30,7 @@ CHECKPOINT_SECONDS = 20.0
 """Least wall time between two checkpoints: what a kill may cost."""
 
 STATISTICS_BATCH = 500
-"""Samples in a batch when the statistics of batch normalisation are computed again."""
+"""Most samples in a batch when the statistics of batch normalisation are computed again."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -187,7 +187,11 @@ class Training:
     def _recompute_statistics(self) -> None:
         """Make the statistics of batch normalisation those of the labelled set, as it is."""
         with global_generator(self.seed, "statistics", self.cycle, device=self.device):
-            batches = epoch_batches(self.n, STATISTICS_BATCH, self.seed, self.cycle, self.epochs)
+            order = torch.randperm(
+                self.n, generator=generator(self.seed, "order", self.cycle, self.epochs)
+            )
+            # Of one size, as `update_bn` weighs all batches alike.
+            batches = order.tensor_split(-(-self.n // STATISTICS_BATCH))
             input_batches = (self.task.prepare(x) for x, _ in self.data.stream(batches))
             update_bn((self._laid_out(x) for x in input_batches), self.model)
 
