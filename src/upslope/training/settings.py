@@ -99,9 +99,14 @@ class TrainingSettings(Options):
             "weights want about 0.1",
         ),
     ] = 1.0
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
-        5e-4
-    )
+    weight_decay: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="L2 penalty, added to the gradient; with muon, taken off its matrices "
+            "times the rate",
+        ),
+    ] = 5e-4
     schedule: Annotated[
         Literal["milestones", "one-cycle", "triangular", "constant"],
         Field(
