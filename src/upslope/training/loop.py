@@ -16,6 +16,7 @@ from torch.optim.swa_utils import update_bn
 from upslope.batches import Source
 from upslope.datasets.base import Dataset
 from upslope.errors import ModelError
+from upslope.models.memory_order import CHANNELS_LAST
 from upslope.progress import Interrupted, Observer, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
 from upslope.tasks.base import AdvisesOnTargets, MirrorsOnDemand, Task
@@ -151,9 +152,9 @@ class Training:
         self.scaler.step(self.optimizer)
         if self.companion:
             self.companion.step(step)
+        self.scaler.update()
         at.seen += len(self.batches[at.step])
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
-        self.scaler.update()
             self._check_loss(lr)
         step_number = at.epoch * self.steps + at.step + 1
         self.observer(Progress("train", step_number, self.epochs * self.steps))
@@ -197,9 +198,8 @@ class Training:
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
         """A batch in the memory layout of the network."""
-        if self.settings.channels_last and inputs.dim() == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        order = CHANNELS_LAST.get(inputs.dim()) if self.settings.channels_last else None
+        return inputs if order is None else inputs.contiguous(memory_format=order)
 
     def _forward(self, inputs: Tensor) -> object:
         try:

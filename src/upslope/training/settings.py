@@ -157,8 +157,8 @@ class TrainingSettings(Options):
     channels_last: Annotated[
         bool,
         Field(
-            description="channels-last layout for all weights; without, networks of Upslope's own "
-            "take the order of memory that is fastest on a CPU"
+            description="channels-last layout for all weights of images and volumes; without, "
+            "networks of Upslope's own take the order of memory that is fastest on a CPU"
         ),
     ] = False
     autocast: Annotated[
