@@ -17,7 +17,7 @@ from upslope.config.read import load
 from upslope.errors import ConfigError, ModelError
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.seeds import global_generator
-from upslope.training import TrainingSettings, train
+from upslope.training import TrainingSettings, loop, train
 from upslope.training.muon import MuonWithSGD
 from upslope.training.task import trained_task
 
@@ -174,6 +174,19 @@ def test_recomputed_statistics_are_those_of_the_labelled_set() -> None:
     torch.testing.assert_close(norm.running_mean, inputs[0].mean(dim=0))
     torch.testing.assert_close(norm.running_var, inputs[0].var(dim=0))
     assert norm.momentum == 0.1
+
+
+def test_recomputed_statistics_weigh_every_sample_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STATISTICS_BATCH", 45)  # 50 samples: not 45 and 5
+    model, data = fresh(norm=True), Points(50)
+    settings = replace(SETTINGS, batch_statistics="recomputed")
+    train(model, TASK, data, range(50), settings, seed=3, device=CPU)
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
+    inputs = []
+    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    with torch.no_grad():
+        model.eval()(data.inputs(range(50)))
+    torch.testing.assert_close(norm.running_mean, inputs[0].mean(dim=0))
 
 
 def test_label_smoothing_of_training_leaves_the_task_of_scores_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -30,6 +30,9 @@ class Batch:
     losses: Tensor
     progress: float = 0.0
     lr: float = 0.1
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False)
+    )
 
 
 class Staged(nn.Module):
@@ -190,6 +193,30 @@ def test_state_goes_on_where_it_was() -> None:
     steps(second, model, batches[3:])
     assert whole.state().keys() == second.state().keys()
     assert all(torch.equal(v, second.state()[k]) for k, v in whole.state().items())
+
+
+def test_a_scaled_loss_moves_the_module_as_the_loss_itself_and_by_no_infinite_gradient() -> None:
+    def updated(scaler: torch.amp.GradScaler, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+        companion = LearningLossModule()
+        companion.begin(model, CPU, 1)
+        batch = Batch(losses, scaler=scaler)
+        model(inputs)
+        extra = companion.loss(batch)
+        assert extra is not None
+        assert companion.module is not None
+        before = companion.module.head.weight.detach().clone()
+        scaler.scale(factor * extra).backward()
+        companion.step(batch)
+        scaler.update()
+        companion.end()
+        return before, companion.module.head.weight.detach()
+
+    model, inputs, losses = Staged(), torch.randn(6, 1, 8, 8), torch.rand(6)
+    _, plain = updated(torch.amp.GradScaler("cpu", enabled=False))
+    _, scaled = updated(torch.amp.GradScaler("cpu"))
+    torch.testing.assert_close(scaled, plain)
+    before, overflown = updated(torch.amp.GradScaler("cpu"), factor=torch.inf)
+    assert torch.equal(overflown, before)
 
 
 def test_signal_is_the_modules_prediction_on_a_real_network() -> None:

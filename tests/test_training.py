@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from small_tasks import MODEL, TASK, Points, perceptron
 from upslope import datasets, models, tasks
 from upslope.errors import ConfigError, DataError, ModelError
+from upslope.gradnorm import gradient_norms
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
 from upslope.training import Step, TrainingSettings, evaluate, loop, train
@@ -70,6 +72,7 @@ def test_every_epoch_has_every_sample_once_and_no_lone_batch() -> None:
         batches = epoch_batches(n, 16, seed=0, cycle=0, epoch=0)
         assert sorted(torch.cat(batches).tolist()) == list(range(n))
         assert n == 1 or min(len(b) for b in batches) > 1
+    assert [len(b) for b in epoch_batches(5, 1, seed=0, cycle=0, epoch=0)] == [1] * 5
     orders = [torch.cat(epoch_batches(33, 16, 0, 0, epoch)).tolist() for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2]
 
@@ -93,9 +96,10 @@ def test_epochs_that_are_not_given_make_enough_steps_of_few_labels() -> None:
 
 
 def test_steps_of_an_epoch_are_its_batches() -> None:
-    settings = replace(SETTINGS, batch_size=16)
-    for n in (1, 2, 15, 16, 17, 18, 32, 33, 48):
-        assert settings.steps_per_epoch(n) == len(epoch_batches(n, 16, 0, 0, 0))
+    for size in (1, 2, 16):
+        settings = replace(SETTINGS, batch_size=size)
+        for n in (1, 2, 15, 16, 17, 18, 32, 33, 48):
+            assert settings.steps_per_epoch(n) == len(epoch_batches(n, size, 0, 0, 0))
 
 
 def test_the_default_fits_a_hundred_digits() -> None:
@@ -284,3 +288,36 @@ def test_evaluation_keeps_every_mode_and_statistic() -> None:
 def test_bfloat16_and_channels_last_train() -> None:
     settings = replace(SETTINGS, autocast="bf16", channels_last=True)
     assert bool(torch.isfinite(fit(fresh(), settings)).all())
+
+
+@dataclass(frozen=True)
+class Grids(Points):
+    """Points with images or volumes of three channels and 5 positions a side."""
+
+    dimensions: int = 2
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        shape = (self.n, 3, *[5] * self.dimensions)
+        return torch.randn(shape, generator=generator(0, "grids"))[torch.as_tensor(indices)]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_channels_last_holds_for_images_and_volumes(dimensions: int) -> None:
+    convolution = (nn.Conv2d, nn.Conv3d)[dimensions - 2]
+    norm = (nn.BatchNorm2d, nn.BatchNorm3d)[dimensions - 2]
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        convolution(3, 4, 3), norm(4), convolution(4, 4, 2), nn.Flatten(), nn.LazyLinear(3)
+    )
+    plain(torch.zeros(2, 3, *[5] * dimensions))
+    model = copy.deepcopy(plain)
+    data = Grids(20, dimensions=dimensions)
+    for network, settings in ((plain, SETTINGS), (model, replace(SETTINGS, channels_last=True))):
+        train(network, TASK, data, range(20), settings, seed=3, device=CPU)
+    order = (torch.channels_last, torch.channels_last_3d)[dimensions - 2]
+    assert model[0].weight.is_contiguous(memory_format=order)
+    assert not plain[0].weight.is_contiguous(memory_format=order)
+    torch.testing.assert_close(weights(model), weights(plain), rtol=1e-4, atol=1e-5)
+    x = data.inputs(range(6))
+    norms = [gradient_norms(network.eval(), x, "entropy") for network in (plain, model)]
+    torch.testing.assert_close(norms[1], norms[0], rtol=1e-3, atol=1e-5)

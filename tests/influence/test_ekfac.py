@@ -200,3 +200,36 @@ def test_the_model_is_left_as_it_was_and_errors_are_clear() -> None:
     with pytest.raises(InfluenceError, match='Use draws="given"'):
         EKFAC(dense_outputs)
     EKFAC(dense_outputs, draws="given")
+
+
+class Folded(nn.Module):
+    """A layer on sequences whose positions come first, or are folded into rows with the samples."""
+
+    def __init__(self, fold: bool) -> None:
+        super().__init__()
+        self.mix, self.head, self.fold = nn.Linear(4, 5), nn.Linear(5, 3), fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        x = x.flatten(0, 1) if self.fold else x.transpose(0, 1)
+        x = self.mix(x).tanh()
+        x = x.unflatten(0, (n, -1)) if self.fold else x.transpose(0, 1)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_rows_that_are_not_the_samples_are_not_taken_for_them(
+    fold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("upslope.influence.ekfac.SCRATCH", 60)  # two samples' gradients at a time
+    torch.manual_seed(0)
+    model = Folded(fold).double()
+    x, y = torch.randn(11, 3, 4).double(), torch.randint(0, 3, (11,))
+    data = [(x[:3], y[:3]), (x[3:], y[3:])]  # of the first batch, sizes alone would not tell
+    curvature = Curvature(model, data, kind="fisher")
+    ekfac, oracle = EKFAC(curvature), Explicit(model, [(x, y)])
+    assert ekfac.factored == ["head.weight"]
+    exact, ours = oracle.fisher(), dense(ekfac, curvature.size)
+    assert relative(ours.trace(), exact.trace()) < 1e-10
+    mine, whole = (block(oracle, ekfac.diagonal, m) for m in (ours, exact))
+    assert relative(mine, whole.diagonal().diag()) < 1e-10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,15 @@ def test_members_differ_have_learnt_and_the_model_has_not() -> None:
         assert not member.training
         predicted = member(ctx.dataset.inputs(list(range(120)))).argmax(dim=1)
         assert ((predicted == 1) == (torch.arange(120) >= 60)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize(("labelled", "steps"), [(1, 3), (64, 3), (65, 3), (66, 6)])
+def test_members_pass_over_the_labels_as_often_as_they_are_to(labelled: int, steps: int) -> None:
+    progress: list[tuple[int, int]] = []
+    ctx = context(labelled=labelled)
+    ctx = replace(ctx, progress=lambda done, total: progress.append((done, total)))
+    build(Need.of("committee", members=2, epochs=3)).fit(ctx)  # type: ignore[attr-defined]
+    assert progress == [(step + 1, 2 * steps) for step in range(2 * steps)]
 
 
 def test_same_generator_same_committee() -> None:

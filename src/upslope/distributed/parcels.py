@@ -32,12 +32,12 @@ _HERE: list[torch.device] = [torch.device("cpu")]
 class Parcel:
     """Pickled work. weights: name -> tensor on the CPU, None where the receiver holds them.
 
-    digest: SHA-256 of the weights. channels_last: names of those that have their channels last.
+    digest: SHA-256 of the weights. strides: name -> order of memory of each, which decides bits.
     """
 
     data: bytes
     digest: str
-    channels_last: frozenset[str]
+    strides: Mapping[str, tuple[int, ...]]
     weights: dict[str, Tensor] | None
 
 
@@ -68,14 +68,13 @@ class Holdings:
         model = work.model if self.make_model else None
         _Pickler(buffer, self.objects, model, work.device).dump(work)
         if model is None:
-            return Parcel(buffer.getvalue(), "", frozenset(), None)
+            return Parcel(buffer.getvalue(), "", {}, None)
         weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
         digest = _digest(weights)
         is_sent = digest == self._digest_sent and not whole
         self._digest_sent = digest
-        return Parcel(
-            buffer.getvalue(), digest, _with_channels_last(model), None if is_sent else weights
-        )
+        strides = {name: p.stride() for name, p in model.named_parameters()}
+        return Parcel(buffer.getvalue(), digest, strides, None if is_sent else weights)
 
     def unpack(self, parcel: Parcel) -> Any:
         """Return the work, on the device of this process and with its own network and data."""
@@ -89,10 +88,10 @@ class Holdings:
             assert self.make_model is not None  # as the sender had it
             model = self._model[1] if self._model else self.make_model().to(self.device)
             for name, p in model.named_parameters():
-                is_last = name in parcel.channels_last
-                order = torch.channels_last if is_last else torch.contiguous_format
-                if p.dim() == 4:
-                    p.data = p.data.to(memory_format=order)
+                if p.stride() != parcel.strides[name]:
+                    p.data = torch.empty_strided(
+                        p.shape, parcel.strides[name], dtype=p.dtype, device=p.device
+                    )
             model.load_state_dict(parcel.weights)
             self._model = (parcel.digest, model.eval())
         assert self._model is not None  # the first parcel of a network holds its weights
@@ -171,19 +170,6 @@ def _device_here() -> torch.device:
 
 def _tensor_here(value: Tensor) -> Tensor:
     return value.to(_HERE[0])
-
-
-def _with_channels_last(model: nn.Module) -> frozenset[str]:
-    """Return the names of the weights whose channels are last in memory: it decides bits.
-
-    By their strides, for a weight of one channel or one tap is in either order, and yet torch
-    takes its strides for one of them.
-    """
-    return frozenset(
-        name
-        for name, p in model.named_parameters()
-        if p.dim() == 4 and p.stride() != torch.empty(p.shape, device="meta").stride()
-    )
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:

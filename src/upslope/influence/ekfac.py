@@ -16,6 +16,7 @@ Bouthillier, Ballas and Vincent (2018) for the eigenvalues; Grosse et al. (2023)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from upslope.errors import InfluenceError
 from upslope.gradnorm.losses import logits_of
 from upslope.influence.layers import Layer, layers_of, watching
-from upslope.influence.network import Theta, differentiating_twice
+from upslope.influence.network import Theta, differentiating_twice, sample_count
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, check_damping, relative_residual
 
@@ -42,7 +43,8 @@ class EKFAC:
         empirical Fisher). The first two are the Fisher matrix of cross-entropy on logits
         (n, classes), which is its Gauss-Newton matrix.
 
-    factored: the weights with a Kronecker-factored block. diagonal: the other parameters.
+    factored: the weights with a Kronecker-factored block. diagonal: the other parameters, and those
+        of layers that run more than once, or on rows that are not the samples.
 
     curvature: over the training data. seed: of the labels that are drawn.
 
@@ -114,19 +116,17 @@ class EKFAC:
         return self._network.flatten_theta(products)
 
     def _bases(self, layers: list[Layer]) -> list[tuple[Layer, Tensor, Tensor]]:
-        """Eigenvectors for the layers that each forward pass uses exactly once."""
+        """Eigenvectors for the layers that each forward pass uses once, samples in front."""
         moments: dict[str, tuple[Tensor, Tensor]] = {}
-        layers_used_twice: set[str] = set()
+        left_out: set[str] = set()
         for batch, aims in self._weighted_losses():
-            for layer, a, gs in self._run_pass(layers, batch, aims, layers_used_twice):
+            for layer, a, gs in self._run_pass(layers, batch, aims, left_out):
                 aa, gg = moments.get(layer.weight, (torch.zeros(()), torch.zeros(())))
                 aa = aa.to(a) + torch.einsum("nti,ntj->ij", a, a)
                 for g in gs:
                     gg = gg.to(g) + torch.einsum("nti,ntj->ij", g, g)
                 moments[layer.weight] = aa, gg
-        layers_measured = [
-            layer for layer in layers if layer.weight in moments.keys() - layers_used_twice
-        ]
+        layers_measured = [layer for layer in layers if layer.weight in moments.keys() - left_out]
         return [
             (la, *(torch.linalg.eigh(m)[1] for m in moments[la.weight])) for la in layers_measured
         ]
@@ -152,15 +152,16 @@ class EKFAC:
         layers: list[Layer],
         batch: tuple[Any, Any],
         aims: list[Any],
-        layers_used_twice: set[str],
+        left_out: set[str],
     ) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
         """(layer, patches, output gradients of each loss), from one pass over the batch."""
         with watching(layers) as watch:
             outputs = self._network.outputs(self._network.leaves(), batch[0])
-        layers_used_twice |= {name for name, outputs in watch.outputs.items() if len(outputs) > 1}
-        once = [
-            la for la in layers if la.weight in watch.outputs and la.weight not in layers_used_twice
-        ]
+        n = sample_count(batch)
+        # Samples that lie elsewhere, or are folded into rows with their positions, would be taken
+        # for others: which rows are one sample's cannot be told.
+        left_out |= {name for name, x in watch.inputs.items() if [len(part) for part in x] != [n]}
+        once = [la for la in layers if la.weight in watch.outputs and la.weight not in left_out]
         if not once:
             return
         ends = [watch.outputs[layer.weight][0] for layer in once]
@@ -219,14 +220,16 @@ class EKFAC:
         diagonal = {name: network.theta[name] for name in squares}
 
         def loss(diagonal: Theta, one: Any, aim: Any) -> Tensor:
-            outputs = network.outputs({**network.theta, **diagonal}, _batch_of_one(one))
-            return self._losses(outputs, _batch_of_one(aim)).sum()
+            outputs = network.outputs({**network.theta, **diagonal}, _map(one, _batch_of_one))
+            return self._losses(outputs, _map(aim, _batch_of_one)).sum()
 
-        dims = (None, 0, None if aim is None else 0)
+        gradients = vmap(grad(loss), in_dims=(None, 0, None if aim is None else 0))
         chunk = max(1, SCRATCH // sum(p.numel() for p in diagonal.values()))
-        gradients = vmap(grad(loss), in_dims=dims, chunk_size=chunk)(diagonal, inputs, aim)
-        for name, g in gradients.items():
-            squares[name] += g.square().sum(dim=0)
+        for first in range(0, sample_count((inputs, None)), chunk):
+            some = partial(_rows, first=first, end=first + chunk)
+            of_some = gradients(diagonal, _map(inputs, some), _map(aim, some))
+            for name, g in of_some.items():
+                squares[name] += g.square().sum(dim=0)
 
 
 def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
@@ -240,11 +243,20 @@ def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
         total += torch.bmm(g[part].transpose(1, 2), a[part]).square().sum(dim=0)
 
 
-def _batch_of_one(tree: Any) -> Any:
+def _batch_of_one(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
+def _rows(tensor: Tensor, first: int, end: int) -> Tensor:
+    return tensor[first:end]
+
+
+def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same tree of tuples, lists and dicts with the function of each tensor."""
     if isinstance(tree, Tensor):
-        return tree[None]
+        return function(tree)
     if isinstance(tree, dict):
-        return {key: _batch_of_one(t) for key, t in tree.items()}
+        return {key: _map(t, function) for key, t in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return type(tree)(_batch_of_one(t) for t in tree)
+        return type(tree)(_map(t, function) for t in tree)
     return tree

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Dimensions of a batch, or of a weight, of images and of volumes -> their order of memory with
+channels last."""
 WIDE = 512
 """Channels from which on a convolution is the faster with positions last: of 32 images of 4 x 4
 pixels, forward and backward, 52 ms of one thread and 78 with channels last; of 256 channels and 8 x
@@ -25,6 +29,16 @@ class ArrangesMemory(Protocol):
     def arrange_memory(self) -> None:
         """Bring the weights into that order, in place; the forward pass takes images along."""
         ...
+
+
+def put_channels_last(model: nn.Module) -> None:
+    """Bring all weights of convolutions over images and volumes into channels-last order, in place.
+
+    model: a network.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() in CHANNELS_LAST:
+            tensor.data = tensor.data.to(memory_format=CHANNELS_LAST[tensor.dim()])
 
 
 def following(images: Tensor, weight: Tensor) -> Tensor:

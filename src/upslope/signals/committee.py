@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from upslope.errors import ModelError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import batches, read, seeding
+from upslope.signals.fitting import batches, batches_per_pass, read, seeding
 from upslope.signals.mc_dropout import bald
 from upslope.tasks.base import Task
 
@@ -79,7 +79,7 @@ def trained_members(
     places: for each member, places in the labelled set. epochs: passes over them.
     """
     members: list[nn.Module] = []
-    steps = [epochs * -(-len(places_of_member) // BATCH) for places_of_member in places]
+    steps = [epochs * batches_per_pass(len(of_member), BATCH) for of_member in places]
     for number, places_of_member in enumerate(places):
         with seeding(context), torch.enable_grad():
             member = fresh(context.model).train()

@@ -31,8 +31,18 @@ def batches(context: FitContext, indices: Sequence[int], size: int) -> Iterator[
         order = torch.randperm(len(indices), generator=context.rng).tolist()
         if len(order) == 1:
             order *= 2  # BatchNorm cannot train on one sample
-        for start in range(0, len(order) - 1, size):
+        for start in _starts(len(indices), size):
             yield order[start : start + size]
+
+
+def batches_per_pass(count: int, size: int) -> int:
+    """Return how many of `batches` make a pass. count: of samples. size: of a batch."""
+    return len(_starts(count, size))
+
+
+def _starts(count: int, size: int) -> range:
+    """Where the batches of a pass begin; a lone last sample of several is left to other passes."""
+    return range(0, count - 1 if count > 1 else count, size)
 
 
 def read(context: FitContext, indices: Sequence[int]) -> Tensor:

@@ -48,11 +48,10 @@ class BatchBald(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The candidate of largest gain, `budget` times; scores are BALD's."""
-        p = pool.signal(self.needs[0]).float()  # (n, T, C)
-        # In double precision, for gains are small differences of entropies.
-        parts = [p[start : start + 256] for start in range(0, len(p), 256)]
-        means = torch.cat([part.mean(dim=1, dtype=torch.float64) for part in parts])
-        mean_entropies = torch.cat([entropy(part.double(), -1).mean(dim=1) for part in parts])
+        p = pool.signal(self.needs[0])  # (n, T, C)
+        parts = [_whole(part) for part in p.split(256)]  # type: ignore[no-untyped-call]
+        means = torch.cat([part.mean(dim=1) for part in parts])
+        mean_entropies = torch.cat([entropy(part, -1).mean(dim=1) for part in parts])
         joint = LabelConfigurations.none(p.shape[1])
 
         def gains_of(rows: Tensor) -> Tensor:
@@ -76,17 +75,17 @@ class LabelConfigurations:
 
     @classmethod
     def none(cls, passes: int) -> LabelConfigurations:
-        """The one answer to no question."""
+        """Return the initial state: one empty configuration, of probability 1."""
         return cls(torch.ones(1).double(), torch.full((1, passes), 1 / passes, dtype=torch.float64))
 
     def entropy(self, p: Tensor) -> Tensor:
         """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
-        posteriors = torch.einsum("mt,btc->bmc", self.w, p.double())
+        posteriors = torch.einsum("mt,btc->bmc", self.w, _whole(p))
         return entropy(posteriors, -1) @ self.pi
 
     def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
         """Add the answers to one sample more. p: (T, C)."""
-        p = p.double()
+        p = _whole(p)
         posteriors = self.w @ p  # (M, C)
         if posteriors.numel() <= most:
             self.pi = (self.pi[:, None] * posteriors).flatten()
@@ -101,3 +100,10 @@ class LabelConfigurations:
         total = w.sum(dim=1, keepdim=True)
         # An answer that no network gives has probability 0: which network gave it is moot.
         self.w = torch.where(total > 0, w / total, 1 / w.shape[1])
+
+
+def _whole(p: Tensor) -> Tensor:
+    """Return posteriors (..., C) in double precision, in which they sum to 1 too: gains are small
+    differences of entropies, and what half precision leaves out of a sum is more than they are."""
+    p = p.double()
+    return p / p.sum(dim=-1, keepdim=True)

@@ -20,6 +20,8 @@ class Step:
     """One training batch, after the forward pass and before the backward.
 
     losses: (n,), in the graph. progress: share of the training done, 0 to 1. lr: this step's rate.
+    scaler: of the loss, which `autocast: fp16` scales; it takes the scale off the gradients of an
+    optimiser that is stepped through it, and leaves out a step whose gradients are not finite.
 
     model: in training mode. inputs, targets: the batch. outputs: of the model. epoch: its number.
     """
@@ -32,6 +34,7 @@ class Step:
     epoch: int
     progress: float
     lr: float
+    scaler: torch.amp.GradScaler
 
 
 class AuxiliaryModule(Protocol):
@@ -53,7 +56,7 @@ class AuxiliaryModule(Protocol):
         ...
 
     def step(self, step: Step) -> None:
-        """Update its own parameters; their gradients are there and are its to clear."""
+        """Update its own parameters, by `step.scaler`; their gradients are its to clear."""
         ...
 
     def end(self) -> None:

@@ -15,7 +15,7 @@ from upslope.datasets.base import Dataset
 from upslope.distributed.engine import current
 from upslope.distributed.ranks import leader
 from upslope.errors import DataError
-from upslope.models.memory_order import ArrangesMemory
+from upslope.models.memory_order import ArrangesMemory, put_channels_last
 from upslope.progress import Observer, Stop, no_progress
 from upslope.seeds import deterministic
 from upslope.tasks.base import Task
@@ -34,7 +34,7 @@ def place(model: nn.Module, settings: TrainingSettings, device: torch.device) ->
     """
     model = model.to(device)
     if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        put_channels_last(model)
     elif device.type == "cpu" and isinstance(model, ArrangesMemory):
         model.arrange_memory()
     return model

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import update_bn
 from upslope.batches import Source
 from upslope.datasets.base import Dataset
 from upslope.errors import ModelError
+from upslope.models.memory_order import CHANNELS_LAST
 from upslope.progress import Interrupted, Observer, Progress, Stop
 from upslope.seeds import derive, generator, global_generator
 from upslope.tasks.base import AdvisesOnTargets, MirrorsOnDemand, Task
@@ -30,7 +31,7 @@ CHECKPOINT_SECONDS = 20.0
 """Least wall time between two checkpoints: what a kill may cost."""
 
 STATISTICS_BATCH = 500
-"""Samples in a batch when the statistics of batch normalisation are computed again."""
+"""Most samples in a batch when the statistics of batch normalisation are computed again."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,10 +47,11 @@ class TrainingReport:
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, cycle: int, epoch: int) -> list[Tensor]:
-    """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before."""
+    """Positions 0..n-1 in this epoch's order; a lone last sample joins the batch before, unless all
+    batches are of one sample."""
     order = torch.randperm(n, generator=generator(seed, "order", cycle, epoch))
     batches = list(order.split(batch_size))  # type: ignore[no-untyped-call]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
@@ -140,15 +142,17 @@ class Training:
         with self._autocast():
             outputs = self._forward(inputs)
             losses = self.task.losses(outputs, targets)
-            step = Step(self.model, inputs, targets, outputs, losses, at.epoch, progress, lr)
+            step = Step(
+                self.model, inputs, targets, outputs, losses, at.epoch, progress, lr, self.scaler
+            )
             extra = self.companion.loss(step) if self.companion else None
         loss = self._mean(losses) if extra is None else self._mean(losses) + extra
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.loss_sum += self._combine(losses.detach())
         self.scaler.step(self.optimizer)
-        self.scaler.update()
         if self.companion:
             self.companion.step(step)
+        self.scaler.update()
         at.seen += len(self.batches[at.step])
         if self.device.type == "cpu":  # elsewhere reading a number waits for the device
             self._check_loss(lr)
@@ -184,15 +188,18 @@ class Training:
     def _recompute_statistics(self) -> None:
         """Make the statistics of batch normalisation those of the labelled set, as it is."""
         with global_generator(self.seed, "statistics", self.cycle, device=self.device):
-            batches = epoch_batches(self.n, STATISTICS_BATCH, self.seed, self.cycle, self.epochs)
+            order = torch.randperm(
+                self.n, generator=generator(self.seed, "order", self.cycle, self.epochs)
+            )
+            # Of one size, as `update_bn` weighs all batches alike.
+            batches = order.tensor_split(-(-self.n // STATISTICS_BATCH))
             input_batches = (self.task.prepare(x) for x, _ in self.data.stream(batches))
             update_bn((self._laid_out(x) for x in input_batches), self.model)
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
         """A batch in the memory layout of the network."""
-        if self.settings.channels_last and inputs.dim() == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
+        order = CHANNELS_LAST.get(inputs.dim()) if self.settings.channels_last else None
+        return inputs if order is None else inputs.contiguous(memory_format=order)
 
     def _forward(self, inputs: Tensor) -> object:
         try:

@@ -67,7 +67,7 @@ class LearningLossModule:
             return
         for group in self.optimizer.param_groups:
             group["lr"] = step.lr
-        self.optimizer.step()
+        step.scaler.step(self.optimizer)
         self.optimizer.zero_grad()
 
     def end(self) -> None:

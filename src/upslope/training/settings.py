@@ -65,7 +65,11 @@ class TrainingSettings(Options):
         ),
     ] = None
     batch_size: Annotated[
-        int, Field(ge=1, description="samples in a batch; a lone last one joins the batch before")
+        int,
+        Field(
+            ge=1,
+            description="samples in a batch; from 2 on, a lone last one joins the batch before",
+        ),
     ] = 64
     optimizer: Annotated[
         Literal["sgd", "adam", "muon"],
@@ -95,9 +99,14 @@ class TrainingSettings(Options):
             "weights want about 0.1",
         ),
     ] = 1.0
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty, added to the gradient")] = (
-        5e-4
-    )
+    weight_decay: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="L2 penalty, added to the gradient; with muon, taken off its matrices "
+            "times the rate",
+        ),
+    ] = 5e-4
     schedule: Annotated[
         Literal["milestones", "one-cycle", "triangular", "constant"],
         Field(
@@ -148,8 +157,8 @@ class TrainingSettings(Options):
     channels_last: Annotated[
         bool,
         Field(
-            description="channels-last layout for all weights; without, networks of Upslope's own "
-            "take the order of memory that is fastest on a CPU"
+            description="channels-last layout for all weights of images and volumes; without, "
+            "networks of Upslope's own take the order of memory that is fastest on a CPU"
         ),
     ] = False
     autocast: Annotated[
