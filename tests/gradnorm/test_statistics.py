@@ -51,6 +51,11 @@ def by_pairs_of_rows(x: Tensor, h: Tensor) -> Tensor:
     return h / near.sum(1, keepdim=True)
 
 
+def by_pairs_in_an_einsum(x: Tensor, h: Tensor) -> Tensor:
+    pairs = torch.einsum("kid,jd->kij", h[None], h)
+    return h + pairs.clamp(min=1e6).amax((0, 2), keepdim=True)[0] - 1e6
+
+
 def clipped_after_a_norm(x: Tensor, h: Tensor) -> Tensor:
     h = F.layer_norm(h.nan_to_num(), (8,))
     return h * torch.clamp(1e9 / h.abs().max(), max=1)
@@ -63,6 +68,7 @@ def clipped_after_a_norm(x: Tensor, h: Tensor) -> Tensor:
         centred_if_all_small,
         by_near_duplicates,
         by_pairs_of_rows,
+        by_pairs_in_an_einsum,
         clipped_after_a_norm,
     ],
 )
@@ -160,9 +166,24 @@ class Balanced(nn.Module):
         return {"logits": self.last(p), "balance": (p.mean(0) * 4 - 1).square().sum()}
 
 
+class OneGroupOfQueries(nn.Module):
+    """Queries with a group for each head more than keys have: one, as if broadcast over samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        attention = torch.einsum("bghtd,bhsd->bghts", h[:, None], h)
+        return self.last((attention + h.mean(3)[:, None, :, :, None]).mean((1, 2, 3)))
+
+
 @pytest.mark.parametrize(
     ("model", "inputs"),
     [
+        (OneGroupOfQueries, lambda: torch.randn(3, 6, 5).double()),
         (MaskedMean, lambda: torch.randint(1, 20, (5, 7)) * (torch.arange(7) < 4)),
         (PositionsFirst, lambda: torch.randn(3, 12, 5).double()),
         (Balanced, lambda: torch.randn(6, 5).double()),

@@ -60,3 +60,17 @@ def test_an_unbatched_convolution_has_its_kernel() -> None:
             return torch.stack([self.conv(image).flatten() for image in x])
 
     assert_agrees(Loop(), torch.randn(3, 2, 4, 4))
+
+
+def test_a_parameter_without_entries_has_a_gradient_without_entries() -> None:
+    class MeanPooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.no_class_tokens = nn.Parameter(torch.zeros(0, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = torch.cat((self.no_class_tokens.expand(len(x), 0, 4), self.tokens(x)), dim=1)
+            return self.head(tokens.mean(dim=1))
+
+    assert_agrees(MeanPooled(), torch.randn(3, 5, 4))

@@ -53,7 +53,7 @@ class SummedGradient(NamedTuple):
     def add(self, name: str, parameter: Tensor, gradient: Tensor) -> SummedGradient:
         """Return the same with the gradient of another group."""
         dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
-        product = Direction.of(name, parameter).product(dense[None], parameter.dim())
+        product = Direction.of(name, parameter).product(dense[None])
         size = math.hypot(self.size, float(torch.linalg.vector_norm(dense)))
         return SummedGradient(size, self.product + float(product.double()))
 

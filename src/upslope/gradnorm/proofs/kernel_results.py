@@ -53,13 +53,12 @@ class Direction:
         left, right = (torch.randn(size, generator=rng, dtype=dtype) for size in sizes)
         return cls(left.to(parameter.device), right.to(parameter.device))
 
-    def product(self, gradients: Tensor, rank: int) -> Tensor:
+    def product(self, gradients: Tensor) -> Tensor:
         """Return the inner products (m,) with gradients (m, *shape) of a parameter.
 
-        rank: its number of dimensions. Of complex gradients, the sum of both parts counts.
+        Of complex gradients, the sum of both parts counts.
         """
-        flat = gradients.reshape(len(gradients), len(self.left), -1) if rank else gradients
-        flat = flat.reshape(len(gradients), len(self.left), len(self.right))
+        flat = gradients.reshape(len(gradients), len(self.left), len(self.right))
         flat = flat.real + flat.imag if flat.is_complex() else flat
         return (flat.to(self.left.dtype) @ self.right) @ self.left
 
@@ -77,7 +76,7 @@ def inner_products(weights: Weights, name: str, uses: Uses, scratch: int) -> Ten
         product = _cheap(weights, parameter, weight, part, direction)
         if product is None:
             chunks = dense_sum(weights, name, [(weight, part)], scratch)
-            rows = [direction.product(dense, parameter.dim()) for _, dense in chunks]
+            rows = [direction.product(dense) for _, dense in chunks]
             product = torch.cat(rows)
         total = product if total is None else total + product
     assert total is not None
@@ -127,7 +126,7 @@ class ProvenReduction:
 
         Of one parameter they come a few samples at a time, in order.
         """
-        products = Direction.of(name, gradients[0]).product(gradients, gradients.dim() - 1)
+        products = Direction.of(name, gradients[0]).product(gradients)
         before = self.products.get(name)
         self.products[name] = products if before is None else torch.cat([before, products])
         return self.reduction.of_dense(name, gradients)

@@ -88,6 +88,8 @@ def kind_by_owners(
         return STATISTIC if do_meet(owners) else SAMPLE
     if name in _BY_INDEX:
         return _kind_by_index(name, args, kwargs, owners)
+    if name == "einsum" and all(x.is_floating_point() for x in operands):
+        return SAMPLE  # letters say what meets, no lengths: a trial decides (`dependence`)
     return None
 
 
