@@ -46,7 +46,7 @@ def read_classes(
     classes_are_stated = class_list is not None and words is None
     if class_list is not None and words is None:
         words = [word for word in MISSING_WORDS if word not in class_list]
-    unused = [c for c in map(str, unused_categories(column)) if not is_missing(c, words)]
+    without_cells = [c for c in map(str, unused_categories(column)) if not is_missing(c, words)]
     column = plain_column(column)
     cells = texts_of(column, what)
     notes = list(missing_notes(cells, words, samples, classes_are_stated=classes_are_stated))
@@ -70,9 +70,9 @@ def read_classes(
             f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
             "`data.kind` to numbers."
         )
-    if unused and class_list is None:
+    if without_cells and class_list is None:
         notes.append(
-            f"No sample has {name_some(unused)}, which the column states as "
+            f"No sample has {name_some(without_cells)}, which the column states as "
             "well: no class. Name all with `data.classes` where it is one."
         )
     number = {name: i for i, name in enumerate(names)}

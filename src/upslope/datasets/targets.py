@@ -149,9 +149,9 @@ def read_targets(
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
         _refuse_fractions(column, what)
-        stated = rows.table.column(columns[0])  # with the categories that no row has
+        cells = rows.table.column(columns[0])  # with the categories that no row has
         return TargetColumns(
-            columns, *read_classes(stated, what, missing_labels, class_list=classes)
+            columns, *read_classes(cells, what, missing_labels, class_list=classes)
         )
     read, notes = zip(
         *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
