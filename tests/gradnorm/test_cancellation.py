@@ -9,6 +9,7 @@ import torch
 from oracle import norms_one_by_one, relative_error
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
 
 
@@ -48,3 +49,36 @@ def test_inputs_far_from_zero(make, shape, offset) -> None:
             p.requires_grad_(name == first)
         truth = norms_one_by_one(double, x.double(), lambda z, _: z.square().sum())
         assert relative_error(norms, truth) < 5e-3
+
+
+class Attention(nn.Module):
+    """Attention whose weights do not depend on the biases of its keys: a shift of all scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = (self.query(x) @ self.key(x).mT).softmax(dim=-1)
+        out: Tensor = self.head((scores @ self.value(x)).mean(dim=1))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["attention", "instance normalisation"])
+def test_gradients_that_are_rounding_alone_are_no_mixing(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    if name == "attention":
+        model, bias, x = Attention(), "key.bias", torch.randn(5, 6, 8, dtype=dtype)
+    else:
+        body: list[nn.Module] = [nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(), nn.Flatten()]
+        model, bias = nn.Sequential(*body, nn.Linear(64, 3)), "0.bias"
+        x = torch.randn(5, 2, 6, 6, dtype=dtype)
+    model = model.to(dtype).eval()
+    with pytest.raises(GradientNormError, match=f"those of {bias} are what rounding leaves"):
+        gradient_norms(model, x, "entropy", parameters=[bias])
+    others = [p for p, _ in model.named_parameters() if p != bias]
+    torch.testing.assert_close(
+        gradient_norms(model, x, "entropy"), gradient_norms(model, x, "entropy", parameters=others)
+    )

@@ -7,6 +7,7 @@ elsewhere a backward pass of the whole batch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layouts.separation import differ, scales
 from upslope.gradnorm.core.model_io import (
     Batch,
@@ -47,6 +49,10 @@ _APART = {torch.float64: 1e-7, torch.float32: 3e-2}
 _APART_HALF = 0.1
 """The share of a gradient that rounding may account for, between a sample alone and in the batch:
 an activation that rounds to the other side of a kink moves a thousandth of it."""
+
+
+_ROUNDING = 1e3
+"""Steps of the type, of the gradients of the whole model, that may be what rounding leaves."""
 
 
 def sample_by_sample(
@@ -85,7 +91,7 @@ def sample_by_sample(
         gradients = pull_back(ends, values_alone, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
-            _refuse_company(run, i, gradients, pull_back(company, rest, parameters))
+            _refuse_company(run, i, gradients, functools.partial(pull_back, company, rest))
         yield gradients
 
 
@@ -180,24 +186,48 @@ def _refuse_company(
     run: BatchRun,
     sample: int,
     values_alone: Sequence[Tensor | None],
-    in_company: Sequence[Tensor | None],
+    pull_in_company: Callable[[Sequence[Tensor]], Sequence[Tensor | None]],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
+
+    pull_in_company: takes it in the batch, of some parameters.
 
     Raises:
         GradientNormError: it is.
     """
+    in_company = pull_in_company(list(run.weights.parameters.values()))
     pairs = [
         (a, b)
         for a, b in zip(values_alone, in_company, strict=True)
         if not (a is None and b is None)
     ]
-    size = sum(float(g.abs().sum()) for pair in pairs for g in pair if g is not None) / 2
+    size = sum(_sum_of_sizes(pair) for pair in pairs) / 2
     apart_at_most = _APART.get(run.precision, _APART_HALF)
     for a, b in pairs:
         apart = (0 if a is None else a) - (0 if b is None else b)
         if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
+            every = [p for p in run.model.parameters() if p.requires_grad]
+            largest = _sum_of_sizes(pull_in_company(every))
+            if size <= _ROUNDING * torch.finfo(run.precision).eps * largest:
+                raise _rounding_error(run, size / largest)
             raise model_mixes(run, torch.tensor([sample]))
+
+
+def _sum_of_sizes(gradients: Sequence[Tensor | None]) -> float:
+    return sum(float(g.abs().sum()) for g in gradients if g is not None)
+
+
+def _rounding_error(run: BatchRun, share: float) -> GradientNormError:
+    """The error for gradients that are zero but for rounding. share: of those of the model."""
+    names = list(run.weights.parameters)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return GradientNormError(
+        f"Expected parameters with gradients but those of {', '.join(names[:3])}{more} are what "
+        f"rounding leaves of terms that cancel, {share:.0e} of the gradients of the whole model: "
+        "the loss does not depend on these parameters, as it does not on the biases of keys in an "
+        "attention, or on biases ahead of an instance normalisation. Their norms would rank "
+        "nothing: ask for others, or for more."
+    )
 
 
 def _in_the_batch(
