@@ -46,9 +46,9 @@ def read_classes(
     classes_are_stated = class_list is not None and words is None
     if class_list is not None and words is None:
         words = [word for word in MISSING_WORDS if word not in class_list]
-    without_cells = [c for c in map(str, unused_categories(column)) if not is_missing(c, words)]
-    column = plain_column(column)
+    column, categories = plain_column(column), column
     cells = texts_of(column, what)
+    without_cells = [c for c in map(str, unused_categories(categories)) if not is_missing(c, words)]
     notes = list(missing_notes(cells, words, samples, classes_are_stated=classes_are_stated))
     if is_number(column.type) and "int" not in str(column.type):
         notes.append(f"Labels of type {column.type} are whole numbers, and taken as classes.")
