@@ -141,6 +141,24 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
         )
 
 
+def refuse_inference_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse parameters that autograd does not record.
+
+    parameters: name -> parameter, those whose gradients are asked for.
+
+    Raises:
+        GradientNormError: naming those that were made in `torch.inference_mode`.
+    """
+    names = [name for name, parameter in parameters.items() if parameter.is_inference()]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise GradientNormError(
+            f"Expected parameters that autograd can differentiate by but {names[:3]}{more} were "
+            "made in `torch.inference_mode`, and have no gradients. Make or load the model outside "
+            "it (`torch.no_grad()` will do instead), or take `copy.deepcopy(model)` outside it."
+        )
+
+
 def module_with_backward_hook(inventory: Inventory) -> str | None:
     """Return the name of a module whose backward hooks may change gradients; None without one."""
     if registry._global_backward_hooks or registry._global_backward_pre_hooks:
