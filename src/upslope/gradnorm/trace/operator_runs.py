@@ -209,7 +209,7 @@ class OperatorRuns(TorchFunctionMode):
         # Before it runs, for a batch normalisation in training mode would also move its
         # statistics.
         if "sample" in kinds and operator.normalises:
-            refuse_batch_statistics(self.model, func, args, kwargs)
+            refuse_batch_statistics(self.model, self.n, func, args, kwargs)
         if operator.embeds:
             is_weight = self.tape.weights.is_weight
             refuse_mixing_embeddings(self.model, func, args, kwargs, is_weight)

@@ -25,9 +25,16 @@ EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.emb
 
 
 def refuse_batch_statistics(
-    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    model: nn.Module,
+    n: int,
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> None:
     """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
+
+    n: how many samples there are. Several in one row have channels of their own, as an adaptive
+    instance normalisation gives them, or mix, as a proof will tell.
 
     Raises:
         GradientNormError: naming the module.
@@ -35,6 +42,8 @@ def refuse_batch_statistics(
     statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
     order = (*statistics, *affine) if func is F.batch_norm else (*affine, *statistics)
     arguments = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
+    if n > 1 and len(arguments["input"]) == 1:
+        return
     if arguments.get("training") or any(arguments.get(name) is None for name in statistics):
         where = _owner(model, [arguments.get(name) for name in order])
         raise GradientNormError(
