@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.layouts.layout import Layout
+from upslope.gradnorm.core.layouts.layout import Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutUnknown
 from upslope.gradnorm.core.model_io import (
     Batch,
@@ -53,7 +53,9 @@ from upslope.gradnorm.trace.memory import (
 )
 from upslope.gradnorm.trace.reducing import (
     ReducedGradients,
+    bring_into_range,
     reduce_proven,
+    reduce_scaled,
     reduce_separated,
     reduce_unproven,
 )
@@ -267,6 +269,18 @@ class Recording:
             is_told = self.n == 1 or not has_custom_function(losses)
             reduce = reduce_unproven if is_told else reduce_separated
             results = reduce(run, forward, reduction, losses, layouts, last=last)
+
+        def reduce_again(factors: Tensor) -> ReducedGradients:
+            if has_custom_function(losses):
+                self._program = None  # in other batches there may be nothing to scale
+                raise SamplesNotSeparable(
+                    "gradients are too small or too large for squares in float32, and a custom "
+                    "function may clip or round them once they are scaled"
+                )
+            again = self._forward() if last else forward  # activations of a last pass are gone
+            return reduce_scaled(run, again, reduction, loss, layouts, factors)
+
+        results = bring_into_range(run, loss, reduction, results, reduce_again)
         if forward.reads_constants and not forward.repeats:
             self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, record)
