@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from unittest import mock
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
+from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.kernels.conv import cost_model, gradients, methods, operands
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
@@ -110,10 +112,25 @@ def test_transposed_with_dilation_and_an_output_size():
     assert_agrees(Net(Up(), 2), torch.randn(2, 3, 5, 6))
 
 
-def test_transposed_depthwise_with_a_border_that_no_window_needs():
+@pytest.mark.parametrize(
+    ("conv", "space"),
+    [
+        (nn.ConvTranspose2d(4, 4, 3, dilation=2, output_padding=1, groups=4), (4, 3)),
+        (nn.ConvTranspose2d(4, 8, (5, 4), (1, 2), 0, (0, 2), 2, dilation=(1, 3)), (6, 7)),
+        (nn.ConvTranspose1d(4, 6, 1, dilation=3, output_padding=1), (7,)),
+        (nn.ConvTranspose3d(4, 8, (1, 2, 3), (1, 2, 1), 0, (2, 1, 0), 4, dilation=3), (4, 4, 3)),
+    ],
+    ids=["depthwise", "groups", "a pixel", "volumes"],
+)
+def test_transposed_with_a_border_that_no_window_needs(conv, space):
     torch.manual_seed(0)
-    conv = nn.ConvTranspose2d(4, 4, 3, dilation=2, output_padding=1, groups=4)
-    assert_agrees(Net(conv, 4), torch.randn(4, 4, 4, 3))
+    model, x = Net(conv, conv.out_channels), torch.randn(4, 4, *space)
+    assert_agrees(model, x)
+    exact = gradient_norms(model, x.double(), "entropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        norms = gradient_norms(model.float(), x, "entropy")
+    assert torch.allclose(norms, exact, rtol=1e-4)
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])

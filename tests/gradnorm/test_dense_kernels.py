@@ -8,6 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import assert_agrees
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upslope.errors import GradientNormError
+from upslope.gradnorm import gradient_norms
 
 checked = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 
@@ -220,3 +224,41 @@ class Weighted(nn.Module):
 def test_embedding_bag_with_weights_in_the_input():
     torch.manual_seed(0)
     assert_agrees(Weighted(), (torch.randint(0, 6, (4, 5)), torch.randn(4, 5)))
+
+
+class Styled(nn.Module):
+    """Images that a batch normalisation of one row normalises each by itself (AdaIN)."""
+
+    def __init__(self, has_own_scales: bool, is_folded: bool = False) -> None:
+        super().__init__()
+        self.conv, self.style = nn.Conv2d(3, 4, 3), nn.Linear(5, 8)
+        self.scale, self.shift = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.has_own_scales, self.is_folded = has_own_scales, is_folded
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        x = self.conv(x)
+        n, c = x.shape[:2]
+        scale, shift = (rows.flatten() for rows in self.style(style).chunk(2, dim=1))
+        if self.has_own_scales:
+            scale, shift = self.scale.repeat(n), self.shift.repeat(n)
+        mean, var = torch.zeros(n * c).to(x), torch.ones(n * c).to(x)
+        if self.is_folded:  # the samples side by side in one image
+            row = x.movedim(0, 2).reshape(1, c, -1, x.shape[3])
+            row = F.batch_norm(row, mean[:c], var[:c], self.scale, self.shift, True)
+            return self.head(torch.tanh(row.view(c, -1, n, x.shape[3]).mean((1, 3))).T)
+        row = F.batch_norm(x.reshape(1, n * c, *x.shape[2:]), mean, var, scale, shift, True)
+        return self.head(torch.tanh(row.view(x.shape)).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("has_own_scales", [True, False])
+def test_batch_statistics_of_channels_of_single_samples(has_own_scales):
+    model = Styled(has_own_scales).double()
+    x = torch.randn(5, 3, 7, 7, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+    assert_agrees(model, x)
+
+
+def test_batch_statistics_of_one_row_that_mixes_samples_are_refused():
+    x = torch.randn(5, 3, 7, 7), torch.randn(5, 5)
+    with pytest.raises(GradientNormError, match="mixes samples"):
+        gradient_norms(Styled(False, is_folded=True), x, "entropy")

@@ -163,3 +163,20 @@ def test_scale_and_shift_in_float32_leave_a_layer_in_half_precision() -> None:
         norms = gradient_norms(model, x, "entropy")
     alone = torch.cat([gradient_norms(model, row[None], "entropy") for row in x])
     assert torch.allclose(norms, alone, rtol=2e-2)
+
+
+def test_what_autocast_cannot_run_is_told_by_pytorch_itself() -> None:
+    class Bilinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.both = nn.Linear(4, 4), nn.Bilinear(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.both(self.first(x), x)  # bfloat16 and float32, which its kernel takes
+
+    model, x = Bilinear(), torch.randn(6, 4)
+    with pytest.raises(RuntimeError, match="same dtype"), torch.autocast("cpu", torch.bfloat16):
+        model(x)
+    with pytest.raises(RuntimeError, match="same dtype") as refusal:
+        gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
+    assert "number of samples" not in str(refusal.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -128,3 +129,13 @@ def test_counts_of_numpy_are_counts() -> None:
     numpy = pytest.importorskip("numpy")
     sketches = gradient_sketches(MODEL, X, "entropy", dim=numpy.int64(8), seed=numpy.int32(1))
     assert torch.equal(sketches.vectors, gradient_sketches(MODEL, X, "entropy", dim=8, seed=1)[1])
+
+
+@pytest.mark.parametrize("function", [gradient_norms, gradient_sketches, explain])
+def test_parameters_made_in_inference_mode_are_refused_by_name(function: Any) -> None:
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    more = () if function is explain else ("entropy",)
+    with pytest.raises(GradientNormError, match=r"'0.weight', '0.bias'.*`torch.inference_mode`"):
+        function(model, X.float(), *more)
+    function(copy.deepcopy(model), X.float(), *more)  # as the error says

@@ -64,12 +64,17 @@ def estimated_rms_length(
     with call.recordings() as records:
         for record in records:
             record.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
-            roots = class_logits(record.outputs, logits).softmax(dim=1).sqrt()
+            z = class_logits(record.outputs, logits)
+            p = z.double().softmax(dim=1)
             rng = torch.Generator().manual_seed(seed)
             squares = []
             for _ in range(probes):
-                signs = torch.randint(2, (roots.shape[1],), generator=rng).to(roots) * 2 - 1
-                squares.append(norm(record.squared_norms(weighted(signs * roots, logits))) ** 2)
+                signs = torch.randint(2, (p.shape[1],), generator=rng).to(p) * 2 - 1
+                roots = signs * p.sqrt()
+                # Coefficients that sum to zero have the same gradient. In float32 the root of a
+                # sure class would round away those of all others.
+                roots -= p * roots.sum(dim=1, keepdim=True)
+                squares.append(norm(record.squared_norms(weighted(roots.to(z), logits))) ** 2)
             squares_of.append(torch.stack(squares, dim=1))
     every = torch.cat(squares_of)  # (n, probes)
     scores = every.mean(dim=1).sqrt()

@@ -103,6 +103,8 @@ def _as_parameter(name: str, direction: Tensor, parameter: nn.Parameter) -> Tens
 class _InnerProducts:
     """Inner products with a direction, (n,), as a `Reduction`."""
 
+    degree = 1
+
     def __init__(self, direction: Mapping[str, Tensor]):
         self.direction = direction
 

@@ -21,6 +21,7 @@ from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
 from upslope.gradnorm.core.state.restoring import without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
+    refuse_inference_parameters,
     refuse_parameter_hooks,
     refuse_unready_modules,
 )
@@ -40,7 +41,8 @@ def select(
     reads which module the output went through last.
 
     Raises:
-        GradientNormError: none does, a name is not in the model, or one has a gradient hook.
+        GradientNormError: none does, a name is not in the model, or one has a gradient hook or was
+            made in `torch.inference_mode`.
     """
     require_module(model)
     batch = None if inputs is None else open_batch(model, inputs)
@@ -78,6 +80,7 @@ def select_of_walk(
             f"{parameters!r}` chooses none of {len(trainable)} trainable ones. Unfreeze some with "
             "`requires_grad_(True)`, or choose others."
         )
+    refuse_inference_parameters(parameters_chosen)
     refuse_parameter_hooks(parameters_chosen)
     return parameters_chosen, walk
 

@@ -84,7 +84,11 @@ def gradient_sketches(
     call = Call.of(model, inputs, parameters, max_memory)
     rows = call.reduce(_NormsAndSketches(Projection(dim, seed)), resolve_loss(loss))
     norms = reduction("global")({name: row[:, 0] for name, row in rows.items()})
-    return Sketches(norms, torch.stack([row[:, 1:] for row in rows.values()]).sum(dim=0))
+    # Numbers that float32 could not square come in float64.
+    types = {p.dtype for p in call.weights.parameters.values()}
+    dtype = torch.float64 if types & {torch.float64, torch.complex128} else torch.float32
+    vectors = torch.stack([row[:, 1:].to(dtype) for row in rows.values()]).sum(dim=0)
+    return Sketches(norms, vectors)
 
 
 def projection_digest(dim: int, seed: int) -> str:
@@ -247,6 +251,8 @@ def _with_signs(buckets: Tensor, dim: int, rng: torch.Generator) -> _Hashes:
 
 class _NormsAndSketches:
     """Squared norms and sketches side by side, (n, 1 + dim)."""
+
+    degree = 2
 
     def __init__(self, projection: Projection):
         self.projection = projection

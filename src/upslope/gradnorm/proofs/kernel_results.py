@@ -112,7 +112,7 @@ class ProvenReduction:
     """A reduction that notes the inner products of gradients and directions on its way."""
 
     def __init__(self, reduction: Reduction):
-        self.reduction = reduction
+        self.reduction, self.degree = reduction, reduction.degree
         self.products: dict[str, Tensor] = {}
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:

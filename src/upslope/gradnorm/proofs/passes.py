@@ -48,6 +48,7 @@ def run_fewer(run: BatchRun, rows: Tensor, watch: Watch | None = None) -> tuple[
 
     Raises:
         GradientNormError: the model runs on the whole batch only.
+        Exception: the model's own error, where it does not run on the whole batch either.
     """
     try:
         outputs = run.run_plain(run.batch.rows(rows), watch=watch)
@@ -65,6 +66,8 @@ def run_fewer(run: BatchRun, rows: Tensor, watch: Watch | None = None) -> tuple[
         raise
     # Any type: it is the model's own error, told by name below.
     except Exception as error:
+        # Kernels may take what PyTorch does not: a type that autocast has made, say.
+        run.run_plain(run.batch)
         raise GradientNormError(
             f"Expected a model that runs on any number of samples but on {len(other)} of the "
             f"{run.n} it fails with {type(error).__name__}: {first_line(error)}. Take the "

@@ -114,7 +114,9 @@ def reduce_one_by_one(run: BatchRun, reduction: Reduction, loss: Loss) -> dict[s
             # Embeddings with `sparse=True` have sparse gradients, which have no norm per row
             # here.
             dense = dense.to_dense() if dense.is_sparse else dense
-            rows[name].append(reduction.of_dense(name, dense.detach()[None]))
+            # In double, where no square leaves the range.
+            double = torch.promote_types(dense.dtype, torch.float64)
+            rows[name].append(reduction.of_dense(name, dense.detach()[None].to(double)))
     return {name: torch.cat(rows[name]) for name in parameters if name in names_reached}
 
 

@@ -239,7 +239,7 @@ class OperatorRuns(TorchFunctionMode):
         Before they run, for a batch normalisation in training mode would also move its statistics.
         """
         if "sample" in kinds and operator.normalises:
-            refuse_batch_statistics(self.model, operator.func, args, kwargs)
+            refuse_batch_statistics(self.model, self.n, operator.func, args, kwargs)
         if operator.embeds:
             is_weight = self.tape.weights.is_weight
             refuse_mixing_embeddings(self.model, operator.func, args, kwargs, is_weight)

@@ -9,6 +9,7 @@ shows about the places of its samples (`layout`) is remembered for the next, onc
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.layouts.layout import Layout
+from upslope.gradnorm.core.layouts.layout import Layout, SamplesNotSeparable
 from upslope.gradnorm.core.layouts.layout_probe import FrontGuess, LayoutProbe, LayoutUnknown
 from upslope.gradnorm.core.model_io import (
     Batch,
@@ -53,7 +54,9 @@ from upslope.gradnorm.trace.memory import (
 )
 from upslope.gradnorm.trace.reducing import (
     ReducedGradients,
+    bring_into_range,
     reduce_proven,
+    reduce_scaled,
     reduce_separated,
     reduce_unproven,
 )
@@ -248,6 +251,8 @@ class Recording:
             is_told = self.n == 1 or not has_custom_function(losses)
             reduce = reduce_unproven if is_told else reduce_separated
             results = reduce(run, forward, reduction, losses, layouts, last=last)
+        again = functools.partial(self._reduce_scaled, reduction, loss, losses, layouts, last)
+        results = bring_into_range(run, loss, reduction, results, again)
         if forward.reads_constants and not forward.repeats:
             self._memory.reads_constants = False  # what moves by them cannot be read
         ways = self._check_steered(loss, record)
@@ -257,6 +262,29 @@ class Recording:
             if probe is not None and not forward.follows_data and _are_in_front(layouts):
                 self._memory.keep_front(operators)
         return results
+
+    def _reduce_scaled(
+        self,
+        reduction: Reduction,
+        loss: Loss,
+        losses: Tensor,
+        layouts: Mapping[int, Layout],
+        last: bool,
+        factors: Tensor,
+    ) -> ReducedGradients:
+        """Reduce the gradients of losses times factors, (n,); the others are as of `_reduce`.
+
+        Raises:
+            SamplesNotSeparable: a custom function is on the way, which may not be linear.
+        """
+        if has_custom_function(losses):
+            self._program = None  # in other batches there may be nothing to scale
+            raise SamplesNotSeparable(
+                "gradients are too small or too large for squares in float32, and a custom "
+                "function may clip or round them once they are scaled"
+            )
+        forward = self._forward() if last else self.forward  # a last pass keeps no activations
+        return reduce_scaled(self.run, forward, reduction, loss, layouts, factors)
 
     @property
     def _may_remember(self) -> bool:

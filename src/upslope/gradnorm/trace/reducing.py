@@ -5,17 +5,19 @@ Proven, for the first batch of a program and some of the others, or as it is. Ca
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.gradnorm.core.heap import drop_free_pages, give_pages_back
 from upslope.gradnorm.core.layouts.layout import Layout
 from upslope.gradnorm.core.layouts.layout_probe import FrontGuess
 from upslope.gradnorm.core.layouts.separation import scales
-from upslope.gradnorm.core.model_io import Loss
+from upslope.gradnorm.core.model_io import Loss, copy_objects, differentiable, opens
 from upslope.gradnorm.core.uses.reducing_listener import ReducingListener
 from upslope.gradnorm.core.uses.reductions import Reduction, TotalSquaredNorms
 from upslope.gradnorm.core.uses.tape import Listener
@@ -36,6 +38,14 @@ from upslope.gradnorm.trace.same_activations import agree_at_same_activations
 _SAME_SQUARES = 1e-3
 """The relative difference that float32 may make of two orders in which squares are summed. Set by
 hand, far above that of a million of them and far below that of a tensor that is not what it was."""
+
+
+_LEAST = 2.0**-80
+"""Sums of squares below which float32 may have lost some: its smallest square is 2^-149."""
+
+_POWER = 90
+"""By which power of two losses are scaled whose gradients float32 cannot square: norms from 1e-45
+to 1e-12, and from 1e19 to the end of the range, come to lie between 1e-18 and 1e15."""
 
 
 class OtherTypes(Protocol):
@@ -80,6 +90,105 @@ def reduce_unproven(
     listener = ReducingListener(forward.tape, run.n, layouts, reduction)
     forward.backward(losses, torch.ones_like(losses), listener, last=last)
     return ReducedGradients(listener.finish(), listener.reached)
+
+
+def reduce_scaled(
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    loss: Loss,
+    layouts: Mapping[int, Layout],
+    factors: Tensor,
+) -> ReducedGradients:
+    """Return the same of the losses times factors, (n,), after another forward pass if need be.
+
+    Arguments are those of `reduce_unproven`; loss: gives the losses.
+    """
+    forward.record()
+    losses = forward.losses(loss)
+    listener = ReducingListener(forward.tape, run.n, layouts, reduction)
+    forward.backward(losses, factors, listener)
+    return ReducedGradients(listener.finish(), listener.reached)
+
+
+def bring_into_range(
+    run: BatchRun,
+    loss: Loss,
+    reduction: Reduction,
+    results: ReducedGradients,
+    reduce_again: Callable[[Tensor], ReducedGradients],
+) -> ReducedGradients:
+    """Return what is reduced, with what float32 could not hold from a pass of scaled losses.
+
+    Squares of numbers below 1e-22 are zero, and those above 1e19 infinite. A power of two scales a
+    loss, and its gradients, without rounding.
+
+    run, loss, reduction: of the batch. results: of its losses as they are. reduce_again: gives
+    those of the losses times factors, (n,).
+    """
+    if not results.rows or run.precision not in (torch.float32, torch.bfloat16):
+        return results
+    sizes = _sizes(results.rows)
+    least, most = map(float, sizes.aminmax())
+    if least >= _LEAST and most < math.inf:
+        return results
+    is_small, is_large = sizes < _LEAST, ~sizes.isfinite()
+    if not bool(is_large.any()) and _are_flat(run, loss, is_small):
+        return results
+    factors = torch.ones_like(sizes).masked_fill(is_small, 2.0**_POWER)
+    factors = factors.masked_fill(is_large, 2.0**-_POWER)
+    rows = {
+        name: _divide(values, factors, reduction.degree)
+        for name, values in reduce_again(factors).rows.items()
+    }
+    if not rows:
+        return results
+    # Not where the scaled gradients leave the range of float32 themselves.
+    is_better = (is_small | is_large) & _sizes(rows).isfinite()
+    for name, values in results.rows.items():
+        others = rows.get(name, values)
+        rows[name] = torch.where(is_better.view(-1, *(1,) * (values.dim() - 1)), others, values)
+    return results._replace(rows=rows)
+
+
+def _sizes(rows: Mapping[str, Tensor]) -> Tensor:
+    """Return the sums of the first numbers of the rows, (n,) float64. rows: name -> (n, ...)."""
+    first = [values if values.dim() == 1 else values[:, 0] for values in rows.values()]
+    return torch.stack(first).sum(dim=0, dtype=torch.float64).abs()
+
+
+def _divide(rows: Tensor, factors: Tensor, degree: int) -> Tensor:
+    """Return, in float64, rows of scaled losses as they are of the losses (`Reduction.degree`)."""
+    if rows.dim() == 1:
+        return rows.double() / factors**degree
+    first, others = rows[:, :1] / factors[:, None] ** degree, rows[:, 1:] / factors[:, None]
+    return torch.cat([first, others], dim=1)
+
+
+def _are_flat(run: BatchRun, loss: Loss, samples: Tensor) -> bool:
+    """Return whether some samples' losses have no gradient at the outputs, and so none behind.
+
+    False where that cannot be told. samples: (n,) bool.
+    """
+    leaves, spec = tree_flatten(run.outputs)
+    cut = [x.detach().requires_grad_() if differentiable(x) else x for x in leaves]
+    ends = [x for x in cut if differentiable(x)]
+    if not opens(run.outputs) or any(x.shape[:1] != (run.n,) for x in ends):
+        return False
+    copies = [x.clone() if differentiable(x) else x for x in cut]  # for a loss may write to them
+    parameters = list(run.weights.parameters.values())
+    try:
+        with torch.enable_grad(), run.loss_pass():
+            losses = loss(copy_objects(tree_unflatten(copies, spec)))
+        ones = torch.ones_like(losses)
+        gradients = torch.autograd.grad(losses, [*ends, *parameters], ones, allow_unused=True)
+    except RuntimeError:  # a loss that differentiates, or ignores the outputs
+        return False
+    at_outputs, at_parameters = gradients[: len(ends)], gradients[len(ends) :]
+    has_parameters = any(g is not None for g in at_parameters)
+    return not has_parameters and not any(
+        g is not None and bool(g[samples].any()) for g in at_outputs
+    )
 
 
 def reduce_separated(

@@ -25,9 +25,16 @@ EMBEDDINGS = frozenset({F.embedding, F.embedding_bag, torch.embedding, torch.emb
 
 
 def refuse_batch_statistics(
-    model: nn.Module, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    model: nn.Module,
+    n: int,
+    func: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> None:
     """Refuse a call of `F.batch_norm` or `torch.batch_norm` whose statistics are the batch's.
+
+    n: how many samples there are. Several in one row have channels of their own, as an adaptive
+    instance normalisation gives them, or mix, as a proof will tell.
 
     Raises:
         GradientNormError: naming the module.
@@ -35,6 +42,8 @@ def refuse_batch_statistics(
     statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
     order = (*statistics, *affine) if func is F.batch_norm else (*affine, *statistics)
     arguments = {**dict(zip(("input", *order, "training"), args, strict=False)), **kwargs}
+    if n > 1 and len(arguments["input"]) == 1:
+        return
     if arguments.get("training") or any(arguments.get(name) is None for name in statistics):
         where = _owner(model, [arguments.get(name) for name in order])
         raise GradientNormError(
@@ -138,6 +147,24 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
             "some, which may change the gradient of a batch; that of a single sample they never "
             "see. Call `remove()` on what `register_hook` returned and on what "
             "`register_post_accumulate_grad_hook` returned, and register them again afterwards."
+        )
+
+
+def refuse_inference_parameters(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse parameters that autograd does not record.
+
+    parameters: name -> parameter, those whose gradients are asked for.
+
+    Raises:
+        GradientNormError: naming those that were made in `torch.inference_mode`.
+    """
+    names = [name for name, parameter in parameters.items() if parameter.is_inference()]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise GradientNormError(
+            f"Expected parameters that autograd can differentiate by but {names[:3]}{more} were "
+            "made in `torch.inference_mode`, and have no gradients. Make or load the model outside "
+            "it (`torch.no_grad()` will do instead), or take `copy.deepcopy(model)` outside it."
         )
 
 

@@ -18,6 +18,14 @@ from upslope.gradnorm.core.weights.weights import Weights
 class Reduction(Protocol):
     """What is wanted of the gradient of one parameter: one row per sample."""
 
+    @property
+    def degree(self) -> int:
+        """With which power of the loss the first number of a row grows: 2 for squares.
+
+        The others of a row grow with the loss itself.
+        """
+        ...
+
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """(n, ...), from all uses of the parameter `name`."""
         ...
@@ -33,6 +41,8 @@ class Reduction(Protocol):
 
 class SquaredNorms:
     """Squared Frobenius norms, (n,)."""
+
+    degree = 2
 
     def of_uses(self, weights: Weights, name: str, uses: Uses, scratch: int) -> Tensor:
         """Reduce the sum of all uses of a parameter; see `Reduction`."""

@@ -170,10 +170,22 @@ class Convolution(Kernel):
         for weight in self.weights:
             if weight is self.weight:
                 pair = in_front(samples, x), front
-                images, y = reversed(pair) if self.is_transposed else pair
+                images, y = (self._without_border(front), pair[0]) if self.is_transposed else pair
                 yield weight, ConvWeightGradient(images, y, geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(sum_of_positions(front))
+
+    def _without_border(self, images: Tensor) -> Tensor:
+        """Return images (n, k, o, *space) that a transposed convolution puts out, without borders.
+
+        Where these are as wide as its stride, they have room for a window more than its input has
+        positions.
+        """
+        pairs = zip(self.output_padding, self.geometry.stride, strict=True)
+        for dim, (border, stride) in enumerate(pairs, start=3):
+            if border >= stride:
+                images = images.narrow(dim, 0, images.shape[dim] - border)
+        return images
 
 
 def in_front(samples: Samples, images: Tensor) -> Tensor:
