@@ -43,45 +43,74 @@ def read_classes(
         DataError: cells that are no classes, or not among those given; fewer than two; one of its
             own for each sample; two spellings of one number.
     """
-    classes_are_stated = class_list is not None and words is None
+    is_stated = class_list is not None and words is None
     if class_list is not None and words is None:
         words = [word for word in MISSING_WORDS if word not in class_list]
-    column, categories = plain_column(column), column
-    cells = texts_of(column, what)
-    without_cells = [c for c in map(str, unused_categories(categories)) if not is_missing(c, words)]
-    notes = list(missing_notes(cells, words, samples, classes_are_stated=classes_are_stated))
-    if is_number(column.type) and "int" not in str(column.type):
-        notes.append(f"Labels of type {column.type} are whole numbers, and taken as classes.")
+    plain = plain_column(column)
+    cells = texts_of(plain, what)
+    notes = list(missing_notes(cells, words, samples, classes_are_stated=is_stated))
+    if is_number(plain.type) and "int" not in str(plain.type):
+        notes.append(f"Labels of type {plain.type} are whole numbers, and taken as classes.")
     labels = [cell for cell in cells if cell is not None and not is_missing(cell, words)]
-    names = (
-        ordered_names(labels, what)
-        if class_list is None
-        else tuple(class_names(labels, class_list, what))
-    )
+    names = _names_of(labels, class_list, what, notes)
+    if class_list is None:
+        _refuse_ids(names, labels, what)
+        notes += _unused_notes(column, words)
+    if all(is_date(name) for name in names):
+        notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
+    return names, _numbered(cells, names, words), tuple(notes)
+
+
+def _names_of(
+    labels: Sequence[str], class_list: Sequence[object] | None, what: str, notes: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the classes, two or more: those given, or those of the labels.
+
+    notes: on the labels, of which the first tells why there are fewer.
+    """
+    if class_list is None:
+        names = ordered_names(labels, what)
+    else:
+        names = tuple(class_names(labels, class_list, what))
     if len(names) < 2:
         raise DataError(
             f"Expected at least 2 {what} but got {list(names)}"
             + (f", since {notes[0]}" if notes else ".")
             + " Where nothing is labelled yet, name the classes: data.classes=[cat,dog]."
         )
-    if class_list is None and len(names) == len(labels) and len(names) >= _FEWEST:
+    return names
+
+
+def _refuse_ids(names: Sequence[str], labels: Sequence[str], what: str) -> None:
+    """Refuse a class of its own for each of many labels."""
+    if len(names) == len(labels) and len(names) >= _FEWEST:
         raise DataError(
             f"Expected {what} but each of the {len(labels):,} labels is there once, as "
             f"{names[0]!r}: ids or measured numbers. Name another column, or for a table set "
             "`data.kind` to numbers."
         )
-    if without_cells and class_list is None:
-        notes.append(
-            f"No sample has {name_some(without_cells)}, which the column states as "
-            "well: no class. Name all with `data.classes` where it is one."
-        )
+
+
+def _unused_notes(column: pa.ChunkedArray, words: Collection[str] | None) -> tuple[str, ...]:
+    """A sentence on categories that the column states and no sample has."""
+    unused = [name for name in map(str, unused_categories(column)) if not is_missing(name, words)]
+    if not unused:
+        return ()
+    return (
+        f"No sample has {name_some(unused)}, which the column states as well: no class. Name all "
+        "with `data.classes` where it is one.",
+    )
+
+
+def _numbered(
+    cells: Sequence[str | None], names: Sequence[str], words: Collection[str] | None
+) -> Labels:
+    """(n,): the position of each cell's name; `UNKNOWN` where the cell stands for none."""
     number = {name: i for i, name in enumerate(names)}
     values = [
         UNKNOWN if cell is None or is_missing(cell, words) else number[cell] for cell in cells
     ]
-    if all(is_date(name) for name in names):
-        notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
-    return names, np.array(values, dtype=np.int64), tuple(notes)
+    return np.array(values, dtype=np.int64)
 
 
 def ordered_names(cells: Collection[str], what: str) -> tuple[str, ...]:

@@ -235,37 +235,41 @@ def _split_folders(folder: Path, tops: Sequence[str], layout: Layout) -> dict[st
     split_by_top = {top: split for top in tops if (split := split_of(top))}
     for split, count in Counter(split_by_top.values()).items():
         if count > 1:
-            raise DataError(
-                _twice(split, [t for t, s in split_by_top.items() if s == split], folder)
-            )
-    others = [top for top in tops if top not in split_by_top and top.lower() not in UNLABELLED]
+            twice = [top for top, name in split_by_top.items() if name == split]
+            raise DataError(_twice(split, twice, folder))
     if not split_by_top and layout == "auto":
         _no_class_and_split(folder, tops)
         return {}
-    only_unlabelled = not others and len(tops) > len(
-        split_by_top
-    )  # only unlabelled images beside the splits
-    if "train" not in split_by_top.values() and not only_unlabelled:
-        raise DataError(
-            f"Expected a folder to learn from, train or {UNLABELLED[0]}, in {folder} but got "
-            f"{name_some(tops) or 'none'}"
-            + (
-                f", of which {name_some(list(split_by_top))} names a split"
-                if others and split_by_top
-                else ""
-            )
-            + ". Name it so, or set `data.layout` to classes if each of these folders is a class."
-        )
+    others = [top for top in tops if top not in split_by_top and top.lower() not in UNLABELLED]
+    if "train" not in split_by_top.values():
+        _only_unlabelled_beside(folder, tops, [*split_by_top], others)
     if layout == "auto" and others and len(split_by_top) == 1:
-        flat = [top for top in split_by_top if _holds_images(folder / top)]
-        if flat:
-            raise DataError(
-                f"Expected folders of classes, or folders of splits, in {folder} but {flat[0]!r} "
-                f"names a split and {name_some(others)} do not. Set `data.layout` to classes if it "
-                "is "
-                "a class too, or sort its images into folders of classes."
-            )
+        _no_class_called_as_split(folder, next(iter(split_by_top)), others)
     return split_by_top
+
+
+def _only_unlabelled_beside(
+    folder: Path, tops: Sequence[str], splits: Sequence[str], others: Sequence[str]
+) -> None:
+    """Refuse folders of splits without one to learn from, train or unlabelled images alone."""
+    if not others and len(tops) > len(splits):
+        return
+    of_these = f", of which {name_some(splits)} names a split" if others and splits else ""
+    raise DataError(
+        f"Expected a folder to learn from, train or {UNLABELLED[0]}, in {folder} but got "
+        f"{name_some(tops) or 'none'}{of_these}. Name it so, or set `data.layout` to classes if "
+        "each of these folders is a class."
+    )
+
+
+def _no_class_called_as_split(folder: Path, split: str, others: Sequence[str]) -> None:
+    """Refuse a single folder of a split with images of its own: it may be a class beside others."""
+    if _holds_images(folder / split):
+        raise DataError(
+            f"Expected folders of classes, or folders of splits, in {folder} but {split!r} "
+            f"names a split and {name_some(others)} do not. Set `data.layout` to classes if it is "
+            "a class too, or sort its images into folders of classes."
+        )
 
 
 def _holds_images(folder: Path) -> bool:

@@ -7,6 +7,7 @@ import io
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
@@ -37,38 +38,14 @@ def read_manifest(
     path = folder / manifest
     if not path.is_file():
         raise DataError(f"Expected the manifest {path} but there is no such file.")
+    columns, rows = _rows_of(path, encoding)
+    root = folder.absolute().as_posix()
     entries: list[Entry] = []
     said: list[str] = []
     earlier_paths: set[str] = set()
-    root = folder.absolute().as_posix()
-    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
-    with reporting_damage(f"a CSV file in {path}", "Save it again."):
-        columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-    if columns.count("path") != 1 or columns.count("label") != 1:
-        raise DataError(
-            f"Expected the columns path, label and perhaps split in the first line of {path} "
-            f"but got {columns}."
-        )
-    if twice := [name for name in columns if columns.count(name) > 1]:
-        raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
-    with reporting_damage(f"a CSV file in {path}", "Save it again."):
-        rows = [(reader.line_num, row) for row in reader]
     for line, row in rows:
         where = f"line {line} of {path}"
-        if None in row or None in row.values():
-            values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
-            raise DataError(
-                f"Expected {len(columns)} values, one per column, but got {len(values)}, {where}. "
-                "Put values with commas in quotes."
-            )
-        id_, label = row["path"].replace("\\", "/"), row["label"].strip()
-        word = (row.get("split") or "").strip()
-        split = "" if is_missing(word) else split_of(word)
-        if split is None:
-            raise DataError(
-                f"Expected the split of {where} to be train, test or val but got {word!r}."
-            )
+        id_, label, split = _read_row(row, where, len(columns))
         if not is_file(folder / id_):
             raise DataError(f"Expected the image {folder / id_}, {where}, but it is missing.")
         place = posixpath.relpath(posixpath.join(root, id_), root)  # ./a.jpg is a.jpg
@@ -88,6 +65,42 @@ def read_manifest(
         *_without_split(entries, manifest),
         *_unread(columns, manifest),
     )
+
+
+_Row = dict[str | Any, str | Any]
+"""The cells of a line by column; those beyond the last column under None."""
+
+
+def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
+    """(names of the columns, (number of the line, cells) of each row) of a manifest."""
+    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
+        columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
+    if columns.count("path") != 1 or columns.count("label") != 1:
+        raise DataError(
+            f"Expected the columns path, label and perhaps split in the first line of {path} "
+            f"but got {columns}."
+        )
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
+        return columns, [(reader.line_num, row) for row in reader]
+
+
+def _read_row(row: _Row, where: str, width: int) -> Entry:
+    """(path, label as it is written, split) of a row. where, width: its place, and the columns."""
+    if None in row or None in row.values():
+        values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
+        raise DataError(
+            f"Expected {width} values, one per column, but got {len(values)}, {where}. "
+            "Put values with commas in quotes."
+        )
+    word = (row.get("split") or "").strip()
+    split = "" if is_missing(word) else split_of(word)
+    if split is None:
+        raise DataError(f"Expected the split of {where} to be train, test or val but got {word!r}.")
+    return row["path"].replace("\\", "/"), row["label"].strip(), split
 
 
 def _find_unlisted(folder: Path, manifest: str, paths: set[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from upslope.reading import reporting_damage
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
 
+_COLOURS = ("red", "green", "blue")
 _NO_CLASS = 254
 _NO_CLASS_NAMES = (
     "ignore", "ignored", "ignore_index", "void", "don't care", "dontcare", "unlabeled",
@@ -139,6 +140,27 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
             "under the columns name,id or name,red,green,blue; the name ignore is for pixels that "
             "count nowhere."
         )
+    header, rows = _table_rows(path, encoding)
+    keys = _value_columns(header, path)
+    names: dict[str, int] = {}
+    values: dict[int, int] = {}
+    for line, row in rows:
+        name, value = _class_of_row(row, keys, f"line {line} of {path}", len(header))
+        if value in values:
+            numbers = ", ".join((row[key] or "").strip() for key in keys)
+            raise DataError(
+                f"Expected each value once in {path} but {numbers} is there again, line {line}."
+            )
+        values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
+    return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
+
+
+_Row = dict[str | Any, str | Any]
+"""The cells of a line by column; those beyond the last column under None."""
+
+
+def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
+    """(names of the columns, (number of the line, cells) of each row) of a class table."""
     text = read_text(path, encoding)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
@@ -148,42 +170,42 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
         strict=True,
     )
     with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        rows = [(reader.line_num, row) for row in reader]
-    columns = set(reader.fieldnames)
-    keys = ("red", "green", "blue") if {"red", "green", "blue"} <= columns else ("id",)
-    if not {"name", *keys} <= columns:
+        header = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = header
+        return header, [(reader.line_num, row) for row in reader]
+
+
+def _value_columns(header: Sequence[str], path: Path) -> tuple[str, ...]:
+    """The columns that say which value of a mask a class has."""
+    keys = _COLOURS if {*_COLOURS} <= {*header} else ("id",)
+    if not {"name", *keys} <= {*header}:
         raise DataError(
             f"Expected the columns name,id or name,red,green,blue in {path} but got "
-            f"{','.join(reader.fieldnames)}."
+            f"{','.join(header)}."
         )
-    if twice := [name for name in reader.fieldnames if reader.fieldnames.count(name) > 1]:
+    if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
+    return keys
+
+
+def _class_of_row(row: _Row, keys: Sequence[str], where: str, width: int) -> tuple[str, int]:
+    """(name of the class, value in masks) of a row. where, width: its place, and the columns."""
+    name, numbers = (row["name"] or "").strip(), [(row[key] or "").strip() for key in keys]
+    if None in row:
+        raise DataError(
+            f"Expected {width} cells in {where} but got more. Put double quotes around a name that "
+            "holds the delimiter."
+        )
     top = 255 if len(keys) == 3 else 2**16 - 1
-    names: dict[str, int] = {}
-    values: dict[int, int] = {}
-    for line, row in rows:
-        name, numbers = (row["name"] or "").strip(), [(row[key] or "").strip() for key in keys]
-        if None in row:
-            raise DataError(
-                f"Expected {len(columns)} cells in line {line} of {path} but got more. Put double "
-                "quotes around a name that holds the delimiter."
-            )
-        if not name or not all(_in_range(n, top) for n in numbers):
-            raise DataError(
-                f"Expected a name and {', '.join(keys)} between 0 and {top} in line {line} of "
-                f"{path} but got {name!r} and {', '.join(numbers)!r}."
-            )
-        value = 0
-        for number in numbers:
-            value = value << 8 | int(number) if len(keys) == 3 else int(number)
-        if value in values:
-            raise DataError(
-                f"Expected each value once in {path} but {', '.join(numbers)} is there again, line "
-                f"{line}."
-            )
-        values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
-    return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
+    if not name or not all(_in_range(n, top) for n in numbers):
+        raise DataError(
+            f"Expected a name and {', '.join(keys)} between 0 and {top} in {where} but got "
+            f"{name!r} and {', '.join(numbers)!r}."
+        )
+    value = 0
+    for number in numbers:  # one, or three of 8 bits
+        value = value << 8 | int(number)
+    return name, value
 
 
 def ignored_class_notes(classes: Sequence[str]) -> tuple[str, ...]:

@@ -42,6 +42,9 @@ DOUBTFUL_WORDS: tuple[str, ...] = (
 """Lower-case words that are as likely to be a class as to stand for none: they remain classes, and
 the reader points at them."""
 
+_WORDS_IN_SMALL_LETTERS = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}
+"""Without "na", which is sodium."""
+
 _NEGATIVE_MARKS = ("-1", "-9", "-99", "-999", "-9999")
 _MARKS = ("99", "999", "9999", "255", "65535")  # the last two: -1 in unsigned types
 _LEAST_MARK = 90
@@ -130,25 +133,32 @@ def class_folder_notes(classes: Sequence[str]) -> tuple[str, ...]:
 
 def _doubtful(labels: Collection[str]) -> list[str]:
     """Return the labels that are as likely to be a class as to stand for none."""
-    words = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}  # sodium
-    doubtful = [
-        label
-        for label in labels
-        if _visible(label).lower() in words
-        or _bare(label).lower() in words
-        or (_bare(label) != label and _bare(label) in MISSING_WORDS)
-    ]
+    return sorted({*filter(_is_doubtful_word, labels), *_doubtful_marks(labels)})
+
+
+def _is_doubtful_word(label: str) -> bool:
+    """Whether a label is a word for none, but for how it is written."""
+    bare = _bare(label)
+    words = _WORDS_IN_SMALL_LETTERS
+    if _visible(label).lower() in words or bare.lower() in words:
+        return True
+    return bare != label and bare in MISSING_WORDS
+
+
+def _doubtful_marks(labels: Collection[str]) -> list[str]:
+    """The numbers that often stand for none: beside whole numbers from 0, such as 0, 1 and -1 or
+    99, where no other label is so large; and beside names alone."""
     wholes = {label for label in labels if label.isdecimal()}
     low = {label for label in wholes if len(label) == 1 or int(label) < _LEAST_MARK}
     marks = [m for m in labels if m in _NEGATIVE_MARKS or (m in _MARKS and m in wholes)]
     others = {*labels} - {*marks}
-    # Beside whole numbers from 0, such as 0, 1 and -1 or 99, where no other label is so large; and
-    # beside names alone.
-    if (len(low) > 1 and low == others) or (
-        len(others) > 1 and not any(any(c.isdigit() for c in label) for label in others)
-    ):
-        doubtful += marks
-    return sorted({*doubtful})
+    beside_numbers = len(low) > 1 and low == others
+    beside_names = len(others) > 1 and not any(map(_has_digit, others))
+    return marks if beside_numbers or beside_names else []
+
+
+def _has_digit(label: str) -> bool:
+    return any(character.isdigit() for character in label)
 
 
 def _bare(label: str) -> str:

@@ -52,29 +52,31 @@ def find_shards(root: Path, train: str | None, test: str | None, validation: str
         return _by_option(root, options)
     if root.is_file():
         return Shards([root], ["train"], stated=False)
+    return _by_name(root, _tars_in(root))
+
+
+def _tars_in(root: Path) -> list[Path]:
     paths = sorted(p for p in root.rglob("*.tar") if not p.name.startswith("."))
-    if not paths:
-        compressed_names = sorted(p.name for p in root.rglob("*.t*gz"))
-        raise DataError(
-            f"Expected tar files, the shards of a WebDataset, in {root} but there are none."
-            + (
-                f" {compressed_names[0]} is compressed, and read only as .tar: gunzip it."
-                if compressed_names
-                else ""
-            )
-        )
+    if paths:
+        return paths
+    compressed = next(iter(sorted(p.name for p in root.rglob("*.t*gz"))), None)
+    advice = f" {compressed} is compressed, and read only as .tar: gunzip it." if compressed else ""
+    raise DataError(
+        f"Expected tar files, the shards of a WebDataset, in {root} but there are none.{advice}"
+    )
+
+
+def _by_name(root: Path, paths: Sequence[Path]) -> Shards:
+    """Shards by the splits that all their names say; all to learn from where none does."""
     splits = [_split_of(path, root) for path in paths]
     if not any(splits):
         return Shards(paths, ["train"] * len(paths), stated=False)
-    if not all(splits):
-        without_split = [
-            p.relative_to(root).as_posix() for p, s in zip(paths, splits, strict=True) if not s
-        ]
+    without = [p.relative_to(root).as_posix() for p, s in zip(paths, splits, strict=True) if not s]
+    if without:
         raise DataError(
             f"Expected the names of all shards in {root} to say train, test or validation, or none "
-            f"to, but {name_some(without_split)} {'says' if len(without_split) == 1 else 'say'} "
-            "none. Name them "
-            "with `data.shards` and `data.test_shards`."
+            f"to, but {name_some(without)} {'says' if len(without) == 1 else 'say'} none. Name "
+            "them with `data.shards` and `data.test_shards`."
         )
     lone = "test" not in splits and "validation" in splits
     split_names = ["test" if lone and split == "validation" else str(split) for split in splits]
