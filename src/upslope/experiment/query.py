@@ -20,18 +20,19 @@ from torch import nn
 from upslope import strategies
 from upslope.batches import resolve_device
 from upslope.datasets.array_form import Layout
+from upslope.datasets.base import Dataset
 from upslope.datasets.pools import as_pool
 from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
 from upslope.experiment.checks import check_fit, positions, whole_number
-from upslope.experiment.query_labels import place_of, read_labelled
+from upslope.experiment.query_labels import LabelledSamples, place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
 from upslope.experiment.selection import Selector
 from upslope.experiment.settings import ExperimentSettings, candidate_count
 from upslope.memory import memory_errors
-from upslope.pool import CostBudgeted, Strategy
+from upslope.pool import CostBudgeted, PoolView, Selection, Strategy
 from upslope.progress import Observer, Stop
 from upslope.scoring.input_types import check_standardised
 from upslope.scoring.signals import OnCorrupt
@@ -122,47 +123,20 @@ def query(
         DataError: samples that cannot be read; answers that are no labels.
         SelectionError: a budget above the unlabelled samples; scores that are not finite.
     """
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"Expected `model` to be a torch.nn.Module but got {type(model).__name__}. With "
-            "posteriors and features in arrays, take the functions of upslope.functional."
-        )
-    budget = whole_number("budget", budget, "budget=50")
-    cycle = whole_number("cycle", cycle, "cycle=0")
-    if cycle < 0:
-        raise ConfigError(
-            f"Expected `cycle`, counted from 0, but got {cycle}. Give that of the selection, or "
-            "leave it out."
-        )
+    _check_model(model)
+    budget, cycle = whole_number("budget", budget, "budget=50"), _cycle(cycle)
     selector = _strategy(strategy)
-    where = _device_of(model) if device is None else resolve_device(device)
-    if device is not None and where != _device_of(model):
-        raise ConfigError(
-            f"Expected the model to be on {where} but it is on {_device_of(model)}. Move it first: "
-            f"model.to({str(where)!r})."
-        )
+    where = _device_for(model, device)
     pool_data = as_pool(pool, layout=layout, size=size)
     task = task_for(model, first_readable(pool_data).to(where), task, pool_data.classes, mean, std)
     check_standardised(task, pool_data)
     answers = read_labelled(pool_data, labelled, task, layout, size)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        sample = task.prepare(first_readable(pool_data).to(where))
-        task.check(model, sample)
-        check_fit(selector, model, task, sample)
-    if not answers.positions and any(need.name in _LEARNT_FROM_LABELS for need in selector.needs):
-        raise SelectionError(
-            f"Expected `labelled` for {selector.name}, whose networks learn from labelled samples, "
-            "but got none. Give some, or take another strategy."
-        )
+    _check_network(model, task, selector, pool_data, where)
+    _check_labelled(selector, answers)
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
     places = {*answers.positions, *(place_of(key, positions(pool_data.ids)) for key in without)}
     unlabelled = [i for i in range(len(pool_data)) if i not in places]
-    by_cost = isinstance(selector, CostBudgeted) and selector.cost_budget is not None
-    if not by_cost and not 1 <= budget <= len(unlabelled):
-        raise SelectionError(
-            f"Expected a budget between 1 and the {len(unlabelled):,} unlabelled samples of the "
-            f"pool but got {budget}. Lower the budget, or give a larger pool."
-        )
+    _check_budget(selector, budget, len(unlabelled))
     count = candidate_count(candidates, budget)
     candidate_places = draw_candidates(unlabelled, count, len(pool_data), seed=seed, cycle=cycle)
     query_observer = watching_unless_observed(observer, 1, progress=progress)
@@ -178,7 +152,61 @@ def query(
             answers.labelled_set(),
             answers.label_tensor(),
         )
-    place = {id_: i for i, id_ in enumerate(pool_data.ids)}
+    return _query_of(pool_data, view, selection, passed_ids)
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"Expected `model` to be a torch.nn.Module but got {type(model).__name__}. With "
+            "posteriors and features in arrays, take the functions of upslope.functional."
+        )
+
+
+def _cycle(cycle: int) -> int:
+    """The number of a cycle, from 0."""
+    cycle = whole_number("cycle", cycle, "cycle=0")
+    if cycle < 0:
+        raise ConfigError(
+            f"Expected `cycle`, counted from 0, but got {cycle}. Give that of the selection, or "
+            "leave it out."
+        )
+    return cycle
+
+
+def _check_network(
+    model: nn.Module, task: Task, strategy: Strategy, pool: Dataset, device: torch.device
+) -> None:
+    """Raise ModelError unless the network returns what the task and the strategy read."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        sample = task.prepare(first_readable(pool).to(device))
+        task.check(model, sample)
+        check_fit(strategy, model, task, sample)
+
+
+def _check_labelled(strategy: Strategy, answers: LabelledSamples) -> None:
+    """Raise SelectionError where a strategy learns from labels and there are none."""
+    if not answers.positions and any(need.name in _LEARNT_FROM_LABELS for need in strategy.needs):
+        raise SelectionError(
+            f"Expected `labelled` for {strategy.name}, whose networks learn from labelled samples, "
+            "but got none. Give some, or take another strategy."
+        )
+
+
+def _check_budget(strategy: Strategy, budget: int, left: int) -> None:
+    """Raise SelectionError unless there are so many unlabelled samples; a cost has no count."""
+    by_cost = isinstance(strategy, CostBudgeted) and strategy.cost_budget is not None
+    if not by_cost and not 1 <= budget <= left:
+        raise SelectionError(
+            f"Expected a budget between 1 and the {left:,} unlabelled samples of the "
+            f"pool but got {budget}. Lower the budget, or give a larger pool."
+        )
+
+
+def _query_of(
+    pool: Dataset, view: PoolView, selection: Selection, passed_ids: Sequence[str]
+) -> Query:
+    place = {id_: i for i, id_ in enumerate(pool.ids)}
     scores = None if selection.scores is None else tuple(selection.scores.tolist())
     score_of = dict(zip(view.candidates, scores or (), strict=False))
     return Query(
@@ -222,6 +250,21 @@ def _strategy(name_or_strategy: str | Mapping[str, Any] | Strategy) -> Strategy:
             "what is trained along with the network. Run it in an Experiment, or take another."
         )
     return strategy
+
+
+def _device_for(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Where to compute, which is where the model is.
+
+    Raises:
+        ConfigError: the model is elsewhere.
+    """
+    where = _device_of(model) if device is None else resolve_device(device)
+    if device is not None and where != _device_of(model):
+        raise ConfigError(
+            f"Expected the model to be on {where} but it is on {_device_of(model)}. Move it first: "
+            f"model.to({str(where)!r})."
+        )
+    return where
 
 
 def _device_of(model: nn.Module) -> torch.device:

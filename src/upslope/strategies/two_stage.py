@@ -19,11 +19,10 @@ way a strategy goes, with its time and memory.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,44 +30,26 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from upslope.errors import ConfigError, SelectionError
-from upslope.pool import Need, PoolView, Selection
+from upslope.pool import PoolView, Selection
 from upslope.strategies.bait import Bait, check_size
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cell_balls import searching_balls
 from upslope.strategies.cell_choices import AHEAD, Counts, GreedyRun, apportion, take_by_gain
-from upslope.strategies.cell_search import (
-    PROBES,
-    Search,
-    farthest,
-    farthest_of_largest,
-    searching,
-)
-from upslope.strategies.cells import divide
+from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
 from upslope.strategies.dcom import DCoM
-from upslope.strategies.distances import normalise
+from upslope.strategies.divided_pool import (
+    DividedPool,
+    SignalSource,
+    divide_pool,
+    plain,
+    vectors_of,
+    view_at,
+)
 from upslope.strategies.fisher_blocks import blocks_of, choose_in_blocks
 from upslope.strategies.information import whole
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
-
-
-class SignalSource(Protocol):
-    """The signals of a pool by position, in memory or on the disk (`signal_store`)."""
-
-    def __len__(self) -> int: ...
-
-    def ids(self, positions: Sequence[int]) -> list[str]:
-        """Return the ids of the samples at these positions."""
-        ...
-
-    def rows(self, need: Need, positions: Sequence[int]) -> Tensor:
-        """Return a signal of the samples at these positions, (n, ...)."""
-        ...
-
-    def blocks(self, need: Need) -> Iterator[tuple[int, Tensor]]:
-        """Yield (position of the first row, a signal of some samples), over all of the pool."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -146,6 +127,22 @@ def select_in_cells(
         ConfigError: a strategy that has no two stages.
         SelectionError: a budget below 1 or above the samples left; no labels where they are read.
     """
+    _check(strategy, source, budget, labelled)
+    stages = TWO_STAGE[strategy.name]
+    if stages.way == "blocks" and len(source) > 2 * cell:
+        assert isinstance(strategy, Bait)
+        return _select_in_blocks(strategy, source, budget, rng, labelled, cell)
+    pool = divide_pool(
+        source, vectors_of(strategy, source, unit=stages.unit), cell, rng, labelled, labels
+    )
+    picks, notes = _pick(strategy, pool, budget, rng)
+    return Selection(tuple(source.ids(picks)), None, {**notes, "cells": float(len(pool.free))})
+
+
+def _check(
+    strategy: QueryStrategy, source: SignalSource, budget: int, labelled: Sequence[int]
+) -> None:
+    """Raise for a strategy that has no two stages, or a budget beyond the samples left."""
     if strategy.name not in TWO_STAGE:
         raise ConfigError(refusal(strategy, len(source)))
     left = len(source) - len(set(labelled))
@@ -153,47 +150,72 @@ def select_in_cells(
         raise SelectionError(
             f"Expected a budget between 1 and the {left} candidates left but got {budget}."
         )
-    stages = TWO_STAGE[strategy.name]
-    if stages.way == "blocks" and len(source) > 2 * cell:
-        assert isinstance(strategy, Bait)
-        return _select_in_blocks(strategy, source, budget, rng, labelled, cell)
-    read = _reader(strategy, source, stages.unit)
-    cells = divide(read.rows, read.blocks, len(source), cell, rng)
-    is_labelled = np.zeros(len(source), dtype=bool)
-    is_labelled[list(labelled)] = True
-    labels_at = _by_position(labels, labelled, len(source))
-    is_known = is_labelled if labels_at is None else is_labelled & (labels_at >= 0).numpy()
-    of_cell = [members[is_known[members]] for members in cells.members]
-    free = [members[~is_labelled[members]] for members in cells.members]
-    sizes, counts_of_labels, left_of = (
-        np.array([len(m) for m in group]) for group in (cells.members, of_cell, free)
-    )
+
+
+def _pick(
+    strategy: QueryStrategy, pool: DividedPool, budget: int, rng: torch.Generator
+) -> tuple[list[int], Mapping[str, float]]:
+    """The positions chosen, in order, and notes; of a single cell every strategy chooses itself."""
+    way = TWO_STAGE[strategy.name].way
+    if way == "balls" and len(pool.free) > 1:
+        assert isinstance(strategy, DCoM)
+        return _pick_by_balls(strategy, pool, budget)
+    if callable(way) and len(pool.free) > 1:
+        return _pick_by_search(way, pool, budget), {}
 
     def choose(number: int, count: int) -> GreedyRun:
-        labelled_near = np.concatenate([of_cell[i] for i in cells.neighbours(number, PROBES)])
-        view, positions = _view(strategy, source, free[number], labelled_near, labels_at)
-        return _choose(strategy, view, positions, count, rng)
+        return _choose(strategy, *pool.view(strategy, number), count, rng)
 
-    notes: Mapping[str, float] = {}
-    if stages.way == "balls" and len(free) > 1:
-        assert isinstance(strategy, DCoM)
-        features, posteriors = (partial(source.rows, _plain(need)) for need in strategy.needs)
-        readers = features, posteriors
-        with searching_balls(*readers, cells, free, of_cell, labels_at) as (balls, order):
-            places, notes = balls.choose(strategy, budget)
-            picks = order[places].tolist()
-    elif callable(stages.way) and len(free) > 1:
-        with searching(read.raw, cells, np.flatnonzero(is_labelled), budget) as (search, order):
-            picks = order[stages.way(search)].tolist()
-    elif stages.way == "gain":
-        ahead = AHEAD if len(free) > 1 else 1
-        counts = apportion(budget, sizes, counts_of_labels, left_of, ahead)
-        picks = take_by_gain(budget, sizes, counts, left_of, choose)
-    else:
-        shares = apportion(budget, sizes, counts_of_labels, left_of).tolist()
-        runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
-        picks = [position for run in runs for position in run]
-    return Selection(tuple(source.ids(picks)), None, {**notes, "cells": float(len(cells.members))})
+    if way == "gain":
+        return _pick_by_gain(pool, budget, choose), {}
+    return _pick_by_share(pool, budget, choose), {}
+
+
+def _pick_by_balls(
+    strategy: DCoM, pool: DividedPool, budget: int
+) -> tuple[list[int], Mapping[str, float]]:
+    features, posteriors = (partial(pool.source.rows, plain(need)) for need in strategy.needs)
+    parts = pool.cells, pool.free, pool.labelled_of, pool.labels_at
+    with searching_balls(features, posteriors, *parts) as (balls, order):
+        places, notes = balls.choose(strategy, budget)
+        picks: list[int] = order[places].tolist()
+    return picks, notes
+
+
+def _pick_by_search(
+    next_choices: Callable[[Search], list[int]], pool: DividedPool, budget: int
+) -> list[int]:
+    labelled = np.flatnonzero(pool.is_labelled)
+    with searching(pool.vectors.raw, pool.cells, labelled, budget) as (search, order):
+        picks: list[int] = order[next_choices(search)].tolist()
+    return picks
+
+
+def _pick_by_gain(
+    pool: DividedPool, budget: int, choose: Callable[[int, int], GreedyRun]
+) -> list[int]:
+    sizes, _, left_of = counts = pool.counts
+    counts_at_first = apportion(budget, *counts, AHEAD if len(pool.free) > 1 else 1)
+    return take_by_gain(budget, sizes, counts_at_first, left_of, choose)
+
+
+def _pick_by_share(
+    pool: DividedPool, budget: int, choose: Callable[[int, int], GreedyRun]
+) -> list[int]:
+    shares = apportion(budget, *pool.counts).tolist()
+    runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
+    return [position for run in runs for position in run]
+
+
+def _choose(
+    strategy: QueryStrategy,
+    view: PoolView,
+    positions: Mapping[str, int],
+    count: int,
+    rng: torch.Generator,
+) -> GreedyRun:
+    selection = strategy.select(view, count, rng)
+    return [positions[id_] for id_ in selection.ids], list(selection.gains or ())
 
 
 def _select_in_blocks(
@@ -211,7 +233,7 @@ def _select_in_blocks(
     of_labelled = [labels[start : start + size] for start in range(0, len(labels), size)]
 
     def read(positions: Counts) -> tuple[Tensor, Tensor]:
-        view, _ = _view(strategy, source, positions, labels[:0], None)
+        view, _ = view_at(strategy, source, positions, labels[:0], None)
         strategy.check(view, 1)
         p, h = (view.signal(need).double() for need in strategy.needs)
         check_size(p.shape[1], h.shape[1])
@@ -233,78 +255,3 @@ def refusal(strategy: object, rows: int) -> str:
         f"Expected a strategy with one score per sample, or one that chooses in two stages "
         f"({', '.join(TWO_STAGE)}), but got {getattr(strategy, 'name', strategy)}{whole}."
     )
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """The vectors whose distances divide the pool: the widest signal of a strategy."""
-
-    source: SignalSource
-    need: Need
-    unit: bool
-
-    def raw(self, positions: Sequence[int]) -> Tensor:
-        return self.source.rows(self.need, positions).flatten(start_dim=1)
-
-    def rows(self, positions: Sequence[int]) -> Tensor:
-        return self._form(self.source.rows(self.need, positions))
-
-    def blocks(self) -> Iterator[tuple[int, Tensor]]:
-        return ((start, self._form(part)) for start, part in self.source.blocks(self.need))
-
-    def _form(self, x: Tensor) -> Tensor:
-        x = x.flatten(start_dim=1).float()
-        return normalise(x) if self.unit else x
-
-
-def _reader(strategy: QueryStrategy, source: SignalSource, unit: bool) -> _Vectors:
-    needs = [_plain(need) for need in strategy.needs]
-    widest = max(needs, key=lambda need: math.prod(source.rows(need, [0]).shape))
-    return _Vectors(source, widest, unit)
-
-
-def _plain(need: Need) -> Need:
-    return Need(need.name, need.options)
-
-
-def _by_position(labels: Tensor | None, labelled: Sequence[int], count: int) -> Tensor | None:
-    """The label at each position that has one."""
-    if labels is None:
-        return None
-    at = torch.zeros(count, dtype=torch.int32)
-    at[list(labelled)] = labels.int()
-    return at
-
-
-def _view(
-    strategy: QueryStrategy,
-    source: SignalSource,
-    candidates: Counts,
-    labelled: Counts,
-    labels_at: Tensor | None,
-) -> tuple[PoolView, dict[str, int]]:
-    """The samples at some positions as a pool, and id -> position."""
-    ids = source.ids(candidates.tolist())
-    view = PoolView(
-        ids,
-        {n: source.rows(_plain(n), candidates.tolist()).float() for n in strategy.needs},
-        source.ids(labelled.tolist()),
-        {
-            n: source.rows(_plain(n), labelled.tolist()).float()
-            for n in strategy.needs
-            if n.labelled
-        },
-        None if labels_at is None else labels_at[torch.from_numpy(labelled)].long(),
-    )
-    return view, dict(zip(ids, candidates.tolist(), strict=True))
-
-
-def _choose(
-    strategy: QueryStrategy,
-    view: PoolView,
-    positions: dict[str, int],
-    count: int,
-    rng: torch.Generator,
-) -> GreedyRun:
-    selection = strategy.select(view, count, rng)
-    return [positions[id_] for id_ in selection.ids], list(selection.gains or ())
