@@ -30,6 +30,7 @@ from upslope.evaluation import (  # noqa: E402
     rank,
     win_matrix,
 )
+from upslope.report.tables import p_value  # noqa: E402
 
 MARGIN = 0.01
 """Half the region of practical equivalence, a share of accuracy: one point."""
@@ -58,6 +59,13 @@ class Cell:
 def percent(value: float) -> str:
     """A share as points, signed."""
     return f"{100 * value:+.2f}"
+
+
+def probability(value: float) -> str:
+    """A share between 0 and 1, which is neither."""
+    if value < 0.01:
+        return "<0.01"
+    return ">0.99" if value > 0.99 else f"{value:.2f}"
 
 
 def number(value: float) -> str:
@@ -93,8 +101,8 @@ def cell_table(cell: Cell) -> list[str]:
         )
         lines.append(
             f"| {name} | {percent(float(difference.mean))} ({percent(float(difference.low))} to "
-            f"{percent(float(difference.high))}) | {adjusted[name]:.3f} | "
-            f"{compared[name].p_sign_flip:.3f} | {equal.within:.2f} | "
+            f"{percent(float(difference.high))}) | {p_value(adjusted[name])} | "
+            f"{p_value(compared[name].p_sign_flip)} | {probability(equal.within)} | "
             + " | ".join(
                 f"{number(found.labels)} of {found.reference:.0f} "
                 f"({number(found.low)} to {number(found.high)})"

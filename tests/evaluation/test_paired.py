@@ -42,6 +42,13 @@ def test_the_smallest_p_is_reached() -> None:
         assert sign_flip_test(np.arange(1.0, n + 1)) == pytest.approx(smallest_sign_flip_p(n))
 
 
+@pytest.mark.parametrize("n", [17, 20, 60])
+def test_the_smallest_p_of_drawn_patterns_is_reached(n: int) -> None:
+    """It was told as 2 / 2^n, which no such test can give."""
+    p = smallest_sign_flip_p(n)
+    assert p <= sign_flip_test(np.arange(1.0, n + 1)) <= 5 * p
+
+
 def test_paired_t_agrees_with_scipy() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.normal(size=7), rng.normal(size=7)

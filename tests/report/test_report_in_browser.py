@@ -158,3 +158,14 @@ def test_hours_and_money_follow_what_is_typed(browser: Any, tmp_path: Path) -> N
     tab.locator("input[type=number]").first.fill("180")
     assert row.locator("td").all_inner_texts()[-2:] == ["2.00", "60.00 EUR"]
     tab.close()
+
+
+def test_no_probability_is_told_as_none_or_certain(browser: Any, tmp_path: Path) -> None:
+    """A chance of 0.9994 of lying within a point stood there as 100%."""
+    study = made_up({"random": 0.0, "far": 0.05, "alike": 0.0}, seeds=8)
+    path = tmp_path / "report.html"
+    path.write_text(page(document([summarise(study)], "T", Costs(), [None])), "utf-8")
+    tab = Opened(browser, path, 1440).tab
+    cells = tab.locator("td[data-label='chance within 1 point']").all_inner_texts()
+    assert cells == ["<1%", ">99%"]
+    tab.close()

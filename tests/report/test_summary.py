@@ -7,9 +7,10 @@ import pytest
 from studies import BUDGETS, made_up
 
 from upslope.errors import RunError
-from upslope.report import Look, Run, Study, summarise
+from upslope.report import Look, Run, Study, summarise, summarise_sets
+from upslope.report.standing import ranks_over
 from upslope.report.tables import notes
-from upslope.report.verdict import equality
+from upslope.report.verdict import equality, verdict, verdict_over
 
 
 def test_means_areas_and_times_by_hand() -> None:
@@ -173,3 +174,42 @@ def test_pairs_over_other_seeds_than_their_row_are_told() -> None:
     assert "Not compared: new: no seed in common with random." in told
     assert any("in common with random: up over 2 of 4 seeds" in note for note in told)
     assert not any("in common" in note for note in notes(summarise(Study(runs))))
+
+
+def test_an_area_that_is_the_reference_s_in_every_seed_is_told_as_that() -> None:
+    """The note said that p was a chance on a finite test set, beside a p of 1."""
+    runs = made_up({"random": 0}).runs
+    summary = summarise(Study((*runs, *(replace(run, strategy="same") for run in runs))))
+    comparison = summary.rows[1].comparison
+    assert comparison is not None
+    assert comparison.p_adjusted == 1.0
+    told = notes(summary)
+    assert "same: the area of the reference in every seed, so that p is 1." in told
+    assert not any("largest chance" in note for note in told)
+
+
+def test_the_verdict_without_a_test_says_why() -> None:
+    """It was "as there is no reference" beside a reference, and "0.0 points ahead" of a tie."""
+    runs = made_up({"random": 0, "up": 0.02}, seeds=4).runs
+    alone = [run for run in runs if run.strategy == "random"]
+    assert verdict(summarise(Study(tuple(alone)))).endswith("as there is no other strategy.")
+    apart = [run for run in runs if (run.strategy == "up") == (run.seed > 1)]
+    assert verdict(summarise(Study(tuple(apart)))).endswith(
+        "as no strategy has a seed in common with random."
+    )
+    tie = (alone[0], replace(alone[0], strategy="same"))
+    assert verdict(summarise(Study(tie))) == (
+        "same has the area of random in one seed: nothing can be tested."
+    )
+
+
+def test_data_sets_without_a_common_seed_are_told_as_that() -> None:
+    """It was "no three have runs in all of them" where all three had, of other seeds."""
+    runs = made_up({"random": 0, "up": 0.02, "down": -0.02}, seeds=2).runs
+    apart = tuple(run for run in runs if (run.strategy == "up") == (run.seed == 1))
+    summaries = summarise_sets([Study(runs, name="one"), Study(apart, name="two")])
+    assert ranks_over(summaries) is None
+    assert verdict_over(summaries, None) == (
+        "Over 2 data sets: nothing can be ranked, as no three strategies have runs of one seed in "
+        "each of them."
+    )

@@ -81,7 +81,7 @@ class MeanGain:
 RARE_CLASSES = "; ahead where one class is twenty times as common as another"
 EVIDENCE = {
     "u-herding": MeanGain(3.3, 4.1, 3, "; the first of all measured in each"),
-    "binary-bait": MeanGain(2.9, 3.3, 3, "; a quarter of u-herding's time"),
+    "binary-bait": MeanGain(2.9, 3.3, 3, "; two fifths of u-herding's time"),
     "max-herding": MeanGain(1.1, 3.6, 3),
     "badge": MeanGain(1.2, 2.1, 3),
     "margin": MeanGain(0.7, 2.6, 2, "; one forward per candidate"),

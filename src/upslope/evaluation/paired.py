@@ -149,10 +149,14 @@ def sign_flip_test(differences: ArrayLike) -> float:
 
 
 def smallest_sign_flip_p(n_seeds: int) -> float:
-    """The smallest p that the sign-flip test can give with so many seeds: 2 / 2^n, at most 1.
+    """Return the smallest p that the sign-flip test can give with so many seeds.
+
+    2 / 2^n where all patterns are visited, at most 1; beyond, that of the observed pattern alone.
 
     n_seeds: how many pairs.
     """
+    if n_seeds > EXACT_SEEDS:
+        return 1 / (1 + SAMPLED_PATTERNS)
     return float(min(1.0, 2.0 ** (1 - n_seeds)))
 
 

@@ -137,24 +137,33 @@ def _pairs(summary: Summary) -> list[str]:
 
 
 def _alike_words(rows: Sequence[Row]) -> list[str]:
-    """Sentences on strategies whose seeds have no spread, of two seeds and of more."""
-    names: dict[bool, list[str]] = {False: [], True: []}
-    for row in rows:
-        if row.comparison and len(row.comparison.seeds) > 1 and not row.comparison.area.has_spread:
-            names[len(row.comparison.seeds) >= INTERVAL_SEEDS].append(row.strategy)
+    """Sentences on strategies whose seeds have no spread: by no difference, of two seeds, of more.
+
+    rows: of strategies that may have been compared.
+    """
+    alike = [
+        row
+        for row in rows
+        if row.comparison and len(row.comparison.seeds) > 1 and not row.comparison.area.has_spread
+    ]
+    names: dict[str, list[str]] = {}
+    for row in alike:
+        names.setdefault(_alike_ending(row), []).append(row.strategy)
+    return [f"{', '.join(names[ending])}: {ending}" for ending in sorted(names)]
+
+
+def _alike_ending(row: Row) -> str:
+    """The end of a sentence on a strategy whose seeds have no spread."""
+    assert row.comparison is not None
+    if float(row.comparison.area.difference.mean) == 0.0:
+        return "the area of the reference in every seed, so that p is 1."
     start = "from which no t test can tell how far seeds vary; p is"
-    of_two, of_more = (", ".join(names[is_more]) for is_more in (False, True))
-    sentences = []
-    if of_two:
-        sentences.append(
-            f"{of_two}: the same difference in both seeds, {start} of the sign-flip test."
-        )
-    if of_more:
-        sentences.append(
-            f"{of_more}: the same difference in all seeds, {start} the largest chance of that on a "
-            "test set of finite size, without an effect."
-        )
-    return sentences
+    if len(row.comparison.seeds) < INTERVAL_SEEDS:
+        return f"the same difference in both seeds, {start} of the sign-flip test."
+    return (
+        f"the same difference in all seeds, {start} the largest chance of that on a test set of "
+        "finite size, without an effect."
+    )
 
 
 def _few_seeds(summary: Summary) -> list[str]:

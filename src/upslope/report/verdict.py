@@ -50,45 +50,64 @@ def _by_signs(differences: Array) -> Equivalence:
 
 def verdict(summary: Summary) -> str:
     """Return the sentence on one data set: which strategy is ahead, by how much, what it saves."""
-    where = f"On {summary.study.name}, " if summary.study.name else ""
-    reference = summary.reference
     rows = [row for row in summary.rows if row.comparison is not None]
-    if reference is None or not rows:
-        best = max(summary.rows, key=lambda row: float(row.area.mean))
-        return (
-            f"{where}{best.strategy} has the largest mean area, "
-            f"{100 * float(best.area.mean):.1f}; nothing was tested, as there is no reference."
-        )
-    better = sorted(
-        (row for row in rows if row.comparison and row.comparison.verdict == "better"),
-        key=_gain,
-        reverse=True,
+    if summary.reference is None or not rows:
+        sentence = _tell_largest_area(summary)
+    elif len(_select_rows(rows, "not tested")) == len(rows):
+        sentence = _tell_one_seed(summary.reference, max(rows, key=_gain))
+    elif _select_rows(rows, "better"):
+        sentence = _tell_some_better(summary, rows)
+    else:
+        sentence = _tell_none_better(summary, rows)
+    return f"On {summary.study.name}, {sentence}" if summary.study.name else sentence
+
+
+def _select_rows(rows: Sequence[Row], verdict: str) -> list[Row]:
+    return [row for row in rows if row.comparison and row.comparison.verdict == verdict]
+
+
+def _tell_largest_area(summary: Summary) -> str:
+    best = max(summary.rows, key=lambda row: float(row.area.mean))
+    if summary.reference is None:
+        why = "there is no reference"
+    elif len(summary.rows) == 1:
+        why = "there is no other strategy"
+    else:
+        why = f"no strategy has a seed in common with {summary.reference}"
+    return (
+        f"{best.strategy} has the largest mean area, {100 * float(best.area.mean):.1f}; nothing "
+        f"was tested, as {why}."
     )
-    worse = [row for row in rows if row.comparison and row.comparison.verdict == "worse"]
-    if all(row.comparison and row.comparison.verdict == "not tested" for row in rows):
-        best = max(rows, key=_gain)
-        return (
-            f"{where}{best.strategy} is {_points(best)} of area "
-            f"{'ahead of' if _gain(best) >= 0 else 'behind'} {reference} in one seed: nothing can "
-            "be tested."
-        )
-    if not better:
-        said = f"{'no' if where else 'No'} strategy is shown to be better than {reference}"
-        if worse:
-            said += f", and {_join_names([row.strategy for row in worse])} {_is(worse)} shown worse"
-        return f"{where}{said} ({_seeds(rows)})."
-    best = better[0]
-    said = (
-        f"{best.strategy} is ahead of {reference} by {_points(best)} of area "
+
+
+def _tell_one_seed(reference: str, best: Row) -> str:
+    if _gain(best) == 0:
+        return f"{best.strategy} has the area of {reference} in one seed: nothing can be tested."
+    return (
+        f"{best.strategy} is {_points(best)} of area "
+        f"{'ahead of' if _gain(best) > 0 else 'behind'} {reference} in one seed: nothing can be "
+        "tested."
+    )
+
+
+def _tell_none_better(summary: Summary, rows: Sequence[Row]) -> str:
+    worse = _select_rows(rows, "worse")
+    shown_worse = f", and {_join_names(worse)} shown worse" if worse else ""
+    return (
+        f"{'no' if summary.study.name else 'No'} strategy is shown to be better than "
+        f"{summary.reference}{shown_worse} ({_seeds(rows)})."
+    )
+
+
+def _tell_some_better(summary: Summary, rows: Sequence[Row]) -> str:
+    best, *others = sorted(_select_rows(rows, "better"), key=_gain, reverse=True)
+    worse = _select_rows(rows, "worse")
+    return (
+        f"{best.strategy} is ahead of {summary.reference} by {_points(best)} of area "
         f"({_p(best)}, {_seeds([best])}){_saving_words(summary, best)}"
+        f"{f'; {_join_names(others)} better too' if others else ''}"
+        f"{f'; {_join_names(worse)} worse' if worse else ''}."
     )
-    if len(better) > 1:
-        said += (
-            f"; {_join_names([row.strategy for row in better[1:]])} {_is(better[1:])} better too"
-        )
-    if worse:
-        said += f"; {_join_names([row.strategy for row in worse])} {_is(worse)} worse"
-    return f"{where}{said}."
 
 
 def verdict_over(summaries: Sequence[Summary], ranks: Ranks | None) -> str:
@@ -96,7 +115,8 @@ def verdict_over(summaries: Sequence[Summary], ranks: Ranks | None) -> str:
     reference = summaries[0].reference
     count = format_count(len(summaries), "data set")
     if ranks is None:
-        return f"Over {count}: no strategy can be ranked, as no three have runs in all of them."
+        why = "no three strategies have runs of one seed in each of them"
+        return f"Over {count}: nothing can be ranked, as {why}."
     order = np.argsort(ranks.ranking.ranks, kind="stable")
     best = ranks.names[int(order[0])]
     said = f"Over {count}, {best} has the best mean rank ({ranks.ranking.ranks[order[0]]:.1f}"
@@ -180,11 +200,11 @@ def _seeds(rows: Sequence[Row]) -> str:
     return f"{counts[0]} to {counts[-1]} seeds"
 
 
-def _is(rows: Sequence[Row]) -> str:
-    return "is" if len(rows) == 1 else "are"
-
-
-def _join_names(names: Sequence[str]) -> str:
+def _join_names(rows: Sequence[Row]) -> str:
+    """`margin is`, or `margin, egl and badge are`."""
+    names = [row.strategy for row in rows]
+    if len(names) == 1:
+        return f"{names[0]} is"
     if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} others"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        return f"{', '.join(names[:3])} and {len(names) - 3} others are"
+    return f"{', '.join(names[:-1])} and {names[-1]} are"

@@ -26,6 +26,13 @@ function pValue(p) {
   return p < 0.001 ? "<0.001" : p.toFixed(3);
 }
 
+// In whole percent; no probability is quite 0 or 1.
+function probability(p) {
+  if (!known(p)) return DASH;
+  if (p < 0.01) return "<1%";
+  return p > 0.99 ? ">99%" : `${percent(p, 0)}%`;
+}
+
 function plural(n, word) {
   if (n === 1) return `1 ${word}`;
   return `${count(n)} ${word.endsWith("y") ? word.slice(0, -1) + "ies" : word + "s"}`;

@@ -49,7 +49,7 @@ function testsTable(set) {
       const c = row.comparison;
       return { kind: c.verdict === "better" ? "better" : c.verdict === "worse" ? "worse" : null, cells: [
         named(row.name, state.slots.get(row.name)), withHalf(c.area, 100, (v) => signed(v, 2)), `${c.wins} of ${c.seeds.length}`,
-        pValue(c.p), pValue(c.holm), pValue(c.signFlip), pValue(c.equal), pValue(c.notWorse), known(c.rope[1]) ? `${percent(c.rope[1], 0)}%` : DASH, VERDICTS[c.verdict] || "",
+        pValue(c.p), pValue(c.holm), pValue(c.signFlip), pValue(c.equal), pValue(c.notWorse), probability(c.rope[1]), VERDICTS[c.verdict] || "",
       ] };
     }), "Paired tests"),
     note(`The verdict is by Holm's p below ${data.level}. Differences are points of area under the budget curve, within the seed. A difference that is not shown is not a difference shown to be zero: that is what "equal within ${point} point" tests (two one-sided tests), "not worse" its lower half, and the chance within ${point} point is the probability that the mean lies there under the reference prior; none of these three is corrected for the number of strategies. The sign-flip test assumes nothing about the shape of the differences, but with these seeds its p cannot fall below ${Number(floor.toPrecision(2))}${floor >= data.level ? ", so that it cannot confirm any difference at that level" : ""}.`));
