@@ -60,6 +60,19 @@ def test_a_mask_belongs_to_every_class_seen_in_it() -> None:
     assert in_turn([3, 2, 1, 0], torch.zeros(4, 2, dtype=torch.bool), 3, generator()) == [3, 2, 1]
 
 
+def test_classes_take_turns_in_a_large_pool() -> None:
+    n, classes = 20_000, 200  # entry by entry, its members would take minutes to read
+    members = torch.zeros(n, classes, dtype=torch.bool)
+    members[torch.arange(n), torch.arange(n) % classes] = True
+    order = torch.randperm(n, generator=generator()).tolist()
+    chosen = in_turn(order, members, 2 * classes, generator())
+    rank = {i: k for k, i in enumerate(order)}
+    for c in range(classes):
+        assert [i for i in chosen if i % classes == c] == sorted(
+            range(c, n, classes), key=rank.__getitem__
+        )[:2]
+
+
 def test_scores_below_zero_are_refused() -> None:
     strategy = build("power", score="margin")
     pool = make_pool(strategy.needs, 10, 0)

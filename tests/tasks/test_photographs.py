@@ -37,8 +37,8 @@ def crops_one_by_one(images, area, flip, seed):
         ratio = math.exp(
             math.log(RATIO[0]) + uniform[1, k] * (math.log(RATIO[1]) - math.log(RATIO[0]))
         )
-        height = min(1.0, math.sqrt(share / ratio)) * h
-        width = min(1.0, math.sqrt(share * ratio)) * w
+        ratio = min(max(ratio, share), 1 / share)
+        height, width = math.sqrt(share / ratio) * h, math.sqrt(share * ratio) * w
         top, left = (h - height) * uniform[2, k], (w - width) * uniform[3, k]
         for i in range(h):
             for j in range(w):
@@ -46,6 +46,18 @@ def crops_one_by_one(images, area, flip, seed):
                 y, x = top + height * (i + 0.5) / h, left + width * (column + 0.5) / w
                 out[k, :, i, j] = sample_bilinear(images[k], y, x)
     return out
+
+
+@pytest.mark.parametrize("area", [0.5, 0.9, 1.0])
+def test_a_window_has_the_least_area_at_the_least(area):
+    h, w = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    ramps = torch.stack((h, w)).expand(500, 2, 8, 8).double()
+    crops = resized_crop(ramps, area, flip=False, rng=torch.Generator().manual_seed(0))
+    # A step of a crop, between pixels that are not of the border, is its share of the image.
+    height, width = crops[:, 0, 4, 4] - crops[:, 0, 3, 4], crops[:, 1, 4, 4] - crops[:, 1, 4, 3]
+    assert float((height * width).min()) >= area - 1e-9
+    if area == 1:
+        torch.testing.assert_close(crops, ramps)
 
 
 @settings(max_examples=15, deadline=None)

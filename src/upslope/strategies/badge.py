@@ -39,7 +39,7 @@ class Badge(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The seeds; scores are the gradient norms."""
         p, h = (pool.signal(need).float() for need in self.needs)
-        y = torch.nn.functional.one_hot(p.argmax(dim=1), p.shape[1])
-        gradients = OuterProducts(p - y, h)
+        at_logits = p.scatter_add(1, p.argmax(dim=1, keepdim=True), -torch.ones(len(p), 1))
+        gradients = OuterProducts(at_logits, h)
         positions = k_means_plus_plus(gradients, budget, rng)
         return Choice(positions, gradients.squared_norms().sqrt())

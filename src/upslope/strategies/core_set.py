@@ -200,6 +200,7 @@ def _cover(
 
 def _fill(cover: list[int], x: Tensor, y: Tensor, budget: int) -> list[int]:
     """`cover`, and greedy centres on top where it is short of the budget."""
-    rest = [i for i in range(len(x)) if i not in set(cover)]
+    in_cover = set(cover)
+    rest = [i for i in range(len(x)) if i not in in_cover]
     more, _, _ = k_center(x[rest], torch.cat([y, x[cover]]), budget - len(cover))
     return cover + [rest[i] for i in more]

@@ -48,11 +48,11 @@ class ForegroundRandom(QueryStrategy):
                 f"0, but got {self.background}."
             )
         foreground = shares.sum(dim=1) - shares[:, self.background]
-        order = torch.randperm(len(pool), generator=rng).tolist()
+        order = torch.randperm(len(pool), generator=rng)
         foreground_count = round(self.share * budget)
-        with_foreground = [i for i in order if foreground[i] > 0][:foreground_count]
+        with_foreground = order[foreground[order] > 0][:foreground_count].tolist()
         taken_positions = set(with_foreground)
-        rest = [i for i in order if i not in taken_positions]
+        rest = [i for i in order.tolist() if i not in taken_positions]
         return Choice(
             with_foreground + rest[: budget - len(with_foreground)],
             foreground,

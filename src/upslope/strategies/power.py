@@ -98,7 +98,8 @@ def in_turn(order: list[int], members: Tensor, budget: int, rng: torch.Generator
     alone decides.
     """
     classes = torch.randperm(members.shape[1], generator=rng).tolist()
-    queues = [iter([i for i in order if members[i, c]]) for c in classes]
+    rows = torch.tensor(order)
+    queues = [iter(rows[members[rows, c]].tolist()) for c in classes]
     ids_in_turn: dict[int, None] = {}
     while queues and len(ids_in_turn) < budget:
         left = []

@@ -25,7 +25,8 @@ def resized_crop(
     """Cut a window out of each image at a random place and stretch it to the whole size.
 
     images: (n, c, h, w). area: the smallest share of an image's area that a window has, the
-    largest being all of it; its width by height is drawn from `RATIO`, evenly in the logarithm.
+    largest being all of it; its width by height is drawn from `RATIO`, evenly in the logarithm, as
+    far as a window of its area lies within the image.
     flip: mirror left-right with probability 1/2, or those that `mirrored`, (n,), says. Pixels
     between others are interpolated in both directions.
 
@@ -37,8 +38,9 @@ def resized_crop(
     share = area + (1 - area) * uniform[0]
     low, high = (math.log(r) for r in RATIO)
     ratio = torch.exp(low + (high - low) * uniform[1])
-    height = (share / ratio).sqrt().clamp(max=1)  # shares of the image's own height and width
-    width = (share * ratio).sqrt().clamp(max=1)
+    ratio = ratio.clamp(share, 1 / share)  # what of a large window would lie outside the image
+    height = (share / ratio).sqrt()  # shares of the image's own height and width
+    width = (share * ratio).sqrt()
     top, left = (1 - height) * uniform[2], (1 - width) * uniform[3]
     rows = top[:, None] + height[:, None] * (torch.arange(h) + 0.5) / h  # (n, h), 0 to 1
     columns = left[:, None] + width[:, None] * (torch.arange(w) + 0.5) / w
