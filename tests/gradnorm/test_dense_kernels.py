@@ -120,6 +120,25 @@ def test_group_norm(groups, affine, space):
     assert_agrees(Head(body, 6, channels_first=True), torch.randn(3, 6, *space))
 
 
+class OneWide(nn.Module):
+    """Group normalisation of tokens as an image of width one, whose stride says nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        tokens = self.layer(x).mT
+        image = tokens.as_strided((*tokens.shape, 1), (*tokens.stride(), 1))
+        return self.head(self.norm(image).mean(dim=(2, 3)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_group_norm_of_images_of_width_one():
+    torch.manual_seed(0)
+    assert_agrees(OneWide(), torch.randn(5, 3, 4))
+
+
 def test_group_norm_of_channels_that_lie_last():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 4, 1))

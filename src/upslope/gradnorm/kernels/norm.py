@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from upslope.gradnorm.core.chunks import CACHE, chunks
 from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
@@ -204,8 +205,12 @@ def _sum_of_positions(values: Tensor) -> Tensor:
 
 
 def _order(x: Tensor) -> torch.memory_format:
-    """Return the memory format of x: channels last, or contiguous."""
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    """Return the memory format of x: channels last, or contiguous.
+
+    Where a dimension has size one, both may be right, and the operator insists on the one by which
+    PyTorch would call it.
+    """
+    last = suggest_memory_format(x) is torch.channels_last
     return torch.channels_last if last else torch.contiguous_format
 
 
