@@ -146,8 +146,8 @@ def unused_categories(column: pa.ChunkedArray) -> list[Any]:
     if not pa.types.is_dictionary(column.type):
         return []
     values = {value: None for chunk in column.chunks for value in chunk.dictionary.to_pylist()}
-    cell_values = {*pc.unique(plain_column(column)).to_pylist(), None}
-    return [value for value in values if value not in cell_values]
+    cells = {*pc.unique(plain_column(column)).to_pylist(), None}
+    return [value for value in values if value not in cells]
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -58,7 +58,7 @@ def read_classes(
         notes += _unused_notes(column, words)
     if all(is_date(name) for name in names):
         notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
-    return names, _numbered(cells, names, words), tuple(notes)
+    return names, _class_numbers(cells, names, words), tuple(notes)
 
 
 def _names_of(
@@ -93,16 +93,16 @@ def _refuse_ids(names: Sequence[str], labels: Sequence[str], what: str) -> None:
 
 def _unused_notes(column: pa.ChunkedArray, words: Collection[str] | None) -> tuple[str, ...]:
     """A sentence on categories that the column states and no sample has."""
-    unused = [name for name in map(str, unused_categories(column)) if not is_missing(name, words)]
-    if not unused:
+    names = [name for name in map(str, unused_categories(column)) if not is_missing(name, words)]
+    if not names:
         return ()
     return (
-        f"No sample has {name_some(unused)}, which the column states as well: no class. Name all "
+        f"No sample has {name_some(names)}, which the column states as well: no class. Name all "
         "with `data.classes` where it is one.",
     )
 
 
-def _numbered(
+def _class_numbers(
     cells: Sequence[str | None], names: Sequence[str], words: Collection[str] | None
 ) -> Labels:
     """(n,): the position of each cell's name; `UNKNOWN` where the cell stands for none."""

@@ -176,7 +176,7 @@ def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple
 
 
 def _value_columns(header: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The columns that say which value of a mask a class has."""
+    """The columns that give the value of each class in masks."""
     keys = _COLOURS if {*_COLOURS} <= {*header} else ("id",)
     if not {"name", *keys} <= {*header}:
         raise DataError(

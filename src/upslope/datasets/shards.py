@@ -59,8 +59,8 @@ def _tars_in(root: Path) -> list[Path]:
     paths = sorted(p for p in root.rglob("*.tar") if not p.name.startswith("."))
     if paths:
         return paths
-    compressed = next(iter(sorted(p.name for p in root.rglob("*.t*gz"))), None)
-    advice = f" {compressed} is compressed, and read only as .tar: gunzip it." if compressed else ""
+    archive = min((p.name for p in root.rglob("*.t*gz")), default=None)
+    advice = f" {archive} is compressed, and read only as .tar: gunzip it." if archive else ""
     raise DataError(
         f"Expected tar files, the shards of a WebDataset, in {root} but there are none.{advice}"
     )

@@ -149,9 +149,9 @@ def read_targets(
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
         _refuse_fractions(column, what)
-        cells = rows.table.column(columns[0])  # with the categories that no row has
+        with_categories = rows.table.column(columns[0])  # those that no row has too
         return TargetColumns(
-            columns, *read_classes(cells, what, missing_labels, class_list=classes)
+            columns, *read_classes(with_categories, what, missing_labels, class_list=classes)
         )
     read, notes = zip(
         *(_numbers(rows, name, kind, missing_labels) for name in columns), strict=True
