@@ -19,6 +19,8 @@ def test_cohen_is_that_of_scikit_learn() -> None:
         other = np.where(rng.random(50) < 0.6, one, rng.integers(0, 4, 50))
         expected = cohen_kappa_score(one, other)
         assert cohen_kappa(one.tolist(), other.tolist()) == pytest.approx(expected)
+        assert cohen_kappa(one, other.tolist()) == pytest.approx(expected)  # 1 of NumPy is 1
+        assert cohen_kappa(one.tolist(), list(other.astype(float))) == pytest.approx(expected)
 
 
 def test_cohen_by_hand() -> None:

@@ -21,18 +21,25 @@ from upslope.errors import DataError
 def cohen_kappa(one: Sequence[object], other: Sequence[object]) -> float:
     """Return Cohen's kappa of two people's labels of the same samples, in the same order.
 
-    one, other: the labels of each, one per sample. NaN where both gave every sample one and the
-    same label: chance would agree as well.
+    one, other: the labels of each, one per sample, whatever can be compared. NaN where both gave
+    every sample one and the same label: chance would agree as well.
 
     Raises:
         DataError: no sample, or lists of different lengths.
     """
-    if not one or len(one) != len(other):
+    if not len(one) or len(one) != len(other):
         raise DataError(
             f"Expected as many labels of both people but got {len(one)} and {len(other)}."
         )
-    names = sorted({repr(label) for label in (*one, *other)})
-    a, b = ([names.index(repr(label)) for label in labels] for labels in (one, other))
+    names: list[object] = []  # by equality: 1 of NumPy is 1, and lists have no hash
+
+    def number(label: object) -> int:
+        plain = label.tolist() if hasattr(label, "tolist") else label
+        if plain not in names:
+            names.append(plain)
+        return names.index(plain)
+
+    a, b = ([number(label) for label in labels] for labels in (one, other))
     shares = [np.bincount(x, minlength=len(names)) / len(x) for x in (a, b)]
     return _kappa(float(np.mean(np.equal(a, b))), float(shares[0] @ shares[1]))
 
