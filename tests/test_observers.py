@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -94,6 +96,42 @@ def test_mlflow_holds_the_curve_and_goes_on_with_it(tmp_path):
         zip(labels, accuracy, strict=True)
     )
     assert found.info.status == "FINISHED"
+
+
+class StoreOfRuns:
+    """What is asked of MLflow's client, kept in memory."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, dict[str, str]] = {}
+        self.figures: dict[str, list[float]] = {}
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="0")
+
+    def search_runs(self, experiments: Any, query: str) -> list[Any]:
+        ids = [id_ for id_, tags in self.tags.items() if f"'{tags['upslope.run']}'" in query]
+        return [SimpleNamespace(info=SimpleNamespace(run_id=id_)) for id_ in ids]
+
+    def create_run(self, experiment: str, run_name: str, tags: Any) -> Any:
+        id_ = f"run-{len(self.tags)}"
+        self.tags[id_], self.figures[id_] = tags, []
+        return SimpleNamespace(info=SimpleNamespace(run_id=id_))
+
+    def log_metric(self, id_: str, name: str, value: float, step: int) -> None:
+        self.figures[id_].append(value)
+
+    def set_terminated(self, id_: str) -> None:
+        """Nothing is asked of it afterwards."""
+
+
+def test_mlflow_tells_runs_of_one_name_apart_by_their_folders(tmp_path, monkeypatch):
+    store = StoreOfRuns()
+    client = SimpleNamespace(MlflowClient=lambda tracking_uri: store)
+    monkeypatch.setattr("upslope.observers.mlflow.import_package", lambda *_: client)
+    for folder, accuracy in (("a", 0.5), ("b", 0.6), ("a", 0.7)):
+        with MLflow("http://server", runs=tmp_path / folder) as tracker:
+            tracker(Progress("cycle", 1, 1, {"accuracy": accuracy}, labelled=10))
+    assert list(store.figures.values()) == [[0.5, 0.7], [0.6]]
 
 
 @pytest.mark.parametrize(("module", "observer"), [("tensorboard", TensorBoard), ("mlflow", MLflow)])

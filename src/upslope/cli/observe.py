@@ -13,10 +13,10 @@ NAMES = ("tensorboard", "mlflow")
 
 
 @contextmanager
-def observers(places: Mapping[str, str]) -> Iterator[tuple[Observer, ...]]:
+def observers(places: Mapping[str, str], folder: Path) -> Iterator[tuple[Observer, ...]]:
     """Yield the observers of these names, and close them at the end.
 
-    places: as `observer_places` returns them.
+    places: as `observer_places` returns them. folder: of the runs.
 
     Raises:
         ConfigError: a package that is not installed.
@@ -30,7 +30,7 @@ def observers(places: Mapping[str, str]) -> Iterator[tuple[Observer, ...]]:
             if name == "tensorboard":
                 observers_of_run.append(stack.enter_context(TensorBoard(place)))
             else:
-                observers_of_run.append(stack.enter_context(MLflow(place)))
+                observers_of_run.append(stack.enter_context(MLflow(place, runs=folder)))
         yield tuple(observers_of_run)
 
 

@@ -99,7 +99,7 @@ def _carry_out(command: Command, stack: ExitStack) -> None:
     places = observer_places(command.observe or (), folder)
     config, why = _choose_strategy(command, config, folder)
     watches = not (command.is_dry or rank_of_process())
-    further = stack.enter_context(observers(places)) if watches else ()
+    further = stack.enter_context(observers(places, folder)) if watches else ()
     recorded_run = None if rank_of_process() else sitting.find_recorded_run(folder, config)
     setup, unseen = _open_setup(command, config, recorded_run)
     if not command.asks:

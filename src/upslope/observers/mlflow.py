@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from upslope.extras import import_package
-from upslope.files import disk_errors, make_folder
+from upslope.files import disk_errors, json_digest, make_folder
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
 
 TAG = "upslope.run"
 """The tag by which a run that goes on finds what it wrote before."""
+
+FOLDER_TAG = "upslope.folder"
+"""The tag that says, to people, which folder of runs it is."""
 
 
 class MLflow:
@@ -20,13 +23,21 @@ class MLflow:
 
     store: a local folder, which gets a database `mlflow.db`; or the address of a server, as
     MLflow's tracking URI. experiment: the name of its experiment there, made where it is not there.
+    runs: the folder of the runs. Runs of one name are told apart by it where several folders share
+    a store; without it they are taken for one run that goes on.
 
     Raises:
         ConfigError: the package `mlflow` is not installed.
         RunError: the folder cannot be written.
     """
 
-    def __init__(self, store: Path | str = "mlruns", experiment: str = "upslope") -> None:
+    def __init__(
+        self,
+        store: Path | str = "mlruns",
+        experiment: str = "upslope",
+        *,
+        runs: Path | str | None = None,
+    ) -> None:
         tracking = import_package("mlflow.tracking", "to write to MLflow", "mlflow")
         address, artifacts = str(store), None
         if "://" not in address:
@@ -44,6 +55,7 @@ class MLflow:
             if existing
             else self._client.create_experiment(experiment, artifact_location=artifacts)
         )
+        self._folder = "" if runs is None else str(Path(runs).absolute())
         self._runs: dict[str, Any] = {}
         self._figures = Figures(self._write)
 
@@ -71,8 +83,10 @@ class MLflow:
 
     def _run(self, run: str) -> str:
         name = run or "run"
-        earlier = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{name}'")
+        identity = json_digest([self._folder, name]) if self._folder else name
+        earlier = self._client.search_runs([self._experiment], f"tags.`{TAG}` = '{identity}'")
         if earlier:
             return str(earlier[0].info.run_id)
-        new_run = self._client.create_run(self._experiment, run_name=name, tags={TAG: name})
+        tags = {TAG: identity, **({FOLDER_TAG: self._folder} if self._folder else {})}
+        new_run = self._client.create_run(self._experiment, run_name=name, tags=tags)
         return str(new_run.info.run_id)
