@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from upslope.counts import format_count
 from upslope.datasets.argument_names import as_command_options, options_as_command_options
 from upslope.datasets.base import Dataset
 from upslope.datasets.class_labels import read_classes
@@ -25,7 +26,12 @@ from upslope.datasets.layout import by_class, images_in, no_images
 from upslope.datasets.left_out import LeftOut
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
-from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
+from upslope.datasets.unlabelled import (
+    USUAL,
+    is_flat,
+    misspelt_class_notes,
+    row_contents,
+)
 from upslope.errors import DataError
 from upslope.images import (
     FULL,
@@ -36,6 +42,7 @@ from upslope.images import (
     read_header,
     reads_heic,
 )
+from upslope.labelling.image_names import compose_letters
 from upslope.labelling.settings import AS_FILES_SAY, ProjectSettings, ReadingOptions
 from upslope.reading import check_regular, is_file, limited_to
 
@@ -239,9 +246,11 @@ def open_images(folder: str, reading: ReadingOptions = AS_FILES_SAY) -> FolderIm
 
 def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> FolderImages:
     left_out = LeftOut()
+    notes: tuple[str, ...] = ()
     if is_flat(root, classes):
         ids = images_in(root, root, left_out)
         labels: dict[str, str] = {}
+        notes = misspelt_class_notes(root, classes)
     else:
         entries = by_class(root, reading.layout, left_out)
         for id_, _, split in entries:
@@ -251,7 +260,7 @@ def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> Fold
         ids = [id_ for id_, _ in pool_entries]
         labels = {id_: name for id_, name in pool_entries if name}
     _refuse_strangers(labels, classes, root)
-    return _images(root, ids, labels, left_out, reading)
+    return _images(root, ids, labels, left_out, reading, notes)
 
 
 def _images(
@@ -260,6 +269,7 @@ def _images(
     labels: Mapping[str, str],
     left_out: LeftOut,
     reading: ReadingOptions,
+    further_notes: Sequence[str] = (),
 ) -> FolderImages:
     """The images of a folder but for links to elsewhere, with notes on what was left out."""
     ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
@@ -267,12 +277,28 @@ def _images(
     if not ids:
         raise no_images(root, left_out)
     notes = tuple(map(as_command_options, left_out.notes()))
+    notes = (*notes, *further_notes, *_look_alike_notes(ids))
     if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
         notes = (
             *notes,
             "HEIC pictures are read with pillow-heif: pip install '.[label]'",
         )
     return FolderImages(root, tuple(ids), labels, notes, reading=reading)
+
+
+def _look_alike_notes(ids: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on images whose names nobody can tell apart; none where there are none."""
+    groups: dict[str, list[str]] = {}
+    for id_ in ids:
+        groups.setdefault(compose_letters(id_), []).append(id_)
+    pairs = [group for group in groups.values() if len(group) > 1]
+    if not pairs:
+        return ()
+    words = format_count(len(pairs), "name of an image is", "names of images are")
+    return (
+        f"{words} there twice, with accented letters "
+        f"in one code point and in two, first {pairs[0][0]!r}: they count as different images.",
+    )
 
 
 def _leads_elsewhere(root: Path, id_: str, left_out: LeftOut) -> bool:
