@@ -15,6 +15,7 @@ from PIL import Image
 from upslope import datasets
 from upslope.errors import ConfigError, DataError
 from upslope.labelling.coco import export_coco
+from upslope.labelling.image_names import ImageNames
 from upslope.labelling.imports import import_labels
 from upslope.labelling.mask_folders import export_masks
 from upslope.labelling.outlines import boxes_text, masks_text, read_outlines
@@ -268,6 +269,17 @@ def test_names_of_windows_and_of_other_folders(squares: Path, name: str) -> None
     table.write_text(f"id,label\n{name},blue\n")
     with Project(squares / "again") as project:
         assert import_labels(project, table).new == 1
+
+
+def test_accented_letters_are_known_in_both_of_their_forms() -> None:
+    """macOS writes them in two code points, others in one."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    assert ImageNames([f"{one}/a.jpg", "b/a.jpg"]).match([f"{two}/a.jpg"], "x") == f"{one}/a.jpg"
+    names = ImageNames([f"{one}.jpg", f"{two}.jpg"])
+    assert names.match([f"{two}.jpg"], "x") == f"{two}.jpg"
+    assert names.match([f"{one}.jpg"], "x") == f"{one}.jpg"
+    with pytest.raises(DataError, match="2 have that name"):
+        names.match([f"elsewhere/{two}.jpg"], "x")
 
 
 def test_a_backslash_may_belong_to_a_name(squares: Path) -> None:

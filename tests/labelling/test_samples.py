@@ -40,6 +40,26 @@ def test_folders_of_classes_are_labels_and_test_images_are_not_asked(tmp_path: P
     assert any("split test" in note for note in samples.notes)
 
 
+def test_a_folder_that_is_nearly_named_as_a_class_is_told(tmp_path: Path) -> None:
+    for name in ("Cat", "u\u0308ber", "holiday"):  # as macOS unpacks an umlaut
+        make_squares(tmp_path / name, 1)
+    samples = open_samples(str(tmp_path), ("cat", "\u00fcber"))
+    assert not samples.labels
+    assert len(samples.notes) == 2
+    assert "'Cat' have no label" in samples.notes[0]
+    assert "the class '\u00fcber'" in samples.notes[1]
+    assert not open_samples(str(tmp_path), ("dog", "bird")).notes
+
+
+def test_names_that_look_the_same_are_told(tmp_path: Path) -> None:
+    for name in ("caf\u00e9.png", "cafe\u0301.png", "tea.png"):
+        Image.new("RGB", (9, 5)).save(tmp_path / name)
+    samples = open_samples(str(tmp_path), ("a", "b"))
+    if len(samples.ids) < 3:
+        pytest.skip("needs a file system that tells the two spellings apart")
+    assert "1 id looks like another" in samples.notes[0]
+
+
 def test_other_kinds_of_files_become_png(tmp_path: Path) -> None:
     Image.new("RGB", (9, 5), (10, 200, 30)).save(tmp_path / "a.tif")
     Image.new("RGB", (9, 5), (10, 200, 30)).save(tmp_path / "b.ppm")

@@ -53,7 +53,13 @@ from upslope.datasets.missing import MissingLabels, class_folder_notes
 from upslope.datasets.paths import needed_root
 from upslope.datasets.splits import Splits
 from upslope.datasets.statistics import check_stated
-from upslope.datasets.unlabelled import ClassNames, NoTestSet, class_names, is_flat
+from upslope.datasets.unlabelled import (
+    ClassNames,
+    NoTestSet,
+    class_names,
+    is_flat,
+    misspelt_class_notes,
+)
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
@@ -100,14 +106,16 @@ def load(
         entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
     else:
         left_out = LeftOut()
+        misspelt_notes: tuple[str, ...] = ()
         if classes is not None and layout == "auto" and is_flat(folder, classes):
             entries = [(id_, "", "") for id_ in images_in(folder, folder, left_out)]
+            misspelt_notes = misspelt_class_notes(folder, classes)
         else:
             entries = by_class(folder, layout, left_out, needs_test=classes is None)
         if not entries:
             raise no_images(folder, left_out)
         names = dict.fromkeys(name for _, name, _ in entries if name)
-        notes = (*left_out.notes(), *class_folder_notes([*names]))
+        notes = (*left_out.notes(), *misspelt_notes, *class_folder_notes([*names]))
     return open_entries(
         folder,
         entries,

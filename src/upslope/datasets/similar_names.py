@@ -27,7 +27,7 @@ def similar_name_notes(
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_bare(str(name)), []).append(str(name))
+        groups.setdefault(bare_name(str(name)), []).append(str(name))
     return tuple(
         f"The {noun} {' and '.join(map(repr, sorted(group)))}{where} differ in how they are "
         "written alone, and are counted as different ones: where they are one, name them alike."
@@ -60,10 +60,10 @@ def similar_id_notes(ids: Iterable[object]) -> tuple[str, ...]:
     )
 
 
-def _bare(name: str) -> str:
-    """The name without what two spellings of one name differ in."""
+def bare_name(name: str) -> str:
+    """Return the name without what two spellings of one name differ in."""
     letters = "".join(c for c in name if unicodedata.category(c) != "Cf")  # zero-width characters
-    bare_name = unicodedata.normalize("NFKC", letters).casefold().strip()
-    if _WHOLE.fullmatch(bare_name):
-        return str(int(bare_name.partition(".")[0]))
-    return _BETWEEN.sub(" ", bare_name)
+    bare = unicodedata.normalize("NFKC", letters).casefold().strip()
+    if _WHOLE.fullmatch(bare):
+        return str(int(bare.partition(".")[0]))
+    return _BETWEEN.sub(" ", bare)

@@ -20,6 +20,7 @@ from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import UNLABELLED
 from upslope.datasets.name_lists import split_names
 from upslope.datasets.rows import read_rows
+from upslope.datasets.similar_names import bare_name
 from upslope.datasets.subset import Subset, knows_labels, labels_of, origin
 from upslope.errors import ConfigError, DataError
 
@@ -102,6 +103,22 @@ def is_flat(folder: Path, classes: Sequence[object]) -> bool:
     """
     names = [path.name for path in folder.iterdir() if path.is_dir()]
     return not any(n in classes or split_of(n) or n.lower() in UNLABELLED for n in names)
+
+
+def misspelt_class_notes(folder: Path, classes: Sequence[object]) -> tuple[str, ...]:
+    """Return a sentence for each folder that is named as a class but for how it is written.
+
+    folder: flat (`is_flat`), so that the images of such folders have no label.
+    """
+    bare_classes = {bare_name(str(name)): str(name) for name in classes}
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return tuple(
+        f"Images in the folder {name!r} have no label, since it is written otherwise than the "
+        f"class {bare_classes[bare_name(name)]!r} (capitals, spaces, or accented letters in one "
+        "code point or in two). Rename it where that class is meant."
+        for name in names
+        if bare_name(name) in bare_classes
+    )
 
 
 def sample_file(dataset: Dataset, index: int, root: Path | None) -> Path | None:

@@ -5,6 +5,7 @@ Files name images by other paths than a project does: from another folder, or by
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -23,7 +24,7 @@ class ImageNames:
         self._ids = set(ids)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for id_ in ids:
-            self._by_name[PurePosixPath(id_).name].append(id_)
+            self._by_name[compose_letters(PurePosixPath(id_).name)].append(id_)
         self._name_of: dict[str, str] = {}
 
     def match(self, names: Sequence[str], source: object) -> str:
@@ -31,8 +32,9 @@ class ImageNames:
 
         names: paths, the likeliest first. An id counts as it is. Another path means the image of
         that file name, where there is one alone or where its last folders are those of one. Folders
-        may stand between backslashes, as Windows writes them. Where none fits, the first is
-        returned as it is, so that it is refused with the other unknown ids.
+        may stand between backslashes, as Windows writes them, and letters be composed or not, as
+        macOS writes them. Where none fits, the first is returned as it is, so that it is refused
+        with the other unknown ids.
 
         Raises:
             DataError: a file name that several images have, or an image that had another name.
@@ -70,11 +72,14 @@ class ImageNames:
         exact = next((name for name in names if name in self._ids), None)
         if exact is not None:
             return exact
-        for name in names:
+        for name in map(compose_letters, names):
             alike = self._by_name.get(PurePosixPath(name).name, [])
             if len(alike) > 1:
-                in_folders = [i for i in alike if "/" in i and f"/{name}".endswith(f"/{i}")]
-                alike = [max(in_folders, key=len)] if in_folders else alike
+                in_folders = [
+                    i for i in alike if "/" in i and f"/{name}".endswith(f"/{compose_letters(i)}")
+                ]
+                longest = max(map(compose_letters, in_folders), key=len, default="")
+                alike = [i for i in in_folders if compose_letters(i) == longest] or alike
             if len(alike) > 1:
                 raise DataError(
                     f"Expected {name} of {source} to name one image but {len(alike)} have that "
@@ -94,3 +99,8 @@ class ImageNames:
                 "recorded."
             )
         return id_
+
+
+def compose_letters(name: str) -> str:
+    """Return a name with each accented letter in one code point, where it may be in two."""
+    return unicodedata.normalize("NFC", name)

@@ -26,7 +26,13 @@ from upslope.datasets.left_out import LeftOut
 from upslope.datasets.paths import refuse_empty_path
 from upslope.datasets.rows import SUFFIXES as TABLE_SUFFIXES
 from upslope.datasets.rows import read_rows
-from upslope.datasets.unlabelled import USUAL, is_flat, row_contents
+from upslope.datasets.similar_names import similar_id_notes
+from upslope.datasets.unlabelled import (
+    USUAL,
+    is_flat,
+    misspelt_class_notes,
+    row_contents,
+)
 from upslope.errors import DataError
 from upslope.images import (
     FULL,
@@ -251,9 +257,11 @@ def open_images(folder: str, reading: ReadingOptions = AS_FILES_SAY) -> FolderIm
 
 def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> FolderImages:
     left_out = LeftOut()
+    notes: tuple[str, ...] = ()
     if is_flat(root, classes):
         ids = images_in(root, root, left_out)
         labels: dict[str, str] = {}
+        notes = misspelt_class_notes(root, classes)
     else:
         entries = by_class(root, reading.layout, left_out)
         for id_, _, split in entries:
@@ -263,7 +271,7 @@ def _folder(root: Path, classes: Sequence[str], reading: ReadingOptions) -> Fold
         ids = [id_ for id_, _ in pool_entries]
         labels = {id_: name for id_, name in pool_entries if name}
     _refuse_strangers(labels, classes, root)
-    return _images(root, ids, labels, left_out, reading)
+    return _images(root, ids, labels, left_out, reading, notes)
 
 
 def _images(
@@ -272,6 +280,7 @@ def _images(
     labels: Mapping[str, str],
     left_out: LeftOut,
     reading: ReadingOptions,
+    further_notes: Sequence[str] = (),
 ) -> FolderImages:
     """The images of a folder but for links to elsewhere, with notes on what was left out."""
     ids = [id_ for id_ in ids if not _leads_elsewhere(root, id_, left_out)]
@@ -279,6 +288,7 @@ def _images(
     if not ids:
         raise no_images(root, left_out)
     notes = tuple(map(as_command_options, left_out.notes()))
+    notes = (*notes, *further_notes, *similar_id_notes(ids))
     if not reads_heic() and any(suffix in note for note in notes for suffix in HEIC_SUFFIXES):
         notes = (
             *notes,
