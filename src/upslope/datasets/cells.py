@@ -221,7 +221,7 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
     cells = ["" if cell is None else cell for cell in column.to_pylist()]
     all_empty = not any(cell.strip() for cell in cells)
     if not unread.any() and (count or numbers.words or all_empty):
-        return _text_as_numbers(numbers, cells, count, rows.untyped, where)
+        return _text_as_numbers(numbers, cells, count, not rows.untyped, where)
     _refuse_other_notations(column, cells, unread, rows.decimal, where)
     if count:
         first = int(unread.argmax())
@@ -236,21 +236,21 @@ def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categorie
 
 
 def _text_as_numbers(
-    numbers: Numbers, cells: Sequence[str], count: int, untyped: bool, where: str
+    numbers: Numbers, cells: Sequence[str], count: int, has_types: bool, where: str
 ) -> Numbers:
     """Numbers that are written as text, exact where all `count` of them are whole.
 
-    untyped: the file has no types, so that all its numbers are written so.
+    has_types: the file has types, in which numbers would not be written so.
 
     Raises:
         DataError: infinity; text in a file whose types have numbers.
     """
     finite(numbers.values, f"numbers in {where}")
-    wholes = [_whole(cell) for cell in cells] if untyped else []
+    wholes = [_whole(cell) for cell in cells] if not has_types else []
     if sum(whole is not None for whole in wholes) == count:
         exact = _exact_from_least(wholes)
         return numbers if exact is None else replace(numbers, values=exact)
-    if untyped or not count:
+    if not has_types or not count:
         return numbers
     raise DataError(
         f"Expected numbers in {where} but got numbers written as text, first "
