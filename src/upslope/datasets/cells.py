@@ -210,54 +210,81 @@ def comma_advice(column: pa.ChunkedArray, unread: NDArray[np.bool_], decimal: st
     return "Remove what is between thousands; a decimal comma is read with `data.decimal` comma."
 
 
+_LEAVE_OUT = "or leave it out with `data.columns`"
+
+
 def _text(column: pa.ChunkedArray, name: str, rows: Rows) -> Numbers | Categories:
+    """A column of text as numbers where all cells are, as categories where none is."""
     where = f"the column `{name}` of {rows.path}"
     numbers, unread = text_numbers(column, rows.decimal)
-    values = numbers.values
-    count, others = int((~np.isnan(values)).sum()), int(unread.sum())
+    count = int((~np.isnan(numbers.values)).sum())
     cells = ["" if cell is None else cell for cell in column.to_pylist()]
-    first = cells[int(unread.argmax())] if others else ""
-    out = "or leave it out with `data.columns`"
-    if not others and (count or numbers.words or not any(cell.strip() for cell in cells)):
-        finite(values, f"numbers in {where}")
-        wholes = [_whole(cell) for cell in cells] if rows.untyped else []
-        if sum(whole is not None for whole in wholes) == count:
-            exact = _exact_from_least(wholes)
-            return numbers if exact is None else replace(numbers, values=exact)
-        if rows.untyped or not count:
-            return numbers
+    all_empty = not any(cell.strip() for cell in cells)
+    if not unread.any() and (count or numbers.words or all_empty):
+        return _text_as_numbers(numbers, cells, count, not rows.untyped, where)
+    _refuse_other_notations(column, cells, unread, rows.decimal, where)
+    if count:
+        first = int(unread.argmax())
         raise DataError(
-            f"Expected numbers in {where} but got numbers written as text, first "
-            f"{next(cell for cell in cells if cell)!r}. Convert them to numbers, name the column "
-            f"in `data.categorical`, {out}."
+            f"Expected numbers alone or words alone in {where} but "
+            f"{format_count(count, 'cell is a number', 'cells are numbers')} and "
+            f"{int(unread.sum()):,} not, first {cells[first]!r} of "
+            f"{rows.ids[first]!r}. Empty the cells that stand for a missing number; where all "
+            f"cells are categories, name the column in `data.categorical`, {_LEAVE_OUT}."
         )
-    others_counted = Counter(cell for cell, it in zip(cells, unread.tolist(), strict=True) if it)
-    if date := first_date(others_counted):
+    return Categories(cells)
+
+
+def _text_as_numbers(
+    numbers: Numbers, cells: Sequence[str], count: int, has_types: bool, where: str
+) -> Numbers:
+    """Numbers that are written as text, exact where all `count` of them are whole.
+
+    has_types: the file has types, in which numbers would not be written so.
+
+    Raises:
+        DataError: infinity; text in a file whose types have numbers.
+    """
+    finite(numbers.values, f"numbers in {where}")
+    wholes = [_whole(cell) for cell in cells] if not has_types else []
+    if sum(whole is not None for whole in wholes) == count:
+        exact = _exact_from_least(wholes)
+        return numbers if exact is None else replace(numbers, values=exact)
+    if not has_types or not count:
+        return numbers
+    raise DataError(
+        f"Expected numbers in {where} but got numbers written as text, first "
+        f"{next(cell for cell in cells if cell)!r}. Convert them to numbers, name the column "
+        f"in `data.categorical`, {_LEAVE_OUT}."
+    )
+
+
+def _refuse_other_notations(
+    column: pa.ChunkedArray,
+    cells: Sequence[str],
+    unread: NDArray[np.bool_],
+    decimal: str,
+    where: str,
+) -> None:
+    """Refuse dates, numbers with another decimal mark, and amounts among the unread cells."""
+    others = Counter(cell for cell, it in zip(cells, unread.tolist(), strict=True) if it)
+    if date := first_date(others):
         raise DataError(
             f"Expected numbers or categories in {where} but got dates or times, first {date!r}. "
             "Convert them to numbers, such as days since a date, name the column in "
-            f"`data.categorical`, {out}."
+            f"`data.categorical`, {_LEAVE_OUT}."
         )
-    if advice := comma_advice(column, unread, rows.decimal):
+    if advice := comma_advice(column, unread, decimal):
         raise DataError(
-            f"Expected numbers with {rows.decimal!r} in {where} but {others:,} of {len(cells):,} "
-            f"cells are written otherwise, first {first!r}. {advice} Or name the column in "
-            f"`data.categorical`, {out}."
+            f"Expected numbers with {decimal!r} in {where} but {int(unread.sum()):,} of "
+            f"{len(cells):,} cells are written otherwise, first {cells[int(unread.argmax())]!r}. "
+            f"{advice} Or name the column in `data.categorical`, {_LEAVE_OUT}."
         )
-    if amount := first_amount(others_counted):
+    if amount := first_amount(others):
         raise DataError(
             f"Expected numbers or categories in {where} but got numbers with a sign or a unit, "
-            f"first {amount!r}. Remove it, name the column in `data.categorical`, {out}."
+            f"first {amount!r}. Remove it, name the column in `data.categorical`, {_LEAVE_OUT}."
         )
-    if count:
-        raise DataError(
-            f"Expected numbers alone or words alone in {where} but "
-            f"{format_count(count, 'cell is a number', 'cells are numbers')} and {others:,} not, "
-            f"first {first!r} of {rows.ids[int(unread.argmax())]!r}. Empty the "
-            "cells that stand for a missing number; where all cells are categories, name the "
-            f"column in `data.categorical`, {out}."
-        )
-    return Categories(cells)
 
 
 def _exact_from_least(numbers: Sequence[Any]) -> NDArray[np.float64] | None:

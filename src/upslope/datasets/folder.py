@@ -224,20 +224,7 @@ def open_entries(
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
     """
-    labels = {label for _, label, _ in entries if label}
-    classes = tuple(class_names(labels, class_list, folder))
-    if len(classes) < 2:
-        inside = folder / classes[0] if classes else folder
-        hint = (
-            f" If its classes are the folders in {inside}, give that as the root."
-            if inside != folder and inside.is_dir() and any(p.is_dir() for p in inside.iterdir())
-            else ""
-        )
-        raise DataError(
-            f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
-            f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
-        )
-    _alike(classes, folder)
+    classes = _classes_of(entries, class_list, folder)
     splits = divide(entries, test_share, folder, may_lack_test=class_list is not None)
     notes += class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
@@ -265,11 +252,11 @@ def open_entries(
     pool, test = open_split("train"), open_split("test")
     assert pool is not None  # `divide` has refused an empty pool
     validation = open_split("validation")
-    read_ids = [id_ for part in (pool, test, validation) if part is not None for id_ in part.ids]
+    parts = {"pool": pool, "test set": test, "validation set": validation}
+    datasets = {title: part for title, part in parts.items() if part is not None}
+    read_ids = [id_ for part in datasets.values() for id_ in part.ids]
     notes += survey_notes(Files(folder, read_ids), read_ids, form, on_error)
     if duplicates != "off":
-        parts = {"pool": pool, "test set": test, "validation set": validation}
-        datasets = {name: part for name, part in parts.items() if part is not None}
         files = {part: [folder / id_ for id_ in data.ids] for part, data in datasets.items()}
         notes += copy_notes(datasets, files, duplicates, progress)
     return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
@@ -288,6 +275,28 @@ def normalise_splits(
     assert isinstance(dataset, ArrayDataset | EncodedDataset)
     stated_mean, stated_std = check_stated(mean, std, dataset.input_shape[0])
     return replace(dataset, mean=stated_mean, std=stated_std)
+
+
+def _classes_of(
+    entries: Sequence[Entry], class_list: Sequence[object] | None, folder: Path
+) -> tuple[str, ...]:
+    """The classes, two or more, in order: those given, or those of the entries."""
+    labels = {label for _, label, _ in entries if label}
+    classes = tuple(class_names(labels, class_list, folder))
+    if len(classes) < 2:
+        inside = folder / classes[0] if classes else folder
+        holds_folders = inside.is_dir() and any(path.is_dir() for path in inside.iterdir())
+        hint = (
+            f" If its classes are the folders in {inside}, give that as the root."
+            if inside != folder and holds_folders
+            else ""
+        )
+        raise DataError(
+            f"Expected images of at least two classes in {folder} but got {list(classes)}. Lay "
+            f"them out as train/<class>/ and test/<class>/, or <class>/, or name a manifest.{hint}"
+        )
+    _alike(classes, folder)
+    return classes
 
 
 def _alike(classes: Sequence[str], folder: Path) -> None:

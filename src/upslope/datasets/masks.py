@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -167,12 +167,7 @@ def open_pairs(
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
             cannot be used, if all are held.
     """
-    for part in ("train", "test"):
-        if not parts.get(part) and not (part == "test" and may_lack_test):
-            raise DataError(
-                f"Expected images with masks to {'learn from' if part == 'train' else 'test on'} "
-                f"in {root} but got none."
-            )
+    _refuse_missing(parts, root, may_lack_test)
     form, shape = _form(parts["train"], mode, size, on_error, white)
 
     def open_part(part: str) -> MaskDataset | HeldMasks:
@@ -191,20 +186,38 @@ def open_pairs(
     validation = open_part("validation") if parts.get("validation") else None
     pool = open_part("train")
     test = open_part("test") if parts.get("test") else None
-    read_ids = {id_ for part in (pool, test, validation) if part is not None for id_ in part.ids}
-    all_pairs = [pair for part in parts.values() for pair in part if pair.id in read_ids]
-    images = [str(pair.image) for pair in all_pairs]
-    notes += survey_notes(Files(Path(), images), images, form, on_error)
-    if isinstance(codes, MaskClasses):
-        notes += mask_notes([pair.mask for pair in all_pairs if pair.mask], codes.kind)
+    by_title = {"pool": pool, "test set": test, "validation set": validation}
+    datasets = {title: part for title, part in by_title.items() if part is not None}
+    notes += _change_notes(parts, datasets.values(), codes, form, on_error)
     if duplicates != "off":
-        split_pairs = {"pool": pool, "test set": test, "validation set": validation}
-        datasets = {
-            name: part for name, part in split_pairs.items() if part is not None and len(part)
-        }
-        files = {name: [pair.image for pair in part.pairs] for name, part in datasets.items()}
-        notes += copy_notes(datasets, files, duplicates, progress)
+        with_pairs = {title: part for title, part in datasets.items() if len(part)}
+        files = {title: [pair.image for pair in part.pairs] for title, part in with_pairs.items()}
+        notes += copy_notes(with_pairs, files, duplicates, progress)
     return Splits(pool, NoTestSet(pool) if test is None else test, validation, notes)
+
+
+def _refuse_missing(parts: Mapping[str, Sequence[Pair]], root: Path, may_lack_test: bool) -> None:
+    """Refuse parts with nothing to learn from, or nothing to test on."""
+    for part, purpose in (("train", "learn from"), ("test", "test on")):
+        if not parts.get(part) and not (part == "test" and may_lack_test):
+            raise DataError(f"Expected images with masks to {purpose} in {root} but got none.")
+
+
+def _change_notes(
+    parts: Mapping[str, Sequence[Pair]],
+    datasets: Iterable[MaskDataset | HeldMasks],
+    codes: MaskClasses | OutlineMasks,
+    form: Form,
+    on_error: str,
+) -> tuple[str, ...]:
+    """Sentences on what decoding changes in the images that are read, and on kinds of masks."""
+    read_ids = {id_ for dataset in datasets for id_ in dataset.ids}
+    pairs = [pair for part in parts.values() for pair in part if pair.id in read_ids]
+    images = [str(pair.image) for pair in pairs]
+    notes = survey_notes(Files(Path(), images), images, form, on_error)
+    if isinstance(codes, MaskClasses):
+        notes += mask_notes([pair.mask for pair in pairs if pair.mask], codes.kind)
+    return notes
 
 
 def by_name(folder: Path, where: str, left_out: LeftOut | None = None) -> dict[str, Path]:
