@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from small_tasks import MODEL, TASK, Points, splits
 from upslope import Experiment, ExperimentSettings, Splits, TrainingSettings, read_run, strategies
 from upslope.errors import RunError
+from upslope.experiment.model_store import ModelStore
 from upslope.ledger import lock
 
 SETTINGS = ExperimentSettings(initial=20, budget=10, cycles=3)
@@ -46,6 +47,20 @@ def test_each_label_that_was_told_is_in_the_file_of_the_ledger_alone(tmp_path: P
             assert read_run(copy).labels == told
     with begin(copy) as gone_on:
         assert len(gone_on.ask()) == SETTINGS.initial - len(told)
+
+
+def test_an_opening_that_fails_lets_the_same_process_open_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RunError("an old model cannot be removed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelStore, "tidy", refuse)
+        with pytest.raises(RunError, match="cannot be removed") as error:
+            begin(tmp_path)
+    assert error.traceback  # what holds the frames of the call that failed
+    begin(tmp_path).close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="its locks are flock's")

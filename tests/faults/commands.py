@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -165,6 +166,7 @@ class Subject:
             self.command.begins(self.reference)
             first = self.start(self.reference, folder / f"reference-{name}.log").end()
             if first.code != self.command.done:
+                shutil.rmtree(self.reference)  # else the next trial would take it for whole
                 raise RuntimeError(f"{name} fails undisturbed: {first.output}")
         self.expected = fingerprints(self.reference)
 
@@ -207,6 +209,7 @@ def finished_run(folder: Path) -> Path:
         made.mkdir()
         ended = Child(COMMANDS["run"].arguments(made, made), folder / "finished.log").end()
         if ended.code != 0:
+            shutil.rmtree(made)
             raise RuntimeError(f"a run fails undisturbed: {ended.output}")
     return made
 

@@ -27,8 +27,10 @@ from shards_to_write import (
     write_tars,
 )
 
-from upslope.errors import ConfigError, DataError
+from upslope.errors import ConfigError, DataError, RunError
 from upslope.pools import Patience, ReadOptions, ShardedPool, Storage, StorageError, open_pool
+from upslope.pools.rows import temporary_file
+from upslope.pools.shard import Shard
 from upslope.pools.storage import Entry
 
 
@@ -134,6 +136,16 @@ def test_an_id_twice_in_a_shard_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["x", "x"], "image": [png(0), png(1)]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="'x' is there twice"):
         open_pool(str(tmp_path))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shard = Shard(0, "a.parquet", "bucket/a.parquet", 3, "tag")
+    with pytest.raises(RunError, match=r"able to write .*cache"), temporary_file(shard):
+        pass
 
 
 @pytest.mark.parametrize("address", ["../secret.png", "/etc/hostname", "file:///etc/hostname",

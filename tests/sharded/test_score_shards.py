@@ -120,6 +120,18 @@ def test_a_shard_without_any_image_is_left_out(
         score_pool(scorer(pool, tmp_path / "fail"))
 
 
+def test_a_call_that_the_store_refuses_leaves_the_folder_to_the_one_that_began_it(
+    tmp_path: Path,
+) -> None:
+    pool = write_parquet(tmp_path / "pool")
+    strict = replace(scorer(pool, tmp_path / "out"), keep=strategies.build("badge").needs)
+    score_pool(strict)
+    lax = replace(strict, on_corrupt="skip", precision="float16")
+    with pytest.raises(RunError, match="precision"):
+        score_pool(lax)
+    assert score_pool(strict).new == 0
+
+
 def test_what_cannot_be_read_may_be_left_out_of_a_folder_that_was_begun(tmp_path: Path) -> None:
     """Shards that are whole stay; what was left out is not passed over by a stricter call."""
     pool = write_parquet(tmp_path / "pool")

@@ -302,11 +302,14 @@ def _connect(ray: Any, engine: RayEngine, address: str | None) -> None:
             **local,
         )
     except Exception as error:  # a start that takes too long is a plain Exception of Ray's
-        where = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "a Ray cluster here"
-        raise RunError(
-            f"Expected to reach {where} but got: {str(error).strip().splitlines()[0]}. Look at "
-            "`ray status`, or unset RAY_ADDRESS to start one on this machine."
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if address:
+            where = f"reach the Ray cluster at {address} (RAY_ADDRESS)"
+            fix = "Look at `ray status`, or unset RAY_ADDRESS to start one on this machine"
+        else:
+            where = "start a Ray cluster here"
+            fix = "Run the same command again once the machine has less to do, or without Ray"
+        raise RunError(f"Expected to {where} but got: {reason}. {fix}.") from error
     finally:
         tokens.removeFilter(_tells_more)
 

@@ -22,39 +22,22 @@ from torch import nn
 
 from upslope.batches import resolve_device
 from upslope.datasets.checks import check_splits
-from upslope.datasets.readable import first_readable
 from upslope.datasets.splits import Splits
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.answers import AnswerCounts, events_of, has_label, taken_back
 from upslope.experiment.changed_labels import warn_of_changed_labels
-from upslope.experiment.changes import Opening, first_size, with_statistics
-from upslope.experiment.checks import (
-    check_classes,
-    check_factory,
-    check_targets,
-    check_total,
-    positions,
-)
-from upslope.experiment.context import RunContext
-from upslope.experiment.cycle_models import CycleModels
+from upslope.experiment.checks import check_classes, check_factory, check_targets
 from upslope.experiment.earlier_labels import EarlierLabels
-from upslope.experiment.environment import environment, note_sitting
-from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.labels import oracle_body
-from upslope.experiment.model_store import ModelStore
+from upslope.experiment.open_run import RunParts, open_run
 from upslope.experiment.own_training import Trainer, check_trainer
-from upslope.experiment.record import RunRecord
-from upslope.experiment.settings import ExperimentSettings, amount
-from upslope.experiment.start import initial_selector
-from upslope.experiment.steps import Steps
-from upslope.ledger import Event, Ledger, RunResult, State, read_run
-from upslope.ledger.store import has_begun
-from upslope.models import without_lazy_layers
+from upslope.experiment.settings import ExperimentSettings
+from upslope.ledger import Event, RunResult, State, read_run
 from upslope.pool import SeesLabels, Strategy
 from upslope.progress import Observer, Stop, stop_on_signals
 from upslope.tasks.base import Task
-from upslope.training import TrainingSettings, auxiliary_module
+from upslope.training import TrainingSettings
 
 
 class Experiment:
@@ -134,7 +117,7 @@ class Experiment:
         check_targets(splits, task)
         check_factory(model)
         self.path = Path(path)
-        self.splits, self.task, self.strategy = splits, task, strategy
+        self.splits, self.strategy = splits, strategy
         self.settings = settings or ExperimentSettings()
         self.training = training or TrainingSettings()
         if trainer is not None:
@@ -142,76 +125,23 @@ class Experiment:
         self.device = resolve_device(device)
         self._stop, self._observer, self._progress = stop, observer, progress
         self._label_check_is_due = True
-        pool = splits.pool
-        position = positions(pool.ids)
-        start, shares_start = initial_selector(strategy, self.settings.start, pool.input_shape)
-        if not has_begun(self.path):
-            # Told before a ledger is written that could never be gone on with.
-            self._counts(len(pool), check=True)
-        weights = ModelStore(
-            self.path,
-            without_lazy_layers(model, lambda: task.prepare(first_readable(pool))),
-            self.settings.seed,
-            self.training,
-            self.device,
-            auxiliary_module(strategy),
-            keep_all=self.settings.keep_models == "all",
+        run = open_run(
+            RunParts(
+                self.path,
+                splits,
+                task,
+                model,
+                strategy,
+                self.settings,
+                self.training,
+                trainer,
+                config or {},
+                self.device,
+                shared,
+                root,
+            )
         )
-        record = RunRecord(
-            splits, task, strategy, self.settings, self.training, trainer, config or {}, root
-        )
-        opening = Opening(self.path, splits, task, self.settings)
-        here = environment(self.device)
-        ledger = Ledger(
-            self.path,
-            config=record.config,
-            environment=here,
-            info=record.info,
-            reconcile=opening.reconcile,
-        )
-        self.changes = opening.changes
-        self.task = with_statistics(task, ledger.meta["info"], ledger.state)
-        context = RunContext(
-            self.path,
-            splits,
-            self.task,
-            self.settings,
-            self.training,
-            trainer,
-            position,
-            self.device,
-            ledger,
-        )
-        initial, budget = self._counts(first_size(ledger.state.changes, len(pool)))
-        shares = shared and shares_start and not weights.companion
-        self._steps = Steps(
-            context,
-            CycleModels(context, weights),
-            strategy,
-            start,
-            initial,
-            budget,
-            record.common,
-            FirstModelCache(shared) if shared and shares else None,
-        )
-        try:
-            if not self.finished:
-                note_sitting(ledger, self.path, here)
-        except BaseException:
-            self.close()
-            raise
-        weights.tidy(self.state.cycle if self.state.trained else None)
-        if shared:
-            FirstModelCache(shared).tidy()
-
-    def _counts(self, size: int, *, check: bool = False) -> tuple[int, int]:
-        """Samples of the initial set and of each later cycle, for a pool of `size`."""
-        cycles = self.settings.cycles
-        initial = amount(self.settings.initial, size, "initial")
-        budget = amount(self.settings.budget, size, "budget") if cycles > 1 else 0
-        if check:
-            check_total(initial, budget, cycles, size)
-        return initial, budget
+        self.task, self.changes, self._steps = run.task, run.changes, run.steps
 
     @property
     def state(self) -> State:

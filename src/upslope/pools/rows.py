@@ -26,7 +26,7 @@ from upslope.datasets.paths import cache_folder
 from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
 from upslope.errors import ConfigError, DataError, UpslopeError
-from upslope.files import make_folder, sweep
+from upslope.files import disk_errors, make_folder, sweep
 from upslope.images import Form
 from upslope.pools.listing import files_of
 from upslope.pools.parquet_rows import NO_IMAGES, NO_ROWS, Cells, empty_cell, read_rows
@@ -218,12 +218,16 @@ def temporary_file(shard: Shard) -> Iterator[Path]:
     """Yield an empty file for the rows of a shard, which is removed when the block ends.
 
     shard: one of a pool whose shards do not lie here.
+
+    Raises:
+        RunError: the cache folder cannot be written.
     """
     folder = cache_folder() / "shards"
-    make_folder(folder)
-    sweep(folder)  # files of processes that were killed
-    handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
-    os.close(handle)
+    with disk_errors(folder):
+        make_folder(folder)
+        sweep(folder)  # files of processes that were killed
+        handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
+        os.close(handle)
     path = Path(name)
     try:
         yield path

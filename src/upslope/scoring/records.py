@@ -31,9 +31,22 @@ def record_or_compare(
     Raises:
         RunError: the folder was begun with something else, or its record is damaged.
     """
+    new_record = record_to_write(path, record, may_become)
+    if new_record is not None:
+        write_digested_json(path, new_record)
+
+
+def record_to_write(
+    path: Path,
+    record: dict[str, Any],
+    may_become: Mapping[str, Callable[[Any, Any], bool]] | None = None,
+) -> dict[str, Any] | None:
+    """Return what `record_or_compare` writes down; None where it stands there. Raises as it does.
+
+    path, record, may_become: as of `record_or_compare`.
+    """
     if not path.is_file():
-        write_digested_json(path, record)
-        return
+        return record
     earlier = read_digested_json(path)
     if earlier is None:
         raise RunError(f"Expected the record of a pool in {path} but it is damaged. Restore it.")
@@ -45,8 +58,9 @@ def record_or_compare(
                 f"Expected {path.parent} to be gone on with as it was begun but "
                 f"{_difference(key, earlier[key], plain[key])}. Give the same, or another folder."
             )
-    if differing_keys:
-        write_digested_json(path, {**earlier, **{key: plain[key] for key in differing_keys}})
+    if not differing_keys:
+        return None
+    return {**earlier, **{key: plain[key] for key in differing_keys}}
 
 
 def _difference(key: str, before: Any, now: Any) -> str:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
-from upslope.files import write_atomically
+from upslope.files import write_atomically, write_digested_json
 from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
 from upslope.scoring.files import Scorer
 from upslope.scoring.input_types import check_standardised
-from upslope.scoring.records import record_or_compare, weights_digest
+from upslope.scoring.records import record_to_write, weights_digest
 from upslope.scoring.score_files import read_scores, with_facts, write_joined
 from upslope.scoring.signals import OnCorrupt, compute_signals
 from upslope.scoring.stored import ShardStorer, plain_needs
@@ -118,9 +118,12 @@ class ShardScorer:
         # Where nothing had to be left out, shards have the same scores under either; what has been
         # left out since would not be told by a later call that leaves nothing out.
         may_skip = {"on_corrupt": lambda before, now: (before, now) == ("fail", "skip")}
-        record_or_compare(self.out / RECORD, self._record(), may_skip)
+        record = record_to_write(self.out / RECORD, self._record(), may_skip)
         if self.storer is not None:
             self.storer.prepare(self.pool, weights_digest(self.model))
+        # Last: a call that the store refuses must leave the folder to the call that began it.
+        if record is not None:
+            write_digested_json(self.out / RECORD, record)
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no scores yet.

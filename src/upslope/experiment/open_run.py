@@ -1,0 +1,157 @@
+"""The opening of a run: its ledger is opened and compared, and its steps are made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from upslope.datasets.readable import first_readable
+from upslope.datasets.splits import Splits
+from upslope.experiment.changes import Opening, first_size, with_statistics
+from upslope.experiment.checks import check_total, positions
+from upslope.experiment.context import RunContext
+from upslope.experiment.cycle_models import CycleModels
+from upslope.experiment.environment import environment, note_sitting
+from upslope.experiment.first_model_cache import FirstModelCache
+from upslope.experiment.model_store import ModelStore
+from upslope.experiment.own_training import Trainer
+from upslope.experiment.record import RunRecord
+from upslope.experiment.settings import ExperimentSettings, amount
+from upslope.experiment.start import initial_selector
+from upslope.experiment.steps import Steps
+from upslope.ledger import Change, Ledger
+from upslope.ledger.store import has_begun
+from upslope.models import without_lazy_layers
+from upslope.pool import Strategy
+from upslope.tasks.base import Task
+from upslope.training import TrainingSettings, auxiliary_module
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """All that a run is made of, checked, as `Experiment` takes it."""
+
+    path: Path
+    splits: Splits
+    task: Task
+    model: Callable[[], nn.Module]
+    strategy: Strategy
+    settings: ExperimentSettings
+    training: TrainingSettings
+    trainer: Trainer | None
+    config: Mapping[str, Any]
+    device: torch.device
+    shared: Path | None
+    root: str | None
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run whose ledger is open. task: with the statistics that the run began with. steps: of
+    the run. changes: what this opening changed."""
+
+    task: Task
+    steps: Steps
+    changes: list[Change]
+
+
+def open_run(parts: RunParts) -> OpenRun:
+    """Open the ledger of a run, or begin one, and return the run with its steps.
+
+    Raises:
+        RunError: the directory is in use, of another configuration, or damaged.
+        SelectionError: the budgets do not fit the pool.
+        DataError: ids that are not distinct.
+    """
+    pool = parts.splits.pool
+    position = positions(pool.ids)
+    start, shares_start = initial_selector(parts.strategy, parts.settings.start, pool.input_shape)
+    if not has_begun(parts.path):
+        # Told before a ledger is written that could never be gone on with.
+        _check_counts(parts.settings, len(pool))
+    weights = _model_store(parts)
+    record = RunRecord(
+        parts.splits,
+        parts.task,
+        parts.strategy,
+        parts.settings,
+        parts.training,
+        parts.trainer,
+        parts.config,
+        parts.root,
+    )
+    opening = Opening(parts.path, parts.splits, parts.task, parts.settings)
+    here = environment(parts.device)
+    ledger = Ledger(
+        parts.path,
+        config=record.config,
+        environment=here,
+        info=record.info,
+        reconcile=opening.reconcile,
+    )
+    try:
+        context = _context(parts, position, ledger)
+        initial, budget = _counts(parts.settings, first_size(ledger.state.changes, len(pool)))
+        cache = FirstModelCache(parts.shared) if parts.shared else None
+        steps = Steps(
+            context,
+            CycleModels(context, weights),
+            parts.strategy,
+            start,
+            initial,
+            budget,
+            record.common,
+            cache if shares_start and not weights.companion else None,
+        )
+        if not steps.finished:
+            note_sitting(ledger, parts.path, here)
+        weights.tidy(steps.state.cycle if steps.state.trained else None)
+        if cache:
+            cache.tidy()
+    except BaseException:  # of any kind: others must get at the directory
+        ledger.close()
+        raise
+    return OpenRun(context.task, steps, opening.changes)
+
+
+def _context(parts: RunParts, position: Mapping[str, int], ledger: Ledger) -> RunContext:
+    return RunContext(
+        parts.path,
+        parts.splits,
+        with_statistics(parts.task, ledger.meta["info"], ledger.state),
+        parts.settings,
+        parts.training,
+        parts.trainer,
+        position,
+        parts.device,
+        ledger,
+    )
+
+
+def _model_store(parts: RunParts) -> ModelStore:
+    pool = parts.splits.pool
+    return ModelStore(
+        parts.path,
+        without_lazy_layers(parts.model, lambda: parts.task.prepare(first_readable(pool))),
+        parts.settings.seed,
+        parts.training,
+        parts.device,
+        auxiliary_module(parts.strategy),
+        keep_all=parts.settings.keep_models == "all",
+    )
+
+
+def _counts(settings: ExperimentSettings, size: int) -> tuple[int, int]:
+    """Samples of the initial set and of each later cycle, for a pool of `size`."""
+    initial = amount(settings.initial, size, "initial")
+    return initial, amount(settings.budget, size, "budget") if settings.cycles > 1 else 0
+
+
+def _check_counts(settings: ExperimentSettings, size: int) -> None:
+    initial, budget = _counts(settings, size)
+    check_total(initial, budget, settings.cycles, size)
