@@ -101,6 +101,15 @@ def test_the_page_says_what_the_tests_say(summary: Summary) -> None:
     assert "digits <b>" in one["config"]
 
 
+def test_no_p_of_the_page_is_below_the_floor_that_it_states() -> None:
+    """The floor was that of the fewest seeds, and tests of more seeds stood below it."""
+    runs = made_up({"random": 0, "margin": 0.03, "new": 0.03}, seeds=8).runs
+    few = tuple(run for run in runs if run.strategy != "new" or run.seed < 3)
+    (one,) = opened(summarise(Study(few))).data["sets"]
+    p_values = [row["comparison"]["signFlip"] for row in one["rows"] if row["comparison"]]
+    assert min(p_values) == one["signFlipFloor"] == 2 / 2**8
+
+
 def test_figures_on_the_page_are_those_of_the_runs(summary: Summary) -> None:
     (one,) = opened(summary).data["sets"]
     row = one["rows"][1]

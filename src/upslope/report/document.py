@@ -164,8 +164,9 @@ def _interval(interval: Interval) -> dict[str, Any]:
 
 
 def _floor(summary: Summary) -> float | None:
+    """The p that no sign-flip test of the page can fall below: that of the most seeds."""
     seeds = [len(row.comparison.seeds) for row in summary.rows if row.comparison]
-    return smallest_sign_flip_p(min(seeds)) if seeds else None
+    return smallest_sign_flip_p(max(seeds)) if seeds else None
 
 
 def _wins(wins: Wins | None) -> dict[str, Any] | None:
