@@ -85,3 +85,13 @@ def test_a_module_that_cannot_start_anew_is_refused() -> None:
 
     with pytest.raises(ModelError, match="Own"):
         fresh(nn.Sequential(nn.Linear(2, 2), Own()))
+
+
+def test_attention_starts_anew() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    started = fresh(layer)
+    assert isinstance(started, nn.TransformerEncoderLayer)
+    before, after = layer.self_attn, started.self_attn
+    for name in ("in_proj_weight", "out_proj.weight"):
+        assert not torch.equal(before.get_parameter(name), after.get_parameter(name))
+        assert float(after.get_parameter(name).detach().std()) > 0.1

@@ -11,7 +11,7 @@ layers with fresh weights, and is trained on the labelled set with Adam at 1e-3.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -107,8 +107,8 @@ def fresh(model: nn.Module) -> nn.Module:
     check_resets(model)
     member = copy.deepcopy(model)
     for module in member.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
+        reset = _reset_of(module)
+        if reset is not None:
             reset()
     return member.requires_grad_()
 
@@ -117,9 +117,20 @@ def check_resets(model: nn.Module) -> None:
     """Raise ModelError where a module has parameters of its own and no `reset_parameters`."""
     for name, module in model.named_modules():
         has_parameters = next(module.parameters(recurse=False), None) is not None
-        if has_parameters and not callable(getattr(module, "reset_parameters", None)):
+        if has_parameters and _reset_of(module) is None:
             raise ModelError(
                 f"Expected every module with parameters to have `reset_parameters`, so that the "
                 f"members of a committee start differently, but {name or 'the model'} "
                 f"({type(module).__name__}) has not. Add the method to that class."
             )
+
+
+def _reset_of(module: nn.Module) -> Callable[[], object] | None:
+    """The method that draws a module's own weights anew; None where it has none."""
+    # PyTorch's attention has it under the second name.
+    for name in ("reset_parameters", "_reset_parameters"):
+        reset = getattr(module, name, None)
+        if callable(reset):
+            method: Callable[[], object] = reset
+            return method
+    return None
