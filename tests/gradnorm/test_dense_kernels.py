@@ -139,6 +139,23 @@ def test_group_norm_of_images_of_width_one():
     assert_agrees(OneWide(), torch.randn(5, 3, 4))
 
 
+@pytest.mark.parametrize("frames_first", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_group_norm_of_frames_that_are_rows_of_their_own(groups, frames_first):
+    class Video(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.GroupNorm(groups, 6), nn.Linear(6, 3)
+            nn.init.normal_(self.norm.weight)
+
+        def forward(self, x):
+            x = x.transpose(0, 1) if frames_first else x
+            y = self.norm(x.flatten(0, 1)).tanh().unflatten(0, x.shape[:2])
+            return self.head(y.mean((0 if frames_first else 1, 3, 4)))
+
+    assert_agrees(Video(), torch.randn(3, 4, 6, 5, 5))
+
+
 def test_group_norm_of_channels_that_lie_last():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 4, 1))

@@ -92,6 +92,9 @@ def test_operators_say_on_which_samples_their_entries_depend(n: int) -> None:
         (torch.fft.fft, (x, None, -1), False),
         (torch.renorm, (x, 2, 1, 0.1), True),
         (torch.renorm, (x, 2, 0, 0.1), False),
+        (Tensor.index_add_, (torch.zeros(n, 2, 3), 1, torch.tensor([0, 1, 1, 0]), x), False),
+        (Tensor.index_add_, (torch.zeros(n, 4, 3), 0, torch.zeros(n, dtype=torch.long), x), True),
+        (Tensor.scatter_add_, (torch.zeros(n, 4, 3), 1, torch.zeros(x.shape).long(), x), False),
     ]:
         (depends,) = try_dependence(func, args, {}, given, func(*args)) or [None]
         assert depends is not None, func

@@ -180,9 +180,45 @@ class OneGroupOfQueries(nn.Module):
         return self.last((attention + h.mean(3)[:, None, :, :, None]).mean((1, 2, 3)))
 
 
+class SharedEdges(nn.Module):
+    """Messages along edges that all samples share, added to the nodes that they lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.register_buffer("ends", torch.tensor([[0, 1, 2, 2], [1, 2, 0, 1]]))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        starts, ends = self.ends
+        messages = self.first(x.index_select(1, starts))
+        index = ends[None, :, None].expand_as(messages)
+        nodes = messages.new_zeros(len(x), 3, 8).scatter_add_(1, index, messages)
+        return self.last(nodes.relu().mean(1))
+
+
+class LinearAttention(nn.Module):
+    """Attention of one head by features, divided by a sum of which the type alone is another's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.last = nn.Linear(5, 8), nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, None]
+        k = self.features(x).exp()
+        size = torch.einsum("...nd,...d->...n", k, k.sum(dim=-2).type_as(k))
+        context = torch.einsum("...nd,...ne->...de", k, x)
+        attended = torch.einsum("...de,...nd,...n->...ne", context, k, 1 / size)
+        return self.last(attended.mean((1, 2)))
+
+
 @pytest.mark.parametrize(
     ("model", "inputs"),
     [
+        (LinearAttention, lambda: torch.randn(3, 6, 5).double()),
+        (SharedEdges, lambda: torch.randn(4, 3, 5).double()),
         (OneGroupOfQueries, lambda: torch.randn(3, 6, 5).double()),
         (MaskedMean, lambda: torch.randint(1, 20, (5, 7)) * (torch.arange(7) < 4)),
         (PositionsFirst, lambda: torch.randn(3, 12, 5).double()),

@@ -182,21 +182,20 @@ class GroupNorm(Kernel):
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        if not samples.layout.is_usual or len(g) != samples.n:
-            raise SamplesNotSeparable(
-                "samples and channels share a dimension of group normalisation"
-            )
+        if samples.layout.last > 0:
+            raise SamplesNotSeparable("samples lie in a dimension of a group's entries")
         shift = _sum_of_positions(g)
         for weight in self.weights:
+            of_rows = shift
             if weight is self.weight:
                 scale = _sum_of_positions(g * inputs[0])
-                mean, rstd = self.mean, self.rstd  # (n, groups), which is (n, 1) as it should be
+                mean, rstd = self.mean, self.rstd  # (rows, groups), or (rows, 1) as it should be
                 if self.groups > 1:
                     width = scale.shape[1] // self.groups
                     mean, rstd = (t.repeat_interleave(width, dim=1) for t in (mean, rstd))
-                yield weight, Dense(torch.addcmul(scale, mean, shift, value=-1).mul(rstd))
-            else:
-                yield weight, Dense(shift)
+                of_rows = torch.addcmul(scale, mean, shift, value=-1).mul(rstd)
+            # Frames of a video may be rows of their own.
+            yield weight, Dense(samples.sum_to_shape(of_rows, weight.shape))
 
 
 def _sum_of_positions(values: Tensor) -> Tensor:

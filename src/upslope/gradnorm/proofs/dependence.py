@@ -165,7 +165,7 @@ def try_dependence(
         return None
     # Decompositions take no NaN: other numbers tell then, which most entries feel.
     depends: list[Dependence] | None = None
-    is_written = _are_in_memory_of(results, inputs)
+    is_written = _are_in_memory_of(results, tree_flatten((args, kwargs))[0])
     for spoil in (_to_nan, _to_others):
 
         def run(digit: int, value: int, spoil: Callable[[Tensor], Tensor] = spoil) -> list[Tensor]:
@@ -199,12 +199,12 @@ def try_dependence(
     return depends
 
 
-def _are_in_memory_of(results: Sequence[Tensor], inputs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+def _are_in_memory_of(results: Sequence[Tensor], arguments: Sequence[Any]) -> bool:
     """Whether an operator may have written its results into what it took (`inplace=True`).
 
     To run it again then starts from those.
     """
-    places = {x.untyped_storage().data_ptr() for x, _ in inputs}
+    places = {x.untyped_storage().data_ptr() for x in arguments if isinstance(x, Tensor)}
     return any(x.untyped_storage().data_ptr() in places for x in results)
 
 

@@ -246,6 +246,8 @@ class StatisticsWatch(TorchFunctionMode):
             for x in tensors_among((args, kwargs))
             if self._read(x) == SAMPLE
         ]
+        if name in TYPING:  # what the others hold is not looked at
+            operands = operands[:1]
         with_owners = [(x, owners) for x, owners in operands if owners is not None]
         if not operands or len(with_owners) < len(operands):
             return None
