@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -204,6 +205,23 @@ def test_scales_of_groups_alone_with_channels_last(shape: tuple[int, ...]) -> No
 
     norms = gradient_norms(norm, x.to(memory_format=order), loss)
     torch.testing.assert_close(norms, gradient_norms(norm, x, loss), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "convolution", [nn.Conv2d(3, 8, 1, 2), nn.ConvTranspose2d(16, 3, 1, 2, output_padding=1)]
+)
+def test_pixels_of_few_channels_that_lie_last(
+    convolution: nn.Conv2d | nn.ConvTranspose2d,
+) -> None:
+    # On some processors PyTorch's own backward pass ends the process here.
+    torch.manual_seed(0)
+    model = nn.Sequential(convolution, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x = torch.randn(8, convolution.in_channels, 64, 64)
+    truth = gradient_norms(copy.deepcopy(model).double(), x.double(), "entropy")
+    x = x.to(memory_format=torch.channels_last)
+    for _ in range(3):
+        norms = gradient_norms(copy.deepcopy(model), x, "entropy")
+        torch.testing.assert_close(norms.double(), truth, rtol=1e-3, atol=0)
 
 
 class NoiseLikeGroups(nn.Module):

@@ -17,6 +17,11 @@ The backward pass of `group_norm` ends the process (a segmentation fault) on a C
 has its channels last and the gradients of scale or shift are asked for without the input's: of a
 frozen network with trained normalisations, say. Their input is laid out in the plain order.
 
+That of a convolution of single pixels with a stride, of fewer than eight channels, writes behind
+the end of its memory on processors without AVX-512, where the channels lie last and the gradient of
+the weight is asked for; a transposed one does so where it makes that few. All of it is laid out in
+the plain order.
+
 Beside them, cuDNN's recurrences have no backward pass in eval mode: PyTorch's own run instead, and
 so does its LSTM under autocast on a processor for which oneDNN has none in half precision. And a
 small float32 volume that goes through a convolution alone is unfolded on a CPU, into 27 times its
@@ -42,6 +47,9 @@ _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _VOLUMES = frozenset({F.conv3d, F.conv_transpose3d})
 _INSTANCE = frozenset({F.instance_norm, torch.instance_norm})
 _GROUP = frozenset({F.group_norm, torch.group_norm})
+_IMAGES = frozenset({F.conv2d, F.conv_transpose2d})
+_FEW = 8
+"""Channels of one register of AVX2."""
 LARGE_VOLUME = 20_480
 """Channels times depth times height above which PyTorch unfolds no volume (`use_mkldnn` in its
 Convolution.cpp)."""
@@ -55,9 +63,9 @@ NAMES = _RECURRENT | {func.__name__ for func in FAULTY | _VOLUMES}
 class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a function)
     """Make the gradients of batch and instance normalisation exact while this is entered.
 
-    Those of group normalisation are made without ending the process. Outputs stay as they are, also
-    in memory, but for rounding. It is entered around the forward pass; the backward
-    pass may come later.
+    Those of group normalisation and of convolutions are made without ending the process. Outputs
+    stay as they are, also in memory, but for rounding. It is entered around the forward pass; the
+    backward pass may come later.
     """
 
     def __torch_function__(
@@ -70,7 +78,9 @@ class exact_batch_norm(TorchFunctionMode):  # noqa: N801 (entered like a functio
         """Run one operator, exactly if it is a faulty one."""
         kwargs = kwargs or {}
         # Here alone, for kernels ask for the input's gradient only.
-        run = _run_group_norm if func in _GROUP else run_exactly
+        if func in _GROUP:
+            return _run_group_norm(func, args, kwargs)
+        run = _run_convolution if func in _IMAGES else run_exactly
         return run(func, args, kwargs)
 
 
@@ -83,6 +93,28 @@ def _run_group_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     input = args[0] if args else kwargs["input"]
     args, kwargs = _with_input(_plain, args, kwargs)
     return func(*args, **kwargs).contiguous(memory_format=suggest_memory_format(input))
+
+
+def _run_convolution(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run a convolution, in the plain order if its backward pass would write where it must not.
+
+    The output lies in memory as PyTorch leaves it; see `_run_group_norm`.
+    """
+    input, weight, stride = (
+        kwargs.get(name, args[place] if len(args) > place else 1)
+        for place, name in ((0, "input"), (1, "weight"), (3, "stride"))
+    )
+    has_few = tuple(weight.shape[2:]) == (1, 1) and weight.shape[1] < _FEW
+    strides = stride if isinstance(stride, Sequence) else (stride,)
+    if not has_few or max(strides) == 1 or input.device.type != "cpu":
+        return func(*args, **kwargs)
+    order = torch.channels_last
+    last = any(suggest_memory_format(x) is order for x in (input, weight))
+    rest = {name: kwargs[name] for name in kwargs.keys() - {"input", "weight"}}
+    output = func(_plain(input), _plain(weight), *args[2:], **rest)
+    return output.contiguous(memory_format=order) if last and output.dim() == 4 else output
 
 
 def _format_of_batch_norm(input: Tensor) -> torch.memory_format:
