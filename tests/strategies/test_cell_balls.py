@@ -8,9 +8,10 @@ from test_two_stage import Pool, choose
 
 from upslope.errors import SelectionError
 from upslope.strategies import build
+from upslope.strategies.cell_search import PROBES
 from upslope.strategies.cells import Cells, divide
 from upslope.strategies.dcom import RESOLUTION, DCoM, competence
-from upslope.strategies.two_stage import PROBES, select_in_cells
+from upslope.strategies.two_stage import select_in_cells
 
 CELL = 60
 
