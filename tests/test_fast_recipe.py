@@ -155,6 +155,16 @@ def test_alternating_flips_show_each_image_once_a_side_in_two_epochs() -> None:
     assert 0 < (sides[0] > 0).sum() < 16
 
 
+def norm_with_inputs(model: nn.Module, data: Points) -> tuple[nn.BatchNorm1d, Tensor]:
+    """The normalisation of a network, and what it gets of all 50 samples."""
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
+    inputs: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    with torch.no_grad():
+        model.eval()(data.inputs(range(50)))
+    return norm, inputs[0]
+
+
 def test_recomputed_statistics_are_those_of_the_labelled_set() -> None:
     model, data = fresh(norm=True), Points(50)
     train(
@@ -166,13 +176,9 @@ def test_recomputed_statistics_are_those_of_the_labelled_set() -> None:
         seed=3,
         device=CPU,
     )
-    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
-    inputs = []
-    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    with torch.no_grad():
-        model.eval()(data.inputs(range(50)))
-    torch.testing.assert_close(norm.running_mean, inputs[0].mean(dim=0))
-    torch.testing.assert_close(norm.running_var, inputs[0].var(dim=0))
+    norm, inputs = norm_with_inputs(model, data)
+    torch.testing.assert_close(norm.running_mean, inputs.mean(dim=0))
+    torch.testing.assert_close(norm.running_var, inputs.var(dim=0))
     assert norm.momentum == 0.1
 
 
@@ -181,12 +187,8 @@ def test_recomputed_statistics_weigh_every_sample_alike(monkeypatch: pytest.Monk
     model, data = fresh(norm=True), Points(50)
     settings = replace(SETTINGS, batch_statistics="recomputed")
     train(model, TASK, data, range(50), settings, seed=3, device=CPU)
-    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm1d))
-    inputs = []
-    norm.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    with torch.no_grad():
-        model.eval()(data.inputs(range(50)))
-    torch.testing.assert_close(norm.running_mean, inputs[0].mean(dim=0))
+    norm, inputs = norm_with_inputs(model, data)
+    torch.testing.assert_close(norm.running_mean, inputs.mean(dim=0))
 
 
 def test_label_smoothing_of_training_leaves_the_task_of_scores_alone() -> None:

@@ -45,7 +45,8 @@ def replay(
         raise SamplesNotSeparable(f"`{name}` writes a weight into samples, and has no kernel")
 
     # The operator must not hold its inputs: their graph holds the tape, and the tape holds it.
-    constants = [None if i in {*inputs, *weights} else leaf for i, leaf in enumerate(leaves)]
+    places = {*inputs, *weights}
+    constants = [None if i in places else leaf for i, leaf in enumerate(leaves)]
 
     def run(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         leaf_values = list(constants)
