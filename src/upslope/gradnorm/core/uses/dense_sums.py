@@ -34,7 +34,7 @@ def dense_sums(
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Yield (samples, the gradients (m, *shape) of each parameter), a few samples at a time.
 
-    Uses of one weight are weight_sum first, and all that is made of parameters is differentiated in
+    The uses of one weight are summed first, and all that is made of parameters is differentiated in
     one backward pass: a step of a recurrence, or of a network, costs no pass of its own.
 
     uses_of: name -> all uses of the parameter. A use that belongs to several stands with each.
