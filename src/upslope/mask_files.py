@@ -17,18 +17,20 @@ from upslope.errors import DataError
 
 Numbers = NDArray[np.int32]
 _WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
+_LOSSY = ("AVIF", "HEIF", "JPEG", "MPO")
+"""Formats that change values. AVIF and HEIC need not, but their files do not tell Pillow."""
 _TOPS = {"L;2": 3, "L;4": 15}
 """The highest number that Pillow brings to 255, by how a PNG stores grey levels."""
 
 
 def check_lossless(mask: Image.Image, path: object) -> None:
-    """Refuse an open mask whose file keeps values nearly alone: JPEG, by itself or in a TIFF, and
-    lossy WebP. path: of the file, for messages too.
+    """Refuse an open mask whose file keeps values nearly alone: JPEG, by itself or in a TIFF, AVIF,
+    HEIC and lossy WebP. path: of the file, for messages too.
 
     Raises:
         DataError: it is such a file.
     """
-    lossy = mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "webp")
+    lossy = mask.format in _LOSSY or mask.info.get("compression") in ("jpeg", "webp")
     if mask.format == "WEBP" and isinstance(path, Path):
         with path.open("rb") as file:
             lossy = b"VP8 " in file.read(_WEBP_HEAD)

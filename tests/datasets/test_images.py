@@ -86,7 +86,7 @@ def test_what_cannot_be_decoded_is_named(data, reason):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF"])
 def test_a_header_states_the_size_of_the_image_as_it_is_once_turned(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -159,3 +159,10 @@ def test_a_transparent_colour_of_16_bits_is_refused():
     data = _png(16, 2, rows, before=[(b"tRNS", bytes(range(6)))])
     with pytest.raises(DataError, match="a colour of its 16 bits per channel is transparent"):
         decode(data, "x", Form("RGB", None, FULL))
+
+
+def test_an_animated_avif_is_refused():
+    frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 99)]
+    data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="it holds 2 pages or frames"):
+        decode(data, "x", Form("RGB", None))

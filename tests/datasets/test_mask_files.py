@@ -39,7 +39,7 @@ def load(root, **options):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {}), ("WEBP", {"lossless": False, "quality": 100}),
+    [("JPEG", {}), ("AVIF", {"quality": 100}), ("WEBP", {"lossless": False, "quality": 100}),
      ("TIFF", {"compression": "jpeg"})],
 )  # fmt: skip
 def test_masks_with_losses_are_refused_by_content(tmp_path, kind, options):
@@ -71,6 +71,7 @@ def test_palette_of_greys_under_new_numbers(tmp_path):
     """0, 128, 255 saved as entries 0, 1, 2 of a palette, as programs do with few levels."""
     lay(tmp_path)
     entries = levels([0, 1, 2])
+    entries[0, 0] = 1
     image = palette(entries, [(0,) * 3, (128,) * 3, (255,) * 3])
     assert image.mode == "P"
     image.save(tmp_path / "masks/train/0.png")

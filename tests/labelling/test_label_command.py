@@ -66,6 +66,17 @@ def test_from_init_to_predictions(here: Path) -> None:
     assert "closed and trained on" in run("status", "p")
 
 
+def test_an_import_counts_skips_apart_from_labels(here: Path) -> None:
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+    (here / "old.csv").write_text(
+        "id,label\nsquare-000.png,red\nsquare-001.png,skip\nsquare-002.png,cannot tell\n"
+    )
+    said = run("import", "p", "old.csv")
+    assert "recorded 1 label, 0 corrections" in said
+    assert "2 samples were skipped or could not be told" in said
+
+
 def test_labels_in_the_data_are_taken_in(here: Path) -> None:
     make_squares(here / "d" / "red", 3)
     make_squares(here / "d" / "unlabelled", 4)

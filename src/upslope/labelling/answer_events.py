@@ -17,8 +17,8 @@ _AT_ONCE = 1000  # imported labels in one event
 
 @dataclass(frozen=True)
 class ImportEvents:
-    """events: that record an import. corrected: how many earlier labels of its source they change.
-    new: how many samples get their first label, or pass, of this source."""
+    """events: that record an import. new: how many samples get a label and had no answer of this
+    source. corrected: how many earlier answers of its source they change."""
 
     events: tuple[Event, ...]
     new: int
@@ -79,12 +79,13 @@ def make_import_events(
     """
     events: list[Event] = []
     by_kind: dict[str, dict[str, Any]] = {"labelled": {}, "corrected": {}, "passed": {}}
-    correction_count = 0
+    label_count = correction_count = 0
     for id_, value in labels.items():
         before = state.answers.get(id_, {}).get(author)
         if before is not None and value == _value_of(before):
             continue
         correction_count += before is not None
+        label_count += before is None and not isinstance(value, Pass)
         kind = _kind(before, value)
         by_kind[kind][id_] = value.reason if isinstance(value, Pass) else value
         if before is not None and kind != "corrected":
@@ -94,8 +95,7 @@ def make_import_events(
         for kind, values in by_kind.items()
         for field, part in _parts(kind, values)
     ]
-    new_count = sum(map(len, by_kind.values())) - correction_count
-    return ImportEvents(tuple(events), new_count, correction_count)
+    return ImportEvents(tuple(events), label_count, correction_count)
 
 
 def _kind(before: Answer | None, value: AnswerLabel | Pass) -> str:

@@ -41,10 +41,10 @@ _MOST_NAMES, _MOST_PROBLEMS = 5, 3
 
 @dataclass(frozen=True)
 class ImportCount:
-    """new: labels recorded, and skips. corrected: those of an earlier import that changed. empty:
-    rows that say nothing. passed: how many of the samples in the source were skipped or could not
-    be told, and have no label. differing: ids of samples for which other answers count, given
-    before. notes: sentences on what was left out."""
+    """new: labels recorded, without skips. corrected: answers of an earlier import that changed.
+    empty: rows that say nothing. passed: how many of the samples in the source were skipped or
+    could not be told, and have no label. differing: ids of samples for which other answers count,
+    given before. notes: sentences on what was left out."""
 
     new: int
     corrected: int

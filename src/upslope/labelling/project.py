@@ -210,7 +210,7 @@ class Project:
     def take_in(
         self, labels: Mapping[str, str | Sequence[str] | Pass], source: str
     ) -> tuple[int, int]:
-        """Record labels that exist already; return how many were new, and how many corrected.
+        """Record labels that exist already; return how many were new, and how many answers changed.
 
         labels: id -> name of a class, names of labels, or that somebody gave none. source: where
         they come from, which is recorded as their author.
