@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.matrix_products import prefers_onednn
 from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
 from upslope.gradnorm.torch_faults import is_unfolded, twice
 
@@ -22,6 +23,10 @@ small, and what follows stays in that order."""
 
 _FEW_IMAGES = 16
 """Images from which PyTorch gives convolutions of single pixels to oneDNN in any case."""
+
+_FEW_PIXELS = 2048
+"""Pixels of a batch up to which such a convolution is a product in any case: it takes half to nine
+tenths of oneDNN's time. Set by hand, with two threads and networks of 8 images."""
 
 
 class Arrangement(NamedTuple):
@@ -93,8 +98,9 @@ def _arrange(
     order, weight_order = ORDERS.get(x.dim()), ORDERS.get(weight.dim())
     # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
     # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
+    by_images = len(x) < _FEW_IMAGES and threads == 1
     is_product = (
-        (x.dim() != 4 or (len(x) < _FEW_IMAGES and threads == 1))
+        (x.dim() != 4 or by_images or _has_few_pixels(x, weight))
         and is_on_cpu
         and not is_transposed
         and math.prod((geometry.groups, *weight.shape[2:], *geometry.stride)) == 1
@@ -125,6 +131,12 @@ def _arrange(
         has_rows=has_rows,
         is_one_volume=is_unfolded(volume),
     )
+
+
+def _has_few_pixels(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product by BLAS is faster than a call of oneDNN for a convolution of pixels."""
+    pixels = len(x) * math.prod(x.shape[2:])
+    return pixels <= _FEW_PIXELS and not prefers_onednn(pixels * weight.numel())
 
 
 def _stays_plain(x: Tensor, weight: Tensor) -> bool:
