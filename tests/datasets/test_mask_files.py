@@ -192,3 +192,35 @@ def png(width, height, samples):
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )
+
+
+BOTH = """name,id,red,green,blue
+none,0,0,0,0
+leaf,1,0,200,0
+root,2,200,0,0
+ignore,255,9,9,9
+"""
+
+
+def test_a_class_table_with_ids_and_colours_reads_each_mask_as_it_is(tmp_path):
+    lay(tmp_path, table=BOTH, count=4)
+    entries = levels([0, 1, 2])
+    entries[0, :3] = 0, 1, 2
+    colours = np.array([(0, 0, 0), (0, 200, 0), (200, 0, 0)], dtype=np.uint8)
+    for split in ("train", "test"):
+        folder = tmp_path / "masks" / split
+        Image.fromarray(entries).save(folder / "0.png")
+        Image.fromarray(colours[entries]).save(folder / "1.png")
+        palette(entries, colours.tolist()).save(folder / "2.png")  # by number and by colour alike
+        palette(entries + 5, [(7, 7, 7)] * 5 + colours.tolist()).save(folder / "3.png")  # by colour
+    splits = load(tmp_path)
+    for mask in splits.pool.targets(range(4)):
+        assert np.array_equal(mask, entries)
+    assert "(2 RGB, 2 grey, 4 palette)" in splits.notes[-1]
+    others = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]  # entry 1 has the colour of class 2
+    palette(entries, others).save(tmp_path / "masks/train/2.png")
+    with pytest.raises(DataError, match="of another class by number than by colour"):
+        load(tmp_path)
+    (tmp_path / "classes.csv").write_text(BOTH.replace("leaf,1", "leaf,0"))
+    with pytest.raises(DataError, match="0 is there again, line 3"):
+        load(tmp_path)
