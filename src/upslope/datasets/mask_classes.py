@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import Form, check_pixels, is_deep_colour, load_whole, open_image
-from upslope.mask_files import check_lossless, class_numbers, stored_top
+from upslope.mask_files import Storage, check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
 IGNORE = 255
@@ -81,7 +81,7 @@ class MaskClasses:
                     "it has colours of more than 8 bits, of which the upper 8 alone can be read; "
                     "save it with 8 bits"
                 )
-            top = stored_top(mask_image)
+            storage = storage_of(mask_image)
             check_pixels(mask_image, path, form.most)
             load_whole(mask_image)
             mask = ImageOps.exif_transpose(mask_image)
@@ -90,9 +90,9 @@ class MaskClasses:
             if form.size is not None and form.size != size:
                 mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
             if self.by_colour is None or mask.mode not in ("RGB", "P"):
-                return self._look_up(mask, top, path)
+                return self._look_up(mask, storage, path)
             if mask.mode == "RGB":
-                return self.by_colour._look_up(mask, top, path)
+                return self.by_colour._look_up(mask, storage, path)
             return self._look_up_either(mask, path)
 
     def _look_up_either(self, mask: Image.Image, path: Path) -> Mask:
@@ -102,7 +102,7 @@ class MaskClasses:
         readings, errors = [], []
         for classes in (self, self.by_colour):
             try:
-                readings.append(classes._look_up(mask, None, path))
+                readings.append(classes._look_up(mask, Storage(), path))
             except DataError as error:
                 errors.append(error)
         if not readings:
@@ -116,9 +116,9 @@ class MaskClasses:
             )
         return readings[0]
 
-    def _look_up(self, mask: Image.Image, top: int | None, path: Path) -> Mask:
-        """(h, w): the classes of a decoded mask. top: as `stored_top` gave it."""
-        values = self._values(mask, top, path)
+    def _look_up(self, mask: Image.Image, storage: Storage, path: Path) -> Mask:
+        """(h, w): the classes of a decoded mask. storage: as `storage_of` gave it."""
+        values = self._values(mask, storage, path)
         classes: Mask = self.table[values]
         absent = classes == _NO_CLASS
         if absent.any():
@@ -130,10 +130,10 @@ class MaskClasses:
             )
         return classes
 
-    def _values(self, mask: Image.Image, top: int | None, path: Path) -> NDArray[np.int32]:
+    def _values(self, mask: Image.Image, storage: Storage, path: Path) -> NDArray[np.int32]:
         grey = mask.mode in ("1", "P", "L", "I") or mask.mode.startswith("I;16")
         if grey and self.kind == "index":
-            values = class_numbers(mask, top, self._stand_for_something, path)
+            values = class_numbers(mask, storage, self._stand_for_something, path)
             if values.min() < 0 or values.max() >= 2**16:
                 raise ValueError(f"it holds {values.min()} to {values.max()}, beyond 16 bits")
             return values
