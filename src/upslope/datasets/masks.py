@@ -216,7 +216,8 @@ def _change_notes(
     images = [str(pair.image) for pair in pairs]
     notes = survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):
-        notes += mask_notes([pair.mask for pair in pairs if pair.mask], codes.kind)
+        kind = codes.kind if codes.by_colour is None else "both"
+        notes += mask_notes([pair.mask for pair in pairs if pair.mask], kind)
     return notes
 
 
