@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
@@ -229,7 +229,7 @@ def _at(labels: Tensor, classes_in_sum: Tensor, logits: Logits) -> Loss:
     """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
 
     def loss(outputs: Any) -> Tensor:
-        losses = F.cross_entropy(logits(outputs), labels, reduction="none")
+        losses = cross_entropy(logits(outputs), labels)
         return losses.masked_fill(~classes_in_sum, 0)
 
     return loss

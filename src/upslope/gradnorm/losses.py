@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy, entropy_of
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, in_words
 from upslope.gradnorm.core.state.stateful_losses import StatefulLoss
@@ -178,10 +179,7 @@ def entropy_over(dim: int | None = None) -> Loss:
 
     @label_free
     def loss(outputs: Any) -> Tensor:
-        log_p = F.log_softmax(classes_first(outputs, dim), dim=1)
-        # Classes that a model masks with -inf have probability 0, and 0 log 0 = 0.
-        surprise = log_p.masked_fill(log_p == -math.inf, 0)
-        return _per_sample(-(log_p.exp() * surprise).sum(dim=1))
+        return _per_sample(entropy_of(classes_first(outputs, dim)))
 
     return loss
 
@@ -216,6 +214,8 @@ def expected(
         )
     require_criterion(criterion)
     _require_dimension(dim)
+    if criterion is F.cross_entropy and posterior == "graph":
+        return entropy_over(dim)
 
     @label_free
     def loss(outputs: Any) -> Tensor:
@@ -250,12 +250,14 @@ def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
             called, labels of another number or type, or of classes that the model has not.
     """
     require_criterion(criterion)
-    bounds = bounds_of_labels(targets) if criterion is F.cross_entropy else (0, 0)
+    is_cross_entropy = criterion is F.cross_entropy
+    bounds = bounds_of_labels(targets) if is_cross_entropy else (0, 0)
 
     def loss(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
-        if criterion is F.cross_entropy:
+        if is_cross_entropy:
             check_labels(logits, targets, bounds)
+            return _per_sample(cross_entropy(logits, targets))
         losses = criterion(logits, targets, reduction="none")  # type: ignore[call-arg]
         return _per_sample(losses)
 
