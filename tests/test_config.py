@@ -180,6 +180,19 @@ def test_variants_of_one_strategy_have_labels() -> None:
     assert [c.label for c in config.strategies] == ["egl", "egl-sum"]
 
 
+@pytest.mark.parametrize("name", ["hf", "parquet", "subtomograms", "webdataset"])
+def test_a_reader_s_label_is_an_option_of_its_own(name: str) -> None:
+    assert load(None, sets=[f"data.name={name}", "data.label=other"]).data.options == {
+        "label": "other"
+    }
+
+
+def test_only_strategies_have_a_label_beside_their_options() -> None:
+    found = faults(data={"name": "digits", "label": "x"}, model={"name": "mlp", "label": "x"})
+    assert [line.partition(".")[0] for line in found] == ["data", "model"]
+    assert all("label: unknown key" in line for line in found)
+
+
 def test_strategies_of_the_command_line_may_have_options() -> None:
     """The commas of a mapping part its options, not strategies."""
     hot = "{name: margin, temperature: 2, label: hot}"

@@ -223,8 +223,11 @@ def _choice(
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         faults.append(f"{path}.name: expected a name, and its options beside it, but got {value!r}")
         return Choice("")
-    name, label = value["name"], value.get("label", value["name"])
-    options = {str(k): v for k, v in value.items() if k not in ("name", "label")}
+    # Only a strategy has a `label` of ours: of many readers it is an option.
+    ours = {"name", "label"} & {"name", *also}
+    name = value["name"]
+    label = value.get("label", name) if "label" in ours else name
+    options = {str(k): v for k, v in value.items() if k not in ours}
     try:
         valid_options = check(name, options)
     except ConfigError as error:
