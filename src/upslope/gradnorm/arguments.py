@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.chunks import DEVICE_SCRATCH, SCRATCH, has_caches
 from upslope.gradnorm.core.half_precision import HALF_TYPES, in_single_precision
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
@@ -121,10 +122,9 @@ def _compute_options(
     # Autocast leaves float64 as it is; its proofs must then be those of float64 too.
     if all(p.dtype == torch.float64 for p in weights.parameters.values()):
         dtype = None
-    return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
-
-
-_MOST = ComputeOptions().scratch
+    is_on_processor = all(map(has_caches, weights.parameters.values()))
+    most = SCRATCH if is_on_processor else DEVICE_SCRATCH
+    return ComputeOptions(most if max_memory is None else min(most, max_memory), dtype)
 
 
 def is_number(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """How a convolution is run: in which order of memory, and as a product of matrices or not.
 
 All of that follows from shapes, strides, types and the number of threads, and is decided once for
-each of their combinations. Called by `convolution`.
+each of their combinations. On a GPU everything stays as the model has it: which order of memory is
+the fastest depends on its type, and its owner has chosen. Called by `convolution`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import has_caches
 from upslope.gradnorm.core.matrix_products import prefers_onednn
 from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
 from upslope.gradnorm.torch_faults import is_unfolded, twice
@@ -73,7 +75,7 @@ def arrange(
     return _arrange(
         x.shape, x.stride(), x.dtype,
         weight.shape, weight.stride(), weight.dtype,
-        geometry, is_first, is_transposed, x.is_cpu, torch.get_num_threads(),
+        geometry, is_first, is_transposed, has_caches(x), torch.get_num_threads(),
         torch.is_autocast_enabled("cpu"),
     )  # fmt: skip
 
@@ -95,7 +97,8 @@ def _arrange(
 ) -> Arrangement:
     x = torch.empty_strided(x_shape, x_stride, dtype=x_dtype, device="meta")
     weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
-    order, weight_order = ORDERS.get(x.dim()), ORDERS.get(weight.dim())
+    order = ORDERS.get(x.dim()) if is_on_cpu else None
+    weight_order = ORDERS.get(weight.dim()) if is_on_cpu else None
     # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
     # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
     by_images = len(x) < _FEW_IMAGES and threads == 1
@@ -115,7 +118,7 @@ def _arrange(
         order = order if has_rows else None
     else:
         has_rows = True
-        if not is_first and _stays_plain(x, weight):
+        if is_on_cpu and not is_first and _stays_plain(x, weight):
             order, weight_order = None, torch.contiguous_format
     has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
     # One number, expanded: it has the shape and the device that are asked about, and no memory.

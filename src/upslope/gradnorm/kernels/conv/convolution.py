@@ -79,13 +79,6 @@ class Convolution(Kernel):
             return None
         return id(self.weight), id(self.bias), self.geometry, self.is_transposed
 
-    def channels_last_weight(self) -> Tensor:
-        """Return the weight with its channels last."""
-        order = ORDERS.get(self.weight.dim())
-        return (
-            self.weight if order is None else self._all_weights.in_memory_format(self.weight, order)
-        )
-
     def _arranged_weight(self, arrangement: Arrangement) -> Tensor:
         """Return the weight in its order of memory.
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import SCRATCH, chunks
+from upslope.gradnorm.core.chunks import SCRATCH, chunks, in_cache
 from upslope.gradnorm.core.gradients.per_sample_gradients import (
     OuterPieces,
     OuterProducts,
@@ -73,7 +73,7 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
 
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
-    if bytes_of_patches(operands) > gradients.SLAB_BYTES:
+    if bytes_of_patches(operands) > in_cache(gradients.SLAB_BYTES, scratch):
         return torch.cat([squared_norms(one) for one in gradients.im2col(operands, scratch)])
     pairs = patches(operands, scratch)
     squares = torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])  # of each group
@@ -91,7 +91,7 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
     side = max(math.prod(pixels), math.prod(positions))
     bytes_each = 3 * operands.x.element_size() * side**2
     out = []
-    for c in chunks(len(operands), bytes_each, min(scratch, _GRAM_BYTES)):
+    for c in chunks(len(operands), bytes_each, in_cache(_GRAM_BYTES, scratch)):
         x = operands.x[c, 0].flatten(2)  # (n, c, pixels)
         # Half precision sums in float32.
         gram = upcast(batched_products(x.mT, x))  # (n, pixels, pixels)
