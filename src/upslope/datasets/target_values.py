@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.datasets.arrays import UNKNOWN, Array, absent_number_notes, are_sparse, refuse_wrapped
-from upslope.datasets.cells import in_single_precision
+from upslope.datasets.cells import in_single_precision, refuse_merged
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
 from upslope.datasets.unlabelled import class_names, refuse_one_text
@@ -314,7 +314,10 @@ def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, wh
             numbers = array.astype(np.float64)  # None becomes NaN
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"Expected numbers of {where}/{name} but: {error}.") from error
-        singles = in_single_precision(numbers, f"numbers in {where}/{name}")
+        what = f"numbers in {where}/{name}"
+        singles = in_single_precision(numbers, what)
+        if array.dtype.kind == "O":
+            refuse_merged(array.ravel().tolist(), numbers.ravel(), what)
         values[name] = singles[:, None] if singles.ndim == 1 else singles
     names = _names_of_columns(values, classes, where, "value")
     return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})
