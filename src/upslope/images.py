@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,22 +250,30 @@ def refuse_pages(image: Image.Image) -> None:
 
 def _has_second(image: PpmImageFile) -> bool:
     """Whether the header of another image follows the pixels of an open PBM, PGM or PPM file, which
-    may hold several; those written as text hold one."""
+    may hold several."""
     file = image.fp
-    if file is None or not image.tile or image.tile[0][0] == "ppm_plain":
+    if file is None or not image.tile:
         return False
-    _, _, offset, how = image.tile[0]
+    decoder, _, offset, how = image.tile[0]
+    if decoder == "ppm_plain":  # written as text: numbers alone, and comments
+        return re.search(rb"P[1-7]\s", re.sub(rb"#[^\r\n]*", b"", _peek(file, offset))) is not None
     mode, *maximum = how if isinstance(how, tuple) else (how,)
     if str(mode).startswith("1"):
         row = -(-image.width // 8)
     else:
         is_wide = ";16" in str(mode) or (maximum and int(maximum[0]) > 255)
         row = image.width * len(image.getbands()) * (2 if is_wide else 1)
-    place = file.tell()
-    file.seek(offset + row * image.height)
-    behind = file.read(_BEHIND).lstrip()
-    file.seek(place)
+    behind = _peek(file, offset + row * image.height, _BEHIND).lstrip()
     return re.match(rb"P[1-7]\s", behind) is not None
+
+
+def _peek(file: IO[bytes], offset: int, count: int = -1) -> bytes:
+    """What an open file has from a place on, so many bytes at most; it stays where it was."""
+    place = file.tell()
+    file.seek(offset)
+    content = file.read(count)
+    file.seek(place)
+    return content
 
 
 def _orientation(image: Image.Image, name: str) -> int:

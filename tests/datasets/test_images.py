@@ -166,3 +166,17 @@ def test_an_animated_avif_is_refused():
     data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match="it holds 2 pages or frames"):
         decode(data, "x", Form("RGB", None))
+
+
+@pytest.mark.parametrize("magic", [b"P1", b"P2", b"P4", b"P5"])
+def test_a_second_image_in_a_file_of_grey_levels_is_refused(magic):
+    levels = b"1 0 1 0 0 1\n" if magic in (b"P1", b"P2") else bytes(3 if magic == b"P4" else 6)
+    one = (
+        magic
+        + b" # P5 is another kind\n2 3\n"
+        + (b"" if magic in (b"P1", b"P4") else b"9\n")
+        + levels
+    )
+    assert decode(one, "x", Form("L", None)).shape == (1, 3, 2)
+    with pytest.raises(DataError, match="another image follows in the same file"):
+        decode(one + one, "x", Form("L", None))
