@@ -106,7 +106,7 @@ def reduce_scaled(
     """
     forward.record()
     losses = forward.losses(loss)
-    listener = ReducingListener(forward.tape, run.n, layouts, reduction)
+    listener = ReducingListener(forward.tape, run.n, layouts, reduction, in_double=True)
     forward.backward(losses, factors, listener)
     return ReducedGradients(listener.finish(), listener.reached)
 
@@ -135,20 +135,41 @@ def bring_into_range(
     is_small, is_large = sizes < _LEAST, ~sizes.isfinite()
     if not bool(is_large.any()) and _are_flat(run, loss, is_small):
         return results
-    factors = torch.ones_like(sizes).masked_fill(is_small, 2.0**_POWER)
-    factors = factors.masked_fill(is_large, 2.0**-_POWER)
-    rows = {
+    ones, rows = torch.ones_like(sizes), results.rows
+    # In float64 squares of large numbers are none too large; scaled down, small ones would be zero.
+    factors = ones.masked_fill(is_small, 2.0**_POWER)
+    rows = _replace_rows(rows, is_small | is_large, factors, reduction, reduce_again)
+    is_large = ~_sizes(rows).isfinite()
+    if bool(is_large.any()):
+        factors = ones.masked_fill(is_large, 2.0**-_POWER)
+        rows = _replace_rows(rows, is_large, factors, reduction, reduce_again)
+    return results._replace(rows=rows)
+
+
+def _replace_rows(
+    rows: Mapping[str, Tensor],
+    samples: Tensor,
+    factors: Tensor,
+    reduction: Reduction,
+    reduce_again: Callable[[Tensor], ReducedGradients],
+) -> dict[str, Tensor]:
+    """Return rows in which some samples' are those of a pass of losses times factors, where finite.
+
+    rows: name -> (n, ...). samples: (n,) bool. factors: (n,). Others as of `bring_into_range`.
+    """
+    rows_again = {
         name: _divide(values, factors, reduction.degree)
         for name, values in reduce_again(factors).rows.items()
     }
-    if not rows:
-        return results
+    if not rows_again:
+        return dict(rows)
     # Not where the scaled gradients leave the range of float32 themselves.
-    is_better = (is_small | is_large) & _sizes(rows).isfinite()
-    for name, values in results.rows.items():
-        others = rows.get(name, values)
-        rows[name] = torch.where(is_better.view(-1, *(1,) * (values.dim() - 1)), others, values)
-    return results._replace(rows=rows)
+    is_better = samples & _sizes(rows_again).isfinite()
+    for name, values in rows.items():
+        others = rows_again.get(name, values)
+        is_row_better = is_better.view(-1, *(1,) * (values.dim() - 1))
+        rows_again[name] = torch.where(is_row_better, others, values)
+    return rows_again
 
 
 def _sizes(rows: Mapping[str, Tensor]) -> Tensor:

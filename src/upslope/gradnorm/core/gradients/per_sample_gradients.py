@@ -26,6 +26,7 @@ from upslope.gradnorm.core.gradients.sums_of_squares import (
     SumOfSquares,
     as_type_of,
     squared_norms,
+    to_double,
     upcast,
 )
 from upslope.gradnorm.core.matrix_products import batched_products
@@ -141,6 +142,13 @@ class PerSampleGradient(ABC):
             return self
         pieces = map(upcast, self.pieces(bytes_each, scratch))  # half precision sums in float32
         return Dense(torch.cat([*pieces]))
+
+    def in_double(self) -> PerSampleGradient:
+        """Return the gradients in float64, where squares of their operands are taken.
+
+        Float32 may hold neither these, nor digits of them, and yet the gradients.
+        """
+        return self
 
     def cost(self) -> tuple[str, float]:
         """Return the method of the norm, "" where there is one alone, and what a sample costs.
@@ -305,6 +313,10 @@ class OuterProducts(PerSampleGradient):
     def outer_products(self, scratch: int, most: float) -> Iterator[OuterPieces] | None:  # noqa: ARG002
         """Yield the products themselves; see `PerSampleGradient`."""
         return iter([OuterPieces([self.x], self.g)]) if self.x.shape[1] <= most else None
+
+    def in_double(self) -> OuterProducts:
+        """Return the gradients in float64; see `PerSampleGradient`."""
+        return OuterProducts(to_double(self.x), to_double(self.g))
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = sum_s g_ns^T V x_ns; see `PerSampleGradient`."""

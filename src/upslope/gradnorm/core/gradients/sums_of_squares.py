@@ -129,3 +129,8 @@ def as_type_of(other: Tensor, tensor: Tensor) -> Tensor:
 def upcast(gram: Tensor) -> Tensor:
     """A Gram matrix in a type whose sums can be trusted."""
     return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram
+
+
+def to_double(tensor: Tensor) -> Tensor:
+    """Return floating-point or complex numbers in double precision."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

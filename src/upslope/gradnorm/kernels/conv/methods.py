@@ -37,6 +37,7 @@ from upslope.gradnorm.core.gradients.sums_of_squares import (
     cancels,
     frobenius_norms,
     squared_norms,
+    to_double,
     upcast,
 )
 from upslope.gradnorm.core.matrix_products import batched_products
@@ -244,6 +245,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
             return None
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
         return ConvWeightGradient(x, g, self.geometry, self.shape)
+
+    def in_double(self) -> ConvWeightGradient:
+        """See `PerSampleGradient`. Gram matrices are products of the operands with themselves."""
+        return dataclasses.replace(self, x=to_double(self.x), g=to_double(self.g))
 
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = <g_n, convolution of x_n with V>; see `PerSampleGradient`."""
