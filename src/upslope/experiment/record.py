@@ -16,6 +16,7 @@ from upslope.experiment.changes import (
     source_shape_of,
 )
 from upslope.experiment.checks import describe_strategy
+from upslope.experiment.network_record import NetworkRecord
 from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
@@ -30,8 +31,8 @@ from upslope.training import TrainingSettings
 class RunRecord:
     """The texts that a run begins its ledger with.
 
-    further: what the caller adds to the configuration. root: where the data lie. The other fields
-    are as those of `Experiment`.
+    further: what the caller adds to the configuration. root: where the data lie. network: as
+    `describe_lastingly` tells of it. The other fields are as those of `Experiment`.
     """
 
     splits: Splits
@@ -42,6 +43,7 @@ class RunRecord:
     trainer: Trainer | None
     further: Mapping[str, Any]
     root: str | None
+    network: NetworkRecord
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -97,4 +99,5 @@ class RunRecord:
                 "validation": probe_samples(self.splits.validation, with_targets=True),
             },
             "root": self.root,
+            "network": self.network,
         }
