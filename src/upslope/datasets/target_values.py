@@ -54,7 +54,7 @@ def as_array(values: Any, what: str) -> Array:
             )
         values = values.data
     if hasattr(values, "detach"):  # a tensor of torch
-        values = values.detach().cpu()
+        values = values.detach().cpu().to_dense().resolve_conj().resolve_neg()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
         array: Array = values.numpy()
         return array
