@@ -149,3 +149,43 @@ def test_numbers_that_leave_in_a_pickle():
         x[turn, 0] = 4
         with pytest.raises(GradientNormError, match="mixes samples"):
             gradient_norms(model, x, "entropy")
+
+
+class AlongDim(nn.Module):
+    """Works along a dimension that the caller's code may change."""
+
+    def __init__(self, work: Callable[[Tensor, int], Tensor]):
+        super().__init__()
+        self.layer, self.work, self.dim = nn.Linear(4, 4), work, -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.work(torch.tanh(self.layer(x)), self.dim)
+
+
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "softmax": lambda h, dim: h.softmax(dim),
+    "functional softmax": lambda h, dim: F.softmax(h, dim=dim),
+    "cumsum": lambda h, dim: h.cumsum(dim),
+    "flip": lambda h, dim: h.flip((dim,)),
+    "roll": lambda h, dim: torch.roll(h, 1, dims=dim),
+    "unbind": lambda h, dim: torch.stack(h.unbind(dim), dim=-1),
+    "permute": lambda h, dim: h.permute(-3 - dim, dim) + 0,
+    "index_select": lambda h, dim: h.index_select(dim, torch.arange(h.shape[dim] - 1, -1, -1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", ALONG)
+def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
+    """Python's hashes of the two are one."""
+    torch.manual_seed(0)
+    model = AlongDim(ALONG[case]).double()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return outputs.square().sum(dim=1)
+
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)
+    model.dim = -2  # that of the samples
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)

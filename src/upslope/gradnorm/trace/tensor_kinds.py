@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program.argument_outlines import AS_IT_IS, outline_of
+from upslope.gradnorm.core.program.argument_outlines import (
+    AS_IT_IS,
+    MINUS_ONE,
+    outline_of,
+)
 from upslope.gradnorm.core.program.program import Program
 from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
 from upslope.gradnorm.core.uses.tape import Tape
@@ -47,12 +51,12 @@ def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
     for item in index if type(index) is tuple else (index,):
         kind = type(item)
         if kind in _PLACES:
-            parts.append(item)
+            parts.append(item if item != -1 else MINUS_ONE)
         elif kind is slice:
             part = (item.start, item.stop, item.step)
             if not _PLACES.issuperset(map(type, part)):
                 return None
-            parts.append(part)
+            parts.append(outline_of(part) if -1 in part else part)
         else:
             return None
     return tuple(parts)
@@ -216,10 +220,10 @@ class TensorKinds:
                     return _UNREAD
                 outline.append(value.shape)
             elif kind is int or kind in AS_IT_IS:
-                outline.append(value)
+                outline.append(value if value != -1 else MINUS_ONE)
             elif kind in _SEQUENCES:
                 if _WHOLE_NUMBERS.issuperset(map(type, value)):
-                    outline.append(value if kind is tuple else tuple(value))
+                    outline.append(outline_of(value) if -1 in value else tuple(value))
                 elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
                     samples += 1
                     numbers += [number_of(id(tensor)) for tensor in value]
