@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.losses import identify
 
 Way = Callable[[nn.Module, Tensor, int], Tensor]
 """From a layer, (n, t, 5) inputs and the turn of the batch to outputs, each sample by itself."""
@@ -189,3 +190,28 @@ def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
     model.dim = -2  # that of the samples
     with pytest.raises(GradientNormError, match="model mixes samples"):
         gradient_norms(model, torch.randn(4, 4).double(), loss)
+
+
+def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, inner=inner: inner(out)
+
+
+def by_name(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, *, inner=inner: inner(out)
+
+
+@pytest.mark.parametrize("make", [by_position, by_name])
+def test_losses_with_other_functions_as_defaults_are_others(make: Callable[..., object]) -> None:
+    first, second = (lambda out: out.sum(dim=1)), (lambda out: out.mean(dim=1))
+    assert identify(make(first)) == identify(make(first))
+    assert identify(make(first)) != identify(make(second))
+
+
+def test_a_loss_with_a_name_that_has_no_value_yet() -> None:
+    def loss(out: Tensor) -> Tensor:
+        return out.sum(dim=1) if out.dim() > 1 else later(out)
+
+    assert gradient_norms(nn.Linear(3, 2), torch.ones(2, 3), loss).shape == (2,)
+
+    def later(out: Tensor) -> Tensor:
+        return out
