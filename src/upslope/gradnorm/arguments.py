@@ -121,7 +121,9 @@ def _compute_options(
     # Autocast leaves float64 as it is; its proofs must then be those of float64 too.
     if all(p.dtype == torch.float64 for p in weights.parameters.values()):
         dtype = None
-    return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
+    # Whole, for samples are counted by it: a bound may be written `1e6`.
+    scratch = _MOST if max_memory is None else max(1, int(min(_MOST, max_memory)))
+    return ComputeOptions(scratch, dtype)
 
 
 _MOST = ComputeOptions().scratch
