@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.losses import identify
 
 Way = Callable[[nn.Module, Tensor, int], Tensor]
 """From a layer, (n, t, 5) inputs and the turn of the batch to outputs, each sample by itself."""
@@ -149,3 +150,68 @@ def test_numbers_that_leave_in_a_pickle():
         x[turn, 0] = 4
         with pytest.raises(GradientNormError, match="mixes samples"):
             gradient_norms(model, x, "entropy")
+
+
+class AlongDim(nn.Module):
+    """Works along a dimension that the caller's code may change."""
+
+    def __init__(self, work: Callable[[Tensor, int], Tensor]):
+        super().__init__()
+        self.layer, self.work, self.dim = nn.Linear(4, 4), work, -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.work(torch.tanh(self.layer(x)), self.dim)
+
+
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "softmax": lambda h, dim: h.softmax(dim),
+    "functional softmax": lambda h, dim: F.softmax(h, dim=dim),
+    "cumsum": lambda h, dim: h.cumsum(dim),
+    "flip": lambda h, dim: h.flip((dim,)),
+    "roll": lambda h, dim: torch.roll(h, 1, dims=dim),
+    "unbind": lambda h, dim: torch.stack(h.unbind(dim), dim=-1),
+    "permute": lambda h, dim: h.permute(-3 - dim, dim) + 0,
+    "index_select": lambda h, dim: h.index_select(dim, torch.arange(h.shape[dim] - 1, -1, -1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", ALONG)
+def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
+    """Python's hashes of the two are one."""
+    torch.manual_seed(0)
+    model = AlongDim(ALONG[case]).double()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return outputs.square().sum(dim=1)
+
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)
+    model.dim = -2  # that of the samples
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)
+
+
+def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, inner=inner: inner(out)
+
+
+def by_name(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, *, inner=inner: inner(out)
+
+
+@pytest.mark.parametrize("make", [by_position, by_name])
+def test_losses_with_other_functions_as_defaults_are_others(make: Callable[..., object]) -> None:
+    first, second = (lambda out: out.sum(dim=1)), (lambda out: out.mean(dim=1))
+    assert identify(make(first)) == identify(make(first))
+    assert identify(make(first)) != identify(make(second))
+
+
+def test_a_loss_with_a_name_that_has_no_value_yet() -> None:
+    def loss(out: Tensor) -> Tensor:
+        return out.sum(dim=1) if out.dim() > 1 else later(out)
+
+    assert gradient_norms(nn.Linear(3, 2), torch.ones(2, 3), loss).shape == (2,)
+
+    def later(out: Tensor) -> Tensor:
+        return out

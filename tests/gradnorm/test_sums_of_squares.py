@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from unittest import mock
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
-from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.gradients.per_sample_gradients import OfOneSample, OuterProducts
 from upslope.gradnorm.core.gradients.sums_of_squares import SumOfSquares
 
 SCRATCH = 64 << 20
@@ -146,3 +147,8 @@ def test_a_tensor_that_is_written_to_before_it_is_squared_is_no_silent_error():
     with mock.patch.object(SumOfSquares, "add_rows", spoil), warnings.catch_warnings():
         warnings.simplefilter("ignore", GradientNormWarning)  # it goes one by one, and says so
         torch.testing.assert_close(gradient_norms(fresh, x, "entropy"), truth)
+
+
+def test_an_infinite_square_of_one_sample_is_no_number_of_another():
+    part = OfOneSample(3, 1, torch.tensor([1e30, 2.0]))
+    assert part.squared_norms(SCRATCH).tolist() == [0, math.inf, 0]

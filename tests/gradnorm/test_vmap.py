@@ -138,6 +138,16 @@ MAPPED: dict[str, tuple[Run, Callable[[], Tensor]]] = {
     "a head for each part": (
         lambda m, x: vmap(torch.matmul, in_dims=(1, 0), out_dims=1)(x, m.several).sum(1),
         rows(5, 3, 4)),
+    "an ensemble of shifts": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(5, 4)),
+    "as many shifts as samples": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(3, 4)),
+    "shifts of one sample": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(1, 4)),
+    "in the type of a row": (
+        lambda m, x: vmap(lambda r: m.a(r * torch.arange(4.0).to(r)))(x), rows(5, 4)),
+    "in the type of as many rows": (
+        lambda m, x: vmap(lambda r: m.a(r * torch.arange(4.0).type_as(r)))(x), rows(4, 4)),
     "nested, samples outside": (
         lambda m, x: vmap(vmap(_perceptron(m)))(x).sum(1), rows(5, 3, 4)),
     "nested, samples inside": (

@@ -124,7 +124,9 @@ def _compute_options(
         dtype = None
     is_on_processor = all(map(has_caches, weights.parameters.values()))
     most = SCRATCH if is_on_processor else DEVICE_SCRATCH
-    return ComputeOptions(most if max_memory is None else min(most, max_memory), dtype)
+    # Whole, for samples are counted by it: a bound may be written `1e6`.
+    scratch = most if max_memory is None else max(1, int(min(most, max_memory)))
+    return ComputeOptions(scratch, dtype)
 
 
 def is_number(value: Any) -> bool:

@@ -93,6 +93,7 @@ def expected_gradient_length(
         raise GradientNormError(
             f"Expected `share` to be a number in (0, 1] but got {in_words(share)}."
         )
+    share = float(share)  # tensors are not compared with fractions
     if not isinstance(kind, str) or kind not in ("mean", "rms"):
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {in_words(kind)}.')
     require_logits(logits)

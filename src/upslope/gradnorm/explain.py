@@ -107,6 +107,11 @@ def explain(
         return _from_modules(model, select(model, parameters))
     call = Call.of(model, inputs, parameters)
     n = call.batch.n
+    if n == 0:
+        raise GradientNormError(
+            "Expected `inputs` to hold a sample or more but got none: nothing would run. "
+            "`explain(model)` reads the modules alone."
+        )
     with restoring_state(model, call.walk) as state:
         record = Recording(model, call.batch, call.weights, call.options, state)
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.

@@ -66,7 +66,7 @@ def estimated_rms_length(
             record.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
             z = class_logits(record.outputs, logits)
             p = z.double().softmax(dim=1)
-            rng = torch.Generator().manual_seed(seed)
+            rng = torch.Generator().manual_seed(seed % 2**64)  # as torch takes those below zero
             squares = []
             for _ in range(probes):
                 signs = torch.randint(2, (p.shape[1],), generator=rng).to(p) * 2 - 1

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -79,8 +80,8 @@ def losses_by_rows(loss: Loss, n: int) -> Callable[[slice], Loss] | None:
 def identify(loss: Any) -> Any:
     """Return a key that two losses share only if they are the same code, with the same parts.
 
-    Labels in a closure may be others; functions in it, and in a `functools.partial`, may not. An
-    object with a method `__call__` is like no other.
+    Labels in a closure or a default value may be others; functions there, and in a
+    `functools.partial`, may not. An object with a method `__call__` is like no other.
     """
     if isinstance(loss, StatefulLoss):
         return identify(loss.loss)
@@ -90,8 +91,11 @@ def identify(loss: Any) -> Any:
     code = getattr(loss, "__code__", None)
     if code is None:
         return None if loss is None else (type(loss), id(loss))
-    cells = (cell.cell_contents for cell in loss.__closure__ or ())
-    return (code, *map(_identify_part, cells))
+    values = [*(loss.__defaults__ or ()), *(loss.__kwdefaults__ or {}).values()]
+    for cell in loss.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a name that has no value yet
+            values.append(cell.cell_contents)
+    return (code, *map(_identify_part, values))
 
 
 def _identify_part(value: Any) -> Any:

@@ -303,7 +303,13 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     """
     if memory is not None:
         require_bytes("memory", memory)
-    sample_bytes, device = _held_by_first(model, open_batch(model, inputs), 1)
+    batch = open_batch(model, inputs)
+    if batch.n == 0:
+        raise GradientNormError(
+            "Expected `inputs` to hold one sample or more but got none: how much a sample takes is "
+            "seen by running one."
+        )
+    sample_bytes, device = _held_by_first(model, batch, 1)
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU

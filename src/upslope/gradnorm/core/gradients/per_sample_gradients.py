@@ -208,7 +208,7 @@ class OfOneSample(PerSampleGradient):
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
         """Return the squared norms; see `PerSampleGradient`."""
         square = squared_norms(self.value[None])
-        return square.new_zeros(self.n).index_fill(0, self._place, 1) * square
+        return square.new_zeros(self.n).index_copy_(0, self._place, square)
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""

@@ -175,7 +175,7 @@ class Program:
         finally:
             self._is_reading = False
         self._drop_shapes(count)
-        self._hashes[count:], self.repeats = [hash(outline)], repeats
+        self._hashes[count:], self.repeats = [hash(descriptor_of(outline))], repeats
 
     def note_indices(self, values: Iterable[Any]) -> None:
         """Note the numbers of the indices of samples among some arguments: entries follow them."""

@@ -114,7 +114,8 @@ def _parts(value: Any) -> Iterable[Any]:
         or getattr(part, "__globals__", None) is names
     ]
     defaults = getattr(value, "__defaults__", None) or ()
-    return (*cells, *globals_, *defaults, getattr(value, "__self__", None))
+    by_name = (getattr(value, "__kwdefaults__", None) or {}).values()
+    return (*cells, *globals_, *defaults, *by_name, getattr(value, "__self__", None))
 
 
 def _names_in(code: CodeType) -> set[str]:
