@@ -121,6 +121,16 @@ def test_repair_saves_what_comes_before_the_damage(folder: Path, tmp_path: Path)
         repair_run(folder, tmp_path / "saved")
 
 
+def test_repair_saves_what_comes_before_bytes_in_place_of_text(
+    folder: Path, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE events SET body = CAST(body AS BLOB) WHERE number = 31")
+    assert "not JSON serializable" in verify_run(folder).problems[0]
+    result = repair_run(folder, tmp_path / "saved")
+    assert (result.events, "event 31" in result.lost[0]) == (30, True)
+
+
 def test_a_repair_that_fails_leaves_nothing_and_can_be_made_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
