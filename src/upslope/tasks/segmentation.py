@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, ModelError
+from upslope.reading import is_file
 from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.mask_answers import PREFIX, mask_of
@@ -129,7 +130,7 @@ class Segmentation(SoftmaxTask):
             DataError: a mask of other classes, a file that cannot be read.
         """
         text = isinstance(answer, str) and not answer.startswith(PREFIX)
-        if answer is None or (text and not Path(answer).is_file()):
+        if answer is None or (text and not is_file(Path(answer))):
             raise MaskNeededError(
                 f"Expected a mask, an array (h, w) or the path of a file, or None where it was "
                 f"drawn into the data set, but got {answer!r}."
