@@ -88,7 +88,12 @@ def select(
     """
     with telling_errors():
         with importing_libraries():
-            from upslope.config import find_source, find_strategy, load_trained_model
+            from upslope.config import (
+                data_options,
+                find_source,
+                find_strategy,
+                load_trained_model,
+            )
             from upslope.datasets import list_ids, load
             from upslope.display import watching
             from upslope.errors import ConfigError
@@ -122,7 +127,7 @@ def select(
             # Of a run's own data the pool alone may be asked, never the test set.
             pool = (
                 load(
-                    settings.data.name, settings.root, progress=observer, **settings.data.options
+                    settings.data.name, settings.root, progress=observer, **data_options(settings)
                 ).pool
                 if own_data
                 else None
@@ -250,17 +255,17 @@ def _with_data(
     network: Path, config: Path | None, data: Path | None, sets: list[str] | None
 ) -> list[str]:
     """The assignments, with those that --data stands for in front, so that -s may say otherwise."""
+    from upslope.config import run_folder
     from upslope.errors import ConfigError, DataError, ModelError
-    from upslope.ledger.store import FILE
 
     assignments = list(sets or ())
     names = {one.partition("=")[0].strip() for one in assignments}
-    of_a_run = network.is_dir() or (network.absolute().parent.parent / FILE).is_file()
     if not network.exists():
         raise ModelError(
             f"Expected a checkpoint or the folder of a run at {network} but there is no such file "
             "or folder."
         )
+    of_a_run = run_folder(network) is not None
     if data is None:
         if not of_a_run and config is None and not names & {"data", "data.name", "data.root"}:
             raise ConfigError(

@@ -12,7 +12,13 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import Setup, assemble, check_compatible, data_place
+from upslope.config.assemble import (
+    Setup,
+    assemble,
+    check_compatible,
+    data_options,
+    data_place,
+)
 from upslope.config.defaults import DefaultStrategy, begun_by_default, default_strategy
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
@@ -45,6 +51,7 @@ __all__ = [
     "assemble_from_published_sizes",
     "begun_by_default",
     "check_compatible",
+    "data_options",
     "data_place",
     "default_strategy",
     "estimate",
