@@ -239,7 +239,7 @@ def _choice(
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
         try:
-            value = list(_fair()) if value == "all" else _names_or_mappings(value)
+            value = list(_fair()) if value == "all" else names_or_mappings(value)
         except ConfigError as error:
             faults.append(f"strategies: {error}")
             return ()
@@ -271,8 +271,12 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     return strategy_sections
 
 
-def _names_or_mappings(text: str) -> Any:
-    """Return strategies with commas between: names, or mappings in braces as YAML writes them."""
+def names_or_mappings(text: str) -> Any:
+    """Return strategies with commas between: names, or mappings in braces as YAML writes them.
+
+    Raises:
+        ConfigError: braces or brackets around what is no YAML.
+    """
     if not re.search(r"[\[{]", text):
         return text.split(",")
     return read_yaml(text if text.lstrip().startswith("[") else f"[{text}]", repr(text))
