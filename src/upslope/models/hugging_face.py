@@ -161,7 +161,12 @@ def image_form(path: str) -> ImageForm | None:
     if "image_mean" not in content and "do_rescale" not in content:
         return None  # of a tokenizer or of sound
     factor = content.get("rescale_factor", 1 / 255)
-    if content.get("do_rescale", True) is not True or abs(255 * factor - 1) > 1e-6:
+    is_number = isinstance(factor, int | float)
+    if (
+        content.get("do_rescale", True) is not True
+        or not is_number
+        or not abs(255 * factor - 1) <= 1e-6
+    ):
         raise ConfigError(
             f"Expected {file} to scale pixels from 0..255 to 0..1 but it says do_rescale="
             f"{content.get('do_rescale')}, rescale_factor={factor}. Take a function of your own as "
@@ -178,8 +183,9 @@ def _edge(content: dict[str, Any]) -> int | None:
     size = content.get("crop_size") if content.get("do_center_crop") else None
     size = content.get("size") if size is None else size
     if isinstance(size, dict):
-        edges = {size.get("height"), size.get("width")} - {None} or {size.get("shortest_edge")}
-        size = edges.pop() if len(edges) == 1 else None
+        edges = [edge for name in ("height", "width") if (edge := size.get(name)) is not None]
+        edges = edges or [size.get("shortest_edge")]
+        size = edges[0] if all(edge == edges[0] for edge in edges) else None
     return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
