@@ -33,8 +33,10 @@ def content_digests(
     digests: list[bytes | None] = []
     for start in range(0, len(positions), _CHUNK):
         part = positions[start : start + _CHUNK].tolist()
-        of_part = _of_files if isinstance(base, EncodedDataset) else _of_inputs
-        digests += of_part(base, part)
+        if isinstance(base, EncodedDataset):
+            digests += _of_files(base, part)
+        else:
+            digests += _of_inputs(base, part)
         progress(len(digests))
     return digests
 
