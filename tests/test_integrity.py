@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import shutil
@@ -19,6 +20,7 @@ from upslope.errors import RunError
 from upslope.experiment.model_store import ModelStore
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
+from upslope.ledger.lock import RunLock
 from upslope.ledger.store import has_begun
 from upslope.training import TrainingSettings
 
@@ -182,6 +184,20 @@ def test_a_ledger_without_a_table_has_not_begun(tmp_path: Path) -> None:
     begin(tmp_path).close()
     assert has_begun(tmp_path)
     assert read_run(tmp_path).strategy == "margin"
+
+
+def test_a_lock_that_cannot_be_written_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upslope.ledger.lock.json.dump", full)
+        with pytest.raises(RunError, match="full") as error:
+            RunLock(tmp_path)
+    RunLock(tmp_path).release()  # while the error, with its frames, is still held
+    assert error.value.__cause__ is not None
 
 
 def test_the_lock_follows_no_link(tmp_path: Path) -> None:
