@@ -165,10 +165,10 @@ def score_to_file(
 
 def check_columns(scores: Mapping[str, Scorer]) -> None:
     """Raise ConfigError where scores would stand in place of ids, or in another column of text."""
-    if taken := [name for name in scores if name in TEXT_COLUMNS]:
+    if clashes := [name for name in scores if name in TEXT_COLUMNS]:
         raise ConfigError(
             f"Expected names of scores but {', '.join(TEXT_COLUMNS)}, which columns of text have, "
-            f"but got {', '.join(taken)}. Choose another name."
+            f"but got {', '.join(clashes)}. Choose another name."
         )
 
 
