@@ -80,7 +80,7 @@ def plan(
     )
 
 
-def fitting_the_pool(config: Config) -> Callable[[Splits], Splits]:
+def size_check(config: Config) -> Callable[[Splits], Splits]:
     """Return what `assemble` takes as `reshape`: it refuses a pool with too few samples at once.
 
     Features of a frozen network, which take minutes, are then computed for no run that cannot be.

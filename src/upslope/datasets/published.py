@@ -114,7 +114,7 @@ class Outline:
 def outline(name: str, options: Mapping[str, Any]) -> Splits | None:
     """A data set as published and as its options make it; None where nothing is known of it.
 
-    The options that every data set has are not applied: that is `shape`'s.
+    The options that every data set has are not applied: `apply_common_options` does that.
     """
     outline_of_name = PUBLISHED_SPLITS.get(name)
     if outline_of_name is None:

@@ -40,7 +40,7 @@ MOST = 1000
 _LEAST = 1e-150
 _MARKS = tuple(sign * (10.0**digits - 1) for digits in (3, 4, 5, 6) for sign in (-1, 1))
 """What instruments and registers write where nothing is known: -999, 9999 and the like."""
-_MOST_COUNTS = 10
+_LEAST_COUNTS = 10
 """Rows from which a column of numbers that counts them is pointed at."""
 _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
 _FOLD_NAME = re.compile(
@@ -311,7 +311,7 @@ def _written_dates(values: NDArray[np.float64]) -> bool:
 def _distinct(values: NDArray[np.float64]) -> bool:
     """Whether all are whole numbers, each there once."""
     return (
-        len(values) >= _MOST_COUNTS
+        len(values) >= _LEAST_COUNTS
         and bool((values == np.floor(values)).all())
         and len(np.unique(values)) == len(values)
     )

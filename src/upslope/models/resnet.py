@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.models.memory_order import WIDE, following
+from upslope.models.memory_order import WIDE, in_order_of
 from upslope.models.small import Dropout, image_channels
 
 
@@ -135,7 +135,7 @@ class ResNet(nn.Module):
             x = self.maxpool(x)
         for stage in self.stages:
             blocks: Any = self.get_submodule(stage)
-            x = blocks(following(x, blocks[-1].conv2.weight))
+            x = blocks(in_order_of(x, blocks[-1].conv2.weight))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
 

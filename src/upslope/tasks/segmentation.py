@@ -24,7 +24,7 @@ from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.mask_answers import PREFIX, mask_of
 from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduce_pixels
-from upslope.tasks.sliding import sliding
+from upslope.tasks.sliding import slide_windows
 from upslope.tasks.softmax import SoftmaxTask
 from upslope.tasks.target_checks import as_classes, check_classes
 
@@ -120,7 +120,7 @@ class Segmentation(SoftmaxTask):
         side = self.window or self.crop
         if self.evaluation == "whole" or side is None:
             return model(inputs)
-        return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
+        return slide_windows(lambda part: self.logits(model(part)), inputs, side, self.overlap)
 
     def label(self, answer: Any, classes: Sequence[str]) -> str:  # noqa: ARG002
         """Return the mask, as text, that an answer is: an array, or a file of class numbers.
