@@ -184,7 +184,7 @@ def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> An
 
 
 def did_you_mean(name: str, known_names: Iterable[str]) -> str:
-    """A did-you-mean clause, or nothing."""
+    """Return a did-you-mean clause, or nothing."""
     close = difflib.get_close_matches(str(name), list(known_names), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 

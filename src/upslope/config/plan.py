@@ -99,7 +99,9 @@ def size_check(config: Config) -> Callable[[Splits], Splits]:
 
 
 def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
-    """The network in shapes alone, on the device "meta": nothing is allocated or initialised."""
+    """Return the network in shapes alone, on the device "meta": nothing is allocated or
+    initialised.
+    """
     try:
         with torch.device("meta"):
             return model().to("meta")

@@ -103,7 +103,8 @@ def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[st
 
 
 def _delimiter(text: str, usual: str, path: Path) -> str:
-    """The one character that cuts the first lines into cells of one number, `usual` if it does.
+    """Return the one character that cuts the first lines into cells of one number, `usual` if it
+    does.
 
     Raises:
         DataError: several would do.

@@ -104,7 +104,7 @@ class EncodedDataset:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, c, h, w) uint8.
+        """Return (n, c, h, w) uint8.
 
         Raises:
             DataError: an image that cannot be decoded, by its name.
@@ -128,7 +128,7 @@ class EncodedDataset:
         return torch.from_numpy(out)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64. Raises DataError for a sample without a label."""
+        """Return (n,) int64. Raises DataError for a sample without a label."""
         return known_targets(self.labels, self.ids, indices)
 
     def threads(self) -> int:
@@ -142,7 +142,7 @@ class EncodedDataset:
         return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
-        """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
+        """Return (c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
         source, name = self._named_source(position)
         return self._of_shape(decode(source, name, self.form), name)
 
@@ -246,7 +246,7 @@ def left_out_text(dataset: Dataset, errors: Mapping[int, DataError], noun: str =
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """What an earlier opening decoded; None where there is nothing, or nothing whole."""
+    """Return what an earlier opening decoded; None where there is nothing, or nothing whole."""
     if not path.is_file():
         return None
     try:

@@ -84,7 +84,7 @@ class Holdings:
         return _Unpickler(io.BytesIO(parcel.data), self.objects, model).load()
 
     def _take(self, parcel: Parcel) -> nn.Module:
-        """The network of this process with the weights of a parcel."""
+        """Return the network of this process with the weights of a parcel."""
         if parcel.weights is not None:
             assert self.make_model is not None  # as the sender had it
             model = self._model[1] if self._model else self.make_model().to(self.device)

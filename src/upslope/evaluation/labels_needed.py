@@ -88,7 +88,7 @@ def _first(labels: np.ndarray, is_reached: np.ndarray) -> float:
 
 
 def _from_there_on(labels: np.ndarray, is_reached: np.ndarray) -> float:
-    """The first label from which on all are reached."""
+    """Return the first label from which on all are reached."""
     if not is_reached[-1]:
         return float("inf")
     budgets_below = np.flatnonzero(~is_reached)

@@ -103,7 +103,7 @@ def read_what_is_sound(path: Path, kind: LogFormat[Any]) -> Salvage:
 def _sound(
     meta: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> tuple[list[Sequence[Any]], str]:
-    """The rows up to the first that breaks the chain, and why it does."""
+    """Return the rows up to the first that breaks the chain, and why it does."""
     chain = from_json(meta[CHAIN])
     good = [row for row in rows if row[0] <= chain["after"]]
     if start_of(meta, good) != chain["start"]:

@@ -32,7 +32,7 @@ class ImageClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, c, h, w)."""
         outputs: Any = self.network(pixel_values=x)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits
@@ -50,7 +50,7 @@ class PixelClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes, h, w)."""
+        """Return (n, num_classes, h, w) for (n, c, h, w)."""
         outputs: Any = self.network(pixel_values=x)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         if logits.shape[-2:] == x.shape[-2:]:
@@ -179,7 +179,9 @@ def image_form(path: str) -> ImageForm | None:
 
 
 def _edge(content: dict[str, Any]) -> int | None:
-    """The pixels along an edge of what the network sees, None where that is no one number."""
+    """Return the pixels along an edge of what the network sees, None where that is no one
+    number.
+    """
     size = content.get("crop_size") if content.get("do_center_crop") else None
     size = content.get("size") if size is None else size
     if isinstance(size, dict):
@@ -190,7 +192,7 @@ def _edge(content: dict[str, Any]) -> int | None:
 
 
 def _segments(folder: Path) -> bool:
-    """Whether the folder's config.json names a network that segments images."""
+    """Return whether the folder's config.json names a network that segments images."""
     try:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
         return any(str(name).endswith("ForSemanticSegmentation") for name in names)
@@ -199,7 +201,7 @@ def _segments(folder: Path) -> bool:
 
 
 def _output_layers(network: nn.Module, pixels: bool, num_classes: int) -> list[nn.Module]:
-    """The layers that make the logits: the last linear one or, of pixels, convolutions.
+    """Return the layers that make the logits: the last linear one or, of pixels, convolutions.
 
     Raises:
         ModelError: there is none.

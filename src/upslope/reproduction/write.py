@@ -114,7 +114,9 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
 
 
 def _commits(runner: StudyRunner, study: str) -> list[str]:
-    """The commits of the source that a study's runs were made with: several, where one went on."""
+    """Return the commits of the source that a study's runs were made with: several, where one went
+    on.
+    """
     commits = {
         run.environment.get("commit") for runs in runner.runs(study).values() for run in runs
     }

@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The signals that `score` reads."""
+        """Return the signals that `score` reads."""
         ...
 
     def score(self, pool: PoolView) -> Tensor:

@@ -55,7 +55,7 @@ def random_window(
 
 
 def _places(extent: int, window: int, factors: Tensor, draws: Tensor) -> Tensor:
-    """(n, window): where each pixel of the window lies in the image, by pixel centres.
+    """Return (n, window): where each pixel of the window lies in the image, by pixel centres.
 
     The offset is a whole number of resized pixels, so that at factor 1 the places are whole too.
     A window wider than the resized image has all of it, at a random place.

@@ -63,7 +63,7 @@ class ClassificationMetrics:
         )
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; empty before the first `update`."""
+        """Return the figures over everything seen; empty before the first `update`."""
         total = self._counts.sum().item()
         if not total:
             return {}

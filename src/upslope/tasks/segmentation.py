@@ -109,14 +109,15 @@ class Segmentation(SoftmaxTask):
         check_classes(masks, self.num_classes, id_of, self.ignore_index)
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
-        """(n, h, w) -> (n,), by the rule `pixels`; (n,) as it is."""
+        """Return (n,) for (n, h, w), by the rule `pixels`; (n,) as it is."""
         if values.ndim == 1:
             return values
         return reduce_pixels(values, answers, self.pixels, self.top_share, self.num_classes)
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """The outputs for a prepared batch (n, c, h, w): of whole images, or put together from
-        windows. Scoring takes whole images in either case."""
+        """Return the outputs for a prepared batch (n, c, h, w): of whole images, or put together
+        from windows. Scoring takes whole images in either case.
+        """
         side = self.window or self.crop
         if self.evaluation == "whole" or side is None:
             return model(inputs)
@@ -145,13 +146,13 @@ class Segmentation(SoftmaxTask):
         )
 
     def metrics(self) -> SegmentationMetrics:
-        """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
+        """Return a fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
         return SegmentationMetrics(self, self.class_names, self.ignore_index)
 
     def augment(
         self, inputs: Tensor, targets: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A random window of a prepared batch (n, c, h, w) and its masks (n, h, w).
+        """Return a random window of a prepared batch (n, c, h, w) and its masks (n, h, w).
 
         What lies outside an image is black, and ignored in the mask. `rng` lives on the CPU.
         """
