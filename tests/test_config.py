@@ -17,6 +17,7 @@ from upslope.config import (
     assemble_from_published_sizes,
     estimate,
     estimate_times,
+    find_strategies,
     load,
     parse,
     plan,
@@ -471,3 +472,19 @@ def test_numbers_in_base_8_or_60_are_refused(text, value):
         with pytest.raises(ConfigError, match=rf"{text} is the number {value} in YAML.*'{text}'"):
             load("digits", sets=[sets])
     assert load("digits", sets=["seeds=[00, 07, 1_0, 0x1F]"]).seeds == (0, 7, 10, 31)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "margin, {name: u-herding, temperature: 2}",
+        "[margin, {name: u-herding, temperature: 2}]",
+        "margin,{name: u-herding,temperature: 2},",
+    ],
+)
+def test_strategies_to_keep_signals_for_may_have_options(text: str) -> None:
+    margin, herding = find_strategies(text)
+    assert (type(margin), herding) == (
+        strategies.Margin,
+        strategies.build("u-herding", temperature=2),
+    )

@@ -197,3 +197,15 @@ def test_an_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
             save_array(file, array)
         np.save(tmp_path / "theirs.npy", array)
         assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "what?", "[!a]", "*"])
+def test_leftovers_of_a_name_as_patterns_have_are_removed(tmp_path: Path, name: str) -> None:
+    """By a killed process of the same number, as containers give it again."""
+    for part in ("file", "folder"):
+        (tmp_path / part / f".{name}.{os.getpid()}.part").mkdir(parents=True)
+    write_text(tmp_path / "file" / name, "whole")
+    with new_folder(tmp_path / "folder" / name) as folder:
+        (folder / "x").touch()
+    assert [p.name for p in (tmp_path / "file").iterdir()] == [name]
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == [name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -83,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = folder / path.name
     with disk_errors(path):
         make_folder(path.parent)
-        sweep(path.parent, f".{path.name}.*.part")
+        sweep(path.parent, f".{glob.escape(path.name)}.*.part")
         try:
             folder.mkdir()
             temporary.touch()
@@ -133,7 +134,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     with disk_errors(folder):
         make_folder(folder.parent)
         for place in (folder.parent, folder):
-            sweep(place, f".{folder.name}.*.part")
+            sweep(place, f".{glob.escape(folder.name)}.*.part")
         temporary = folder.with_name(name)
         try:
             temporary.mkdir()
@@ -346,9 +347,8 @@ def make_folder(folder: Path) -> None:
 def sweep(folder: Path, pattern: str = ".*.part", *, is_only_writer: bool = False) -> None:
     """Remove the temporary files that killed processes left in a folder.
 
-    is_only_writer: nobody else writes there, so that those of living processes are left over as
-    well: their
-    numbers are used again.
+    pattern: of their names. is_only_writer: nobody else writes there, so that those that bear the
+    number of a living process are left over as well: numbers are used again.
     """
     for leftovers in folder.glob(pattern):
         if not is_only_writer and _lives(leftovers.name.split(".")[-2]):

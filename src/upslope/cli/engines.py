@@ -149,7 +149,7 @@ def sharing(
 
 @contextmanager
 def sharing_setup(engine: Ranks | RayEngine | None, config: Config, setup: Setup) -> Iterator[bool]:
-    """The same for what a comparison is made of."""
+    """Do as `sharing` with the data sets and the network that a comparison is made of."""
     if engine is None:
         yield True
         return

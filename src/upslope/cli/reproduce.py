@@ -153,6 +153,7 @@ def _show_plan(request: Request) -> None:
     out.print(
         f"together about {duration(total)} on this machine, from a few steps and scored batches of "
         f"each study measured now; to be kept in {request.runner.out}",
+        markup=False,
         soft_wrap=True,
     )
     out.print(NOT_COUNTED, style="dim", soft_wrap=True)

@@ -116,11 +116,9 @@ def find_source(
         key: settings[key] for key in ("score_batch", "on_corrupt") if key in settings
     }
     recorded_root = datasets.recorded_root(run.config, run.info)
-    assignments = load(
-        {}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]
-    ).root
-    elsewhere = assignments is not None and (
-        recorded_root is None or Path(assignments).absolute() != Path(recorded_root)
+    asked_root = load({}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]).root
+    elsewhere = asked_root is not None and (
+        recorded_root is None or Path(asked_root).absolute() != Path(recorded_root)
     )
     if elsewhere:  # limits and drawn parts are those of the run's own files
         document["data"] = {k: v for k, v in document["data"].items() if k not in _OF_THE_POOL}

@@ -21,6 +21,7 @@ from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.assemble import data_options
 from upslope.config.inputs import statistics
 from upslope.config.recorded import ENCODED_BY_POOL, Source
+from upslope.config.schema import names_or_mappings
 from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
@@ -274,16 +275,17 @@ def find_strategy(text: str) -> Strategy:
 
 
 def find_strategies(text: str) -> list[Strategy]:
-    """Return the strategies that a text names: names with commas between, or a list in YAML.
+    """Return the strategies that a text names: names or mappings in YAML, with commas between.
 
     Raises:
         ConfigError: as `find_strategy`.
     """
-    if not text.strip().startswith(("[", "{")):
-        return [find_strategy(name) for name in text.split(",") if name.strip()]
-    value = read_yaml(text, f"the names of strategies, {text!r},")
-    entries = value if isinstance(value, list) else [value]
-    return [find_strategy(yaml.safe_dump(entry)) for entry in entries]
+    entries = names_or_mappings(text)
+    return [
+        find_strategy(entry if isinstance(entry, str) else yaml.safe_dump(entry))
+        for entry in entries
+        if not isinstance(entry, str) or entry.strip()
+    ]
 
 
 def scorers(names: str) -> dict[str, Scorer]:

@@ -39,7 +39,7 @@ class ArrayDataset:
     mean, std: published statistics a channel of the images scaled to 0..1; empty where unknown.
     place: what messages call the data set, the path that the user gave; `name`, if not given.
 
-    Build one with `checked`, which refuses what cannot be learnt from.
+    Build one with `build_dataset`, which refuses what cannot be learnt from.
     """
 
     name: str

@@ -131,7 +131,7 @@ def load(
 
 
 def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
-    """The files of annotations: to learn from and, if there is one, to test on."""
+    """Return the files of annotations: to learn from and, if there is one, to test on."""
     if test is not None and train is None:
         raise ConfigError(
             "Expected `data.annotations` beside `data.test_annotations` but got none. Name it too."
@@ -206,14 +206,14 @@ def _refuse_shared_images(parts: Sequence[Part]) -> None:
 
 
 def _notes_on_other_files(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """A sentence on files of instances that are not read."""
+    """Return a sentence on files of instances that are not read."""
     there = {*folder.glob("instances*.json"), *(folder / "annotations").glob("instances*.json")}
     others = sorted(path.name for path in there - {*files})
     return (f"Left out {format_count(len(others), 'file')}: {name_some(others)}.",) * bool(others)
 
 
 def _notes_on_unlisted(folder: Path, parts: Sequence[Part]) -> tuple[str, ...]:
-    """A sentence on the images beside those that the annotations list."""
+    """Return a sentence on the images beside those that the annotations list."""
     files = {(home / image.file).resolve() for _, home, part in parts for image in part.images}
     there = {
         path: (folder / path).resolve()
@@ -245,7 +245,7 @@ def _id(folder: Path, home: Path, image: CocoImage) -> str:
 def _entries(
     folder: Path, parts: Sequence[Part], several: str
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """(id, category, split) of each image with one category or none."""
+    """Return (id, category, split) of each image with one category or none."""
     names = parts[0][2].categories
     splits = ("train", "test") if len(parts) > 1 else ("",)
     labels = {

@@ -129,7 +129,8 @@ def _by_id(entries: Any, what: str, name: str) -> dict[int, dict[str, Any]]:
 
 
 def _inside(name: str) -> str:
-    """A name of a file in the folder of images, with slashes where Windows writes backslashes.
+    """Return a name of a file in the folder of images, with slashes where Windows writes
+    backslashes.
 
     Raises:
         ValueError: it leads elsewhere.
@@ -191,7 +192,7 @@ def _rectangle(entry: Mapping[str, Any]) -> tuple[float, float, float, float]:
 def _outline(
     entry: Mapping[str, Any], number: int, crowd: bool, size: tuple[Any, Any]
 ) -> Outline | None:
-    """The outline of an object; None where it has a box alone."""
+    """Return the outline of an object; None where it has a box alone."""
     segmentation = entry.get("segmentation")
     if not segmentation:
         return None

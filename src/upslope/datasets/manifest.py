@@ -89,7 +89,9 @@ def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[in
 
 
 def _read_row(row: _Row, where: str, width: int) -> Entry:
-    """(path, label as it is written, split) of a row. where, width: its place, and the columns."""
+    """Return (path, label as it is written, split) of a row. where, width: its place, and the
+    columns.
+    """
     if None in row or None in row.values():
         values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
         raise DataError(

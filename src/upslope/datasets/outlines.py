@@ -147,7 +147,7 @@ def read_runs(segmentation: Mapping[str, Any], height: int, width: int) -> NDArr
 
 
 def _decode_counts(text: str) -> list[int]:
-    """The numbers in COCO's compressed run lengths.
+    """Return the numbers in COCO's compressed run lengths.
 
     A number is a sequence of characters from "0" on, five bits each and the lowest first; 32 says
     that more follow, and the highest bit of the last one is the sign. From the fourth number on,

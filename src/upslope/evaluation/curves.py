@@ -106,7 +106,7 @@ def area(budgets: ArrayLike, curves: ArrayLike) -> Array:
     Raises:
         DataError: budgets that do not increase, fewer than two, or lengths that differ.
     """
-    b, a = checked_curves(budgets, curves)
+    b, a = check_curves(budgets, curves)
     return np.asarray(np.trapezoid(a, b, axis=-1) / (b[-1] - b[0]))
 
 
@@ -125,7 +125,7 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
     Raises:
         DataError: as for `area`.
     """
-    b, a = checked_curves(budgets, curve)
+    b, a = check_curves(budgets, curve)
     budgets_at_target = np.flatnonzero(a >= target - ROUNDING * abs(target))
     if len(budgets_at_target) == 0:
         return float("nan")
@@ -143,7 +143,7 @@ def difference_of(values: Array, reference: Array) -> Array:
     return np.where(np.abs(difference) <= ROUNDING * size, 0.0, difference)
 
 
-def checked_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:
+def check_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:
     """Return budgets and curves as arrays; raises as `area` does."""
     b, a = _finite(budgets, "budgets"), _finite(curves, "curves")
     if b.ndim != 1 or len(b) < 2:

@@ -65,7 +65,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
-    cycles, label_count = standing["unfitted_cycles"], standing["labels_from"]
+    cycles, earlier_run = standing["unfitted_cycles"], standing["labels_from"]
     unreadable = standing["unreadable"]
     return [
         ("run", standing["run"]),
@@ -76,7 +76,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(cycles, standing["figure"]))] if cycles else []),
-        *([("begun with", f"the labels of {label_count}")] if label_count else []),
+        *([("begun with", f"the labels of {earlier_run}")] if earlier_run else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
     ]
