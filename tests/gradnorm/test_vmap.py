@@ -264,6 +264,20 @@ def test_other_maps_are_right(case):
         assert relative_error(found, truth) < TOLERANCE
 
 
+def test_a_mapped_operator_with_another_option_is_another():
+    """Of two options with one value, no operator runs for the other, nor is one proven by it."""
+    torch.manual_seed(0)
+    options: dict[str, int] = {"correction": 0}
+    model = Model(lambda m, x: vmap(lambda r: m.a(r) / (r + m.v).std(**options))(x)).double()
+    x = torch.randn(5, 4).double()
+    for option in ("correction", "dim", "correction"):
+        options.clear()
+        options[option] = 0
+        assert_agrees(model, x)
+        found = gradient_norms(model, x, "entropy")
+        assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
+
+
 def test_the_layouts_of_a_mapped_program_are_remembered():
     torch.manual_seed(0)
     model = Model(MAPPED["tokens"][0]).double().eval()

@@ -100,9 +100,9 @@ def reduce_scaled(
     layouts: Mapping[int, Layout],
     factors: Tensor,
 ) -> ReducedGradients:
-    """Return the same of the losses times factors, (n,), after another forward pass if need be.
+    """Return the reduced gradients of the losses times factors, after a forward pass if need be.
 
-    Arguments are those of `reduce_unproven`; loss: gives the losses.
+    factors: (n,). loss: gives the losses. The other arguments are those of `reduce_unproven`.
     """
     forward.record()
     losses = forward.losses(loss)
@@ -221,7 +221,7 @@ def reduce_separated(
     *,
     last: bool,
 ) -> ReducedGradients:
-    """Return the same, once powers of two have told the samples of this batch apart.
+    """Return the reduced gradients, once powers of two have told the samples of the batch apart.
 
     For a model whose backward pass may mix samples where its forward pass does not: a custom
     function that scales gradients by the norm of all, once that is large. Arguments are those of
@@ -250,7 +250,7 @@ def reduce_proven(
     ways: Sequence[Hashable],
     guess: FrontGuess | None = None,
 ) -> ReducedGradients:
-    """Return the same, held against what autograd alone says of this batch.
+    """Return the reduced gradients, held against what autograd alone says of the batch.
 
     scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
     looks_around: whether to see if samples may depend on others, as for each new program. guess:

@@ -4,8 +4,8 @@ The gradient of one sample's loss with respect to one weight is a `PerSampleGrad
 meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`);
 `outer_norms` has the ways to its norm.
 
-A part never leaves the samples' order: row k of everything is sample k. Embeddings have a form of
-their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
+Gradients stay in the order of the samples: row k of everything is sample k. Embeddings have a form
+of their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
 `weight_norm`) and convolutions (`kernels/conv/methods`).
 """
 
@@ -83,7 +83,7 @@ class PerSampleGradient(ABC):
         """(len(rows), *weight.shape): the gradients themselves, for some of the samples."""
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
-        """The sum with other parts of the same weight; None where they have no form in common."""
+        """Return the sum with other gradients of the same weight; None without a common form."""
         return None
 
     def inner_products(self, v: Tensor) -> Tensor | None:  # noqa: ARG002
@@ -357,7 +357,7 @@ class OuterProducts(PerSampleGradient):
 
 @dataclass(frozen=True)
 class TransposedGradient(PerSampleGradient):
-    """The transpose of another part's matrix: x @ W instead of x @ W.T."""
+    """The transposes of other gradients: those of W in x @ W, where others are of x @ W.T."""
 
     part: OuterProducts
 

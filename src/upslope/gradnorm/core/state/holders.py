@@ -22,10 +22,13 @@ _HOOKS = (
 
 
 class Holder:
-    """A dict, and the entries that it held."""
+    """A dict, and the entries that it held.
 
-    def __init__(self, tensors: Any):
-        self.held = tensors
+    held: the dict; of the classes below, what else they put back.
+    """
+
+    def __init__(self, held: Any):
+        self.held = held
         self._keys, self._values = self._entries()
         self._values_to_be = self._values
 
@@ -189,9 +192,9 @@ class HolderOfSets(Holder):
 class HolderOfArray(Holder):
     """An array of NumPy, and the numbers that it held."""
 
-    def __init__(self, tensors: Any):
-        super().__init__(tensors)
-        self._copy = tensors.copy()
+    def __init__(self, array: Any):
+        super().__init__(array)
+        self._copy = array.copy()
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
@@ -233,8 +236,8 @@ class HolderOfHooks(Holder):
         for hooks, copy in self._copies:
             _fill(hooks, copy)
         if list(map(type, self._modules)) != self._classes:
-            for module, own_fields in zip(self._modules, self._classes, strict=True):
-                module.__class__ = own_fields
+            for module, kind in zip(self._modules, self._classes, strict=True):
+                module.__class__ = kind
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []

@@ -60,7 +60,7 @@ def keeping_loss(loss: Loss, model: nn.Module) -> contextlib.AbstractContextMana
 
 @contextlib.contextmanager
 def _keeping(loss: Loss, model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[Loss]:
-    """Do that for a loss that holds some modules beside those of the model."""
+    """Give the loss to call, as `keeping_loss`. modules: that it holds beside the model's."""
     with restoring(ModelState(*modules, apart_from=modules_of(model))) as state:
         yield StatefulLoss(loss, state)
 

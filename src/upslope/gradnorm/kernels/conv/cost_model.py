@@ -64,7 +64,7 @@ UNFOLD_GROUPS = 100.0
 GRAM_ENTRY = 40.0
 """Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
 BLAS = 1.2
-"""Cost of one multiply-add of a matrix product by BLAS (`products`)."""
+"""Cost of one multiply-add of a matrix product by BLAS (`core/matrix_products`)."""
 ONEDNN = 1.2
 """Cost of one multiply-add of a matrix product by oneDNN."""
 ONEDNN_CALL = 1e6

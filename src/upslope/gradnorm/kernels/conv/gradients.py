@@ -156,7 +156,7 @@ def _as_groups(x: Tensor) -> Tensor:
 
 
 def _as_plain_groups(x: Tensor) -> Tensor:
-    """Return the same as `_as_groups`, with the positions last in memory."""
+    """Return samples as groups of channels, as `_as_groups`, with the positions last in memory."""
     n, k, c, *space = x.shape
     # A single sample, for which it is a view, may have its channels last.
     return (x if k == 1 else x.transpose(0, 1)).reshape(k, n * c, *space).contiguous()

@@ -281,7 +281,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return dataclasses.replace(self, g=g)
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Return the same of left (x) right: one output channel for each group, instead of all."""
+        """Return the inner products with left (x) right; see `PerSampleGradient`.
+
+        They take a convolution with one output channel for each group, instead of all.
+        """
         if self.x.is_complex():
             return None
         groups = self.geometry.groups
