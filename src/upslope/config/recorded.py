@@ -6,6 +6,7 @@ from anywhere; the first two carry their configuration in the ledger.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def _last_model(run: RunResult) -> Path:
     if not run.cycles:
         raise RunError(
             f"Expected a trained network in {run.path} but none has been trained and evaluated "
-            "yet. Run the same command again: it goes on where it stopped."
+            f"yet. `upslope status {shlex.quote(str(run.path))}` says what comes next in this run."
         )
     return run.path / run.cycles[-1].model_file
 

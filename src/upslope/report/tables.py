@@ -112,7 +112,7 @@ def notes(summary: Summary) -> list[str]:
     sentences += [*study.notes, *_unfitted_words(summary), *_changes(summary)]
     sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
-        "cycles. Run the same command again to finish it."
+        "cycles. Run again the command that began it, to finish it."
         for run in _runs(summary)
         if not run.complete
     ]
