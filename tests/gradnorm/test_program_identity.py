@@ -192,6 +192,28 @@ def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
         gradient_norms(model, torch.randn(4, 4).double(), loss)
 
 
+NAMED: dict[str, tuple[Callable[..., Tensor], dict[str, int], dict[str, int]]] = {
+    "roll": (torch.roll, {"dims": 1, "shifts": 0}, {"shifts": 1, "dims": 0}),
+    "sort": (lambda h, **options: torch.sort(h, **options)[0],
+             {"descending": False, "dim": 1}, {"dim": 0, "descending": True}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", NAMED)
+def test_options_of_other_names_make_another_program(case: str) -> None:
+    """Their values, in the order in which they are written, are the same."""
+    torch.manual_seed(0)
+    work, apart, across = NAMED[case]
+    model = AlongDim(lambda h, _: work(h, **options)).double()
+    options = apart
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    options = across
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
 def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda out, inner=inner: inner(out)
 
