@@ -24,11 +24,11 @@ _HOOKS = (
 class Holder:
     """A dict, and the entries that it held.
 
-    held: the dict; of the classes below, what else they put back.
+    container: the dict; of the classes below, what else they put back.
     """
 
-    def __init__(self, held: Any):
-        self.held = held
+    def __init__(self, container: Any):
+        self.held = container
         self._keys, self._values = self._entries()
         self._values_to_be = self._values
 

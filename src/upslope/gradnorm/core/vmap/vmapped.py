@@ -145,8 +145,9 @@ class EachRow:
 
     def __eq__(self, other: object) -> bool:
         """Return whether both do the same, so that what is known of the one holds for the other."""
-        is_alike = isinstance(other, EachRow) and self.__name__ == other.__name__
-        return is_alike and self._func == other._func
+        if not isinstance(other, EachRow):
+            return False
+        return self.__name__ == other.__name__ and bool(self._func == other._func)
 
     def __hash__(self) -> int:
         return hash(self.__name__)
