@@ -192,6 +192,70 @@ def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
         gradient_norms(model, torch.randn(4, 4).double(), loss)
 
 
+NAMED: dict[str, tuple[Callable[..., Tensor], dict[str, int], dict[str, int]]] = {
+    "roll": (torch.roll, {"dims": 1, "shifts": 0}, {"shifts": 1, "dims": 0}),
+    "sort": (lambda h, **options: torch.sort(h, **options)[0],
+             {"descending": False, "dim": 1}, {"dim": 0, "descending": True}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", NAMED)
+def test_options_of_other_names_make_another_program(case: str) -> None:
+    """Their values, in the order in which they are written, are the same."""
+    torch.manual_seed(0)
+    work, apart, across = NAMED[case]
+    model = AlongDim(lambda h, _: work(h, **options)).double()
+    options = apart
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    options = across
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
+def _places(order: Tensor) -> Tensor:
+    return order[:, None] * 4 + torch.arange(4)
+
+
+BY_CONSTANT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "index_reduce": lambda h, order: torch.zeros_like(h).index_reduce(
+        0, order, h, "mean", include_self=False),
+    "index_reduce_": lambda h, order: torch.zeros_like(h).index_reduce_(
+        0, order, h, "amax", include_self=False),
+    "put": lambda h, order: torch.zeros_like(h).put(_places(order), h),
+    "put_": lambda h, order: torch.zeros_like(h).put_(_places(order), h),
+    "masked_select": lambda h, order: torch.cat([h, h.flip(0)]).masked_select(
+        torch.cat([order == torch.arange(len(h)), order != torch.arange(len(h))])[:, None]
+    ).view(-1, 4),
+    "segment_reduce": lambda h, order: torch.segment_reduce(
+        h, "sum", lengths=torch.tensor([1] * len(h) if order[0] == 0 else [2, 0] * (len(h) // 2))),
+}  # fmt: skip
+"""Operators that send rows where whole numbers of no sample say."""
+
+
+class ByOrder(nn.Module):
+    def __init__(self, send: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.layer, self.send, self.order = nn.Linear(4, 4), send, torch.arange(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.send(torch.tanh(self.layer(x)), self.order[: len(x)] % len(x))
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.filterwarnings("ignore:index_reduce")
+@pytest.mark.parametrize("case", BY_CONSTANT)
+def test_constants_that_send_rows_elsewhere_make_another_program(case: str) -> None:
+    torch.manual_seed(0)
+    model = ByOrder(BY_CONSTANT[case]).double()
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    model.order = torch.tensor([1, 2, 3, 0])
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
 def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda out, inner=inner: inner(out)
 

@@ -147,7 +147,7 @@ class EachRow:
         """Return whether both do the same, so that what is known of the one holds for the other."""
         if not isinstance(other, EachRow):
             return False
-        return self.__name__ == other.__name__ and self._func == other._func
+        return self.__name__ == other.__name__ and bool(self._func == other._func)
 
     def __hash__(self) -> int:
         return hash(self.__name__)
