@@ -26,7 +26,13 @@ class ImportEvents:
 
 
 def make_details(
-    author: str, seconds: float | None, note: str, slice_: str, why: str, guess_shown: bool
+    author: str,
+    seconds: float | None,
+    note: str,
+    slice_: str,
+    why: str,
+    guess_shown: bool,
+    content: str,
 ) -> dict[str, Any]:
     """Return what is recorded beside an answer, or beside the lack of one."""
     return {
@@ -36,6 +42,7 @@ def make_details(
         "slice": slice_,
         "why": why,
         "guess_shown": guess_shown,
+        **({"content": content} if content else {}),
     }
 
 
@@ -70,12 +77,15 @@ def make_undo_event(answer: Answer) -> Event:
 
 
 def make_import_events(
-    state: LabelState, labels: Mapping[str, AnswerLabel | Pass], author: str
+    state: LabelState,
+    labels: Mapping[str, AnswerLabel | Pass],
+    author: str,
+    contents: Mapping[str, str],
 ) -> ImportEvents:
     """Return the events that make the labels of a source these; what stands already has none.
 
     state: before the import. labels: id -> label, or that somebody passed the sample. author: by
-    which the source is recorded.
+    which the source is recorded. contents: id -> content of those samples where it is known.
     """
     events: list[Event] = []
     by_kind: dict[str, dict[str, Any]] = {"labelled": {}, "corrected": {}, "passed": {}}
@@ -91,7 +101,11 @@ def make_import_events(
         if before is not None and kind != "corrected":
             events.append(make_undo_event(before))
     events += [
-        Event(kind, 0, {field: part, "author": author, "slice": BY_IMPORT})
+        Event(
+            kind,
+            0,
+            {field: part, "author": author, "slice": BY_IMPORT} | _content_field(part, contents),
+        )
         for kind, values in by_kind.items()
         for field, part in _parts(kind, values)
     ]
@@ -107,6 +121,12 @@ def _kind(before: Answer | None, value: AnswerLabel | Pass) -> str:
 
 def _value_of(answer: Answer) -> AnswerLabel | Pass:
     return Pass(answer.reason) if answer.label is None else answer.label
+
+
+def _content_field(ids: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
+    """What an event of several samples says of their contents."""
+    part = {id_: contents[id_] for id_ in ids if contents.get(id_)}
+    return {"contents": part} if part else {}
 
 
 def _parts(kind: str, values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
