@@ -9,32 +9,21 @@ names and shapes, so that a run would go on under the other one.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from functools import partial
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
-from upslope.files import json_digest
+from upslope.experiment.plain_settings import plain_entries
 
 _MODULES, _SETTINGS, _WEIGHTS = "modules", "settings", "weights"
 _MOST_NAMES = 5
 _ABSENT = "none"
 _EVERY_MODULE = {*vars(nn.Module()), "training"}
 """Attributes that torch gives every module: its mode, its weights and hooks."""
-_NOT_PLAIN = object()
-_DEEPEST = 4
-"""Containers within each other that are looked into: some hold themselves."""
-_LONGEST = 64
-"""Entries of a container; of more, as a vocabulary has, the digest is recorded."""
 
 NetworkRecord = Mapping[str, Mapping[str, Any]]
 """Class of each module by its name, settings by module and attribute, shapes of weights by name."""
@@ -51,7 +40,7 @@ def describe_network(model: nn.Module) -> NetworkRecord:
     settings = {
         f"{name}.{key}".removeprefix("."): value
         for name, module in modules.items()
-        for key, value in _plain_entries(vars(module)).items()
+        for key, value in plain_entries(vars(module)).items()
         if key not in _EVERY_MODULE
     }
     record = {
@@ -137,54 +126,3 @@ def _describe_weights(model: nn.Module) -> dict[str, str]:
         for name, value in model.state_dict().items()
         if isinstance(value, Tensor)
     }
-
-
-def _plain_entries(entries: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
-    """The entries of a mapping that JSON can hold and that mean the same everywhere."""
-    plain_values = {str(key): _plain(value, depth) for key, value in entries.items()}
-    return {key: value for key, value in plain_values.items() if value is not _NOT_PLAIN}
-
-
-def _plain(value: object, depth: int) -> Any:
-    """A setting as JSON has it, `_NOT_PLAIN` where it is none."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        return _NOT_PLAIN if _depends_on_place(value) else value
-    if isinstance(value, torch.dtype):
-        return str(value)
-    if isinstance(value, FunctionType | BuiltinFunctionType):
-        return value.__name__
-    contents = _NOT_PLAIN if depth == _DEEPEST else _plain_container(value, depth + 1)
-    is_long = isinstance(contents, list | dict) and len(contents) > _LONGEST
-    return json_digest(contents) if is_long else contents
-
-
-def _plain_container(value: object, depth: int) -> Any:
-    if isinstance(value, partial):
-        return _plain([value.func, list(value.args), value.keywords], depth)
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain_entries({f.name: getattr(value, f.name, None) for f in fields(value)}, depth)
-    if isinstance(value, Mapping):
-        return _plain_entries(value, depth)
-    if isinstance(value, list | tuple):
-        entries = [_plain(entry, depth) for entry in value]
-        return _NOT_PLAIN if any(entry is _NOT_PLAIN for entry in entries) else entries
-    return _NOT_PLAIN
-
-
-def _depends_on_place(text: str) -> bool:
-    """Whether a word may be a path or the name of a device."""
-    if "/" in text or "\\" in text:
-        return True
-    try:
-        torch.device(text)
-    except RuntimeError:
-        return False
-    return True

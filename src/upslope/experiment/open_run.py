@@ -88,7 +88,7 @@ def open_run(parts: RunParts) -> OpenRun:
         parts.root,
         describe_lastingly(weights.build) if is_new else {},
     )
-    opening = Opening(parts.path, parts.splits, parts.task, parts.settings)
+    opening = Opening(parts.path, parts.splits, parts.task, parts.settings, record.given)
     here = environment(parts.device)
     ledger = Ledger(
         parts.path,

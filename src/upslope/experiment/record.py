@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from upslope.datasets.splits import Splits
@@ -18,6 +19,7 @@ from upslope.experiment.changes import (
 from upslope.experiment.checks import describe_strategy
 from upslope.experiment.network_record import NetworkRecord
 from upslope.experiment.own_training import Trainer, name_of
+from upslope.experiment.plain_settings import settings_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
 from upslope.experiment.task_record import task_options
@@ -71,6 +73,19 @@ class RunRecord:
         return {**self.common, "strategy": describe_strategy(self.strategy)}
 
     @property
+    def given(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of objects that the configuration knows by their names alone.
+
+        A loop that is a partial function: objects of other kinds may count what they have trained.
+        """
+        parts = {
+            "strategy": settings_of(self.strategy),
+            "trainer": settings_of(self.trainer) if isinstance(self.trainer, partial) else {},
+        }
+        as_read_back: dict[str, dict[str, Any]] = json.loads(json.dumps(parts))
+        return as_read_back
+
+    @property
     def info(self) -> dict[str, Any]:
         """Return what is never compared, and told to those who use the run and its networks."""
         pool, task = self.splits.pool, self.task
@@ -100,4 +115,5 @@ class RunRecord:
             },
             "root": self.root,
             "network": self.network,
+            "given": self.given,
         }
