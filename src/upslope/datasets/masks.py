@@ -159,7 +159,7 @@ def open_pairs(
     root: the folder that the user gave. size: (height, width) that all are brought to; None where
     all have the first's. memory: GiB
     of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
-    be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
+    be used, with one warning that counts them. white: as for `image_form.white_level`. notes: of
     what the listing left out. duplicates: as for `copy_notes`. may_lack_test: the test set may be
     empty.
 

@@ -30,7 +30,7 @@ class Marks:
     """Whether the rows of several samples of unequal length are mingled in it, as the number of
     samples at each step says (`sequence_order`)."""
     is_copy: bool = False
-    """Whether it is a copy where the model has asked for a view (`core/operators`)."""
+    """Whether it is a copy where the model has asked for a view (`trace/operators`)."""
     convolution: int | None = None
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
     is_sized_by_data: bool = False

@@ -3,7 +3,7 @@
 A network may use a parameter as it is, through a view (one third of a packed projection, a
 transpose), or through a function of parameters (weight normalisation, a low-rank update merged
 into a base weight). All are "weights": what a use is differentiated by. `sources` says from which
-parameters a weight is made, `combined` adds up all uses of one parameter, exactly.
+parameters a weight is made, `gradients_of_parameters` carries its gradients back to them, exactly.
 """
 
 from __future__ import annotations
