@@ -238,8 +238,8 @@ def source_shape_of(pool: Dataset) -> dict[str, Any]:
 
 def input_type_of(pool: Dataset) -> dict[str, Any]:
     """Return what numbers a pool holds, of features those that they were made of."""
-    found_type = input_type(pool.dataset if isinstance(pool, FeatureDataset) else pool)
-    return {} if found_type is None else {"input_type": found_type}
+    name = input_type(pool.dataset if isinstance(pool, FeatureDataset) else pool)
+    return {} if name is None else {"input_type": name}
 
 
 def probe_of(pool: Dataset) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from upslope.batches import read_targets
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
-from upslope.options import LATER
+from upslope.options import options_to_record
 from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
@@ -163,13 +163,6 @@ def as_tensor(labels: Sequence[Label]) -> Tensor | None:
 
 
 def describe_strategy(strategy: Strategy) -> dict[str, Any]:
-    """Name and options of a strategy, for the record: options that came later are left out at their
-    defaults, so that runs recorded before compare equal."""
-    instance: Any = strategy
-    if not is_dataclass(instance):
-        return {"name": strategy.name}
-    values = asdict(instance)  # type: ignore[arg-type]
-    for field in fields(instance):
-        if field.metadata == LATER and values[field.name] == field.default:
-            del values[field.name]
-    return {"name": strategy.name, **values}
+    """Return the name and the options of a strategy, for the record."""
+    options: dict[str, Any] = options_to_record(strategy) if is_dataclass(strategy) else {}
+    return {"name": strategy.name, **options}

@@ -26,7 +26,7 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
 from upslope.experiment.checks import check_fit, positions, whole_number
-from upslope.experiment.query_labels import LabelledSamples, place_of, read_labelled
+from upslope.experiment.query_labels import PoolWithLabels, place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
 from upslope.experiment.selection import Selector
@@ -125,18 +125,18 @@ def query(
     """
     _check_model(model)
     budget, cycle = whole_number("budget", budget, "budget=50"), _cycle(cycle)
-    selector = _strategy(strategy)
+    chooser = _strategy(strategy)
     where = _device_for(model, device)
     pool_data = as_pool(pool, layout=layout, size=size)
     task = task_for(model, first_readable(pool_data).to(where), task, pool_data.classes, mean, std)
     check_standardised(task, pool_data)
     answers = read_labelled(pool_data, labelled, task, layout, size)
-    _check_network(model, task, selector, pool_data, where)
-    _check_labelled(selector, answers)
+    _check_network(model, task, chooser, pool_data, where)
+    _check_labelled(chooser, answers)
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
     places = {*answers.positions, *(place_of(key, positions(pool_data.ids)) for key in without)}
     unlabelled = [i for i in range(len(pool_data)) if i not in places]
-    _check_budget(selector, budget, len(unlabelled))
+    _check_budget(chooser, budget, len(unlabelled))
     count = candidate_count(candidates, budget)
     candidate_places = draw_candidates(
         unlabelled, count, len(pool_data), seed=settings.seed, cycle=cycle
@@ -144,7 +144,7 @@ def query(
     query_observer = watching_unless_observed(observer, 1, progress=progress)
     with query_observer as watcher, memory_errors():
         view, selection, passed_ids = Selector(
-            selector, task, answers.samples, settings, where, watcher, Stop()
+            chooser, task, answers.samples, settings, where, watcher, Stop()
         ).choose(
             budget,
             cycle,
@@ -186,7 +186,7 @@ def _check_network(
         check_fit(strategy, model, task, sample)
 
 
-def _check_labelled(strategy: Strategy, answers: LabelledSamples) -> None:
+def _check_labelled(strategy: Strategy, answers: PoolWithLabels) -> None:
     """Raise SelectionError where a strategy learns from labels and there are none."""
     if not answers.positions and any(need.name in _LEARNT_FROM_LABELS for need in strategy.needs):
         raise SelectionError(

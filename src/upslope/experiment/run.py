@@ -201,8 +201,9 @@ class Experiment:
         """Pass samples that cannot or should not be labelled; `ask` asks others in their place.
 
         They are not asked again, unless `take_back` returns them to the pool; `tell` still takes
-        an answer for them. ids: of samples
-        that wait for a label; a mapping gives each its own reason.
+        an answer for them.
+
+        ids: of samples that wait for a label; a mapping gives each its own reason.
 
         Raises:
             DataError: an id that does not wait for a label; nothing of this call is recorded.

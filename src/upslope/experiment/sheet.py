@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope.counts import format_count
+from upslope.counts import first_lines, format_count
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.sheet_text import decode_mixed_up, read_rows
 from upslope.files import FORMULA, csv_line, name_in_use, safe_cell, write_text
@@ -149,12 +149,10 @@ def read_sheet(
     for number, row in rows:
         reader.take(number, row)
     if reader.problems:
-        more = len(reader.problems) - _MOST_NAMES
         raise DataError(
             f"Expected every row of {path} to hold an answer or none but:\n"
-            + "\n".join(reader.problems[:_MOST_NAMES])
-            + (f"\n... and {more} more." if more > 0 else "")
-            + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
+            f"{first_lines(reader.problems, _MOST_NAMES)}\n"
+            "Correct the file and run the same command again: nothing of it was recorded yet, "
             "and it was left as it is."
         )
     if reader.ids_in_other_letters:

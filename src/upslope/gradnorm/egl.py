@@ -126,9 +126,9 @@ def _length(
     squares = squares_for(norm)
     power = 1 if kind == "mean" else 2
     # Gradients of which some are made of others need a linear backward pass.
-    if z.shape[1] == 2 and record.is_linear and bool((p > 0).all()):
+    if z.shape[1] == 2 and record.run.is_linear and bool((p > 0).all()):
         return _length_of_two(record, p, is_kept, power, norm, reduce, logits)
-    if power == 2 and share == 1 and norm == "global" and record.is_linear:
+    if power == 2 and share == 1 and norm == "global" and record.run.is_linear:
         for coefficients in _factor_of_covariance(p, labels):
             loss = weighted(coefficients, logits)
             total += reduce(record.reduce_per_sample(squares, loss)).square()
@@ -202,7 +202,7 @@ def _bound(
     left_out = ((~is_kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
-    if not record.is_linear:  # the gradient of a sum of losses tells nothing of theirs
+    if not record.run.is_linear:  # the gradient of a sum of losses tells nothing of theirs
         return torch.where(left_out > 0, torch.inf, 0.0).double()
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
     second: dict[str, Tensor] = {}

@@ -60,7 +60,7 @@ def estimated_rms_length(
     squares_of = []
     with call.recordings() as records:
         for record in records:
-            record.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
+            record.run.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
             z = class_logits(record.outputs, logits)
             p = z.double().softmax(dim=1)
             rng = torch.Generator().manual_seed(seed % 2**64)  # as torch takes those below zero

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from upslope.counts import format_count
-from upslope.evaluation import Equivalence, area, equivalence, have_spread
+from upslope.evaluation import Equivalence, equivalence, have_spread
 from upslope.evaluation.curves import Array
 from upslope.report import tables
 from upslope.report.savings import SavedLabels, savings
 from upslope.report.standing import Ranks
-from upslope.report.summary import LEVEL, Row, Summary
+from upslope.report.summary import LEVEL, Row, Summary, areas_of
 
 MARGIN = 0.01
 """Half the width of the region of practical equivalence: one point of area."""
@@ -27,12 +27,11 @@ def equality(summary: Summary, row: Row) -> Equivalence | None:
     if row.comparison is None or summary.reference is None:
         return None
     seeds = row.comparison.seeds
-    ours, theirs = (summary.study.curves(name, seeds) for name in (row.strategy, summary.reference))
-    one_budget = len(summary.budgets) == 1
-    our_areas, their_areas = (
-        curves[:, 0] if one_budget else area(summary.budgets, curves) for curves in (ours, theirs)
+    ours, theirs = (
+        areas_of(summary.budgets, summary.study.curves(name, seeds))
+        for name in (row.strategy, summary.reference)
     )
-    differences = our_areas - their_areas
+    differences = ours - theirs
     if len(differences) > 1 and not have_spread(differences):
         return _by_signs(differences)
     return equivalence(differences, MARGIN)
