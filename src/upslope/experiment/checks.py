@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.batches import read_targets
+from upslope.counts import format_count
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
@@ -105,11 +106,17 @@ def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
     """Raise SelectionError unless all cycles together fit the pool."""
     total = initial + (cycles - 1) * budget
     if total > pool:
+        most = (pool - initial) // max(1, cycles - 1)
+        advice = (
+            f"Lower `experiment.budget` to at most {most}, or run fewer cycles."
+            if most > 0
+            else f"Run {format_count(1 + max(0, pool - initial) // budget, 'cycle')} at most, or "
+            "lower `experiment.initial`."
+        )
         raise SelectionError(
             "Expected `experiment.initial` + (`experiment.cycles` - 1) x `experiment.budget` to "
             f"be at most the {pool} samples of the pool but {initial} + {cycles - 1} x {budget} is "
-            f"{total}. Lower `experiment.budget` to at most "
-            f"{(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
+            f"{total}. {advice}"
         )
 
 

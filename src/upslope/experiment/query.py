@@ -9,10 +9,11 @@ candidates and labelled set: both run `Selector.choose` with the same random num
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
@@ -137,6 +138,8 @@ def query(
     places = {*answers.positions, *(place_of(key, positions(pool_data.ids)) for key in without)}
     unlabelled = [i for i in range(len(pool_data)) if i not in places]
     _check_budget(chooser, budget, len(unlabelled))
+    if isinstance(candidates, SupportsIndex) and not isinstance(candidates, bool):
+        candidates = operator.index(candidates)  # a whole number of NumPy or torch
     count = candidate_count(candidates, budget)
     candidate_places = draw_candidates(
         unlabelled, count, len(pool_data), seed=settings.seed, cycle=cycle

@@ -115,9 +115,10 @@ def amount(value: int | float, pool: int, name: str) -> int:
     """
     count = int(value * pool + 0.5) if isinstance(value, float) else value
     if not 1 <= count <= pool:
+        got = f"the share {value!r} is {count}" if isinstance(value, float) else f"got {count}"
         raise SelectionError(
             f"Expected `experiment.{name}` to be between 1 and the {pool} samples of the pool but "
-            f"{value!r} is {count}. Lower it, or add samples to the pool."
+            f"{got}. {'Raise' if count < 1 else 'Lower'} it, or add samples to the pool."
         )
     return count
 

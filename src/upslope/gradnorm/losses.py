@@ -159,7 +159,7 @@ def classes_first(outputs: Any, dim: int | None = None) -> Tensor:
             f"{dim} for logits of shape {shape}."
         )
     logits = logits.movedim(dim, 1)
-    if logits.shape[1] == 1:
+    if logits.shape[1] < 2:
         raise GradientNormError(
             f"Expected logits of at least two classes but got shape {shape}: over a single class "
             "the posterior is 1, and every score 0. Where the number is the logit of a binary "
