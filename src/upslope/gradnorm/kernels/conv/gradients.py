@@ -315,7 +315,10 @@ def _products_with_patches(operands: ConvOperands, scratch: int) -> Iterator[Ten
 
 
 def _product_by_slabs(operands: ConvOperands, sample: int) -> Tensor:
-    """(1, o, c / groups * taps): the same of one sample, whose patches no cache has room for."""
+    """Return output gradients times patches, (1, o, c / groups * taps), of one sample.
+
+    For patches that no cache has room for: a few rows of positions at a time.
+    """
     slabs = patches_in_slabs(operands, sample, SLAB_BYTES)
     x, g = next(slabs)
     # Half precision sums in float32.
@@ -344,4 +347,5 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
 Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""
 
 GENERATORS = {**GRADIENTS, "per_tap": per_tap}
-"""The same with `per_tap`, for those who need the gradients themselves."""
+"""Name of a method -> a function as in `GRADIENTS`, `per_tap` among them: for those who need the
+gradients themselves."""
