@@ -7,7 +7,6 @@ elsewhere a backward pass of the whole batch.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -91,7 +90,7 @@ def sample_by_sample(
         gradients = pull_back(ends, own_shares, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
-            _refuse_company(run, i, gradients, functools.partial(pull_back, company, rest))
+            _refuse_company(run, i, gradients, company, rest)
         yield gradients
 
 
@@ -188,16 +187,18 @@ def _refuse_company(
     run: BatchRun,
     sample: int,
     gradients_alone: Sequence[Tensor | None],
-    pull_in_company: Callable[[Sequence[Tensor]], Sequence[Tensor | None]],
+    ends: Sequence[Tensor],
+    shares: Sequence[Tensor],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
 
-    pull_in_company: takes it in the batch, of some parameters.
+    gradients_alone: of each parameter. ends, shares: the outputs of the batch, and the gradients of
+    this sample's loss at them.
 
     Raises:
-        GradientNormError: it is.
+        GradientNormError: it is; or both are what rounding leaves.
     """
-    in_company = pull_in_company(list(run.weights.parameters.values()))
+    in_company = pull_back(ends, shares, list(run.weights.parameters.values()))
     pairs = [
         (a, b)
         for a, b in zip(gradients_alone, in_company, strict=True)
@@ -209,10 +210,19 @@ def _refuse_company(
         apart = (0 if a is None else a) - (0 if b is None else b)
         if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
             every = [p for p in run.model.parameters() if p.requires_grad]
-            largest = _sum_of_sizes(pull_in_company(every))
+            # Of a loss that is constant all gradients cancel, but not those of single outputs.
+            others = [_times_random_numbers(share) for share in shares]
+            pulls = (pull_back(ends, some, every) for some in (shares, others))
+            largest = max(map(_sum_of_sizes, pulls))
             if size <= _ROUNDING * torch.finfo(run.precision).eps * largest:
                 raise _rounding_error(run, size / largest)
             raise model_mixes(run, torch.tensor([sample]))
+
+
+def _times_random_numbers(share: Tensor) -> Tensor:
+    """Return a gradient at an output, each entry times a number of its own."""
+    factors = torch.randn(share.shape, generator=torch.Generator().manual_seed(0))
+    return share * factors.to(share)
 
 
 def _sum_of_sizes(gradients: Sequence[Tensor | None]) -> float:
@@ -227,8 +237,9 @@ def _rounding_error(run: BatchRun, share: float) -> GradientNormError:
         f"Expected parameters with gradients but those of {', '.join(names[:3])}{more} are what "
         f"rounding leaves of terms that cancel, {share:.0e} of the gradients of the whole model: "
         "the loss does not depend on these parameters, as it does not on the biases of keys in an "
-        "attention, or on biases ahead of an instance normalisation. Their norms would rank "
-        "nothing: ask for others, or for more."
+        "attention, or on biases ahead of an instance normalisation, or it is constant, as the "
+        "squared norm of normalised outputs. Their norms would rank nothing: ask for others, or "
+        "for more, or take another loss."
     )
 
 

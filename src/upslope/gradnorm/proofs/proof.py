@@ -67,7 +67,9 @@ class SeparationFailed(ProofFailed):
 def check_separation(
     run: BatchRun, once: Checksums, scaled_sums: Mapping[int, Tensor], u: Tensor
 ) -> None:
-    """See 3. in the head of this file. once, scaled_sums: of the passes without and with powers u.
+    """Refuse a batch in which a sample's loss reaches another's place (3. in the head above).
+
+    once, scaled_sums: of the passes without and with the powers u, (n,).
 
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
@@ -88,7 +90,9 @@ def check_separation(
 def check_gradients(
     run: BatchRun, loss: Loss, kernel_gradients: KernelGradients, reduction: Reduction
 ) -> None:
-    """See 1. and 2. in the head of this file. kernel_gradients: by the kernels, of `reduction`.
+    """Hold gradients and norms against those of autograd (1. and 2. in the head above).
+
+    kernel_gradients: what the kernels found, of `reduction`.
 
     Raises:
         ProofFailed: naming the parameter whose gradients differ.

@@ -66,7 +66,7 @@ ASKED_OF_SAMPLES = frozenset(
 """Names of operators that need more than to be run, also where no weight is among the tensors."""
 
 ASKED_OF_CONSTANTS = frozenset(EXPANDING | REPEATING | _ALWAYS_ASKED_ABOUT)
-"""The same, where constants alone are among them."""
+"""Names of operators that need more than to be run, where all their tensors are constants."""
 
 
 _WHOLE = frozenset({"einsum", "embedding_bag"})

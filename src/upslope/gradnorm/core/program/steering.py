@@ -247,9 +247,9 @@ class Steering:
         )
 
     def ways_apart(self) -> list[Hashable] | None:
-        """Return the same, but what is equal for samples that may go together, as in a proof.
+        """Return n values, equal for samples that may go together in a proof; None as `ways`.
 
-        What was decided again for each sample may be another thing for several of them.
+        What was decided again for each sample may be another thing for several of them together.
         """
         ways, together = self.ways(), self.together
         if ways is None or not self.has_decisions:

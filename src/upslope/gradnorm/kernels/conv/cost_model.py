@@ -39,7 +39,8 @@ WRITE = 270.0
 """Cost of one entry of the weight gradient, which the library writes in an order of its own and
 then copies to the usual one."""
 PLAIN_WRITE = 80.0
-"""The same where images have their positions last: of signals, and of some layers with groups."""
+"""Cost of such an entry where images have their positions last: of signals, and of some layers
+with groups."""
 SINGLE_VOLUME = 5
 """Factor for the weight gradient of a single volume that PyTorch unfolds."""
 SAMPLE_CALL = 0.75
@@ -60,7 +61,8 @@ SLICE_CALL = 2.1
 UNFOLD = 33.0
 """Cost of copying one entry of a patch."""
 UNFOLD_GROUPS = 100.0
-"""The same where a layer has groups: of their few channels, less lies together in memory."""
+"""Cost of copying one entry where a layer has groups: of their few channels, less lies together in
+memory."""
 GRAM_ENTRY = 40.0
 """Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
 BLAS = 1.2

@@ -316,9 +316,9 @@ def _products_with_patches(operands: ConvOperands, scratch: int) -> Iterator[Ten
 
 
 def _product_by_slabs(operands: ConvOperands, sample: int, most: int) -> Tensor:
-    """(1, o, c / groups * taps): the same of one sample, some patches at a time.
+    """Return output gradients times patches, (1, o, c / groups * taps), of one sample.
 
-    most: bytes of patches that go together.
+    A few rows of positions go at a time. most: bytes of patches that go together.
     """
     slabs = patches_in_slabs(operands, sample, most)
     x, g = next(slabs)
@@ -348,4 +348,5 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
 Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""
 
 GENERATORS = {**GRADIENTS, "per_tap": per_tap}
-"""The same with `per_tap`, for those who need the gradients themselves."""
+"""Name of a method -> a function as in `GRADIENTS`, `per_tap` among them: for those who need the
+gradients themselves."""
