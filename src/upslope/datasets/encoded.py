@@ -165,7 +165,7 @@ class EncodedDataset:
 def materialise(
     dataset: EncodedDataset, on_error: str, memory: float, progress: Observer, digest: str = ""
 ) -> ArrayDataset | EncodedDataset:
-    """All images in memory where `memory` GiB hold them; otherwise the data set as it is.
+    """Return the data set with all images in memory where `memory` GiB hold them, else as it is.
 
     digest: of the files' content; with it, many decoded images are kept in the user's cache.
 

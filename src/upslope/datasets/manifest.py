@@ -72,7 +72,7 @@ _Row = dict[str | Any, str | Any]
 
 
 def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
-    """(names of the columns, (number of the line, cells) of each row) of a manifest."""
+    """Return (names of the columns, (number of the line, cells) of each row) of a manifest."""
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
     with reporting_damage(f"a CSV file in {path}", "Save it again."):
         columns = [name.strip() for name in reader.fieldnames or []]
