@@ -132,8 +132,11 @@ class EncodedDataset:
         return known_targets(self.labels, self.ids, indices)
 
     def threads(self) -> int:
-        """Under a few kilobytes an image, Python's share of the decoding, which runs in one
-        thread at a time, outweighs Pillow's: more threads than one then make it slower."""
+        """Return how many threads decode faster than one.
+
+        Under a few kilobytes an image, Python's share of the decoding, which runs in one thread at
+        a time, outweighs Pillow's: more threads than one then make it slower.
+        """
         try:
             source = self.source(0)
             size = source.stat().st_size if isinstance(source, Path) else len(source)
