@@ -200,14 +200,3 @@ def test_entries_under_a_mask_are_refused() -> None:
     with pytest.raises(DataError, match="under a mask"):
         functional.core_set(features, 3)
     assert len(functional.core_set(np.ma.masked_array(features.data), 3)) == 3
-
-
-@pytest.mark.parametrize("form", ["reversed", "big-endian", "long double"])
-def test_arrays_of_every_layout_and_width_are_read(form: str) -> None:
-    values = np.random.default_rng(0).dirichlet(np.ones(3), size=20)
-    given = {
-        "reversed": values[::-1].copy()[::-1],
-        "big-endian": values.astype(">f8"),
-        "long double": values.astype(np.longdouble),
-    }[form]
-    assert functional.margin(given, 5) == functional.margin(values, 5)

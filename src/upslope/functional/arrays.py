@@ -124,10 +124,8 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
             f"Expected `{name}` to be {argument.help}, of numbers, but got values of the type "
             f"{values.dtype}. Convert it, as by np.asarray(values, dtype=float)."
         )
-    if not isinstance(values, Tensor):  # PyTorch takes neither reversed rows nor every float
-        is_wide = values.dtype.kind == "f" and values.itemsize >= 8
-        values = np.ascontiguousarray(values, np.float64 if is_wide else np.float32)
-    tensor = torch.as_tensor(values).detach().cpu()
+    tensor = torch.as_tensor(values)
+    tensor = tensor.detach().cpu()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
     if tensor.ndim != argument.dimensions or not len(tensor):
