@@ -115,21 +115,21 @@ def from_torch(
             names,
             "the data set",
         )
-        ids_of_part = {
+        targets_of_part = {
             name: sample_ids(
-                ids if name == "pool" and ids is not None else read_ids, part.size, name, name
+                ids if name == "pool" and ids is not None else own_targets, part.size, name, name
             )
-            for (name, part), (_, _, read_ids) in zip(parts.items(), read.values(), strict=True)
+            for (name, part), (_, _, own_targets) in zip(parts.items(), read.values(), strict=True)
         }
         datasets: dict[str, Dataset] = {}
         for name, part in parts.items():
             inputs = read[name][0]
             datasets[name] = (
-                array_dataset(name, inputs, targets, name, ids_of_part[name], kind)
+                array_dataset(name, inputs, targets, name, targets_of_part[name], kind)
                 if inputs is not None
                 else MapStyleDataset(
                     name,
-                    ids_of_part[name],
+                    targets_of_part[name],
                     targets.names,
                     part.items,
                     part.keys,
