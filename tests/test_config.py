@@ -434,12 +434,17 @@ def test_numbers_are_no_classes(tmp_path: Path, columns: str) -> None:
     assemble(load({}, sets=[*sets, f"data.target={columns}", "task.name=regression"]))
 
 
-@pytest.mark.parametrize("label", ["full-data", "report", "a/b", ".."])
+@pytest.mark.parametrize("label", ["full-data", "report", "a/b", "..", ""])
 def test_labels_are_names_of_folders_of_their_own(label: str) -> None:
     """Runs in `full-data` were left out of the report as if trained on the whole pool."""
     (line,) = faults(strategies=[{"name": "margin", "label": label}])
     assert "labels that name folders" in line
     assert repr(label) in line
+
+
+def test_a_label_of_null_is_none() -> None:
+    (strategy,) = load({"strategies": [{"name": "margin", "label": None}]}).strategies
+    assert strategy.label == "margin"
 
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999", '"inf"'])

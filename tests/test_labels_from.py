@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from upslope import datasets, models, strategies, tasks
 from upslope.cli import app
-from upslope.cli.label import WAITING
+from upslope.cli.sitting import WAITING
 from upslope.errors import DataError
 from upslope.experiment import Experiment, ExperimentSettings, match_labels
 from upslope.ledger import RunResult, read_run

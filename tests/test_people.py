@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from upslope import compare, datasets, models, strategies, tasks
 from upslope.cli import app
-from upslope.cli.label import WAITING
+from upslope.cli.sitting import WAITING
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.sheet import ANEW, Question, read_sheet, write_sheet
 from upslope.ledger import read_run

@@ -143,6 +143,22 @@ def test_other_images_get_the_statistics_of_training(
     assert got == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("spelling", ["~/photos", "{place}/../{name}/photos", "{link}", "{parent}"])
+def test_the_run_s_own_folder_is_its_own_however_it_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    """As another place, its labels and limits would count for nothing, without a word."""
+    own = Path(read_run(run).info["root"])
+    monkeypatch.setenv("HOME", str(own.parent))
+    (tmp_path / "link").symlink_to(own)
+    (tmp_path / "folder").symlink_to(own)  # as the data set is called
+    root = spelling.format(
+        place=own.parent, name=own.parent.name, link=tmp_path / "link", parent=tmp_path
+    )
+    assert not find_source(run, sets=[f"data.root={root}"]).elsewhere
+    assert find_source(run, sets=[f"data.root={own.parent}"]).elsewhere
+
+
 def test_images_of_another_size_are_refused(run: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(run.parents[2])
     (tmp_path / "large").mkdir()

@@ -69,7 +69,7 @@ def read_targets(dataset: Dataset, task: Task, indices: Sequence[int]) -> Tensor
 
 
 def inputs_only(dataset: Dataset) -> Read:
-    """Reads (inputs,): for samples whose label nobody knows."""
+    """Return what reads (inputs,), for samples whose label nobody knows."""
     return lambda indices: (dataset.inputs(indices),)
 
 
@@ -117,11 +117,11 @@ class StreamedSource:
 
 
 def source(dataset: Dataset, read: Read, indices: Sequence[int], device: torch.device) -> Source:
-    """Resident where the data set says that it fits, streamed otherwise."""
+    """Return a source that is resident where the data set says that it fits, else streamed."""
     kind = ResidentSource if dataset.resident else StreamedSource
     return kind(read, indices, device)
 
 
 def in_order(n: int, batch_size: int) -> list[Tensor]:
-    """Positions 0..n-1 in batches of `batch_size`, the last one perhaps smaller."""
+    """Return positions 0..n-1 in batches of `batch_size`, the last one perhaps smaller."""
     return [torch.arange(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]

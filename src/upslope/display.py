@@ -139,7 +139,7 @@ _LOOK_SECONDS = 1.0
 
 @contextmanager
 def watching(runs: int) -> Iterator[Observer]:
-    """An observer for so many runs, on the terminal or as plain lines."""
+    """Yield an observer for so many runs, on the terminal or as plain lines."""
     if err.is_terminal:
         with _Bars(runs) as bars:
             yield bars
@@ -152,7 +152,7 @@ def watching(runs: int) -> Iterator[Observer]:
 def watching_unless_observed(
     observer: Observer | None, runs: int, *, progress: bool
 ) -> Iterator[Observer]:
-    """The observer that was given, or one for the terminal or notebook that this runs in.
+    """Yield the observer that was given, or one for the terminal or notebook that this runs in.
 
     progress: False for none. Neither a terminal nor a notebook: none.
     """
@@ -183,7 +183,7 @@ class Share:
         self._share_done: dict[str, float] = {}
 
     def update(self, progress: Progress) -> float:
-        """Runs done, with fractions, after this report."""
+        """Return the runs done, with fractions, after this report."""
         if progress.phase == "run":
             self.runs = max(1, progress.total)
             if progress.run:
@@ -334,7 +334,7 @@ class _Rate(ProgressColumn):
 
 
 def about(progress: Progress) -> str:
-    """`margin/seed-0  cycle 3 of 7  280 labels  accuracy 91.2%`."""
+    """Return `margin/seed-0  cycle 3 of 7  280 labels  accuracy 91.2%`."""
     cycle = f"cycle {progress.cycle + 1} of {progress.cycles}"
     train = _figures(progress.train, "training ")
     figures = _figures(progress.metrics, "")
@@ -348,7 +348,7 @@ def about(progress: Progress) -> str:
 
 
 def _doing_words(progress: Progress) -> str:
-    """`margin/seed-0  cycle 3 of 7  280 labels: train 1,234 of 9,000 batches`."""
+    """Return `margin/seed-0  cycle 3 of 7  280 labels: train 1,234 of 9,000 batches`."""
     cycle = f"cycle {progress.cycle + 1} of {progress.cycles}" if progress.cycles else ""
     labels = format_count(progress.labelled, "label") if progress.labelled else ""
     where = "  ".join(part for part in (progress.run, cycle, labels) if part)

@@ -32,7 +32,7 @@ class Need:
 
     @classmethod
     def of(cls, name: str, *, labelled: bool = False, **options: Option) -> Need:
-        """`Need.of("gradnorm", loss="entropy", norm="global")`."""
+        """Build a need: `Need.of("gradnorm", loss="entropy", norm="global")`."""
         return cls(name, tuple(sorted(options.items())), labelled)
 
     def __str__(self) -> str:
@@ -173,7 +173,10 @@ class InitialSelector(Protocol):
 
     @property
     def start(self) -> Strategy | None:
-        """Chooses the initial set, among all samples and with an untrained model; None: shared."""
+        """Return what chooses the initial set, among all samples and with an untrained model.
+
+        None: a set that strategies share.
+        """
         ...
 
 

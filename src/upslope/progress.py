@@ -43,7 +43,7 @@ Observer = Callable[[Progress], None]
 
 
 def no_progress(_: Progress) -> None:
-    """The observer that looks away."""
+    """Look away: the observer of those who watch nothing."""
 
 
 def with_context(observer: Observer, **context: object) -> Observer:
@@ -124,7 +124,7 @@ def noting_interrupts(*names: str) -> Iterator[Interrupts]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Ctrl-C, SIGTERM and SIGHUP request a stop; a second one interrupts at once, as Python does.
+    """Let Ctrl-C, SIGTERM and SIGHUP request a stop; a second one interrupts at once.
 
     Outside the main thread no handler can be set: the stop is then never requested. SIGHUP is left
     alone where it is ignored: `answering_signals`.

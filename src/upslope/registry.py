@@ -142,7 +142,7 @@ def check_options(
     given_names: Iterable[str],
     *also: Callable[..., Any],
 ) -> dict[str, Any]:
-    """`options` with every value of the type and in the range that `target` states.
+    """Return `options` with every value of the type and in the range that `target` states.
 
     where: opens each line of the error, e.g. "data set 'digits'". given_names: as in
     `describe`. also: further callables whose options are known here.
@@ -176,7 +176,7 @@ def check_options(
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> Any:
-    """`table[name]`, or a ConfigError that lists the names there are and `more`."""
+    """Return `table[name]`, or raise a ConfigError that lists the names there are and `more`."""
     if name in table:
         return table[name]
     end = did_you_mean(name, table) or "."

@@ -60,7 +60,7 @@ def _has_accelerator() -> bool:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU, operations that give the same bits on every run; elsewhere as torch is set."""
+    """Have operations give the same bits on every run, on the CPU; elsewhere as torch is set."""
     if device.type != "cpu":
         yield
         return

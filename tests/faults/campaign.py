@@ -49,7 +49,7 @@ _WHOLE_RUNS = 5
 _SHARES = {"run": 4, "score": 2, "compare": 1, "reproduce": 1, "features": 2, "label": 2}
 """How often a command is tried: those that take longer less."""
 _IMPORTS = (
-    "upslope.cli.app", "upslope.cli.show", "upslope.cli.label", "upslope.config",
+    "upslope.cli.app", "upslope.cli.show", "upslope.cli.sitting", "upslope.config",
     "upslope.comparison", "upslope.report", "upslope.scoring", "upslope.reproduction",
     "upslope.experiment.verify", "sklearn.datasets", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "torch.optim", "pyarrow.parquet", "torch._dynamo",

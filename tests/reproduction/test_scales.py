@@ -199,3 +199,12 @@ def test_help_has_an_example() -> None:
     result = CliRunner().invoke(app, ["reproduce", "--help"], prog_name="upslope")
     assert result.exit_code == 0
     assert "upslope reproduce all" in result.stdout
+
+
+def test_strategies_that_artefacts_read_may_not_be_left_out() -> None:
+    study = read_scale("smoke").studies["main"]
+    with pytest.raises(ConfigError, match=r"expected .*entropy-gradnorm.* but got margin"):
+        study.config(["strategies=margin"])
+    everything = [choice.label for choice in study.config().strategies]
+    added = study.config([f"strategies={','.join(everything)},power"])
+    assert [choice.label for choice in added.strategies] == [*everything, "power"]

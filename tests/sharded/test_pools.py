@@ -29,7 +29,7 @@ from shards_to_write import (
 
 from upslope.errors import ConfigError, DataError, RunError
 from upslope.pools import Patience, ReadOptions, ShardedPool, Storage, StorageError, open_pool
-from upslope.pools.rows import temporary_file
+from upslope.pools.rows import Addresses, temporary_file
 from upslope.pools.shard import Shard
 from upslope.pools.storage import Entry
 
@@ -188,6 +188,15 @@ def test_addresses_that_no_file_can_have_are_refused(
     pq.write_table(pa.table({"path": ["good.png", address]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=words):
         open_pool(f"{tmp_path}/*.parquet")
+
+
+@pytest.mark.parametrize("address", ["file://me:secret@x/a.png", "x://y", "file:///a.zip::b"])
+def test_an_address_of_another_kind_is_one_sample_s_fault(address: str, tmp_path: Path) -> None:
+    """Which --skip-corrupt leaves out, where an option like it ends the command."""
+    folder = str(tmp_path)
+    with pytest.raises(DataError, match="Expected addresses of images below") as error:
+        Addresses(Storage("file"), folder, folder, [address], "a.parquet")(0)
+    assert "secret" not in str(error.value)
 
 
 def test_a_tar_that_leads_out_of_the_archive_is_refused(tmp_path: Path) -> None:

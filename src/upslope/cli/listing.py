@@ -91,7 +91,7 @@ def _entries(table: str) -> Iterator[Entry]:
 
 
 def _show_table(table: str) -> None:
-    """One line per entry, cut where the screen ends; whole in a pipe."""
+    """Print one line per entry, cut where the screen ends; whole in a pipe."""
     entries = list(_entries(table))
     wide = max(len(entry["name"]) for entry in entries)
     room = min(_COLUMNS, out.width) - wide - 2 if out.is_terminal else None

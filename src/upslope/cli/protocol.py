@@ -89,7 +89,7 @@ def carry_out(command: Command) -> None:
 
 def _carry_out(command: Command, stack: ExitStack) -> None:
     """Carry out a command with an engine and observers that are closed with the stack."""
-    from upslope.cli import label as sitting
+    from upslope.cli import sitting
     from upslope.cli.observe import observer_places, observers
     from upslope.datasets import check_labelled
 
@@ -124,7 +124,7 @@ def _choose_strategy(command: Command, config: Config, folder: Path) -> tuple[Co
     Raises:
         ConfigError: several strategies for a command that runs one.
     """
-    from upslope.cli.label import check_one_strategy
+    from upslope.cli.sitting import check_one_strategy
     from upslope.config import Choice, default_strategy, strategy_begun_with
 
     if not command.asks:
@@ -167,8 +167,8 @@ def _show_outlook(
     earlier: labels that a new run begins with. unseen, why: of `_open_setup` and
     `_choose_strategy`.
     """
-    from upslope.cli.label import has_the_pool, show_where
     from upslope.cli.show import show_estimate, show_plan, show_warnings
+    from upslope.cli.sitting import has_the_pool, show_where
     from upslope.config import estimate, plan, warnings
 
     initial = len(earlier.labels) if earlier and recorded_run is None else None
@@ -214,8 +214,8 @@ def _compare(
 def _report(result: ComparisonResult, folder: Path, title: str) -> None:
     """Write and print the report; of runs without a test set, print where they stand."""
     from upslope import report as reports
-    from upslope.cli.label import show_status
     from upslope.cli.show import show_report
+    from upslope.cli.sitting import show_status
     from upslope.display import watching
 
     runs = [run for results in result.runs.values() for run in results]

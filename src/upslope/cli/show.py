@@ -31,8 +31,10 @@ def show_plan(
     unseen: str = "",
     by_default: str = "",
 ) -> None:
-    """What will happen, in a few lines; `unseen`: why the data was not opened; `by_default`: why
-    this strategy, where nobody named one."""
+    """Show what will happen, in a few lines.
+
+    unseen: why the data was not opened. by_default: why this strategy, where nobody named one.
+    """
     from upslope.datasets import overview
     from upslope.frozen import FeatureDataset
 
@@ -78,12 +80,12 @@ def _model(config: Config, plan: Plan) -> str:
 
 
 def _count_words(count: int) -> str:
-    """`test 300`, or what it means that there is none."""
+    """Return `test 300`, or what it means that there is none."""
     return f"test {count:,}" if count else "no test set, so that no test figures are told"
 
 
 def show_estimate(config: Config, costs: Estimate) -> None:
-    """Time and memory, and what they rest on."""
+    """Show time and memory, and what they rest on."""
     scoring = ", ".join(f"{name} {duration(s)}" for name, s in costs.scoring.items())
     why = "; ".join(f"{name}: {reason}" for name, reason in costs.left_out.items())
     step = f"{duration(costs.step)} a step of {config.training.batch_size}"
@@ -106,7 +108,7 @@ def show_estimate(config: Config, costs: Estimate) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Two digits, with a unit that suits."""
+    """Return a duration in two digits, with a unit that suits."""
     for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= 2 * length or (unit == "s" and seconds >= 1):
             return f"{_two_digits(seconds / length)} {unit}"
@@ -114,7 +116,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Two digits, in MiB or GiB."""
+    """Return a size in two digits, in MiB or GiB."""
     unit, length = ("GiB", 2**30) if count >= 2**30 else ("MiB", 2**20)
     return f"{_two_digits(count / length)} {unit}"
 
@@ -133,7 +135,7 @@ def show_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def show_reports(summaries: Sequence[Summary], files: Sequence[Files]) -> None:
-    """The report of each data set, led by its name where there are several."""
+    """Show the report of each data set, led by its name where there are several."""
     for summary, report_files in zip(summaries, files, strict=True):
         if len(summaries) > 1:
             out.print(Text(summary.study.name, style="bold"))
@@ -142,7 +144,7 @@ def show_reports(summaries: Sequence[Summary], files: Sequence[Files]) -> None:
 
 
 def show_report(summary: Summary, files: Files) -> None:
-    """The final table, what it says, and where everything is."""
+    """Show the final table, what it says, and where everything is."""
     from upslope.report import tables
 
     names, *lines = zip(
@@ -167,7 +169,7 @@ def show_report(summary: Summary, files: Files) -> None:
 
 
 def _that_fit(lines: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Columns in groups no wider than `width`, each led by the first column."""
+    """Return columns in groups no wider than `width`, each led by the first column."""
     widths = [max(len(line[i]) for line in lines) + 2 for i in range(len(lines[0]))]
     groups: list[list[int]] = [[0]]
     for i in range(1, len(widths)):

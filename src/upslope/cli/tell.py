@@ -36,7 +36,7 @@ def tell(
       upslope tell runs/photos labels.csv --data /mnt/photos
     """
     with telling_errors("Run the same command again: an answer that was recorded stays as it is."):
-        from upslope.cli.label import emptied_words, recorded_words
+        from upslope.cli.sitting import emptied_words, recorded_words
         from upslope.config import open_run, recorded_run
         from upslope.experiment.people import tell_sheet
         from upslope.ledger import read_run

@@ -230,7 +230,9 @@ def _peak() -> float:
 
 
 def _multiply_adds() -> float:
-    """Multiply-adds per second of a product of matrices, in single precision, on this processor."""
+    """Return multiply-adds per second of a product of matrices, in single precision, on this
+    processor.
+    """
     x = torch.randn(_RATE, 256)
     x @ x.T
     began = time.perf_counter()

@@ -120,7 +120,7 @@ def _rank(assignment: tuple[str, Any]) -> tuple[int, bool]:
 
 
 def _assign(document: dict[str, Any], key: str, value: Any) -> None:
-    """`document["a"]["b"] = value` for `a.b`; a section given as a name becomes a mapping.
+    """Set `document["a"]["b"]` for the path `a.b`; a section given as a name becomes a mapping.
 
     A new name drops the options of the old one: they were its own. `root` says where files lie,
     whatever reads them, and stays.

@@ -6,6 +6,7 @@ from anywhere; the first two carry their configuration in the ledger.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -118,14 +119,25 @@ def find_source(
     }
     recorded_root = datasets.recorded_root(run.config, run.info)
     asked_root = load({}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]).root
-    elsewhere = asked_root is not None and (
-        recorded_root is None or Path(asked_root).absolute() != Path(recorded_root)
+    elsewhere = asked_root is not None and _is_elsewhere(
+        str(document["data"].get("name")), asked_root, recorded_root
     )
     if elsewhere:  # limits and drawn parts are those of the run's own files
         document["data"] = {k: v for k, v in document["data"].items() if k not in _OF_THE_POOL}
     elif recorded_root is not None and Path(recorded_root).exists():
         document["data"]["root"] = recorded_root
     return Source(checkpoint, load(document, sets=sets, overrides=overrides), run, elsewhere)
+
+
+def _is_elsewhere(name: str, asked_root: str, recorded_root: str | None) -> bool:
+    """Return whether a data set is asked from another place than a run's, however both are written.
+
+    Through links, by ~ and as the folder that the data set lies in, it is the same place.
+    """
+    place = datasets.root_of(name, asked_root)
+    if place is None or recorded_root is None:
+        return True
+    return os.path.realpath(place) != os.path.realpath(recorded_root)
 
 
 def find_run(path: Path | str) -> RunResult:

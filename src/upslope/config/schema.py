@@ -230,7 +230,8 @@ def _choice(
     # Only a strategy has a `label` of ours: of many readers it is an option.
     ours = {"name", "label"} & {"name", *also}
     name = value["name"]
-    label = value.get("label", name) if "label" in ours else name
+    label = value.get("label") if "label" in ours else None
+    label = name if label is None else label
     options = {str(k): v for k, v in value.items() if k not in ours}
     try:
         valid_options = check(name, options)
@@ -260,7 +261,7 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
         )
         for i, item in enumerate(value)
     )
-    labels = [choice.label for choice in strategy_sections if choice.label]
+    labels = [choice.label for choice in strategy_sections if choice.name]
     faults += [
         f"strategies: expected each to be there once but got {label!r} {labels.count(label)} "
         "times. Give variants of one strategy a `label` each."

@@ -75,7 +75,8 @@ def place(
 
 
 def _of_atoms(atoms: Atoms, imaging: Imaging, size: int) -> Volume:
-    """Atoms shared out among the eight cells around each, then blurred exactly in Fourier space.
+    """Return atoms shared out among the eight cells around each, then blurred exactly in Fourier
+    space.
 
     The blur by the sharing out, sinc^2 along each axis, is divided out again.
     """

@@ -89,14 +89,14 @@ def frequencies(box: int, voxel: float) -> tuple[Spectrum, Spectrum, Spectrum]:
 
 
 def band_limit(k: Spectrum, limit: float) -> Spectrum:
-    """1 up to 0.8 `limit`, 0 from `limit` on, a cosine between. k: absolute frequencies."""
+    """Return 1 up to 0.8 `limit`, 0 from `limit` on, a cosine between. k: absolute frequencies."""
     share = np.clip((k / limit - _EDGE) / (1 - _EDGE), 0, 1)
     result: Spectrum = 0.5 * (1 + np.cos(np.pi * share))
     return result
 
 
 def wavelength(voltage: float) -> float:
-    """Of electrons, in angstrom, relativistic. voltage: in kilovolt; 0.0197 at 300."""
+    """Return that of electrons, in angstrom, relativistic. voltage: in kilovolt; 0.0197 at 300."""
     energy = _CHARGE * voltage * 1e3
     momentum = np.sqrt(2 * _MASS * energy * (1 + energy / (2 * _MASS * _LIGHT**2)))
     return float(_PLANCK / momentum * 1e10)
@@ -175,7 +175,7 @@ def image(volume: Volume, imaging: Imaging, rng: np.random.Generator) -> Volume:
 
 
 def standardise(volume: Volume) -> Volume:
-    """Mean 0 and variance 1; zeros where nothing varies."""
+    """Return a volume at mean 0 and variance 1; zeros where nothing varies."""
     spread = volume.std()
     difference: Volume = volume - volume.mean()
     return difference / spread if spread > 0 else difference

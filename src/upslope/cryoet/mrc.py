@@ -141,6 +141,6 @@ def _unpacked_values(
 
 @contextmanager
 def _reading(path: Path) -> Iterator[IO[bytes]]:
-    """The content of a file, unpacked where it is compressed; failures become DataErrors."""
+    """Yield the content of a file, unpacked where it is compressed; failures become DataErrors."""
     with reporting_damage(f"an MRC file in {path}", "Get it again."), open_unpacked(path) as file:
         yield file

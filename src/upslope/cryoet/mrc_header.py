@@ -198,7 +198,7 @@ def _start(header: Any, edge: float) -> tuple[float, float, float]:
 
 
 def _signedness(raw: bytes, order: str, header: Any) -> str:
-    """Why bytes are unsigned though MRC2014 has them signed; "" where nothing says so."""
+    """Return why bytes are unsigned though MRC2014 has them signed; "" where nothing says so."""
     mark, flags = struct.unpack_from(f"{order}ii", raw, _IMOD_AT)
     if mark == _IMOD_STAMP:
         return "" if flags & _IMOD_SIGNED else "as its IMOD stamp says"

@@ -18,7 +18,7 @@ _SCALE, _GAP, _COLUMNS = 3, 6, 10
 
 
 def write_page(path: Path, templates: Sequence[Template], imaging: Imaging, seed: int = 0) -> None:
-    """One PNG with a column of slices a class, through the centre, of the molecule unturned.
+    """Write one PNG with a column of slices a class, through the centre, of the molecule unturned.
 
     From top to bottom: the density; the noise-free image along the beam and from the side, where
     the missing wedge blurs; the amplitudes of its transform from the side, where the wedge is

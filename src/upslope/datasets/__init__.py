@@ -232,7 +232,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(name: str) -> tuple[str, dict[str, Any]]:
-    """(key of `REGISTRY`, options that the name itself gives): "hf:owner/dataset" is "hf"."""
+    """Return (key of `REGISTRY`, options that the name itself gives): "hf:owner/dataset"
+    is "hf".
+    """
     key, colon, path = name.partition(":")
     return (key, {"path": path}) if colon and key == "hf" and path else (name, {})
 
@@ -263,7 +265,9 @@ def options(name: str) -> tuple[str, ...]:
 
 
 def describe() -> list[registry.Description]:
-    """Every data set: its name, one line about it, and its options with defaults and help."""
+    """Return every data set: its name, one line about it, and its options with defaults
+    and help.
+    """
     common = registry.describe("", apply_common_options, _DATA_ARGUMENTS).options
     lines = [registry.describe(name, reader, _DATA_ARGUMENTS) for name, reader in REGISTRY.items()]
     return [replace(line, options=line.options + common) for line in lines]

@@ -195,7 +195,7 @@ def _archive(form: _PublishedForm, folder: Path, has_pickles: bool, where: str) 
 
 
 def _binary(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
-    """(images (n, 3, 32, 32) uint8, labels (n,)) of rows of label bytes and pixels."""
+    """Return (images (n, 3, 32, 32) uint8, labels (n,)) of rows of label bytes and pixels."""
     data = np.fromfile(path, dtype=np.uint8)
     row = form.label_bytes + PIXELS
     if not len(data) or len(data) % row:
@@ -254,7 +254,9 @@ _INTEGERS = frozenset(("INT", "BININT", "BININT1", "BININT2"))
 
 
 def _tokens(path: Path) -> Iterator[object]:
-    """Strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each list."""
+    """Yield strings (bytes as latin-1) and integers of a pickle in order, and `_END` after each
+    list.
+    """
     with reporting_damage(
         f"a pickle of protocol 2, as published, in {path}", "Unpack the archive again."
     ):

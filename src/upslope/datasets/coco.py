@@ -161,7 +161,9 @@ def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
 
 
 def _open(folder: Path, path: Path, images: str | None) -> tuple[Path, Instances]:
-    """(the folder of images, what the annotations hold), after a look at every image's file."""
+    """Return (the folder of images, what the annotations hold), after a look at every
+    image's file.
+    """
     instances = read_instances(path)
     if not instances.images:
         raise DataError(f"Expected images in {path} but it lists none.")
@@ -301,7 +303,7 @@ def _pairs(folder: Path, part: Part, empty: str) -> list[Pair]:
 
 
 def _reader(parts: Sequence[Part], crowd: Literal["ignore", "class"]) -> OutlineMasks:
-    """Outlines by image; classes are the categories behind the background."""
+    """Return outlines by image; classes are the categories behind the background."""
     names = parts[0][2].categories
     if BACKGROUND in names:
         raise DataError(

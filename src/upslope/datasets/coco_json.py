@@ -136,7 +136,7 @@ def refuse_shares(instances: Instances, path: Path) -> None:
 
 
 def _by_id(entries: Any, what: str, name: str) -> dict[int, dict[str, Any]]:
-    """Entries by their ids; ids and names must differ."""
+    """Return entries by their ids; ids and names must differ."""
     by_id: dict[int, dict[str, Any]] = {}
     names: set[str] = set()
     for entry in entries:

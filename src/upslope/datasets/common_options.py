@@ -98,7 +98,7 @@ def _check_all_have_labels(dataset: Dataset, part: str, name: str) -> None:
 
 
 def limit_samples(dataset: Dataset, limit: int) -> Dataset:
-    """So many samples, stratified; all of them where there are no more."""
+    """Return so many samples, stratified; all of them where there are no more."""
     if limit >= len(dataset):
         return dataset
     positions, _ = draw(dataset.ids, labels_of(dataset), limit, "limit")

@@ -89,7 +89,7 @@ def read_delimited(
 
 
 def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line where it ends, cells) of each line that is not blank."""
+    """Yield (number of the line where it ends, cells) of each line that is not blank."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
@@ -133,7 +133,9 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
 def _name_columns(
     names: list[str], columns: list[pa.ChunkedArray], path: Path
 ) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
-    """(columns by name, notes) without nameless columns that hold nothing or count the rows."""
+    """Return (columns by name, notes) without nameless columns that hold nothing or count
+    the rows.
+    """
     import pyarrow.compute as pc
 
     by_name: dict[str, pa.ChunkedArray] = {}
@@ -163,8 +165,8 @@ def _name_columns(
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Cells of any length: the limit of the standard library guards against unclosed quotes, which
-    are told here in any case."""
+    """Allow cells of any length: the limit of the standard library guards against unclosed quotes,
+    which are told here in any case."""
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         yield

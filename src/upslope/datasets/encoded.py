@@ -132,8 +132,11 @@ class EncodedDataset:
         return known_targets(self.labels, self.ids, indices)
 
     def threads(self) -> int:
-        """Under a few kilobytes an image, Python's share of the decoding, which runs in one
-        thread at a time, outweighs Pillow's: more threads than one then make it slower."""
+        """Return how many threads decode faster than one.
+
+        Under a few kilobytes an image, Python's share of the decoding, which runs in one thread at
+        a time, outweighs Pillow's: more threads than one then make it slower.
+        """
         try:
             source = self.source(0)
             size = source.stat().st_size if isinstance(source, Path) else len(source)
@@ -165,7 +168,7 @@ class EncodedDataset:
 def materialise(
     dataset: EncodedDataset, on_error: str, memory: float, progress: Observer, digest: str = ""
 ) -> ArrayDataset | EncodedDataset:
-    """All images in memory where `memory` GiB hold them; otherwise the data set as it is.
+    """Return the data set with all images in memory where `memory` GiB hold them, else as it is.
 
     digest: of the files' content; with it, many decoded images are kept in the user's cache.
 

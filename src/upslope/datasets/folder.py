@@ -265,7 +265,7 @@ def open_entries(
 def normalise_splits(
     dataset: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Dataset:
-    """`dataset` with the statistics that were given, if any.
+    """Return `dataset` with the statistics that were given, if any.
 
     Raises:
         ConfigError: not one number per channel of both, or numbers that are not of images in 0..1.

@@ -311,7 +311,7 @@ def _choose_column(
 
 
 def _without_decoding(rows: Any, image: str) -> Any:
-    """`rows` that give encoded images as they lie, so that we alone decode them."""
+    """Return `rows` that give encoded images as they lie, so that we alone decode them."""
     return rows.cast_column(image, _library().Image(decode=False)).select_columns([image])
 
 
@@ -330,7 +330,9 @@ def _names(feature: Any) -> tuple[str, ...] | None:
 
 
 def _of_arrays(rows: Any, name: str, image: str, labels: Labels, names: tuple[str, ...]) -> Dataset:
-    """Images stored as arrays, (c, h, w), (h, w, c) or (h, w), in the type that they have."""
+    """Return images stored as arrays, (c, h, w), (h, w, c) or (h, w), in the type that
+    they have.
+    """
     feature = rows.features[image]
     kind = getattr(feature, "dtype", type(feature).__name__)
     if kind != "uint8" and not str(kind).startswith("float"):

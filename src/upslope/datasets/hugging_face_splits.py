@@ -68,8 +68,9 @@ def from_hugging_face(
 def _splits(
     data: Any, train: str, test_share: float | None, label: str | None, text: str | None
 ) -> dict[str, Any]:
-    """Splits by name, without formats, one of them set apart where there is no test set and a share
-    is asked."""
+    """Return splits by name, without formats, one of them set apart where there is no test set and
+    a share is asked.
+    """
     splits = dict(data) if isinstance(data, Mapping) else {train: data}
     for name, rows in splits.items():
         if not hasattr(rows, "features") or not hasattr(rows, "select"):
@@ -168,7 +169,7 @@ def text_label(rows: Any, text: str, label: str | None) -> str:
 
 
 def _arrow(rows: Any, text: str, label: str | None) -> tuple[pa.Table, str, Sequence[str] | None]:
-    """(text and label as a table of Arrow, the label's column, names of the classes)."""
+    """Return (text and label as a table of Arrow, the label's column, names of the classes)."""
     import pyarrow as pa
 
     features, column = rows.features, text_label(rows, text, label)

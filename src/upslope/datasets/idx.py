@@ -142,7 +142,9 @@ def _split(
 
 
 def _find(folder: Path, file: str) -> Path | None:
-    """`file`, gzipped or not, under its name or the one with a dot that some mirrors give it."""
+    """Return `file`, gzipped or not, under its name or the one with a dot that some mirrors give
+    it.
+    """
     for name in (file, file.replace("-idx", ".idx")):
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():

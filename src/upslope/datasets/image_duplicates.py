@@ -104,7 +104,8 @@ def _is_quick(parts: Iterable[Dataset]) -> bool:
 
 
 def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:
-    """Groups of positions, ascending, whose files are equal; files that are gone are left out.
+    """Yield groups of positions, ascending, whose files are equal; files that are gone are left
+    out.
 
     Whole files are read only where length, beginning and end are equal.
     """
@@ -142,7 +143,7 @@ def _digest(file: Path) -> bytes:
 
 
 def _copies(groups: Sequence[Sequence[int]], samples: Sequence[_Sample]) -> Iterator[_Pair]:
-    """Each sample of a group with the first before it of each part, and of another class."""
+    """Yield each sample of a group with the first before it of each part, and of another class."""
     for group in groups:
         firsts: dict[str, int] = {}
         labelled: dict[int, int] = {}
@@ -163,8 +164,9 @@ def _near(
     groups: Sequence[Sequence[int]],
     progress: Observer,
 ) -> Iterator[_Pair]:
-    """Each sample with the first before it of each part, and of another class, that is near but not
-    equal."""
+    """Yield each sample with the first before it of each part, and of another class, that is near
+    but not equal.
+    """
     thumbnails = torch.cat([_thumbnails(dataset, progress) for dataset in parts.values()])
     content = np.arange(len(samples))
     for group in groups:
@@ -213,7 +215,7 @@ def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:
 def _note(
     pairs: Iterable[_Pair], samples: Sequence[_Sample], noun: str, how: str = ""
 ) -> Iterator[str]:
-    """Sentences on copies across parts, within a part, and under two classes.
+    """Yield sentences on copies across parts, within a part, and under two classes.
 
     noun: what messages call one copy. how: a clause after the noun.
     """

@@ -90,7 +90,7 @@ def load(
 
 
 def _by_wnid(folder: Path) -> dict[str, list[str]]:
-    """wnid -> names of its images, both in the order of text.
+    """Return wnid -> names of its images, both in the order of text.
 
     Raises:
         DataError: a class without an image.
@@ -167,7 +167,7 @@ def _kit(folder: Path) -> Path | None:
 
 
 def _synsets(path: Path) -> dict[int, tuple[str, str]]:
-    """ILSVRC2012_ID -> (wnid, words), of the classes alone (1 to 1000, not their groups)."""
+    """Return ILSVRC2012_ID -> (wnid, words), of the classes alone (1 to 1000, not their groups)."""
     advice = "Unpack the development kit again."
     content = read_matlab(path, "synsets", what="`synsets`", advice=advice)
     fields = [f"synsets.{name}" for name in ("ILSVRC2012_ID", "WNID", "words")]

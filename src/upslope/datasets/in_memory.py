@@ -237,7 +237,9 @@ def _check_has_labels(part: Dataset, name: str, where: str) -> None:
 
 
 def _duplicates(pool: Dataset, test: Dataset | None) -> tuple[str, ...]:
-    """Sentences about equal inputs, where all are in memory and comparing them takes seconds."""
+    """Return sentences about equal inputs, where all are in memory and comparing them takes
+    seconds.
+    """
     arrays, positions = [], []
     labels: list[Labels] = []
     ids: list[str] = []

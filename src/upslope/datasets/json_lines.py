@@ -73,7 +73,7 @@ def _column(rows: Sequence[dict[str, Any]], name: str) -> pa.Array:
 
 
 def _large_numbers(cells: Sequence[Any], name: str) -> pa.Array:
-    """Whole numbers of up to 76 digits and empty cells as decimals, exact."""
+    """Return whole numbers of up to 76 digits and empty cells as decimals, exact."""
     import pyarrow as pa
 
     others = [cell for cell in cells if cell is not None and type(cell) is not int]

@@ -75,7 +75,7 @@ _Row = dict[str | Any, str | Any]
 
 
 def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
-    """(names of the columns, (number of the line, cells) of each row) of a manifest."""
+    """Return (names of the columns, (number of the line, cells) of each row) of a manifest."""
     text = read_text(path, encoding)
     first, *others = (_header_of(text, delimiter, path) for delimiter in _DELIMITERS)
     reader, columns = next((one for one in others if {*one[1]} >= _COLUMNS), first)

@@ -107,7 +107,7 @@ def _top(key: str) -> str:
 def _by_folder(
     pairs: list[Pair], folder: Path, left_out: LeftOut, unlabelled: bool
 ) -> dict[str, list[Pair]]:
-    """Pairs by the split that their first folder names; empty where the folders name none.
+    """Return pairs by the split that their first folder names; empty where the folders name none.
 
     unlabelled: there are images whose masks are still to be drawn, which are to learn from as well.
 

@@ -14,7 +14,7 @@ _MOST_IDS = 50  # ids within a sentence
 
 
 def needed_root(root: Path | None, name: str, where: str) -> Path:
-    """`root`, which must exist.
+    """Return `root`, which must exist.
 
     Raises:
         DataError: no root was given, or there is nothing there; says where to get the files.

@@ -85,12 +85,12 @@ class Outline:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """One number per channel, of images."""
+        """Return one number per channel, of images."""
         return () if self.floats else (0.5,) * self.input_shape[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """One number per channel, of images."""
+        """Return one number per channel, of images."""
         return () if self.floats else (0.25,) * self.input_shape[0]
 
     def __len__(self) -> int:

@@ -197,7 +197,7 @@ def rows_of(
 
 
 def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """(one file, or those of the training and the test set; notes)."""
+    """Return (one file, or those of the training and the test set; notes)."""
     if root.is_file():
         return [root], ()
     tables = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)

@@ -67,7 +67,7 @@ def _tars_in(root: Path) -> list[Path]:
 
 
 def _by_name(root: Path, paths: Sequence[Path]) -> Shards:
-    """Shards by the splits that all their names say; all to learn from where none does."""
+    """Return shards by the splits that all their names say; all to learn from where none does."""
     splits = [_split_of(path, root) for path in paths]
     if not any(splits):
         return Shards(paths, ["train"] * len(paths), stated=False)

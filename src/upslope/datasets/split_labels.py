@@ -132,7 +132,7 @@ def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
 
 
 def _as_numbers(labels: Mapping[str, Labels], what: str) -> Names:
-    """Names "0", "1", ... up to the highest label.
+    """Return names "0", "1", ... up to the highest label.
 
     Raises:
         DataError: so high a label, for so few classes, that it is no class.

@@ -49,7 +49,7 @@ class Splits:
         object.__setattr__(self, "notes", (*self.notes, *more))
 
     def __str__(self) -> str:
-        """One line per split, with its classes and counts, and one per note."""
+        """Return one line per split, with its classes and counts, and one per note."""
         from upslope.datasets.overview import overview  # which imports the kinds of data sets
 
         return "\n".join(f"{title}: {text}" for title, text in overview(self))

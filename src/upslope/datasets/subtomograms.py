@@ -175,7 +175,7 @@ def load(
 
 
 def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDataset:
-    """Without the particles that cannot be used, of which one warning tells; reads all once.
+    """Leave out the particles that cannot be used, of which one warning tells; reads all once.
 
     Raises:
         DataError: none can be used.

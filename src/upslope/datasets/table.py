@@ -351,7 +351,9 @@ def _inputs(
 def _copies_of_target(
     rows: Rows, names: list[str], target_columns: TargetColumns
 ) -> tuple[str, ...]:
-    """Sentences about columns that have one value for each class, and another for each other."""
+    """Return sentences about columns that have one value for each class, and another for each
+    other.
+    """
     if target_columns.values.ndim != 1:
         return ()
     import pyarrow as pa

@@ -250,7 +250,7 @@ def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
 def _numbers(
     rows: Rows, name: str, kind: str, words: Collection[str] | None
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """((n,) values, NaN where there is no answer; notes)."""
+    """Return ((n,) values, NaN where there is no answer; notes)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -125,7 +125,7 @@ def _cut(tokens: Sequence[Sequence[int]], length: int) -> tuple[str, ...]:
 def _encode(
     tokenizer: Tokenizer, texts: list[str], length: int, progress: Observer
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """((n, 2, t), notes) by a tokenizer from a file, which leaves room for its own marks."""
+    """Return ((n, 2, t), notes) by a tokenizer from a file, which leaves room for its own marks."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
     ids: list[list[int]] = []

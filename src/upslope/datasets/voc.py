@@ -117,7 +117,7 @@ def load(
 
 
 def _left_out_notes(homes: Sequence[Path], parts: Mapping[str, Sequence[Pair]]) -> tuple[str, ...]:
-    """Sentences on images in no list, and on other years; the last of `homes` is read."""
+    """Return sentences on images in no list, and on other years; the last of `homes` is read."""
     read = {pair.image.name for pairs in parts.values() for pair in pairs}
     home = homes[-1]
     images = (path for path in (home / "JPEGImages").iterdir() if is_image(path.name))

@@ -93,8 +93,9 @@ def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple
 
 
 def _stated_pixels(table: ParticleTable) -> list[tuple[str, float]]:
-    """(the column that says so, angstrom) of each particle: of its own row, of its optics group, or
-    else of any table with one size; nan where nothing says so."""
+    """Return (the column that says so, angstrom) of each particle: of its own row, of its optics
+    group, or else of any table with one size; nan where nothing says so.
+    """
     table_block = table.blocks[table.at]
     count = len(table_block.rows)
     for column in _PIXEL:

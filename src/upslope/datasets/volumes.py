@@ -56,7 +56,7 @@ class VolumeDataset:
         return _open_cache(self.path, (len(self), self.box, self.box, self.box))
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the mapping, which would travel to worker processes as a copy of the file."""
+        """Return the state without the mapping, which would travel as a copy of the file."""
         return {k: v for k, v in self.__dict__.items() if k != "volumes"}
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ def _sound(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _content_digest(path: Path) -> bytes:
-    """SHA-256 of a file without the digest at its end."""
+    """Return the SHA-256 of a file without the digest at its end."""
     sha256, left = hashlib.sha256(), path.stat().st_size - _DIGEST
     with path.open("rb") as file:
         while left > 0 and (part := file.read(min(left, 1 << 20))):

@@ -141,7 +141,9 @@ def _divide(
     places: Shards,
     may_lack_test: bool,
 ) -> dict[str, NDArray[np.int64]]:
-    """split -> positions of samples with an image: as shards say, or a share drawn by the ids."""
+    """Return split -> positions of samples with an image: as shards say, or a share drawn by the
+    ids.
+    """
     parts = np.array(places.splits)[samples.shard]
     candidates = np.flatnonzero((labels != UNKNOWN) & usable & (parts == "train"))
     if not places.stated and len(candidates):

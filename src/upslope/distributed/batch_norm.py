@@ -61,7 +61,7 @@ class SyncedBatchNorm(TorchFunctionMode):
         momentum: float,
         eps: float,
     ) -> Tensor:
-        """x: (n, c, ...), this rank's part of the batch."""
+        """Return the batch normalised. x: (n, c, ...), this rank's part of it."""
         precise = torch.promote_types(x.dtype, torch.float32)
         values = x.transpose(0, 1).flatten(1).to(precise)  # (c, n_r)
         count = values.shape[1]

@@ -265,7 +265,7 @@ class _Worker:
 
 
 def _chunks(batches: list[Tensor], actors: int) -> list[list[Tensor]]:
-    """Batches that are sent together: at most eight, and fewer where actors would wait."""
+    """Return the batches sent together: at most eight, and fewer where actors would wait."""
     size = max(1, min(8, len(batches) // (4 * actors)))
     return [batches[i : i + size] for i in range(0, len(batches), size)]
 

@@ -111,7 +111,7 @@ def predict_gain(
 
 
 def _log_errors(accuracy: Array, m: int) -> Array:
-    """Log of the error; half a sample is added on either side, so that none is of zero."""
+    """Return the log of the error; half a sample is added on either side, so that none is 0."""
     return np.log((m * (1 - accuracy) + 0.5) / (m + 1))
 
 

@@ -148,14 +148,16 @@ def _build(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
 def _digest(
     network: nn.Module, name: str, weights: dict[str, Tensor], statistics: Sequence[object]
 ) -> str:
-    """SHA-256 of everything that decides features, as far as it can be read off."""
+    """Return the SHA-256 of everything that decides features, as far as it can be read off."""
     sha256 = hashlib.sha256(f"{name} {statistics} {_structure(network, name)}".encode())
     add_tensors(sha256, weights.items())
     return sha256.hexdigest()
 
 
 def _structure(network: nn.Module, name: str) -> list[str]:
-    """One line per module without children, but for the head, whose size the classes decide."""
+    """Return one line per module without children, but for the head, whose size the
+    classes decide.
+    """
     return [
         f"{key} {module!r}"
         for key, module in network.named_modules()

@@ -133,7 +133,9 @@ def check_order(terms: Bounds, rounding: float) -> None:
 
 
 def _norms(network: Network, data: Batches, loss: LossFunction) -> Tensor:
-    """||grad L(x)||, (m,) float64, by the engine: a way of its own, so that the check means it."""
+    """Return ||grad L(x)||, (m,) float64, by the engine: a way of its own, so that the check means
+    it.
+    """
     model = copy.deepcopy(network.model).to(network.dtype)
     with differentiating_twice(model):
         norms = [

@@ -116,7 +116,7 @@ class EKFAC:
         return self._network.flatten_theta(products)
 
     def _bases(self, layers: list[Layer]) -> list[tuple[Layer, Tensor, Tensor]]:
-        """Eigenvectors for the layers that each forward pass uses once, samples in front."""
+        """Return eigenvectors for the layers that each forward pass uses once, samples in front."""
         moments: dict[str, tuple[Tensor, Tensor]] = {}
         left_out: set[str] = set()
         for batch, aims in self._weighted_losses():
@@ -132,7 +132,9 @@ class EKFAC:
         ]
 
     def _second_moments(self) -> tuple[list[Tensor], Theta]:
-        """(lambda of each layer (out, in [+ 1]); mean squared gradient of the other parameters)."""
+        """Return (lambda of each layer (out, in [+ 1]); mean squared gradient of the other
+        parameters).
+        """
         theta, n = self._network.theta, self._curvature.samples
         values = [torch.zeros_like(layer.block(theta)) for layer, *_ in self._layers]
         squares = {name: torch.zeros_like(theta[name]) for name in self.diagonal}
@@ -180,7 +182,7 @@ class EKFAC:
             yield layer, a, [layer.gradients(g[i]) for g in gradients]
 
     def _weighted_losses(self) -> Iterator[tuple[tuple[Any, Any], list[Any]]]:
-        """Batches, each with what `_losses` takes to give second moments that add up to F."""
+        """Yield batches, each with what `_losses` takes to give second moments that add up to F."""
         rng = torch.Generator().manual_seed(self._seed)
         for batch in self._network.batches(self._curvature.data, "data"):
             if self._draws == "given":
@@ -235,7 +237,7 @@ class EKFAC:
 
 
 def _add_squares(total: Tensor, g: Tensor, a: Tensor) -> None:
-    """total (out, in) += sum_n (sum_t g_nt a_nt^T)^2, from (n, t, out) and (n, t, in)."""
+    """Add to total (out, in): sum_n (sum_t g_nt a_nt^T)^2, from (n, t, out) and (n, t, in)."""
     if g.shape[1] == 1:
         total += g[:, 0].square().T @ a[:, 0].square()
         return

@@ -68,7 +68,7 @@ def influence_on_test_loss(
 def inverse_test_gradient(
     curvature: Curvature, test: Batches, loss: LossFunction, solver: Solver
 ) -> tuple[Solution, int]:
-    """(s = H^-1 sum_j grad L(x_j), the number of test samples).
+    """Return (s = H^-1 sum_j grad L(x_j), the number of test samples).
 
     Raises:
         InfluenceError: see `influence_on_test_loss`.
@@ -86,7 +86,7 @@ def inverse_test_gradient(
 def inner_products(
     network: Network, data: Batches, loss: LossFunction, direction: Tensor
 ) -> Tensor:
-    """<direction, grad L(x)> for every sample x of the data, (m,).
+    """Return <direction, grad L(x)> for every sample x of the data, (m,).
 
     Raises:
         InfluenceError: values that are not finite, a loss that is not one per sample, or a batch

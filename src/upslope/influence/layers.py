@@ -62,7 +62,7 @@ class Layer:
 
 
 def layers_of(model: nn.Module, names: Iterable[str]) -> list[Layer]:
-    """Those of the named parameters that are weights of plain linear or convolution layers.
+    """Return those of the named parameters that are weights of plain linear or convolution layers.
 
     Not those of grouped or circular convolutions or of subclasses, nor weights that several modules
     share.
@@ -98,7 +98,7 @@ class LayerRecord:
 
 @contextmanager
 def watching(layers: Iterable[Layer]) -> Iterator[LayerRecord]:
-    """Records the layers' inputs and outputs while it lasts."""
+    """Record the layers' inputs and outputs while the block runs."""
     record = LayerRecord()
 
     def watch(layer: Layer) -> object:

@@ -63,7 +63,7 @@ class Network:
         _refuse_batch_statistics(model)
 
     def as_stored(self, tree: T) -> T:
-        """Tensors of a batch on the model's device; floating ones in the type asked for."""
+        """Return tensors of a batch on the model's device; floating ones in the type asked for."""
         if isinstance(tree, Tensor):
             return tree.to(self.device, self.dtype if tree.is_floating_point() else None)  # type: ignore[return-value]
         if isinstance(tree, (tuple, list)):
@@ -115,7 +115,7 @@ class Network:
         return functional_call(self.model, state, tuple(args))
 
     def losses(self, theta: Theta, batch: tuple[Any, Any], loss: LossFunction) -> Tensor:
-        """One loss per sample, (n,).
+        """Return one loss per sample, (n,).
 
         Raises:
             InfluenceError: the loss gives something else.
@@ -133,7 +133,9 @@ class Network:
     def finite_losses(
         self, theta: Theta, batch: tuple[Any, Any], loss: LossFunction, name: str, first: int
     ) -> Tensor:
-        """`losses` of a batch of the data set `name`, whose first sample is number `first`.
+        """Return the `losses` of a batch of the data set `name`.
+
+        first: the number of the batch's first sample.
 
         Raises:
             InfluenceError: the model or the loss fails on the batch; a loss is not finite.
@@ -149,7 +151,7 @@ class Network:
         return losses
 
     def gradient_sum(self, data: Batches, loss: LossFunction, name: str) -> tuple[Tensor, int]:
-        """(sum_j grad L(x_j) over the data, (p,); the number of samples).
+        """Return (sum_j grad L(x_j) over the data, (p,); the number of samples).
 
         Raises:
             InfluenceError: see `batches` and `finite_losses`; a gradient is not finite.
@@ -189,7 +191,7 @@ class Network:
             )
 
     def slopes(self, batch: tuple[Any, Any], loss: LossFunction, direction: Tensor) -> Tensor:
-        """<direction, grad L(x)> for each sample of a batch, (n,), by `along`."""
+        """Return <direction, grad L(x)> for each sample of a batch, (n,), by `along`."""
         return self.along(lambda theta: self.losses(theta, batch, loss), direction)
 
     def split(self, vector: Tensor) -> Theta:
@@ -199,7 +201,7 @@ class Network:
         return {name: v.view(s) for name, v, s in zip(self.theta, pieces, shapes, strict=True)}
 
     def flatten_theta(self, theta: Theta) -> Tensor:
-        """One tensor a parameter -> (p,)."""
+        """Return (p,) for one tensor a parameter."""
         return torch.cat([theta[name].detach().reshape(-1) for name in self.theta])
 
     def check_vector(self, vector: Tensor, name: str) -> Tensor:
@@ -239,7 +241,7 @@ def sample_count(batch: tuple[Any, Any]) -> int:
 
 @contextmanager
 def naming(batch: tuple[Any, Any], name: str, first: int) -> Iterator[None]:
-    """Says of which batch an error is that the model or the loss raises.
+    """Say of which batch an error is that the model or the loss raises.
 
     Raises:
         InfluenceError: in place of an error that is not Upslope's own.
@@ -281,7 +283,7 @@ def differentiating_twice(model: nn.Module) -> Iterator[None]:
 
 @cache
 def _ready_forward_mode() -> None:
-    """Its first use compiles formulas by means that torch itself has deprecated, and warns."""
+    """Use forward mode once: it then compiles formulas, by means of which torch itself warns."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         jvp(torch.sin, (torch.zeros(()),), (torch.zeros(()),))

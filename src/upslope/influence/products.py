@@ -186,7 +186,7 @@ def _through_outputs(
     vector: Tensor,
     curve: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """J^T (curve(J v)): forward mode in, backward out."""
+    """Return J^T (curve(J v)): forward mode in, backward out."""
     inputs = batch[0]
     tangent = network.along(lambda theta: _tensor(network.outputs(theta, inputs)), vector)
     theta = network.leaves()

@@ -133,7 +133,9 @@ class ConjugateGradients:
         length: float,
         limit: int,
     ) -> tuple[Tensor, int, float | None]:
-        """One run of the recursion from x: (x, steps, the Rayleigh quotient if not positive)."""
+        """Return one run of the recursion from x: (x, steps, the Rayleigh quotient if not
+        positive).
+        """
         x, z = x.clone(), precondition(r)
         d, rz = z, float(r @ z)
         if rz <= 0:
@@ -258,7 +260,7 @@ def _damped_product(curvature: Curvature, vector: Tensor, damping: float) -> Ten
 
 
 def relative_residual(curvature: Curvature, x: Tensor, b: Tensor, damping: float) -> float:
-    """||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
+    """Return ||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
     scale = _scale_of(b) or 1.0
     b, x = b / scale, x / scale
     left = float((b - _damped_product(curvature, x, damping)).norm())

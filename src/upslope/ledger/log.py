@@ -312,7 +312,7 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
-    """A file without a table: new, or left by a kill before the first transaction."""
+    """Return whether a file has no table: new, or left by a kill before a first transaction."""
     return bool(db.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
 
 

@@ -150,7 +150,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe() -> list[registry.Description]:
-    """Every model: its name, one line about it, and its options with defaults and help."""
+    """Return every model: its name, one line about it, and its options with defaults and help."""
     return [
         registry.describe(name, factory, own.DATA_ARGUMENTS) for name, factory in REGISTRY.items()
     ]

@@ -31,7 +31,7 @@ def is_library(name: str) -> bool:
 
 
 def options(checkpoint: Checkpoint = None) -> None:
-    """The options of these models, for the registry that checks them."""
+    """State the options of these models, for the registry that checks them."""
 
 
 def build_from_library(

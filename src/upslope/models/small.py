@@ -42,7 +42,7 @@ class SmallCNN(nn.Module):
 
 
 def quarters(x: Tensor) -> Tensor:
-    """Mean of each quarter of an image: (n, c, h, w) -> (n, c, 2, 2), for h and w from 2 up.
+    """Return the mean of each quarter of images, (n, c, 2, 2) for (n, c, h, w), h and w from 2 up.
 
     What adaptive pooling gives; that has no deterministic gradient on CUDA, and no odd sizes on
     MPS.

@@ -141,7 +141,9 @@ def _inputs(
 def _array(
     column: pa.ChunkedArray, name: str, path: Path, shape_option: tuple[int, ...] | None
 ) -> Array:
-    """All arrays of a column, (n, ...): lists of one length, nested or flat, or Arrow's tensors."""
+    """Return all arrays of a column, (n, ...): lists of one length, nested or flat, or Arrow's
+    tensors.
+    """
     import pyarrow as pa
 
     chunk = column.combine_chunks()

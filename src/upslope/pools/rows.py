@@ -31,7 +31,7 @@ from upslope.images import Form
 from upslope.pools.listing import files_of
 from upslope.pools.parquet_rows import NO_IMAGES, NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
-from upslope.pools.storage import Storage, split_url
+from upslope.pools.storage import Storage, split_url, without_user
 from upslope.progress import no_progress
 from upslope.reading import read_limit
 
@@ -261,11 +261,7 @@ class Addresses:
         address = self.addresses[position]
         if not address:
             raise empty_cell(position, f" of the addresses of images, {self.shard}")
-        scheme, separator, _ = address.partition("://")
-        if separator:
-            path = split_url(address)[1] if scheme == self.storage.scheme else ""
-        else:
-            path = posixpath.join(self.root, address)
+        path = self._path(address)
         if self.storage.is_local:
             real = _follow_links(path) if path else None
             if real is not None and real.is_relative_to(Path(self.within).resolve()):
@@ -274,9 +270,19 @@ class Addresses:
             return self.storage.read(path, read_limit())
         raise DataError(
             f"Expected addresses of images below {self.storage.url(self.within)} but got "
-            f"{address[:200]!r}. Where they are meant to be read from elsewhere, say from where: "
-            "--images-at URL."
+            f"{without_user(address)[:200]!r}. Where they are meant to be read from elsewhere, say "
+            "from where: --images-at URL."
         )
+
+    def _path(self, address: str) -> str:
+        """Return the path that an address names in the storage; "" where it names none there."""
+        if "://" not in address:
+            return posixpath.join(self.root, address)
+        try:
+            scheme, path = split_url(address)
+        except ConfigError:  # a cell, unlike an option, may be left out
+            return ""
+        return path if scheme == self.storage.scheme else ""
 
 
 def _follow_links(path: str) -> Path | None:

@@ -247,19 +247,20 @@ def split_url(url: str) -> tuple[str, str]:
     if scheme not in SCHEMES or "::" in url:
         raise ConfigError(
             f"Expected a pool at {', '.join(f'{s}://' for s in SCHEMES[:-1])} or in a folder but "
-            f"got {_without_user(url)!r}."
+            f"got {without_user(url)!r}."
         )
     if "@" in rest.partition("/")[0] and scheme not in ("abfs", "hf"):
         raise ConfigError(
             f"Expected no credentials in the URL of a pool, which is recorded, but got some: "
-            f"{_without_user(url)!r}. Set them in the environment, as its tools want them."
+            f"{without_user(url)!r}. Set them in the environment, as its tools want them."
         )
     if scheme == "file":
         return scheme, str(Path(rest).absolute())
     return scheme, rest.rstrip("/")
 
 
-def _without_user(url: str) -> str:
+def without_user(url: str) -> str:
+    """Return a URL without the user and the password before its host; a path as it is."""
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

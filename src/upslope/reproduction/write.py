@@ -99,7 +99,7 @@ def write_index(out: Path, left_out: Mapping[str, str]) -> Path:
 
 
 def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str:
-    """Findings, tables, picture, notes and the two protocols."""
+    """Return findings, tables, picture, notes and the two protocols."""
     parts = [f"# {name}: {ARTEFACTS[name].title}", "", f"    {command}", ""]
     parts += [f"{finding}\n" for finding in result.findings]
     parts += ["Lines in italics are the paper's numbers, or chance.", ""]

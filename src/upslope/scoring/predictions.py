@@ -98,7 +98,7 @@ def _form(
     classes: Sequence[str],
     device: torch.device,
 ) -> tuple[Need, Callable[[Tensor], _Columns]]:
-    """(the signal to compute, its columns), by what the task makes of the first samples."""
+    """Return (the signal to compute, its columns), by what the task makes of the first samples."""
     sample = task.prepare(first_readable(dataset).to(device))
     try:
         posterior = build(_POSTERIOR).compute(model.eval(), task, sample)

@@ -85,5 +85,5 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe() -> list[registry.Description]:
-    """Every task: its name, one line about it, and its options with defaults and help."""
+    """Return every task: its name, one line about it, and its options with defaults and help."""
     return [registry.describe(name, task, _DATA_ARGUMENTS) for name, task in REGISTRY.items()]

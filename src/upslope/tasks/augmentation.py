@@ -15,7 +15,7 @@ def padded_crop(
     rng: torch.Generator,
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Each image padded by `pad` pixels, cropped back at a random place, perhaps mirrored.
+    """Return each image padded by `pad` pixels, cropped back at a random place, perhaps mirrored.
 
     images: (n, c, h, w). border: (1, c, 1, 1), the value outside; 0 where None. flip: mirror
     left-right with probability 1/2, or, where `mirrored` (n,) is given, those that it says. rng: on

@@ -105,12 +105,12 @@ class MirrorsOnDemand(Protocol):
     def augment(
         self, inputs: Tensor, targets: Tensor, rng: Any, *, mirrored: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `Task.augment`. mirrored: (n,) booleans, on the CPU; by chance where None."""
+        """Do as `Task.augment`. mirrored: (n,) booleans, on the CPU; by chance where None."""
         ...
 
     @property
     def mirrors_on_demand(self) -> bool:
-        """True: tells such tasks from others, whose `augment` has the same name."""
+        """Return True, which tells such tasks from others, whose `augment` has the same name."""
         ...
 
 

@@ -59,7 +59,7 @@ class CommonTask:
         return model(inputs)
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """uint8 (n, c, ...) -> float32 normalised, on their device; floats pass as they are."""
+        """Return uint8 (n, c, ...) as normalised float32, on their device; floats as they are."""
         if inputs.is_floating_point():
             return inputs
         if not self.mean:

@@ -32,7 +32,7 @@ class SegmentationMetrics:
         self._loss = 0.0
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """outputs: what the model returned for n samples; targets: (n, h, w)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, h, w)."""
         logits = self._task.logits(outputs).detach().float()
         targets = targets.long()
         losses = F.cross_entropy(logits, targets, ignore_index=self._ignore, reduction="none")

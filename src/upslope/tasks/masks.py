@@ -19,7 +19,7 @@ def random_window(
     ignore_index: int,
     rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Each image resized by a random factor, cropped at a random place, perhaps mirrored.
+    """Return each image resized by a random factor, cropped at a random place, perhaps mirrored.
 
     images: (n, c, h, w) floats; masks: (n, h, w); size: of the window. scale: factors are drawn
     from 1/scale to scale, evenly in their logarithm. border: (1, c, 1, 1), the value outside the
@@ -70,7 +70,7 @@ def _clip(places: Tensor, extent: int) -> Tensor:
 
 
 def _interpolate(values: Tensor, places: Tensor) -> Tensor:
-    """values (n, extent, ...) at places (n, m) along the second dimension: (n, m, ...)."""
+    """Return values (n, extent, ...) interpolated along it at places (n, m): (n, m, ...)."""
     sample_index = torch.arange(len(values), device=values.device)[:, None]
     low = places.floor()
     share = (places - low).to(values.dtype)[:, :, None, None]

@@ -31,7 +31,7 @@ class MultiLabelMetrics:
         self._targets: list[Tensor] = []
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """outputs: what the model returned for n samples; targets: (n, labels)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, labels)."""
         logits = self._task.logits(outputs).detach().double()
         self._scores.append((logits[:, 1] - logits[:, 0]).cpu())
         self._targets.append(targets.bool().cpu())
@@ -64,7 +64,7 @@ class MultiLabelMetrics:
 
 
 def average_precision(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """sum_k (R_k - R_{k-1}) P_k over the distinct scores, highest first. Both are (n,)."""
+    """Return sum_k (R_k - R_{k-1}) P_k over the distinct scores, highest first. Both are (n,)."""
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hits = np.cumsum(truth[order])[ends]

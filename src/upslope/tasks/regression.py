@@ -64,7 +64,7 @@ class Regression(CommonTask):
             raise ConfigError(f"Expected every `scale` above 0 but got {list(self.scale)}.")
 
     def logits(self, outputs: Any) -> NoReturn:  # noqa: ARG002
-        """Raises ConfigError: there is no posterior over classes."""
+        """Raise ConfigError: there is no posterior over classes."""
         raise ConfigError(
             "Expected a task with classes but regression has none: posteriors, and the entropies, "
             "margins and gradient norms taken from them, are not defined. Take emcm, the expected "

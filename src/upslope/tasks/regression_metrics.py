@@ -33,7 +33,7 @@ class RegressionMetrics:
         self._spread = torch.zeros(k, dtype=torch.float64)  # sum of (y - mean)^2
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """outputs: what the model returned for n samples; targets: (n, k)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, k)."""
         y = targets.detach().cpu().double()
         error = self._task.predictions(outputs).detach().cpu().double() - y
         self._squares += error.square().sum(dim=0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def wedge_symmetry(volumes: Tensor, shift: int, *, mirror: bool, rng: torch.Generator) -> Tensor:
-    """Each volume turned by a random symmetry of the wedge, then shifted around its ends.
+    """Return each volume turned by a random symmetry of the wedge, then shifted around its ends.
 
     volumes: (n, c, z, y, x), tilt axis y, beam z. shift: voxels at most, along each axis. mirror:
     all eight symmetries, not the four rotations alone. rng: on the CPU; two draws per batch: the

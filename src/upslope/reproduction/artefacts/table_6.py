@@ -18,7 +18,7 @@ from upslope.reproduction.studies.runner import StudyRunner
 
 
 def table_6(runner: StudyRunner) -> Result:
-    """Measure its test accuracy by strategy, beside that of the network which selected."""
+    """Measure the deeper network's test accuracy by strategy, beside the selecting one's."""
     runs = runner.runs(runner.scale.main, runner.scale.dropout)
     study = runner.open(runner.scale.main)
     seeds = study.config.seeds

@@ -21,12 +21,12 @@ from upslope.reproduction.studies.runner import StudyRunner
 
 
 def table_4(runner: StudyRunner) -> Result:
-    """Measure it by the loss of Eq. 6, in the runs of expected-gradnorm."""
+    """Measure how many norms fall by the loss of Eq. 6, in the runs of expected-gradnorm."""
     return _count_reduced(runner, "expected", EXPECTED, paper.TABLE_4)
 
 
 def table_5(runner: StudyRunner) -> Result:
-    """Measure it by the loss of Eq. 7, in the runs of entropy-gradnorm."""
+    """Measure how many norms fall by the loss of Eq. 7, in the runs of entropy-gradnorm."""
     return _count_reduced(runner, "entropy", ENTROPY, paper.TABLE_5)
 
 

@@ -19,12 +19,12 @@ from upslope.reproduction.studies.runner import StudyRunner
 
 
 def table_7(runner: StudyRunner) -> Result:
-    """Measure it in the runs of expected-gradnorm."""
+    """Measure the accuracy by class in the runs of expected-gradnorm."""
     return _class_wise(runner, EXPECTED, paper.TABLE_7)
 
 
 def table_8(runner: StudyRunner) -> Result:
-    """Measure it in the runs of entropy-gradnorm."""
+    """Measure the accuracy by class in the runs of entropy-gradnorm."""
     return _class_wise(runner, ENTROPY, paper.TABLE_8)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upslope.config import Config, load
+from upslope.errors import ConfigError
 
 EXPECTED, ENTROPY, MC_DROPOUT = "expected-gradnorm", "entropy-gradnorm", "mc-dropout"
 GRADIENT_NORM_STRATEGIES = (EXPECTED, ENTROPY)
@@ -97,9 +98,19 @@ class Study:
         sets, overrides: as `upslope.config.load` takes them.
 
         Raises:
-            ConfigError: a value that is not allowed, or an assignment that is none.
+            ConfigError: a value that is not allowed, an assignment that is none, or strategies
+                without those that artefacts read.
         """
-        return load(self.document, sets=sets, overrides=overrides)
+        config = load(self.document, sets=sets, overrides=overrides)
+        labels = [choice.label for choice in config.strategies]
+        needed = [choice.label for choice in load(self.document).strategies] if sets else []
+        if missing := [label for label in needed if label not in labels]:
+            raise ConfigError(
+                f"strategies: expected {', '.join(missing)} among those of a study, whose figures "
+                f"artefacts read, but got {', '.join(labels)}. Leave the strategies as they are, "
+                "or add to them."
+            )
+        return config
 
 
 @dataclass(frozen=True)

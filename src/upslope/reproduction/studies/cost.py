@@ -29,7 +29,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Seconds until all runs are done, by as many workers at a time as the study has."""
+        """Return the seconds until all runs are done, by as many workers as the study has."""
         return self.estimate.total / min(self.config.workers, len(self.config.seeds))
 
 

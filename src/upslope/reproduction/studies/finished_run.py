@@ -81,7 +81,7 @@ class FinishedRun:
 
     @cached_property
     def position(self) -> dict[str, int]:
-        """Id -> position in the pool."""
+        """Return id -> position in the pool."""
         return {id_: i for i, id_ in enumerate(self.pool.ids)}
 
     def model(self, cycle: int) -> nn.Module:

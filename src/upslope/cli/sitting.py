@@ -178,7 +178,7 @@ def sit_once(
 
 
 def show_sitting(config: Config, setup: Setup, run: RunResult, sitting: Sitting) -> None:
-    """What was taken in and what is to do; exits with `WAITING` where people are asked."""
+    """Show what was taken in and what is to do; exits with `WAITING` where people are asked."""
     from upslope.ledger.status import last_cycle, status, unfitted_words
 
     if words := recorded_words(sitting.counts, sitting.own):
@@ -223,7 +223,7 @@ def recorded_words(counts: AnswerCounts, own_labels: int = 0) -> list[str]:
 
 
 def _change_words(sitting: Sitting) -> list[str]:
-    """Sentences on rows of the sheet that are gone, or lost their answers."""
+    """Return sentences on rows of the sheet that are gone, or lost their answers."""
     lines = []
     if sitting.vanished:
         lines.append(
@@ -246,7 +246,7 @@ def emptied_words(name: str, ids: Sequence[str]) -> str:
 
 
 def show_status(run: RunResult) -> None:
-    """Where a run without a test set has arrived: there is no curve to show."""
+    """Show where a run without a test set has arrived: there is no curve to show."""
     from upslope.ledger.status import lines, status
 
     for title, text in lines(status(run)):
@@ -254,7 +254,7 @@ def show_status(run: RunResult) -> None:
 
 
 def how_to_answer(task: str, classes: tuple[str, ...]) -> str:
-    """One sentence on how to answer for a task."""
+    """Return one sentence on how to answer for a task."""
     names = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
     skip = "or `skip`, or `skip: reason`, for those that cannot be labelled."
     if task == "segmentation":
@@ -275,7 +275,7 @@ def same_command() -> str:
 
 
 def _question(config: Config, setup: Setup) -> Callable[[str, str], Question]:
-    """Makes the row of the sheet for an id and the reason for which it is asked."""
+    """Return what makes the row of the sheet for an id and the reason for which it is asked."""
     from upslope.datasets import root_of, row_contents, sample_file
     from upslope.experiment.sheet import Question
 
