@@ -145,3 +145,16 @@ def test_columns_left_out_and_a_lone_validation_split_are_told():
     notes = Splits.from_hugging_face({"train": pool, "validation": test}).notes
     assert "Left out 1 column: 'taken'." in notes
     assert "The split validation is the test set: there is none called test." in notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [(["NA", "cat", "dog", ""], "string"), ([float("nan"), 1.0, 0.0, None], "float64")],
+)
+def test_a_drawn_test_set_holds_none_that_is_unlabelled_by_a_word(labels, kind):
+    features = hf.Features({"image": hf.Image(), "label": hf.Value(kind)})
+    data = hf.Dataset.from_dict({"image": pictures(20), "label": labels * 5}, features=features)
+    splits = Splits.from_hugging_face(data, test_share=0.4)
+    assert len(splits.test) == 4
+    assert (np.asarray(splits.test.labels) >= 0).all()
+    assert (np.asarray(splits.pool.labels) < 0).sum() == 10

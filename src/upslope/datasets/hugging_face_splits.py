@@ -25,6 +25,7 @@ from upslope.datasets.hugging_face import (
     refuse_unlabelled_test,
     without_format,
 )
+from upslope.datasets.missing import is_missing
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
@@ -97,7 +98,7 @@ def _splits(
             else text_label(rows, text, label)
         )
         cells = column_of(rows, column).to_pylist()
-        labelled = np.flatnonzero([cell is not None and cell != UNKNOWN for cell in cells])
+        labelled = np.flatnonzero([not _is_empty(cell) for cell in cells])
         count = len(labelled)
         places = np.linspace(0, count - 1, round(test_share * count)).astype(int)
         test_rows = labelled[np.unique(places)].tolist() if count else []
@@ -109,6 +110,13 @@ def _splits(
             )
         splits |= {"test": splits[train].select(test_rows), train: splits[train].select(rest)}
     return splits
+
+
+def _is_empty(cell: Any) -> bool:
+    """Whether a cell is no label: nothing, -1, NaN, or a word for missing."""
+    if isinstance(cell, str):
+        return is_missing(cell)
+    return cell is None or cell == UNKNOWN or cell != cell
 
 
 def _texts(
