@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from small_tasks import TASK, splits
+from small_tasks import TASK, Points, splits
 from test_changed_inputs import run
 from upslope import ExperimentSettings, compare, strategies
 from upslope.cli.app import app
@@ -162,24 +162,43 @@ def test_what_differs_by_place_or_by_call_is_no_difference() -> None:
     assert network_differences(before, later_version) == []
 
 
-def test_a_first_model_of_another_network_is_not_shared(tmp_path: Path) -> None:
+def halve(model: nn.Module, labelled: Any, context: Any, factor: float = 0.5) -> nn.Module:
+    """A loop with a setting, in place of ours."""
+    with torch.no_grad():
+        model[4].weight.mul_(factor)  # type: ignore[index, operator, union-attr]
+    return model
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": partial(network, 0.9)},
+        {"task": replace(TASK, label_smoothing=0.2)},
+        {"trainer": partial(halve, factor=0.1)},
+        {"splits": replace(splits(), pool=Points(200, seed=7))},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_first_model_of_other_objects_is_not_shared(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
     common: dict[str, Any] = {
         "seeds": [0],
         "splits": splits(),
         "task": TASK,
+        "model": network,
+        "trainer": partial(halve, factor=0.5),
         "settings": ExperimentSettings(initial=20, budget=10, cycles=2),
-        "training": TrainingSettings(epochs=2, batch_size=8),
         "device": "cpu",
     }
-    first = {"random": strategies.build("random")}
-    compare(tmp_path / "both", strategies=first, model=network, **common)
-    wild = partial(network, 0.9)
-    later = {"margin": strategies.build("margin")}
-    beside = compare(tmp_path / "both", strategies=later, model=wild, **common)
-    alone = compare(tmp_path / "alone", strategies=later, model=wild, **common)
-    assert [c.model_sha256 for c in beside.runs["margin"][0].cycles] == [
-        c.model_sha256 for c in alone.runs["margin"][0].cycles
-    ]
+    if "trainer" not in other:
+        common |= {"trainer": None, "training": TrainingSettings(epochs=2, batch_size=8)}
+    compare(tmp_path / "both", strategies={"random": strategies.build("random")}, **common)
+    later = {**common, **other, "strategies": {"margin": strategies.build("margin")}}
+    beside, alone = (compare(tmp_path / folder, **later) for folder in ("both", "alone"))
+    first, second = (result.runs["margin"][0].cycles for result in (beside, alone))
+    assert [c.model_sha256 for c in first] == [c.model_sha256 for c in second]
+    assert not first[0].reused
 
 
 OWN = """

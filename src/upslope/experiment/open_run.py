@@ -32,6 +32,9 @@ from upslope.pool import Strategy
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings, auxiliary_module
 
+_OF_A_MODEL = ("network", "task", "mean", "std", "input_type", "probe")
+"""Facts of a run that its models depend on, and that no configuration names in Python."""
+
 
 @dataclass(frozen=True)
 class RunParts:
@@ -168,7 +171,9 @@ def _take_other_network(ledger: Ledger, weights: ModelStore) -> None:
 
 def _shared_by_strategies(record: RunRecord, ledger: Ledger) -> dict[str, Any]:
     """What the first model of a seed depends on, beside its labels."""
-    return {**record.common, **({"network": ledger.network} if ledger.network else {})}
+    info = {**ledger.meta["info"], "network": ledger.network}
+    objects = {key: info[key] for key in _OF_A_MODEL if key in info}
+    return {**record.common, **objects, "loop": record.given["trainer"]}
 
 
 def _counts(settings: ExperimentSettings, size: int) -> tuple[int, int]:
