@@ -17,6 +17,7 @@ from upslope.config import (
     assemble_from_published_sizes,
     estimate,
     estimate_times,
+    find_strategies,
     load,
     parse,
     plan,
@@ -178,6 +179,19 @@ def test_variants_of_one_strategy_have_labels() -> None:
         }
     )
     assert [c.label for c in config.strategies] == ["egl", "egl-sum"]
+
+
+@pytest.mark.parametrize("name", ["hf", "parquet", "subtomograms", "webdataset"])
+def test_a_reader_s_label_is_an_option_of_its_own(name: str) -> None:
+    assert load(None, sets=[f"data.name={name}", "data.label=other"]).data.options == {
+        "label": "other"
+    }
+
+
+def test_only_strategies_have_a_label_beside_their_options() -> None:
+    found = faults(data={"name": "digits", "label": "x"}, model={"name": "mlp", "label": "x"})
+    assert [line.partition(".")[0] for line in found] == ["data", "model"]
+    assert all("label: unknown key" in line for line in found)
 
 
 def test_strategies_of_the_command_line_may_have_options() -> None:
@@ -458,3 +472,19 @@ def test_numbers_in_base_8_or_60_are_refused(text, value):
         with pytest.raises(ConfigError, match=rf"{text} is the number {value} in YAML.*'{text}'"):
             load("digits", sets=[sets])
     assert load("digits", sets=["seeds=[00, 07, 1_0, 0x1F]"]).seeds == (0, 7, 10, 31)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "margin, {name: u-herding, temperature: 2}",
+        "[margin, {name: u-herding, temperature: 2}]",
+        "margin,{name: u-herding,temperature: 2},",
+    ],
+)
+def test_strategies_to_keep_signals_for_may_have_options(text: str) -> None:
+    margin, herding = find_strategies(text)
+    assert (type(margin), herding) == (
+        strategies.Margin,
+        strategies.build("u-herding", temperature=2),
+    )

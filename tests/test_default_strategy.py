@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from upslope import strategies
 from upslope.cli.app import app
-from upslope.config import begun_by_default, default_strategy, load
+from upslope.config import default_strategy, load, strategy_begun_with
 from upslope.evaluation import area
 
 RESULTS = Path(__file__).parents[1] / "results" / "verdict"
@@ -75,9 +75,9 @@ def test_numbers_run_without_a_named_strategy() -> None:
 
 def test_a_run_begun_under_an_earlier_default_goes_on(tmp_path: Path) -> None:
     config = load(FROZEN)
-    assert begun_by_default(tmp_path, config) is None
+    assert strategy_begun_with(tmp_path, config) is None
     shutil.copytree(EARLIER / "compared" / "egl-sum" / "seed-0", tmp_path / "margin" / "seed-0")
-    default = begun_by_default(tmp_path, config)
+    default = strategy_begun_with(tmp_path, config)
     assert default is not None
     assert (default.name, default.why) == ("margin", "the run in this folder has it")
-    assert begun_by_default(tmp_path, load({**FROZEN, "seeds": [1]})) is None
+    assert strategy_begun_with(tmp_path, load({**FROZEN, "seeds": [1]})) is None

@@ -143,6 +143,21 @@ def test_an_empty_folder_beside_which_nothing_can_be_made_is_filled(
         pass
 
 
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_the_current_folder_is_filled_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    number = here.stat().st_ino
+    with new_folder(Path(name)) as temporary:
+        temporary.chmod(0o700)
+        (temporary / "whole").touch()
+    assert {*tmp_path.rglob("*")} == {here, here / "whole"}
+    assert (here.stat().st_ino, here.stat().st_mode & 0o777) == (number, 0o700)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX systems")
 def test_the_folder_of_a_comparison_survives_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,3 +197,15 @@ def test_an_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
             save_array(file, array)
         np.save(tmp_path / "theirs.npy", array)
         assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "what?", "[!a]", "*"])
+def test_leftovers_of_a_name_as_patterns_have_are_removed(tmp_path: Path, name: str) -> None:
+    """By a killed process of the same number, as containers give it again."""
+    for part in ("file", "folder"):
+        (tmp_path / part / f".{name}.{os.getpid()}.part").mkdir(parents=True)
+    write_text(tmp_path / "file" / name, "whole")
+    with new_folder(tmp_path / "folder" / name) as folder:
+        (folder / "x").touch()
+    assert [p.name for p in (tmp_path / "file").iterdir()] == [name]
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == [name]

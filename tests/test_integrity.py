@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import shutil
@@ -19,6 +20,7 @@ from upslope.errors import RunError
 from upslope.experiment.model_store import ModelStore
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
+from upslope.ledger.lock import RunLock
 from upslope.ledger.store import has_begun
 from upslope.training import TrainingSettings
 
@@ -121,6 +123,16 @@ def test_repair_saves_what_comes_before_the_damage(folder: Path, tmp_path: Path)
         repair_run(folder, tmp_path / "saved")
 
 
+def test_repair_saves_what_comes_before_bytes_in_place_of_text(
+    folder: Path, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as db, db:
+        db.execute("UPDATE events SET body = CAST(body AS BLOB) WHERE number = 31")
+    assert "not JSON serializable" in verify_run(folder).problems[0]
+    result = repair_run(folder, tmp_path / "saved")
+    assert (result.events, "event 31" in result.lost[0]) == (30, True)
+
+
 def test_a_repair_that_fails_leaves_nothing_and_can_be_made_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +184,20 @@ def test_a_ledger_without_a_table_has_not_begun(tmp_path: Path) -> None:
     begin(tmp_path).close()
     assert has_begun(tmp_path)
     assert read_run(tmp_path).strategy == "margin"
+
+
+def test_a_lock_that_cannot_be_written_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("upslope.ledger.lock.json.dump", full)
+        with pytest.raises(RunError, match="full") as error:
+            RunLock(tmp_path)
+    RunLock(tmp_path).release()  # while the error, with its frames, is still held
+    assert error.value.__cause__ is not None
 
 
 def test_the_lock_follows_no_link(tmp_path: Path) -> None:

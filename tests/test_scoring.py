@@ -184,6 +184,8 @@ def test_a_score_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Mon
         score_to_file(tmp_path / "scores.xlsx", score, dataset=Points(9), **common)
     with pytest.raises(DataError, match="gave none"):
         score_to_file(file, score, dataset=Points(9), indices=[], **common)
+    with pytest.raises(ConfigError, match=r"but id, class, labels.* but got id"):
+        score_to_file(file, {"id": score["entropy"]}, dataset=Points(9), **common)
 
     def full(path: Path, blocks: object) -> None:
         path.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -200,3 +201,33 @@ def test_a_checkpoint_alone_does_not_say_what_to_choose_from(photographs):
     code, _, err = call("select", "w.pt", "-s", "model.name=nets_of_select:make")
     assert code == 2
     assert "Expected --data" in err
+
+
+def test_a_checkpoint_copied_below_a_run_is_one_from_elsewhere(photographs, tmp_path):
+    folder = tmp_path / "run" / "exported"
+    folder.mkdir(parents=True)
+    (tmp_path / "run" / "ledger.sqlite").touch()
+    shutil.copy("w.pt", folder)
+    code, _, err = call("select", folder / "w.pt", *COMMAND[2:])
+    assert code == 0, err
+
+
+@pytest.mark.filterwarnings("ignore:.*23.png")
+def test_a_run_that_leaves_out_what_is_torn_is_asked_again(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        file = tmp_path / "photos" / "ab"[i % 2] / f"{i:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:60])
+    options = [
+        "data=folder", f"data.root={tmp_path / 'photos'}", "data.test_share=0.25",
+        "training.epochs=1", "experiment.initial=4", "experiment.budget=2", "experiment.cycles=1",
+        "experiment.on_corrupt=skip",
+    ]  # fmt: skip
+    sets = [part for one in options for part in ("-s", one)]
+    code, _, err = call("run", *sets, "--strategy", "random", "--out", tmp_path / "run")
+    assert code == 0, err
+    folder = next((tmp_path / "run").rglob("*.sqlite")).parent
+    code, _, err = call("select", folder, "-k", 2, "--out", tmp_path / "ask.csv")
+    assert code == 0, err

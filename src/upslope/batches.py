@@ -19,7 +19,7 @@ _AHEAD = 2  # batches read while the device works on another
 
 
 def resolve_device(device: torch.device | str = "auto") -> torch.device:
-    """The device meant: "auto" takes CUDA, then MPS, then the CPU.
+    """Return the device meant: "auto" takes CUDA, then MPS, then the CPU.
 
     Raises:
         ConfigError: no such device on this machine.
@@ -77,7 +77,7 @@ class Source(Protocol):
     """A fixed list of samples, read by position."""
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-        """What is read of each batch of positions, on the device, in order."""
+        """Return what is read of each batch of positions, on the device, in order."""
         ...
 
 

@@ -30,7 +30,7 @@ EncodedImage = tuple[bytes | Path, str]
 def decode_in_processes(
     images: Sequence[EncodedImage], form: Form, processes: int
 ) -> Iterator[Pixels]:
-    """(c, h, w) uint8 each, in order: what `images.decode` gives, bit for bit.
+    """Yield (c, h, w) uint8 each, in order: what `images.decode` gives, bit for bit.
 
     Raises:
         DataError: the first image that cannot be decoded.

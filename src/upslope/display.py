@@ -169,7 +169,7 @@ def watching_unless_observed(
 
 
 def _in_notebook() -> bool:
-    """A kernel of Jupyter runs this: nothing else defines this shell."""
+    """Return whether a kernel of Jupyter runs this: nothing else defines this shell."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return type(shell).__name__ == "ZMQInteractiveShell"

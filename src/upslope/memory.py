@@ -161,7 +161,9 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _room() -> float:
-    """The bytes that this process may still take under limits of its own; infinite without."""
+    """Return the bytes that this process may still take under limits of its own; infinite
+    without.
+    """
     if not sys.platform.startswith("linux"):
         return float("inf")
     room = float("inf")

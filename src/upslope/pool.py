@@ -62,7 +62,7 @@ class PoolView:
         return len(self.candidates)
 
     def signal(self, need: Need) -> Tensor:
-        """The signal over the candidates, (n_candidates, ...).
+        """Return the signal over the candidates, (n_candidates, ...).
 
         Raises:
             SelectionError: the signal is missing, has another length, or is not finite.
@@ -70,7 +70,7 @@ class PoolView:
         return self._check_values(self.signals, need, self.candidates, "candidates")
 
     def labelled_signal(self, need: Need) -> Tensor:
-        """The signal over the labelled set, (n_labelled, ...). Raises as `signal` does.
+        """Return the signal over the labelled set, (n_labelled, ...). Raises as `signal` does.
 
         With nothing labelled yet, no rows of the shape that the candidates have.
         """
@@ -135,7 +135,7 @@ class Strategy(Protocol):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The signals that `select` will read."""
+        """Return the signals that `select` will read."""
         ...
 
     def select(self, pool: PoolView, budget: int, rng: torch.Generator) -> Selection:
@@ -163,7 +163,7 @@ class CostBudgeted(Protocol):
 
     @property
     def cost_budget(self) -> float | None:
-        """What the labels of a cycle may cost; None where their number is what counts."""
+        """Return what the labels of a cycle may cost; None where their number is what counts."""
         ...
 
 
@@ -197,7 +197,7 @@ def check_budget(pool: PoolView, budget: int) -> None:
 
 
 def top(pool: PoolView, scores: Tensor, budget: int) -> Selection:
-    """The `budget` candidates of highest score; ties go to the smaller id.
+    """Return the `budget` candidates of highest score; ties go to the smaller id.
 
     scores: (n_candidates,). Breaking ties by id, not by position, makes the choice independent
     of the order of the candidates.

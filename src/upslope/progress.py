@@ -47,7 +47,9 @@ def no_progress(_: Progress) -> None:
 
 
 def with_context(observer: Observer, **context: object) -> Observer:
-    """An observer that fills in `run`, `cycle`, `cycles`, `labelled` on the way to `observer`."""
+    """Return an observer that fills in `run`, `cycle`, `cycles`, `labelled` on the way to
+    `observer`.
+    """
     return lambda progress: observer(replace(progress, **context))  # type: ignore[arg-type]
 
 

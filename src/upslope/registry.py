@@ -113,9 +113,9 @@ class OptionsError(ConfigError):
 
 
 def describe(name: str, target: Callable[..., Any], given_names: Iterable[str]) -> Description:
-    """What `target` is and takes. `given` are the parameters that no user sets as an option.
+    """Return what `target` is and takes; the summary is the first paragraph of its docstring.
 
-    The summary is the first line of its docstring.
+    given_names: the parameters that no user sets as an option.
     """
     hints = get_type_hints(target, include_extras=True)
     infos = []
@@ -184,7 +184,7 @@ def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> An
 
 
 def did_you_mean(name: str, known_names: Iterable[str]) -> str:
-    """A did-you-mean clause, or nothing."""
+    """Return a did-you-mean clause, or nothing."""
     close = difflib.get_close_matches(str(name), list(known_names), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 

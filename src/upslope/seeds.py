@@ -16,13 +16,15 @@ import torch
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A number below 2**63 that depends on the seed and the whole purpose, and on nothing else."""
+    """Return a number below 2**63 that depends on the seed and the whole purpose, and on nothing
+    else.
+    """
     text = "\0".join([str(seed), *(f"{type(p).__name__}:{p}" for p in purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A fresh CPU generator for one purpose: the draws are the same on every device."""
+    """Return a fresh CPU generator for one purpose: the draws are the same on every device."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 

@@ -82,13 +82,16 @@ def check_stored(image: TiffImageFile) -> None:
 
 
 def _number(tags: Any, tag: int) -> int:
-    """The value of a tag, the largest where it has one for each channel; 1 where there is none."""
+    """Return the value of a tag, the largest where it has one for each channel; 1 where there is
+    none.
+    """
     value = tags.get(tag, 1)
     return int(max(value) if isinstance(value, tuple) else value)
 
 
 def _stack_size(image: TiffImageFile) -> int:
-    """How many images ImageJ says to lie in the page, where the file is long enough for them.
+    """Return how many images ImageJ says to lie in the page, where the file is long enough for
+    them.
 
     Of a slice that was saved alone the description may still be that of its stack.
     """

@@ -18,8 +18,10 @@ from torch import nn
 from upslope.datasets import Splits, Subset
 from upslope.datasets.arrays import build_dataset
 from upslope.datasets.contents import content_digests
+from upslope.datasets.encoded import EncodedDataset
 from upslope.errors import ConfigError, DataError, ModelError
 from upslope.frozen import FeatureDataset, freeze, freeze_dataset, take_backbone
+from upslope.images import Form
 from upslope.models import with_features
 from upslope.progress import Interrupted, Progress, Stop
 from upslope.tasks import Classification
@@ -290,6 +292,19 @@ def test_content_decides_digests_and_ids_do_not(tmp_path):
     changed.images[7, 0, 0, 0] ^= 1
     differing = [a != b for a, b in zip(one, content_digests(changed), strict=True)]
     assert differing == [i == 7 for i in range(30)]
+
+
+def test_a_cell_without_an_image_has_no_digest():
+    """Where the source itself has nothing, as a null in Parquet."""
+
+    def source(position):
+        if position == 1:
+            raise DataError("row 1 holds no image")
+        return bytes([position])
+
+    form, labels = Form("RGB", (4, 4), None), np.zeros(3, dtype=np.int64)
+    dataset = EncodedDataset("cells", list("abc"), ("a",), source, labels, form, (3, 4, 4))
+    assert [digest is None for digest in content_digests(dataset)] == [False, True, False]
 
 
 def test_nothing_is_computed_before_it_is_asked_for(tmp_path):

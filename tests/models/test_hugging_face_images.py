@@ -77,6 +77,24 @@ def test_the_form_is_the_processors(folder):
     assert image_form("transformers", {"path": str(folder)}) is None
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [({"rescale_factor": None}, "rescale_factor=None"), ({"rescale_factor": "x"}, "=x")],
+)
+def test_a_processor_with_a_factor_that_is_no_number_is_refused(folder, entry, message):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entry}))
+    with pytest.raises(ConfigError, match=message):
+        image_form("transformers", {"path": str(folder)})
+
+
+def test_a_processor_with_a_size_that_is_no_number_has_none(folder):
+    file = folder / "preprocessor_config.json"
+    size = {"height": [16], "width": [16]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": size}))
+    assert image_form("transformers", {"path": str(folder)}).size is None
+
+
 def test_inputs_of_another_kind_are_refused(folder):
     with pytest.raises(ModelError, match=r"\(c, h, w\), images, .* but got \(7,\)"):
         build(folder, shape=(7,))

@@ -103,6 +103,19 @@ def test_names_that_state_a_total_tell_missing_shards(tmp_path: Path) -> None:
         open_pool(f"{tmp_path}/*.parquet")
 
 
+@pytest.mark.parametrize("name", ["photos [2024]", "what?", "a{b}", "stars*"])
+def test_a_folder_may_be_named_as_patterns_are(name: str, tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / name)
+    assert len(open_pool(str(folder))) == 3
+    assert len(open_pool(str(folder / "part-00001.parquet"))) == 1
+
+
+def test_a_total_beyond_all_shards_is_told_at_once(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(0)]}), tmp_path / "part-1-of-99999999999.parquet")
+    with pytest.raises(DataError, match=r"but 0, 2, 3 and 99999999995 more are missing"):
+        open_pool(str(tmp_path))
+
+
 @pytest.mark.parametrize(("write", "ending"), [(write_parquet, "parquet"), (write_tars, "tar")])
 def test_a_shard_cut_short_is_named(write: object, ending: str, tmp_path: Path) -> None:
     write(tmp_path)  # type: ignore[operator]

@@ -133,3 +133,11 @@ def test_table():
     names = ["augmentation", "pad", "area", "colour", "label_smoothing", "views"]
     assert [o.name for o in line.options] == names
     assert all(o.help for o in line.options)
+
+
+def test_outputs_that_are_no_numbers_are_told_not_counted():
+    metrics = Classification(3, classes=("a", "b", "c")).metrics()
+    outputs = torch.zeros(4, 3)
+    outputs[1, 2] = math.nan
+    with pytest.raises(ModelError, match="of 1 of 4 samples are NaN: the network has diverged"):
+        metrics.update(outputs, torch.tensor([0, 1, 2, 0]))

@@ -16,6 +16,7 @@ from upslope.pool import Need
 from upslope.signals import build
 from upslope.signals.committee import FittedCommittee
 from upslope.tasks import Segmentation, Task
+from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.masks import random_window
 from upslope.training import evaluate
 
@@ -145,6 +146,23 @@ def test_windows_equal_the_loop(size, scale, flip):
         )
         np.testing.assert_allclose(got[i], expected[0], atol=1e-5)
         np.testing.assert_array_equal(labels[i], expected[1])
+
+
+@pytest.mark.parametrize(
+    ("ignore", "dtype"), [(-1, torch.uint8), (-100, torch.uint8), (255, torch.int8)]
+)
+def test_what_is_outside_is_ignored_whatever_the_masks_type(ignore, dtype):
+    """-1 in a mask of bytes was class 255, and 255 in one of signed bytes an overflow."""
+    task = Segmentation(3, ignore_index=ignore, crop=8)
+    masks = torch.zeros(2, 4, 4, dtype=dtype)
+    _, windows = task.augment(torch.rand(2, 3, 4, 4), masks, rng(0))
+    assert sorted(windows.unique().tolist()) == sorted([ignore, 0])
+    assert task.losses(torch.zeros(2, 3, 8, 8), windows).isfinite().all()
+
+
+def test_a_text_too_long_for_a_path_is_no_mask():
+    with pytest.raises(MaskNeededError, match="Expected a mask"):
+        Segmentation(3).label("x" * 5000, ("a", "b", "c"))
 
 
 def test_image_and_mask_move_together():

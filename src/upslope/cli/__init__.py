@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _module_of(error: BaseException) -> str:
-    """The name of the module that raised an error."""
+    """Return the name of the module that raised an error."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

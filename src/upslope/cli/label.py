@@ -41,7 +41,7 @@ def check_one_strategy(config: Config) -> None:
 
 
 def waits_for_people(setup: Setup, folder: Path) -> bool:
-    """Whether samples of the pool have no label, or such a run has begun in the folder."""
+    """Return whether samples of the pool have no label, or such a run has begun in the folder."""
     from upslope.datasets import wants_people
     from upslope.ledger.store import FILE
 
@@ -107,7 +107,7 @@ def ask_people(
 
 
 def run_folder(folder: Path, config: Config) -> Path:
-    """Where the one run is: the folder itself, or where `upslope compare` has begun it."""
+    """Return where the one run is: the folder itself, or where `upslope compare` has begun it."""
     from upslope.ledger.store import FILE
 
     seed_folder = folder / config.strategies[0].label / f"seed-{config.seeds[0]}"
@@ -115,7 +115,9 @@ def run_folder(folder: Path, config: Config) -> Path:
 
 
 def find_recorded_run(folder: Path, config: Config) -> RunResult | None:
-    """The run in the folder, or the first run of a comparison there; None before the first."""
+    """Return the run in the folder, or the first run of a comparison there; None before the
+    first.
+    """
     from upslope.ledger import read_run
     from upslope.ledger.store import has_begun
 
@@ -129,7 +131,7 @@ def find_recorded_run(folder: Path, config: Config) -> RunResult | None:
 
 
 def has_the_pool(run: RunResult, setup: Setup) -> bool:
-    """Whether the samples of the pool are those that the run began with."""
+    """Return whether the samples of the pool are those that the run began with."""
     from upslope.files import json_digest
 
     digest = run.config.get("samples", {}).get("pool_ids_sha256")
@@ -268,7 +270,7 @@ def how_to_answer(task: str, classes: tuple[str, ...]) -> str:
 
 
 def same_command() -> str:
-    """The command line as it was given."""
+    """Return the command line as it was given."""
     return shlex.join(["upslope", *sys.argv[1:]])
 
 

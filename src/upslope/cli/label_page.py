@@ -227,7 +227,9 @@ def _create(
 
 
 def _class_names(text: str) -> tuple[str, ...]:
-    """The names between commas; one that holds a comma stands in double quotes, as in a CSV."""
+    """Return the names between commas; one that holds a comma stands in double quotes, as in a
+    CSV.
+    """
     from upslope.errors import ConfigError
 
     try:

@@ -137,7 +137,9 @@ def _show_entry(entry: Entry, kind: str) -> None:
 
 
 def _with_evidence(entry: Entry, kind: str) -> Entry:
-    """The entry of a strategy with what was measured of it; else its use is told as published."""
+    """Return the entry of a strategy with what was measured of it; else its use is told as
+    published.
+    """
     if kind != _WORDS["strategies"] or entry["name"] == "random":
         return entry
     from upslope.config.evidence import EVIDENCE
@@ -167,7 +169,7 @@ def _show_option(option: Entry) -> None:
 
 
 def _value(value: Any) -> str:
-    """A default as it is written on the command line."""
+    """Return a default as it is written on the command line."""
     return (
         "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     )

@@ -88,7 +88,7 @@ def carry_out(command: Command) -> None:
 
 
 def _carry_out(command: Command, stack: ExitStack) -> None:
-    """Do so, with an engine and observers that are closed with the stack."""
+    """Carry out a command with an engine and observers that are closed with the stack."""
     from upslope.cli import label as sitting
     from upslope.cli.observe import observer_places, observers
     from upslope.datasets import check_labelled
@@ -125,13 +125,13 @@ def _choose_strategy(command: Command, config: Config, folder: Path) -> tuple[Co
         ConfigError: several strategies for a command that runs one.
     """
     from upslope.cli.label import check_one_strategy
-    from upslope.config import Choice, begun_by_default, default_strategy
+    from upslope.config import Choice, default_strategy, strategy_begun_with
 
     if not command.asks:
         return config, ""
     why = ""
     if not config.named:
-        default = begun_by_default(folder, config) or default_strategy(config)
+        default = strategy_begun_with(folder, config) or default_strategy(config)
         config = replace(config, strategies=(Choice(default.name, label=default.name),))
         why = default.why
     check_one_strategy(config)
@@ -142,15 +142,15 @@ def _open_setup(
     command: Command, config: Config, recorded_run: RunResult | None
 ) -> tuple[Setup, str]:
     """Return data, network and strategies; for a dry run also why the data was not opened."""
-    from upslope.config import assemble, check_compatible, fitting_the_pool, to_plan
+    from upslope.config import assemble, check_compatible, size_check, to_plan
     from upslope.display import watching
 
     begins = not (rank_of_process() or recorded_run or command.labels_from)
-    fitting = fitting_the_pool(config) if begins else None
+    check_size = size_check(config) if begins else None
     with watching(1) as observer:
         if command.is_dry:
             return to_plan(config, observer)
-        return check_compatible(config, assemble(config, observer, fitting)), ""
+        return check_compatible(config, assemble(config, observer, check_size)), ""
 
 
 def _show_outlook(

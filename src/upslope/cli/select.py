@@ -138,7 +138,7 @@ def _is_own_data(source: Source) -> bool:
 
 def _load(source: Source) -> TrainedModel:
     """Return the trained network with the pool to choose from."""
-    from upslope.config import load_trained_model
+    from upslope.config import data_options, load_trained_model
     from upslope.datasets import load
     from upslope.display import watching
 
@@ -146,7 +146,7 @@ def _load(source: Source) -> TrainedModel:
     with watching(1) as observer:
         pool = None
         if _is_own_data(source):  # of it the pool alone may be asked, never the test set
-            options = settings.data.options
+            options = data_options(settings)
             pool = load(settings.data.name, settings.root, progress=observer, **options).pool
         return load_trained_model(source, observer, pool)
 
@@ -293,17 +293,17 @@ def _with_data(
     network: Path, config: Path | None, data: Path | None, sets: list[str] | None
 ) -> list[str]:
     """The assignments, with those that --data stands for in front, so that -s may say otherwise."""
+    from upslope.config import run_folder
     from upslope.errors import ConfigError, DataError, ModelError
-    from upslope.ledger.store import FILE
 
     assignments = list(sets or ())
     names = {one.partition("=")[0].strip() for one in assignments}
-    of_a_run = network.is_dir() or (network.absolute().parent.parent / FILE).is_file()
     if not network.exists():
         raise ModelError(
             f"Expected a checkpoint or the folder of a run at {network} but there is no such file "
             "or folder."
         )
+    of_a_run = run_folder(network) is not None
     if data is None:
         if not of_a_run and config is None and not names & {"data", "data.name", "data.root"}:
             raise ConfigError(

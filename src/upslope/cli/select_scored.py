@@ -69,7 +69,7 @@ def select_scored(
 def _labels(
     path: Path | None, table: Path, classes: Sequence[str]
 ) -> tuple[Mapping[str, Any], set[str]]:
-    """What a sheet labels, id -> answer, and the ids that it passes over.
+    """Return what a sheet labels, id -> answer, and the ids that it passes over.
 
     classes: by which answers are positions; without them, answers are what people wrote.
     """
@@ -89,7 +89,9 @@ def _labels(
 
 
 def _classes(folder: Path, name: str) -> Sequence[str]:
-    """The names of the classes that a folder was scored for, by which a strategy reads labels."""
+    """Return the names of the classes that a folder was scored for, by which a strategy reads
+    labels.
+    """
     from upslope.errors import ConfigError
     from upslope.files import read_digested_json
     from upslope.scoring.shards import RECORD
@@ -112,7 +114,7 @@ def _from_signals(
     labelled_ids: set[str],
     classes_of: Mapping[str, int] | None,
 ) -> Any:
-    """The selection. classes_of: id -> class, where the strategy reads it."""
+    """Return the selection. classes_of: id -> class, where the strategy reads it."""
     import torch
 
     from upslope.errors import DataError

@@ -67,7 +67,7 @@ def show_plan(
 
 
 def _model(config: Config, plan: Plan) -> str:
-    """The network, and what of it is trained."""
+    """Return the network, and what of it is trained."""
     if not config.freeze:
         return f"{config.model.name}, {plan.parameters:,} parameters"
     features = "x".join(str(n) for n in plan.input_shape)

@@ -12,11 +12,17 @@ mappings with `name` and options), `seeds` (how many, or a list), `experiment`, 
 
 from __future__ import annotations
 
-from upslope.config.assemble import Setup, assemble, check_compatible, data_place
-from upslope.config.defaults import DefaultStrategy, begun_by_default, default_strategy
+from upslope.config.assemble import (
+    Setup,
+    assemble,
+    check_compatible,
+    data_options,
+    data_place,
+)
+from upslope.config.defaults import DefaultStrategy, default_strategy, strategy_begun_with
 from upslope.config.estimate import Estimate, estimate
 from upslope.config.evidence import warnings
-from upslope.config.plan import Plan, assemble_from_published_sizes, fitting_the_pool, plan, to_plan
+from upslope.config.plan import Plan, assemble_from_published_sizes, plan, size_check, to_plan
 from upslope.config.pool_plan import PoolPlan, plan_pool
 from upslope.config.read import list_shipped, load
 from upslope.config.recorded import Source, find_run, find_source, run_folder
@@ -43,8 +49,8 @@ __all__ = [
     "TrainedModel",
     "assemble",
     "assemble_from_published_sizes",
-    "begun_by_default",
     "check_compatible",
+    "data_options",
     "data_place",
     "default_strategy",
     "estimate",
@@ -52,7 +58,6 @@ __all__ = [
     "find_source",
     "find_strategies",
     "find_strategy",
-    "fitting_the_pool",
     "list_shipped",
     "load",
     "load_trained_model",
@@ -66,6 +71,8 @@ __all__ = [
     "recorded_run",
     "run_folder",
     "scorers",
+    "size_check",
+    "strategy_begun_with",
     "to_plan",
     "warnings",
 ]

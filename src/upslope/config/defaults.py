@@ -48,7 +48,7 @@ def default_strategy(config: Config) -> DefaultStrategy:
     )
 
 
-def begun_by_default(folder: Path, config: Config) -> DefaultStrategy | None:
+def strategy_begun_with(folder: Path, config: Config) -> DefaultStrategy | None:
     """Return the strategy of a run that an earlier command without a strategy began in a folder.
 
     So the same command goes on with the same run, also where the default has changed since. None

@@ -94,7 +94,7 @@ def estimate(config: Config, setup: Setup, run_plan: Plan) -> Estimate:
     features = time_features(setup, device)
     everything = settings.steps_for(run_plan.pool) * step
     shape = "x".join(str(n) for n in small.input_shape)
-    score_operations = 3 * whole.scored * config.experiment.score_batch
+    score_bytes = 3 * whole.scored * config.experiment.score_batch
     return Estimate(
         step=step,
         training=training,
@@ -105,9 +105,9 @@ def estimate(config: Config, setup: Setup, run_plan: Plan) -> Estimate:
         features=features,
         weights=count_weight_bytes(without_weights(setup.model), settings),
         activations=whole.kept * settings.batch_size,
-        scoring_memory=min(score_operations, max(_SCORING, 3 * whole.scored))
+        scoring_memory=min(score_bytes, max(_SCORING, 3 * whole.scored))
         if device.type == "cpu"
-        else score_operations,
+        else score_bytes,
         measured=f"{format_count(steps, 'step')} of batch {size} of {shape} on "
         f"{device.type}"
         + (", scaled by floating-point operations" if ratio > 1 or size < settings.batch_size

@@ -40,20 +40,18 @@ def count_cost(model: Callable[[], nn.Module], task: Task, samples: RepeatedSamp
     """
     raw, targets = samples.inputs([0, 1]), samples.targets([0, 1])
     inputs = task.prepare(raw)
-    varied_inputs, masks = task.augment(inputs, targets, torch.Generator().manual_seed(0))
+    varied_inputs, varied_targets = task.augment(inputs, targets, torch.Generator().manual_seed(0))
     network = without_weights(model).train()
     counter = FlopCounterMode(display=False)
     with counter:
-        losses, stored_bytes = _run_and_count(network, task, varied_inputs, masks)
+        losses, kept_bytes = _run_and_count(network, task, varied_inputs, varied_targets)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     training = counter.get_total_flops()
     counter = FlopCounterMode(display=False)
     with counter:
-        _, score_operations = _run_and_count(network.eval(), task, inputs, targets)
+        _, scored_bytes = _run_and_count(network.eval(), task, inputs, targets)
     forward = counter.get_total_flops()
-    return SampleCost(
-        max(1, training) / 2, max(1, forward) / 2, stored_bytes // 2, score_operations // 2
-    )
+    return SampleCost(max(1, training) / 2, max(1, forward) / 2, kept_bytes // 2, scored_bytes // 2)
 
 
 def _run_and_count(

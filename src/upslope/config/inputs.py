@@ -84,7 +84,8 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
 def _stated_statistics(
     config: Config, pool: Dataset
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The statistics in `data.mean` and `data.std`, which not every data set holds; None without.
+    """Return the statistics in `data.mean` and `data.std`, which not every data set holds; None
+    without.
 
     A shard of a pool does not, and those of the first shard are not the network's.
     """

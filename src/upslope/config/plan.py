@@ -80,7 +80,7 @@ def plan(
     )
 
 
-def fitting_the_pool(config: Config) -> Callable[[Splits], Splits]:
+def size_check(config: Config) -> Callable[[Splits], Splits]:
     """Return what `assemble` takes as `reshape`: it refuses a pool with too few samples at once.
 
     Features of a frozen network, which take minutes, are then computed for no run that cannot be.
@@ -99,7 +99,9 @@ def fitting_the_pool(config: Config) -> Callable[[Splits], Splits]:
 
 
 def without_weights(model: Callable[[], nn.Module]) -> nn.Module:
-    """The network in shapes alone, on the device "meta": nothing is allocated or initialised."""
+    """Return the network in shapes alone, on the device "meta": nothing is allocated or
+    initialised.
+    """
     try:
         with torch.device("meta"):
             return model().to("meta")

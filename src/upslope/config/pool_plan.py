@@ -207,7 +207,9 @@ def plan_pool(
 
 
 def _join(ids: Sequence[str], clock: Callable[[], float]) -> float:
-    """The seconds that it takes to write the scores of these ids, compare the ids, and join."""
+    """Return the seconds that it takes to write the scores of these ids, compare the ids, and
+    join.
+    """
     began = clock()
     place = Path(tempfile.gettempdir())
     with disk_errors(place), tempfile.TemporaryDirectory() as folder:
@@ -220,7 +222,7 @@ def _join(ids: Sequence[str], clock: Callable[[], float]) -> float:
 
 
 def _peak() -> float:
-    """The most memory that this process has held, in bytes."""
+    """Return the most memory that this process has held, in bytes."""
     import resource  # which Windows does not have
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -6,6 +6,7 @@ from anywhere; the first two carry their configuration in the ledger.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +117,9 @@ def find_source(
         key: settings[key] for key in ("score_batch", "on_corrupt") if key in settings
     }
     recorded_root = datasets.recorded_root(run.config, run.info)
-    assignments = load(
-        {}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]
-    ).root
-    elsewhere = assignments is not None and (
-        recorded_root is None or Path(assignments).absolute() != Path(recorded_root)
+    asked_root = load({}, sets=[s for s in sets if s.partition("=")[0].strip() == "data.root"]).root
+    elsewhere = asked_root is not None and (
+        recorded_root is None or Path(asked_root).absolute() != Path(recorded_root)
     )
     if elsewhere:  # limits and drawn parts are those of the run's own files
         document["data"] = {k: v for k, v in document["data"].items() if k not in _OF_THE_POOL}
@@ -176,7 +175,7 @@ def _last_model(run: RunResult) -> Path:
     if not run.cycles:
         raise RunError(
             f"Expected a trained network in {run.path} but none has been trained and evaluated "
-            "yet. Run the same command again: it goes on where it stopped."
+            f"yet. `upslope status {shlex.quote(str(run.path))}` says what comes next in this run."
         )
     return run.path / run.cycles[-1].model_file
 

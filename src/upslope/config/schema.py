@@ -99,7 +99,7 @@ _TARGETS = {"coco": "classes", "voc": "masks"}
 
 
 def parse(document: Mapping[str, Any]) -> Config:
-    """A configuration from plain data, such as YAML gives.
+    """Return a configuration from plain data, such as YAML gives.
 
     document: the sections by name.
 
@@ -139,7 +139,7 @@ def parse(document: Mapping[str, Any]) -> Config:
 
 
 def _section_of(key: str) -> str:
-    """A did-you-mean clause for a key that stands in a section, or nothing."""
+    """Return a did-you-mean clause for a key that stands in a section, or nothing."""
     known_keys = {
         "data": {"root", "name"}.union(*(datasets.options(name) for name in datasets.REGISTRY)),
         "training": {"recipe", *(one.name for one in fields(TrainingSettings))},
@@ -167,7 +167,7 @@ def _data(value: Any, faults: list[str]) -> dict[str, Any]:
 
 
 def _model_and_task(data: Any) -> tuple[str, str]:
-    """The model and the task that fit a data set, where the configuration names none."""
+    """Return the model and the task that fit a data set, where the configuration names none."""
     name = _name_in(data)
     if name in _TARGETS:
         target = data.get("target", _TARGETS[name]) if isinstance(data, Mapping) else _TARGETS[name]
@@ -176,13 +176,17 @@ def _model_and_task(data: Any) -> tuple[str, str]:
 
 
 def _name_in(section: Any) -> str:
-    """The name in a section that is a name, or a mapping with one; empty where there is none."""
+    """Return the name in a section that is a name, or a mapping with one; empty where there is
+    none.
+    """
     name = section.get("name") if isinstance(section, Mapping) else section
     return name if isinstance(name, str) else ""
 
 
 def _model(value: Any, faults: list[str], default: str) -> dict[str, Any]:
-    """A model with its options; `freeze` is ours, unless a function of the user's own takes it."""
+    """Return a model with its options; `freeze` is ours, unless a function of the user's own takes
+    it.
+    """
     freeze: Any = False
     if isinstance(value, Mapping) and "freeze" in value:
         name = value.get("name", default)
@@ -212,7 +216,7 @@ def _choice(
     default: str = "",
     also: tuple[str, ...] = (),
 ) -> Choice:
-    """A name, or a mapping with a name and options, checked by the table it comes from.
+    """Return a name, or a mapping with a name and options, checked by the table it comes from.
 
     also: keys beside the name that are no options.
     """
@@ -223,8 +227,11 @@ def _choice(
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         faults.append(f"{path}.name: expected a name, and its options beside it, but got {value!r}")
         return Choice("")
-    name, label = value["name"], value.get("label", value["name"])
-    options = {str(k): v for k, v in value.items() if k not in ("name", "label")}
+    # Only a strategy has a `label` of ours: of many readers it is an option.
+    ours = {"name", "label"} & {"name", *also}
+    name = value["name"]
+    label = value.get("label", name) if "label" in ours else name
+    options = {str(k): v for k, v in value.items() if k not in ours}
     try:
         valid_options = check(name, options)
     except ConfigError as error:
@@ -236,7 +243,7 @@ def _choice(
 def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     if isinstance(value, str):
         try:
-            value = list(_fair()) if value == "all" else _names_or_mappings(value)
+            value = list(_fair()) if value == "all" else names_or_mappings(value)
         except ConfigError as error:
             faults.append(f"strategies: {error}")
             return ()
@@ -268,8 +275,12 @@ def _strategies(value: Any, faults: list[str]) -> tuple[Choice, ...]:
     return strategy_sections
 
 
-def _names_or_mappings(text: str) -> Any:
-    """Return strategies with commas between: names, or mappings in braces as YAML writes them."""
+def names_or_mappings(text: str) -> Any:
+    """Return strategies with commas between: names, or mappings in braces as YAML writes them.
+
+    Raises:
+        ConfigError: braces or brackets around what is no YAML.
+    """
     if not re.search(r"[\[{]", text):
         return text.split(",")
     return read_yaml(text if text.lstrip().startswith("[") else f"[{text}]", repr(text))
@@ -332,13 +343,14 @@ def _whole(value: Any) -> bool:
 
 
 def _faults(path: str, error: ConfigError, also: tuple[str, ...] = ()) -> list[str]:
-    """The messages of an error, each led by the path of the value it is about. also: keys of the
-    section that are no options."""
+    """Return the messages of an error, each led by the path of the value it is about. also: keys of
+    the section that are no options.
+    """
     if isinstance(error, registry.OptionsError):
         return [problem.at(path, also) for problem in error.problems]
     return [f"{path}: {line}" for line in str(error).splitlines()]
 
 
 def _fair() -> Iterator[str]:
-    """The strategies that see no label before it is given: those that `all` stands for."""
+    """Return the strategies that see no label before it is given: those that `all` stands for."""
     return (name for name, kind in strategies.REGISTRY.items() if not kind.sees_labels)

@@ -90,7 +90,7 @@ def _check_number(text: str) -> None:
 
 
 def _count(node: yaml.Node, counts: dict[int, int], above: tuple[int, ...]) -> int:
-    """The values that a node stands for, each alias counted as what it repeats.
+    """Return the values that a node stands for, each alias counted as what it repeats.
 
     counts: of the nodes counted before, by `id`. above: the nodes that hold this one.
     """

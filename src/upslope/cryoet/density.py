@@ -29,7 +29,7 @@ class Template:
 
 
 def template(structure: Structure, imaging: Imaging) -> Template:
-    """The density of a structure at the stated resolution, without what a voxel cannot hold.
+    """Return the density of a structure at the stated resolution, without what a voxel cannot hold.
 
     Atoms are Gaussians of sigma 0.225 times the resolution, weighted by atomic number. Maps keep
     the resolution that they have. Both are cut off smoothly in Fourier space towards 1/(2 voxel),
@@ -53,7 +53,7 @@ def template(structure: Structure, imaging: Imaging) -> Template:
 def place(
     template: Template, imaging: Imaging, rotation: NDArray[np.float64], shift: NDArray[np.float64]
 ) -> Volume:
-    """The template turned by `rotation` (3, 3), moved by `shift` voxels (3,), in its box.
+    """Return the template turned by `rotation` (3, 3), moved by `shift` voxels (3,), in its box.
 
     Both act on (z, y, x). Returns (box, box, box); the unturned centre is voxel box // 2.
     """
@@ -109,7 +109,9 @@ def _of_atoms(atoms: Atoms, imaging: Imaging, size: int) -> Volume:
 
 
 def _of_map(source: Map, imaging: Imaging, size: int, step: float) -> Volume:
-    """The map about the centre of mass of what is positive in it, on the grid of the template."""
+    """Return the map about the centre of mass of what is positive in it, on the grid of the
+    template.
+    """
     from scipy import fft, ndimage
 
     density = source.density.astype(np.float64)
@@ -132,7 +134,9 @@ def _of_map(source: Map, imaging: Imaging, size: int, step: float) -> Volume:
 
 
 def _cut(spectrum: NDArray[np.complex128], grid_size: int, size: int, imaging: Imaging) -> Volume:
-    """The spectrum of a grid of `grid_size` cells, band-limited to the voxels, on one of `size`."""
+    """Return the spectrum of a grid of `grid_size` cells, band-limited to the voxels, on one of
+    `size`.
+    """
     from scipy import fft
 
     extent = imaging.box * imaging.voxel

@@ -82,7 +82,7 @@ class Imaging(Options):
 
 
 def frequencies(box: int, voxel: float) -> tuple[Spectrum, Spectrum, Spectrum]:
-    """(k_z, k_y, k_x) of `scipy.fft.rfftn` over a cube, broadcastable, in 1/angstrom."""
+    """Return (k_z, k_y, k_x) of `scipy.fft.rfftn` over a cube, broadcastable, in 1/angstrom."""
     full: Spectrum = np.asarray(np.fft.fftfreq(box, voxel), dtype=np.float64)
     half: Spectrum = np.asarray(np.fft.rfftfreq(box, voxel), dtype=np.float64)
     return full[:, None, None], full[None, :, None], half[None, None, :]
@@ -105,7 +105,7 @@ def wavelength(voltage: float) -> float:
 def contrast_transfer(
     k: Spectrum, defocus: float, *, voltage: float, spherical: float, amplitude: float
 ) -> Spectrum:
-    """The contrast transfer at absolute frequencies k, for a specimen shown bright.
+    """Return the contrast transfer at absolute frequencies k, for a specimen shown bright.
 
         CTF = sqrt(1 - A^2) sin(chi) + A cos(chi)
         chi = pi lambda dz k^2 - pi/2 C_s lambda^3 k^4
@@ -141,13 +141,14 @@ def measured_region(box: int, tilt: float) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=8)
 def _fixed_spectra(imaging: Imaging) -> tuple[NDArray[np.bool_], Spectrum]:
-    """The measured region and the absolute frequencies, the same for every sample."""
+    """Return the measured region and the absolute frequencies, the same for every sample."""
     z, y, x = frequencies(imaging.box, imaging.voxel)
     return measured_region(imaging.box, imaging.tilt), np.sqrt(z**2 + y**2 + x**2)
 
 
 def image(volume: Volume, imaging: Imaging, rng: np.random.Generator) -> Volume:
-    """What the microscope makes of a density in its box, (box, box, box), at mean 0, variance 1.
+    """Return what the microscope makes of a density in its box, (box, box, box), at mean 0,
+    variance 1.
 
     Signal: the density under the contrast transfer, without the missing wedge. Noise: white and
     Gaussian in what is measured, absent from the wedge as the signal is; scaled so that var(signal)

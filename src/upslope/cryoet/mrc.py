@@ -122,8 +122,9 @@ def write_volume(path: Path, values: NDArray[np.generic], voxel: float) -> None:
 def _unpacked_values(
     file: IO[bytes], path: Path, voxel: float | None
 ) -> tuple[MrcHeader, NDArray[np.generic]]:
-    """The header and the values of a compressed file, which `file` unpacks; the length that the
-    header asks for is checked before so much is read."""
+    """Return the header and the values of a compressed file, which `file` unpacks; the length that
+    the header asks for is checked before so much is read.
+    """
     raw = file.read(HEADER_BYTES)
     stated_header = parse_header(raw, None, path, voxel)
     needed_size = (

@@ -95,7 +95,9 @@ def parse_header(raw: bytes, size: int | None, path: Path, voxel: float | None) 
 
 
 def _fitting_layout(raw: bytes, size: int | None, path: Path) -> _Layout:
-    """The layout in the stated byte order, or in the other where that alone fits the file."""
+    """Return the layout in the stated byte order, or in the other where that alone fits the
+    file.
+    """
     if len(raw) < HEADER_BYTES:
         raise DataError(
             f"Expected an MRC file in {path}, which begins with {HEADER_BYTES} bytes of header, "
@@ -125,7 +127,9 @@ def _fitting_layout(raw: bytes, size: int | None, path: Path) -> _Layout:
 
 
 def _layout(raw: bytes, order: str) -> _Layout:
-    """The layout in a byte order. Raises ValueError, with the reason, where it describes none."""
+    """Return the layout in a byte order. Raises ValueError, with the reason, where it describes
+    none.
+    """
     import_package("mrcfile", "to read this file", "cryoet")
     from mrcfile.dtypes import HEADER_DTYPE
     from mrcfile.utils import (
@@ -147,7 +151,9 @@ def _layout(raw: bytes, order: str) -> _Layout:
 
 
 def _oddities_of_format(raw: bytes, size: int | None, layout: _Layout) -> list[str]:
-    """What the identifier, the machine stamp and the file's length do otherwise than MRC2014."""
+    """Return what the identifier, the machine stamp and the file's length do otherwise than
+    MRC2014.
+    """
     oddities = []
     if raw[208:211] != b"MAP":
         oddities.append("has no MAP identifier; its sizes fit its length, and it is read as MRC")
@@ -162,7 +168,7 @@ def _oddities_of_format(raw: bytes, size: int | None, layout: _Layout) -> list[s
 
 
 def _edges(fields: Any) -> list[float]:
-    """The edges of a voxel in angstrom, (x, y, z); NaN where the header gives none."""
+    """Return the edges of a voxel in angstrom, (x, y, z); NaN where the header gives none."""
     counts = {axis: int(fields[f"m{axis}"]) for axis in "xyz"}
     return [float(fields.cella[a]) / n if n > 0 else math.nan for a, n in counts.items()]
 
@@ -177,7 +183,8 @@ def _refuse_skewed_cell(fields: Any, path: Path) -> None:
 
 
 def _start(header: Any, edge: float) -> tuple[float, float, float]:
-    """Where the first voxel lies, (x, y, z) in angstrom: ORIGIN, or else the start in voxels.
+    """Return where the first voxel lies, (x, y, z) in angstrom: ORIGIN, or else the start in
+    voxels.
 
     The starts are those of columns, rows and sections.
     """
@@ -201,7 +208,9 @@ def _signedness(raw: bytes, order: str, header: Any) -> str:
 
 
 def _axes(axis_codes: list[int], path: Path) -> tuple[int, int, int]:
-    """The dimension, among sections, rows and columns, that is z, that is y and that is x."""
+    """Return the dimension, among sections, rows and columns, that is z, that is y and that is
+    x.
+    """
     if axis_codes == [0, 0, 0]:  # older than the field
         return 0, 1, 2
     if sorted(axis_codes) != [1, 2, 3]:

@@ -95,7 +95,7 @@ def read_particles(
     is_missing: Callable[[str], bool] = _is_unknown,
     decode: Callable[[bytes, Path], str] = utf8,
 ) -> ParticleTable:
-    """The particles of a .star or .csv file; files are sought beside it and above it.
+    """Return the particles of a .star or .csv file; files are sought beside it and above it.
 
     label: the column that holds the classes; `label` in a CSV table and `rlnClassNumber` in a STAR
     file, if there is one. is_missing: whether a label says that nobody knows. decode: brings the
@@ -204,7 +204,7 @@ def _one_kind_of_origin(block: Block, path: Path) -> None:
 
 
 def _notes(block: Block, path: Path) -> tuple[str, ...]:
-    """What the origins of a table come to; nothing where it has none, or only zeros."""
+    """Return what the origins of a table come to; nothing where it has none, or only zeros."""
     names = [n for n in (*_VOXEL_OFFSET, *_OFFSET) if n in block.columns]
     shift_count = sum(
         any(_not_zero(v) for v in row) for row in zip(*map(block.column, names), strict=True)
@@ -220,7 +220,9 @@ def _notes(block: Block, path: Path) -> tuple[str, ...]:
 
 
 def _copy_notes(particles: Sequence[Particle], path: Path) -> tuple[str, ...]:
-    """A sentence on particles that are there under two names; they may be in pool and test set."""
+    """Return a sentence on particles that are there under two names; they may be in pool and test
+    set.
+    """
     first: dict[object, str] = {}
     copies = []
     for one in particles:

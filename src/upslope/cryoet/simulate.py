@@ -44,7 +44,7 @@ class Simulation:
     split: str
 
     def label(self, i: int) -> int:
-        """The position of the template that sample i shows."""
+        """Return the position of the template that sample i shows."""
         return i % len(self.templates)
 
     def sample(self, i: int) -> Sample:
@@ -91,7 +91,7 @@ def simulate(template: Template, imaging: Imaging, seed: int) -> Sample:
 
 
 def rotation_matrix(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, 3) of a quaternion (w, a, b, c) of any length.
+    """Return (3, 3) of a quaternion (w, a, b, c) of any length.
 
     Four independent normal numbers have no preferred direction in four dimensions; the rotations
     of such quaternions are uniform (K. Shoemake, Uniform Random Rotations, 1992).

@@ -55,7 +55,7 @@ class Block:
     loop: bool = True
 
     def column(self, name: str) -> list[str]:
-        """The values of a column that is there."""
+        """Return the values of a column that is there."""
         at = self.columns.index(name)
         return [row[at] for row in self.rows]
 
@@ -131,7 +131,7 @@ def _lines(text: str) -> list[_Line]:
 
 
 def _pairs(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, int]:
-    """The pairs of name and value that begin at line `at`, and the line after them."""
+    """Return the pairs of name and value that begin at line `at`, and the line after them."""
     columns: list[str] = []
     row: list[str] = []
     while at < len(lines) and not lines[at].bare.startswith("data_"):
@@ -150,7 +150,7 @@ def _pairs(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, i
 
 
 def _loop(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, int]:
-    """The loop that begins at line `at` with loop_, and the line after it."""
+    """Return the loop that begins at line `at` with loop_, and the line after it."""
     columns: list[str] = []
     at += 1
     while at < len(lines) and lines[at].bare.startswith("_") and len(lines[at].words) == 1:
@@ -182,7 +182,7 @@ def _loop(name: str, lines: list[_Line], at: int, path: Path) -> tuple[Block, in
 
 
 def _ends_loop(lines: list[_Line], at: int, columns: int) -> bool:
-    """Whether line `at` begins something else than a row of a loop of so many columns.
+    """Return whether line `at` begins something else than a row of a loop of so many columns.
 
     A single word data_... or loop_ does where rows have several values. Where they have one, it
     does if names follow: a row is not followed by names.
@@ -232,7 +232,7 @@ def write_star(path: Path, blocks: Sequence[Block]) -> None:
 
 
 def _words(line: str) -> tuple[list[str], bool]:
-    """The values of a line, and whether the first of them is in quotes."""
+    """Return the values of a line, and whether the first of them is in quotes."""
     words: list[str] = []
     has_quotes = False
     for match in _TOKEN.finditer(line):

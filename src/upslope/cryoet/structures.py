@@ -59,7 +59,7 @@ Structure = Atoms | Map
 
 
 def read_structure(path: Path | str) -> Structure:
-    """A structure from a file: .pdb, .ent, .cif (gzipped or not) or .mrc, .map, .rec.
+    """Return a structure from a file: .pdb, .ent, .cif (gzipped or not) or .mrc, .map, .rec.
 
     Of a PDB or mmCIF entry, the first biological assembly is built where the file gives one;
     hydrogen and water are left out.
@@ -86,7 +86,7 @@ def read_structure(path: Path | str) -> Structure:
 
 
 def read_library(folder: Path) -> dict[str, Structure]:
-    """The structures of structures.npz and maps.npz in `folder`, in their order there.
+    """Return the structures of structures.npz and maps.npz in `folder`, in their order there.
 
     structures.npz holds `<id>_xyz` (n, 3) and `<id>_z` (n,); maps.npz holds `<id>` (d, h, w) and
     `<id>_voxel_A`.
@@ -146,7 +146,9 @@ def _read_atoms(path: Path, id_: str) -> Atoms:
 
 
 def _entry(gemmi: ModuleType, path: Path) -> Any:
-    """The entry of a file, unpacked here where it is compressed: gemmi sets no bound to that."""
+    """Return the entry of a file, unpacked here where it is compressed: gemmi sets no bound to
+    that.
+    """
     with open_unpacked(path) as file, temporary_folder() as folder:
         if compression_of(path) is None:
             check_room(path.stat().st_size, path)

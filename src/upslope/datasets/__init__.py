@@ -156,7 +156,7 @@ def load(
 
 
 def load_outline(name: str, **options: Any) -> Splits | None:
-    """The data set as published, in number and shape, without its files: random content.
+    """Return the data set as published, in number and shape, without its files: random content.
 
     To plan with, and to measure what a run costs. None where the sizes are not published.
 
@@ -174,7 +174,8 @@ def load_outline(name: str, **options: Any) -> Splits | None:
 def load_to_score(
     name: str, root: str | Path | None = None, *, progress: Observer = no_progress, **options: Any
 ) -> Dataset:
-    """The pool that scoring reads: of a `folder`, every image, labelled or not; else as `load`.
+    """Return the pool that scoring reads: of a `folder`, every image, labelled or not; else as
+    `load`.
 
     Of a folder nothing is set apart or labelled: options of splits and labels, such as `test_share`
     and `classes`, do nothing. The pool has no classes: images do not tell which a network knows.
@@ -217,7 +218,7 @@ def _opening(name: str, root: object, options: dict[str, Any]) -> Iterator[None]
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `load` with their types and ranges checked; opens no file.
+    """Return the options of `load` with their types and ranges checked; opens no file.
 
     name, options: as of `load`.
 
@@ -249,7 +250,7 @@ def loader(name: str) -> Callable[..., Splits]:
 
 
 def options(name: str) -> tuple[str, ...]:
-    """The names of the options of a data set.
+    """Return the names of the options of a data set.
 
     Raises:
         ConfigError: an unknown data set.
@@ -281,8 +282,10 @@ def recorded_root(config: Mapping[str, Any], info: Mapping[str, Any]) -> Any:
 
 
 def root_of(name: str, root: str | Path | None) -> Path | None:
-    """The file or folder of this data set: `root` itself, or its subfolder of that name; that of
-    the environment's `UPSLOPE_DATA` where no root is given. None for one that reads no file."""
+    """Return the file or folder of this data set: `root` itself, or its subfolder of that name;
+    that of the environment's `UPSLOPE_DATA` where no root is given. None for one that reads no
+    file.
+    """
     if name in BUILT_IN:
         return None
     root_path = root if root is not None else os.environ.get("UPSLOPE_DATA")

@@ -82,7 +82,7 @@ def check_ipc(path: Path) -> None:
 
 
 def _stated_bytes(path: Path, columns: Sequence[str] | None) -> int:
-    """The bytes that columns take by the file's own account."""
+    """Return the bytes that columns take by the file's own account."""
     return sum(
         max(size, values // 8, 0)
         for name, size, values in column_sizes(path)
@@ -91,7 +91,9 @@ def _stated_bytes(path: Path, columns: Sequence[str] | None) -> int:
 
 
 def _plain_bytes(column: pa.Array) -> int:
-    """The bytes that cells take without dictionaries, in which a large one is stored once."""
+    """Return the bytes that cells take without dictionaries, in which a large one is stored
+    once.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -111,7 +113,7 @@ def _plain_bytes(column: pa.Array) -> int:
 
 
 def _cell_bytes(kind: pa.DataType) -> int:
-    """How many bytes a cell takes; 0 where cells differ."""
+    """Return how many bytes a cell takes; 0 where cells differ."""
     try:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:

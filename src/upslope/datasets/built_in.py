@@ -54,7 +54,7 @@ def diabetes(root: Path | None = None, *, progress: Observer = no_progress) -> S
 
 
 def _standardise(values: Any, pool: Any) -> Any:
-    """(n, d) float32, by the mean and the deviation of the pool."""
+    """Return (n, d) float32, by the mean and the deviation of the pool."""
     pool_values = values[pool]
     return ((values - pool_values.mean(axis=0)) / pool_values.std(axis=0)).astype(np.float32)
 

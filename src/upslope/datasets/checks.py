@@ -107,7 +107,7 @@ def _check_alike(pool: Dataset, part: Dataset, name: str) -> None:
 
 
 def _describe(value: object) -> str:
-    """The type of a value in words, and what it is to torch where that is known."""
+    """Return the type of a value in words, and what it is to torch where that is known."""
     from torch.utils.data import DataLoader
     from torch.utils.data import Dataset as TorchDataset
 

@@ -208,7 +208,7 @@ def _binary(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
 
 
 def _read_pickle(path: Path, form: _PublishedForm) -> tuple[Array, Array]:
-    """(images, labels) as `_binary`, from the tokens of a pickled dict."""
+    """Return (images, labels) as `_binary`, from the tokens of a pickled dict."""
     pixels: bytes | None = None
     labels: list[int] = []
     key: object = None
@@ -234,7 +234,7 @@ def _bytes(text: str, path: Path) -> bytes:
 
 
 def _strings_after(key: str, path: Path) -> list[str]:
-    """The strings of the list that follows `key` in a pickled dict, up to its end."""
+    """Return the strings of the list that follows `key` in a pickled dict, up to its end."""
     strings: list[str] | None = None
     for value in _tokens(path):
         if strings is None:

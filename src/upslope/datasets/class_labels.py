@@ -64,7 +64,7 @@ def read_classes(
 def _names_of(
     labels: Sequence[str], class_list: Sequence[object] | None, what: str, notes: Sequence[str]
 ) -> tuple[str, ...]:
-    """The names of the classes, two or more: those given, or those of the labels.
+    """Return the names of the classes, two or more: those given, or those of the labels.
 
     notes: on the labels, of which the first tells why there are fewer.
     """
@@ -92,7 +92,7 @@ def _refuse_ids(names: Sequence[str], labels: Sequence[str], what: str) -> None:
 
 
 def _unused_notes(column: pa.ChunkedArray, words: Collection[str] | None) -> tuple[str, ...]:
-    """A sentence on categories that the column states and no sample has."""
+    """Return a sentence on categories that the column states and no sample has."""
     names = [name for name in map(str, unused_categories(column)) if not is_missing(name, words)]
     if not names:
         return ()
@@ -105,7 +105,7 @@ def _unused_notes(column: pa.ChunkedArray, words: Collection[str] | None) -> tup
 def _class_numbers(
     cells: Sequence[str | None], names: Sequence[str], words: Collection[str] | None
 ) -> Labels:
-    """(n,): the position of each cell's name; `UNKNOWN` where the cell stands for none."""
+    """Return (n,): the position of each cell's name; `UNKNOWN` where the cell stands for none."""
     number = {name: i for i, name in enumerate(names)}
     values = [
         UNKNOWN if cell is None or is_missing(cell, words) else number[cell] for cell in cells

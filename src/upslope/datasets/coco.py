@@ -16,7 +16,7 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.coco_json import CocoImage, Instances, read_instances
+from upslope.datasets.coco_json import CocoImage, Instances, read_instances, refuse_shares
 from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
@@ -100,7 +100,10 @@ def load(
         )
     if mode is None:
         raise ConfigError("Expected `data.mode` to be RGB or L with masks but got null. Set one.")
+    for path, _, instances in parts:
+        refuse_shares(instances, path)
     pairs = [_pairs(folder, part, empty) for part in parts]
+    notes += _outside_notes(parts)
     unlabelled = sum(pair.mask is None for part in pairs for pair in part)
     if unlabelled:
         notes += (
@@ -131,7 +134,7 @@ def load(
 
 
 def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
-    """The files of annotations: to learn from and, if there is one, to test on."""
+    """Return the files of annotations: to learn from and, if there is one, to test on."""
     if test is not None and train is None:
         raise ConfigError(
             "Expected `data.annotations` beside `data.test_annotations` but got none. Name it too."
@@ -206,14 +209,14 @@ def _refuse_shared_images(parts: Sequence[Part]) -> None:
 
 
 def _notes_on_other_files(folder: Path, files: Sequence[Path]) -> tuple[str, ...]:
-    """A sentence on files of instances that are not read."""
+    """Return a sentence on files of instances that are not read."""
     there = {*folder.glob("instances*.json"), *(folder / "annotations").glob("instances*.json")}
     others = sorted(path.name for path in there - {*files})
     return (f"Left out {format_count(len(others), 'file')}: {name_some(others)}.",) * bool(others)
 
 
 def _notes_on_unlisted(folder: Path, parts: Sequence[Part]) -> tuple[str, ...]:
-    """A sentence on the images beside those that the annotations list."""
+    """Return a sentence on the images beside those that the annotations list."""
     files = {(home / image.file).resolve() for _, home, part in parts for image in part.images}
     there = {
         path: (folder / path).resolve()
@@ -238,6 +241,23 @@ def _crowd_notes(parts: Sequence[Part]) -> tuple[str, ...]:
     )
 
 
+def _outside_notes(parts: Sequence[Part]) -> tuple[str, ...]:
+    """A sentence on objects none of whose polygons reaches into the image."""
+    files = [
+        image.file
+        for _, _, part in parts
+        for image in part.images
+        for outline in image.outlines
+        if outline.lies_outside(*image.size)
+    ]
+    if not files:
+        return ()
+    return (
+        f"{format_count(len(files), 'object lies', 'objects lie')} beside the image, first that of "
+        f"{files[0]!r}: in no mask. Are the outlines for another size of the images?",
+    )
+
+
 def _id(folder: Path, home: Path, image: CocoImage) -> str:
     return (home / image.file).relative_to(folder).as_posix()
 
@@ -245,7 +265,7 @@ def _id(folder: Path, home: Path, image: CocoImage) -> str:
 def _entries(
     folder: Path, parts: Sequence[Part], several: str
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """(id, category, split) of each image with one category or none."""
+    """Return (id, category, split) of each image with one category or none."""
     names = parts[0][2].categories
     splits = ("train", "test") if len(parts) > 1 else ("",)
     labels = {

@@ -67,8 +67,9 @@ def apply_common_options(
 
 
 def _set_apart(pool: Dataset, share: float, name: str) -> tuple[Dataset, Dataset]:
-    """(pool, validation): a stratified share of the labelled samples, or of all where the data
-    set has no label per sample to stratify by."""
+    """Return (pool, validation): a stratified share of the labelled samples, or of all where the
+    data set has no label per sample to stratify by.
+    """
     labels = labels_of(pool)
     with_label = np.flatnonzero(labels != UNKNOWN)
     candidates = with_label if len(with_label) else np.arange(len(pool))

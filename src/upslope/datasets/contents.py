@@ -12,6 +12,7 @@ from upslope.datasets.base import Dataset
 from upslope.datasets.encoded import EncodedDataset
 from upslope.datasets.readable import readable
 from upslope.datasets.subset import Subset
+from upslope.errors import DataError
 
 _CHUNK = 256  # samples read at once
 
@@ -32,26 +33,29 @@ def content_digests(
     digests: list[bytes | None] = []
     for start in range(0, len(positions), _CHUNK):
         part = positions[start : start + _CHUNK].tolist()
-        digests += _encode(base, part) if isinstance(base, EncodedDataset) else _read(base, part)
+        if isinstance(base, EncodedDataset):
+            digests += _of_files(base, part)
+        else:
+            digests += _of_inputs(base, part)
         progress(len(digests))
     return digests
 
 
-def _encode(dataset: EncodedDataset, positions: Sequence[int]) -> list[bytes | None]:
+def _of_files(dataset: EncodedDataset, positions: Sequence[int]) -> list[bytes | None]:
     form = f"{dataset.form} {dataset.input_shape} Pillow {PIL.__version__}".encode()
     digests: list[bytes | None] = []
     for position in positions:
-        source = dataset.source(position)
         try:
+            source = dataset.source(position)
             content = source if isinstance(source, bytes) else source.read_bytes()
-        except OSError:
+        except (OSError, DataError):
             digests.append(None)
         else:
             digests.append(hashlib.sha256(form + hashlib.sha256(content).digest()).digest())
     return digests
 
 
-def _read(dataset: Dataset, positions: Sequence[int]) -> list[bytes | None]:
+def _of_inputs(dataset: Dataset, positions: Sequence[int]) -> list[bytes | None]:
     inputs, mask = readable(dataset, positions)
     digests: list[bytes | None] = [None] * len(positions)
     form = f"{inputs.dtype} {tuple(inputs.shape[1:])}".encode()

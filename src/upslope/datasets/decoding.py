@@ -108,7 +108,7 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
 
 
 def _lookup(encoding: str | None) -> str | None:
-    """The name of an encoding as Python writes it.
+    """Return the name of an encoding as Python writes it.
 
     Raises:
         ConfigError: there is none of that name, or it is not one of text.
@@ -137,7 +137,7 @@ def _is_utf_8(data: bytes, codec: str) -> bool:
 
 
 def _agree(mark_name: str, codec: str) -> bool:
-    """Whether the encoding given may begin with the byte order mark of `mark_name`."""
+    """Return whether the encoding given may begin with the byte order mark of `mark_name`."""
     return codec in (
         mark_name,
         mark_name.rpartition("-")[0],

@@ -31,7 +31,7 @@ Delimiter = Annotated[
     ),
 ]
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-_PROBE_BYTES = 200
+_PROBE_LINES = 200
 """Lines by which the delimiter is told."""
 _AT_ONCE = 20_000
 """Lines held as Python objects."""
@@ -103,7 +103,8 @@ def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[st
 
 
 def _delimiter(text: str, usual: str, path: Path) -> str:
-    """The one character that cuts the first lines into cells of one number, `usual` if it does.
+    """Return the one character that cuts the first lines into cells of one number, `usual` if it
+    does.
 
     Raises:
         DataError: several would do.
@@ -111,7 +112,7 @@ def _delimiter(text: str, usual: str, path: Path) -> str:
     counts: dict[str, int] = {}
     for delimiter in DELIMITERS:
         try:
-            lengths = [len(c) for _, c in islice(_lines(text, delimiter, path), _PROBE_BYTES)]
+            lengths = [len(c) for _, c in islice(_lines(text, delimiter, path), _PROBE_LINES)]
         except DataError:
             continue
         # The last of the lines may be cut by nothing: all lines were parsed whole.

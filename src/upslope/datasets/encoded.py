@@ -67,14 +67,14 @@ class Files:
 
 
 @dataclass(frozen=True)
-class CacheFile:
+class RemainingSources:
     """position -> what `source` has for the sample that is there after others were left out."""
 
     source: Callable[[int], bytes | Path]
     positions: Labels
 
     def __call__(self, position: int) -> bytes | Path:
-        """The bytes or the path of that sample."""
+        """Return the bytes or the path of that sample."""
         return self.source(int(self.positions[position]))
 
 
@@ -104,7 +104,7 @@ class EncodedDataset:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, c, h, w) uint8.
+        """Return (n, c, h, w) uint8.
 
         Raises:
             DataError: an image that cannot be decoded, by its name.
@@ -114,7 +114,7 @@ class EncodedDataset:
             out = np.empty((len(indices), *self.input_shape), dtype=np.uint8)
         positions = list(indices)
         if self.decoders:
-            files = [self._encode(position) for position in positions]
+            files = [self._named_source(position) for position in positions]
             pixel_arrays = decode_in_processes(files, self.form, self.decoders)
             for k, (pixels, (_, name)) in enumerate(zip(pixel_arrays, files, strict=True)):
                 out[k] = self._of_shape(pixels, name)
@@ -128,7 +128,7 @@ class EncodedDataset:
         return torch.from_numpy(out)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64. Raises DataError for a sample without a label."""
+        """Return (n,) int64. Raises DataError for a sample without a label."""
         return known_targets(self.labels, self.ids, indices)
 
     def threads(self) -> int:
@@ -142,11 +142,11 @@ class EncodedDataset:
         return 1 if size < _SMALL else cpu_count() or 1
 
     def image(self, position: int) -> Pixels:
-        """(c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
-        source, name = self._encode(position)
+        """Return (c, h, w) uint8. Raises DataError: it cannot be decoded, or is of another size."""
+        source, name = self._named_source(position)
         return self._of_shape(decode(source, name, self.form), name)
 
-    def _encode(self, position: int) -> EncodedImage:
+    def _named_source(self, position: int) -> EncodedImage:
         source = self.source(position)
         name = (
             str(source) if isinstance(source, Path) else f"{self.ids[position]} of {place_of(self)}"
@@ -227,7 +227,9 @@ def materialise(
         return build_dataset(
             dataset.name, out, labels, dataset.classes, source=place_of(dataset), ids=ids
         )
-    return replace(dataset, ids=ids, labels=labels, source=CacheFile(dataset.source, positions))
+    return replace(
+        dataset, ids=ids, labels=labels, source=RemainingSources(dataset.source, positions)
+    )
 
 
 def left_out_text(dataset: Dataset, errors: Mapping[int, DataError], noun: str = "image") -> str:
@@ -244,7 +246,7 @@ def left_out_text(dataset: Dataset, errors: Mapping[int, DataError], noun: str =
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """What an earlier opening decoded; None where there is nothing, or nothing whole."""
+    """Return what an earlier opening decoded; None where there is nothing, or nothing whole."""
     if not path.is_file():
         return None
     try:

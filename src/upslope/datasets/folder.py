@@ -216,7 +216,7 @@ def open_entries(
     notes: tuple[str, ...] = (),
     duplicates: Duplicates = "off",
 ) -> Splits:
-    """The splits of the images listed in `entries`; the options are those of `load`.
+    """Return the splits of the images listed in `entries`; the options are those of `load`.
 
     notes: what the listing left out. duplicates: as for `copy_notes`.
     class_list: the classes, in order; without it those of the entries.
@@ -280,7 +280,7 @@ def normalise_splits(
 def _classes_of(
     entries: Sequence[Entry], class_list: Sequence[object] | None, folder: Path
 ) -> tuple[str, ...]:
-    """The classes, two or more, in order: those given, or those of the entries."""
+    """Return the classes, two or more, in order: those given, or those of the entries."""
     labels = {label for _, label, _ in entries if label}
     classes = tuple(class_names(labels, class_list, folder))
     if len(classes) < 2:

@@ -118,8 +118,9 @@ def as_arrow(frame: Any, what: str) -> tuple[pa.Table, tuple[str, ...]]:
 
 
 def _with_plain_text(table: pa.Table) -> pa.Table:
-    """The table with the texts of polars, categories too, as plain ones: Arrow computes little on
-    others."""
+    """Return the table with the texts of polars, categories too, as plain ones: Arrow computes
+    little on others.
+    """
     import pyarrow as pa
 
     for place, field in enumerate(table.schema):

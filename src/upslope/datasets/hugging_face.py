@@ -231,7 +231,7 @@ def _library() -> Any:
 
 
 def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
-    """The splits of a data set on the Hub, from the cache where it is there."""
+    """Return the splits of a data set on the Hub, from the cache where it is there."""
     library = _library()
     try:
         return dict(library.load_dataset(path, subset))
@@ -245,7 +245,7 @@ def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
 
 
 def _from_disk(folder: Path) -> dict[str, Any]:
-    """The splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
+    """Return the splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
     shards: dict[str, list[Any]] = {}
     with reporting_damage(f"a data set that `datasets` saved in {folder}", "Save it again."):
@@ -294,7 +294,7 @@ def label_column(features: Any, column: str | None, name: str) -> str:
 def _choose_column(
     what: str, option: str | None, fitting: list[str], kinds: dict[str, Any], name: str
 ) -> str:
-    """The column wanted, or the one that fits.
+    """Return the column wanted, or the one that fits.
 
     Raises:
         ConfigError: no such column; none that fits, or several.
@@ -324,7 +324,7 @@ def column_of(rows: Any, label: str) -> pa.ChunkedArray:
 
 
 def _names(feature: Any) -> tuple[str, ...] | None:
-    """The names that a ClassLabel feature states."""
+    """Return the names that a ClassLabel feature states."""
     class_names = getattr(feature, "names", None)
     return None if class_names is None else tuple(str(one) for one in class_names)
 

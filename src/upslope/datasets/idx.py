@@ -151,7 +151,7 @@ def _find(folder: Path, file: str) -> Path | None:
 
 
 def read_idx(path: Path) -> Array:
-    """The uint8 array of an IDX file, read-only.
+    """Return the uint8 array of an IDX file, read-only.
 
     Raises:
         DataError: not an IDX file of uint8, cut short, longer than its header says, of more values

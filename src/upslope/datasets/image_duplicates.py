@@ -117,7 +117,7 @@ def _equal_files(samples: Sequence[_Sample]) -> Iterator[list[int]]:
 def _divide(
     group: Sequence[int], samples: Sequence[_Sample], key: Callable[[Path], object]
 ) -> list[list[int]]:
-    """The parts of a group, of two samples and more, whose files have one key."""
+    """Return the parts of a group, of two samples and more, whose files have one key."""
     parts: dict[object, list[int]] = {}
     for i in group:
         with contextlib.suppress(OSError):
@@ -186,7 +186,9 @@ def _near(
 
 
 def _thumbnails(dataset: Dataset, progress: Observer) -> Tensor:
-    """(n, SIDE * SIDE) of length 1; zeros for flat images and for those that cannot be read."""
+    """Return (n, SIDE * SIDE) of length 1; zeros for flat images and for those that cannot be
+    read.
+    """
     out = torch.zeros(len(dataset), SIDE * SIDE)
     progress(Progress("compare", 0, len(dataset)))
     for start in range(0, len(dataset), _CHUNK):

@@ -122,7 +122,7 @@ def white_level(
 
 
 def _bits(level: int) -> int:
-    """The highest level of the depth, 8 bits at least and even, that holds `level`."""
+    """Return the highest level of the depth, 8 bits at least and even, that holds `level`."""
     depth = max(8, level.bit_length())
     return int(2 ** (depth + depth % 2) - 1)
 

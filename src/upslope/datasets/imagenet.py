@@ -115,7 +115,7 @@ def _validation(
     words: Mapping[int, tuple[str, str]],
     names: Mapping[str, str],
 ) -> list[Entry]:
-    """The entries of val/, in folders by class or flat.
+    """Return the entries of val/, in folders by class or flat.
 
     Raises:
         DataError: files of the development kit are missing, or do not fit the images.
@@ -161,7 +161,7 @@ def _validation(
 
 
 def _kit(folder: Path) -> Path | None:
-    """The folder of the development kit's data, beside the images or in its own folder."""
+    """Return the folder of the development kit's data, beside the images or in its own folder."""
     places = (folder / KIT / "data", folder / "data", folder)
     return next((p for p in places if (p / META).is_file() or (p / TRUTH).is_file()), None)
 

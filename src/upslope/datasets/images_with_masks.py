@@ -27,7 +27,7 @@ class ImagesWithMasks:
 
     @property
     def labels(self) -> Labels:
-        """(n,) of 0: every image has its mask."""
+        """Return (n,) of 0: every image has its mask."""
         return np.zeros(len(self), dtype=np.int64)
 
     def __len__(self) -> int:

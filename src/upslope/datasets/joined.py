@@ -46,7 +46,7 @@ class JoinedDataset:
         return self._read(indices, self.first.inputs, self.second.inputs)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, ...). Raises DataError for a sample without a target."""
+        """Return (n, ...). Raises DataError for a sample without a target."""
         return self._read(indices, self.first.targets, self.second.targets)
 
     def _read(self, indices: Sequence[int], first: _Reader, second: _Reader) -> Tensor:

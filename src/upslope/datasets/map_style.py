@@ -81,7 +81,9 @@ class MapStyleDataset:
 
     @property
     def labels(self) -> Labels:
-        """(n,): the class, or 0 where the target is of another kind; `UNKNOWN` without one."""
+        """Return (n,): the class, or 0 where the target is of another kind; `UNKNOWN` without
+        one.
+        """
         if self.values is None:
             return np.zeros(len(self), dtype=np.int64)
         if self.values.ndim == 1:
@@ -91,7 +93,7 @@ class MapStyleDataset:
         return np.where(missing.any(axis=1), UNKNOWN, 0).astype(np.int64)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape). Raises DataError naming the item that cannot be used."""
+        """Return (n, *input_shape). Raises DataError naming the item that cannot be used."""
         return torch.from_numpy(np.stack([self.input(int(i)) for i in indices]))
 
     def input(self, position: int) -> Array:
@@ -103,7 +105,7 @@ class MapStyleDataset:
         return array
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, ...). Raises DataError for a sample without a target."""
+        """Return (n, ...). Raises DataError for a sample without a target."""
         positions = np.asarray(indices, dtype=np.int64)
         missing = positions[self.labels[positions] == UNKNOWN]
         if len(missing):
@@ -301,7 +303,7 @@ def input_of(value: Any, form: InputForm, where: str) -> Array:
 
 
 def _array_of(value: Any, where: str) -> Array:
-    """An input that is no image of Pillow, in the type that it has."""
+    """Return an input that is no image of Pillow, in the type that it has."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         tensor: Array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()

@@ -100,7 +100,7 @@ def load(
 
 
 def _top(key: str) -> str:
-    """The first folder of a key; "" where it has none."""
+    """Return the first folder of a key; "" where it has none."""
     return key.partition("/")[0] if "/" in key else ""
 
 

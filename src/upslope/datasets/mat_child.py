@@ -33,7 +33,7 @@ def main(path: str, folder: str, limit: str, *names: str) -> None:
 
 
 def _scalar(value: Any) -> Any:
-    """The one number or text in a cell of a struct array, "" for anything else."""
+    """Return the one number or text in a cell of a struct array, "" for anything else."""
     import numpy as np
 
     flat = np.asarray(value).ravel()

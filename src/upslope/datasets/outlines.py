@@ -42,6 +42,13 @@ class Outline:
     polygons: tuple[NDArray[np.float64], ...]
     runs: NDArray[np.int64] | None = None
 
+    def lies_outside(self, height: int, width: int) -> bool:
+        """Return whether there are polygons, and all of them lie beside the image."""
+        return bool(self.polygons) and all(
+            (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= (width, height)).any()
+            for polygon in self.polygons
+        )
+
     def inside(self, height: int, width: int) -> Inside:
         """Return (height, width), True within the object."""
         if self.runs is not None:
@@ -147,7 +154,7 @@ def read_runs(segmentation: Mapping[str, Any], height: int, width: int) -> NDArr
 
 
 def _decode_counts(text: str) -> list[int]:
-    """The numbers in COCO's compressed run lengths.
+    """Return the numbers in COCO's compressed run lengths.
 
     A number is a sequence of characters from "0" on, five bits each and the lowest first; 32 says
     that more follow, and the highest bit of the last one is the sign. From the fourth number on,

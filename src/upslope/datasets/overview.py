@@ -73,7 +73,7 @@ def unlabelled_count(dataset: Dataset) -> int | None:
 
 
 def _absent(splits: Splits) -> tuple[str, ...]:
-    """A sentence about classes that test samples have and no labelled sample of the pool."""
+    """Return a sentence about classes that test samples have and no labelled sample of the pool."""
     pool, test = class_counts(splits.pool), class_counts(splits.test)
     if not pool or not test or not any(pool.values()):
         return ()
@@ -86,7 +86,7 @@ def _absent(splits: Splits) -> tuple[str, ...]:
 
 
 def _base(dataset: Dataset) -> tuple[Dataset, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """The data set that subsets were taken of, and the positions in it."""
+    """Return the data set that subsets were taken of, and the positions in it."""
     positions = np.arange(len(dataset), dtype=np.int64)
     while isinstance(dataset, Subset):
         positions = dataset.positions[positions]

@@ -64,7 +64,9 @@ def check_md5(path: Path, published_md5: str, where: str) -> None:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again: $XDG_CACHE_HOME/upslope or ~/.cache/upslope."""
+    """Return the user's folder for what can be made again: $XDG_CACHE_HOME/upslope or
+    ~/.cache/upslope.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "upslope"
 

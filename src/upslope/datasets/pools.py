@@ -77,7 +77,7 @@ def _refuse(wrong: bool, what: str) -> None:
 
 
 def _is_numbers(item: Any) -> bool:
-    """A row of numbers, as in a list of lists."""
+    """Return a row of numbers, as in a list of lists."""
     return isinstance(item, list) and bool(item) and isinstance(item[0], int | float | list)
 
 

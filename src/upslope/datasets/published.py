@@ -80,7 +80,7 @@ class Outline:
 
     @property
     def labels(self) -> Labels:
-        """(n,) zeros, by which parts are drawn."""
+        """Return (n,) zeros, by which parts are drawn."""
         return np.zeros(self.count, dtype=np.int64)
 
     @property
@@ -97,14 +97,14 @@ class Outline:
         return self.count
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape), uint8 or floats, random."""
+        """Return (n, *input_shape), uint8 or floats, random."""
         rng, shape = torch.Generator().manual_seed(0), (len(indices), *self.input_shape)
         if self.floats:
             return torch.randn(shape, generator=rng)
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64 or (n, h, w) uint8, random."""
+        """Return (n,) int64 or (n, h, w) uint8, random."""
         rng = torch.Generator().manual_seed(0)
         shape = (len(indices), *(self.input_shape[1:] if self.masks else ()))
         kind = torch.uint8 if self.masks else torch.int64
@@ -112,9 +112,9 @@ class Outline:
 
 
 def outline(name: str, options: Mapping[str, Any]) -> Splits | None:
-    """A data set as published and as its options make it; None where nothing is known of it.
+    """Return a data set as published and as its options make it; None where nothing is known of it.
 
-    The options that every data set has are not applied: that is `shape`'s.
+    The options that every data set has are not applied: `apply_common_options` does that.
     """
     outline_of_name = PUBLISHED_SPLITS.get(name)
     if outline_of_name is None:

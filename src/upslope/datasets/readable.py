@@ -12,7 +12,7 @@ from upslope.errors import DataError
 
 
 def readable(dataset: Dataset, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(inputs of those that can be read (m, *input_shape), mask of these among all (n,))."""
+    """Return (inputs of those that can be read (m, *input_shape), mask of these among all (n,))."""
     try:
         return dataset.inputs(indices), torch.ones(len(indices), dtype=torch.bool)
     except DataError:

@@ -81,9 +81,10 @@ class Rows:
         return plain_column(self.table.column(name))
 
     def divide(self, labels: Labels, test_share: float) -> tuple[list[int], list[int]]:
-        """(pool, test): as the files say, or `test_share` of each label, by the ids, of the rows
-        that have one. The test set may be empty only where rows without a label leave too few
-        for it."""
+        """Return (pool, test): as the files say, or `test_share` of each label, by the ids, of the
+        rows that have one. The test set may be empty only where rows without a label leave too few
+        for it.
+        """
         is_test = self.test
         with_label = np.flatnonzero(labels != UNKNOWN)
         may_lack_test = is_test is None and len(with_label) < len(labels)

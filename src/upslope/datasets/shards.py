@@ -102,7 +102,7 @@ def _by_option(root: Path, options: dict[str, str | None]) -> Shards:
 
 
 def _matching(root: Path, pattern: str, option: str) -> list[Path]:
-    """The files that a pattern names, in order; every part of a range must be there."""
+    """Return the files that a pattern names, in order; every part of a range must be there."""
     paths: list[Path] = []
     for one in expand_pattern(pattern, option):
         anchor = Path(one).anchor  # of an absolute path, which `glob` takes in parts alone
@@ -141,7 +141,9 @@ def expand_pattern(pattern: str, option: str) -> list[str]:
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """The split that the words in a shard's name and folders say; None where they say none."""
+    """Return the split that the words in a shard's name and folders say; None where they say
+    none.
+    """
     words = re.findall(r"[a-z]+", path.relative_to(root).with_suffix("").as_posix().lower())
     splits = {split for word in words if (split := split_of(word))}
     if len(splits) > 1:

@@ -75,7 +75,7 @@ def read_split_labels(
 
 
 def _absent_notes(labels: Mapping[str, Labels], count: int) -> tuple[str, ...]:
-    """A sentence on class numbers below the highest that no sample has."""
+    """Return a sentence on class numbers below the highest that no sample has."""
     there = {*np.unique(np.concatenate(list(labels.values()))).tolist()}
     absent = [str(i) for i in range(count) if i not in there]
     if not 0 < len(absent) < count:
@@ -111,7 +111,7 @@ def same_names(names_by_split: Mapping[str, Names | None], source: object) -> Na
 
 
 def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
-    """(n,) int64, `UNKNOWN` where a cell is empty."""
+    """Return (n,) int64, `UNKNOWN` where a cell is empty."""
     import pyarrow as pa
 
     if pa.types.is_null(column.type):

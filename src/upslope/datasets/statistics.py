@@ -17,7 +17,7 @@ SAMPLE = 10_000
 
 
 def statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std), one number per channel, of images scaled to 0..1.
+    """Return (mean, std), one number per channel, of images scaled to 0..1.
 
     The published constants of the data set where there are some; otherwise measured on up to
     10,000 samples evenly spaced over `dataset`, which should be the pool: inputs alone are read,

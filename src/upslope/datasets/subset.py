@@ -23,7 +23,7 @@ class Subset(DatasetWrapper):
 
     @property
     def labels(self) -> Labels:
-        """(n,) labels, `UNKNOWN` where there is none."""
+        """Return (n,) labels, `UNKNOWN` where there is none."""
         return labels_of(self.dataset)[self.positions]
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
@@ -50,7 +50,9 @@ def origin(dataset: Dataset, index: int) -> tuple[Dataset, int]:
 
 
 def labels_of(dataset: Dataset) -> Labels:
-    """(n,) labels to stratify by; all `UNKNOWN` for a data set without one label per sample."""
+    """Return (n,) labels to stratify by; all `UNKNOWN` for a data set without one label per
+    sample.
+    """
     if isinstance(dataset, HasLabels):
         return dataset.labels
     return np.full(len(dataset), UNKNOWN, dtype=np.int64)
@@ -62,7 +64,7 @@ def knows_labels(dataset: Dataset) -> bool:
 
 
 def draw(ids: Sequence[str], labels: Labels, count: int, purpose: str) -> tuple[Labels, Labels]:
-    """(drawn, rest): `count` positions that hold every label in proportion, and the others.
+    """Return (drawn, rest): `count` positions that hold every label in proportion, and the others.
 
     Within a label, samples are taken in the order of the SHA-256 of purpose and id: the draw
     depends on nothing else, neither on a seed nor on the order of the files, so that a set opened

@@ -66,14 +66,16 @@ class SubtomogramDataset:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, 1, box, box, box) float32 in z, y, x. Raises DataError naming the particle's file."""
+        """Return (n, 1, box, box, box) float32 in z, y, x. Raises DataError naming the particle's
+        file.
+        """
         out = np.empty((len(indices), *self.input_shape), dtype=np.float32)
         for k, i in enumerate(indices):
             out[k, 0] = self._volume(self.particles[i])
         return torch.from_numpy(out)
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n,) int64. Raises DataError for a particle without a class."""
+        """Return (n,) int64. Raises DataError for a particle without a class."""
         return known_targets(self.labels, self.ids, indices)
 
     def _volume(self, particle: Particle) -> NDArray[np.float32]:
@@ -202,8 +204,8 @@ def _readable(dataset: SubtomogramDataset, progress: Observer) -> SubtomogramDat
 
 
 def _first_edge(particles: Sequence[Particle], voxel: float | None, on_error: str) -> int:
-    """The edge, in voxels, of the first particle's volume; with on_error="skip", of the first that
-    can be read.
+    """Return the edge, in voxels, of the first particle's volume; with on_error="skip", of the
+    first that can be read.
 
     Raises:
         DataError: that cannot be read.
@@ -258,7 +260,9 @@ def _of_stack(particle: Particle, values: NDArray[np.generic]) -> NDArray[np.gen
 
 
 def _cut(particle: Particle, tomogram: MappedVolume, box: int) -> NDArray[np.float32]:
-    """The box around a particle; where it leaves the tomogram, the mean of what is inside."""
+    """Return the box around a particle; where it leaves the tomogram, the mean of what is
+    inside.
+    """
     assert particle.centre is not None
     if tomogram.values.ndim != 3:
         raise DataError(f"Expected a tomogram in {particle.file} but got a stack of volumes.")

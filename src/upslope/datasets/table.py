@@ -40,7 +40,7 @@ MOST = 1000
 _LEAST = 1e-150
 _MARKS = tuple(sign * (10.0**digits - 1) for digits in (3, 4, 5, 6) for sign in (-1, 1))
 """What instruments and registers write where nothing is known: -999, 9999 and the like."""
-_MOST_COUNTS = 10
+_LEAST_COUNTS = 10
 """Rows from which a column of numbers that counts them is pointed at."""
 _ID_NAME = re.compile(r"(^|[\W_])(id|ids|uuid|guid|index|key|nr|no|number)$", re.IGNORECASE)
 _FOLD_NAME = re.compile(
@@ -167,7 +167,7 @@ def _empty_cells(column: Numbers | Categories, name: str, rows: Rows) -> str:
 
 
 def _standardise(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
-    """(n, k) standardised, and where cells of the pool are empty, (n, 1) that is 1 there."""
+    """Return (n, k) standardised, and where cells of the pool are empty, (n, 1) that is 1 there."""
     parts: list[NDArray[Any]] = []
     for column in values.T:
         empty = np.isnan(column)
@@ -193,7 +193,7 @@ def _standardise(values: NDArray[np.float64], pool: list[int]) -> list[Floats]:
 def _one_hot(
     column: Categories, pool: list[int], name: str, rows: Rows, *, ids_allowed: bool
 ) -> Floats:
-    """(n, categories of the pool); an empty cell is a category of its own."""
+    """Return (n, categories of the pool); an empty cell is a category of its own."""
     pool_categories = sorted({column.cells[i] for i in pool})
     if len(pool_categories) > MOST:
         raise DataError(
@@ -286,7 +286,9 @@ def _number_notes(column: Numbers, pool: list[int], name: str) -> list[str]:
 
 
 def _mark_for_none(values: NDArray[np.float64]) -> float | None:
-    """A number such as -999 that is there several times, far outside the range of all others."""
+    """Return a number such as -999 that is there several times, far outside the range of all
+    others.
+    """
     for mark in _MARKS:
         others = values[values != mark]
         if not 2 <= len(values) - len(others) < len(values) or not len(others):
@@ -300,7 +302,7 @@ def _mark_for_none(values: NDArray[np.float64]) -> float | None:
 
 
 def _written_dates(values: NDArray[np.float64]) -> bool:
-    """Whether all are whole numbers such as 20200131."""
+    """Return whether all are whole numbers such as 20200131."""
     if not len(values) or values.min() < 19000101 or values.max() > 21001231:
         return False
     month, day = values // 100 % 100, values % 100
@@ -309,9 +311,9 @@ def _written_dates(values: NDArray[np.float64]) -> bool:
 
 
 def _distinct(values: NDArray[np.float64]) -> bool:
-    """Whether all are whole numbers, each there once."""
+    """Return whether all are whole numbers, each there once."""
     return (
-        len(values) >= _MOST_COUNTS
+        len(values) >= _LEAST_COUNTS
         and bool((values == np.floor(values)).all())
         and len(np.unique(values)) == len(values)
     )

@@ -95,7 +95,7 @@ def _refuse_other_fields(field_names: set[str], field: str | None, folder: Path)
 
 
 def _whole_numbers(values: list[Any]) -> list[Any]:
-    """The labels as whole numbers, where all of them are written so; else as they are."""
+    """Return the labels as whole numbers, where all of them are written so; else as they are."""
     if all(v is None or (isinstance(v, str) and _NUMBER.fullmatch(v)) for v in values):
         return [None if value is None else int(value) for value in values]
     return values
@@ -115,7 +115,9 @@ def _refuse_several_kinds(
 
 
 def _notes(samples: TarSamples, values: list[Any], label: str | None) -> Iterator[str]:
-    """What a user should know of the labels: samples without one, and labels that are not read."""
+    """Yield what a user should know of the labels: samples without one, and labels that are not
+    read.
+    """
     if label is None:
         return
     without = [i for i, value in enumerate(values) if value is None]
@@ -133,7 +135,7 @@ def _notes(samples: TarSamples, values: list[Any], label: str | None) -> Iterato
 def _value(
     samples: TarSamples, position: int, label: str | None, field: str | None, field_names: set[str]
 ) -> Any:
-    """The label of a sample as it is written; None where it has none.
+    """Return the label of a sample as it is written; None where it has none.
 
     field_names: takes in the fields that its JSON has.
     """

@@ -69,7 +69,9 @@ class TargetColumns:
 
     @property
     def strata(self) -> Labels:
-        """(n,): the class, or 0 where the answer is of another kind; `UNKNOWN` without one."""
+        """Return (n,): the class, or 0 where the answer is of another kind; `UNKNOWN` without
+        one.
+        """
         if self.values.ndim == 1:
             return np.asarray(self.values, dtype=np.int64)
         floats = self.values.dtype.kind == "f"
@@ -96,18 +98,18 @@ class RowsWithTargets:
 
     @property
     def labels(self) -> Labels:
-        """(n,): 0 where the answers are known, `UNKNOWN` elsewhere."""
+        """Return (n,): 0 where the answers are known, `UNKNOWN` elsewhere."""
         return self.target_columns.strata
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, *input_shape), a copy."""
+        """Return (n, *input_shape), a copy."""
         return torch.from_numpy(self.values[np.asarray(indices, dtype=np.int64)])
 
     def targets(self, indices: Sequence[int]) -> Tensor:
-        """(n, k). Raises DataError for a row with an answer missing."""
+        """Return (n, k). Raises DataError for a row with an answer missing."""
         positions = np.asarray(indices, dtype=np.int64)
         missing = positions[self.labels[positions] == UNKNOWN]
         if len(missing):

@@ -112,7 +112,7 @@ def _texts(rows: Rows, name: str) -> list[str]:
 
 
 def _cut(tokens: Sequence[Sequence[int]], length: int) -> tuple[str, ...]:
-    """A sentence about the texts that are longer than `length`, if there are any."""
+    """Return a sentence about the texts that are longer than `length`, if there are any."""
     longer = [len(one) for one in tokens if len(one) > length]
     if not longer:
         return ()
@@ -143,7 +143,7 @@ def _encode(
 
 
 def _array(ids: Sequence[Sequence[int]], padding: int) -> NDArray[np.int32]:
-    """(n, 2, t): ids, then the mask; t is the length of the longest, or 1."""
+    """Return (n, 2, t): ids, then the mask; t is the length of the longest, or 1."""
     longest = max(1, *(len(one) for one in ids))
     values = np.zeros((len(ids), 2, longest), dtype=np.int32)
     values[:, 0] = padding
@@ -154,7 +154,9 @@ def _array(ids: Sequence[Sequence[int]], padding: int) -> NDArray[np.int32]:
 
 
 def _padding(tokenizer: Tokenizer) -> int:
-    """The id that stands where no token is. The mask says so too, but GPT-2 goes by the id."""
+    """Return the id that stands where no token is. The mask says so too, but GPT-2 goes by the
+    id.
+    """
     numbers = (tokenizer.token_to_id(word) for word in PADDING)
     return next((number for number in numbers if number is not None), 0)
 

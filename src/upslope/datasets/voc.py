@@ -134,7 +134,9 @@ def _left_out_notes(homes: Sequence[Path], parts: Mapping[str, Sequence[Pair]]) 
 
 
 def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[Pair]:
-    """The images of a list, each with its mask or its annotation, all of which must be there."""
+    """Return the images of a list, each with its mask or its annotation, all of which must be
+    there.
+    """
     pairs = []
     for id_ in read_text(listing).split():
         if "/" in id_ or "\\" in id_:
@@ -151,7 +153,7 @@ def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[
 def _entries(
     parts: dict[str, list[Pair]], several: str, home: Path
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """(file, class, split) of each image with objects of one class or none; notes."""
+    """Return (file, class, split) of each image with objects of one class or none; notes."""
     objects: dict[str, VocObjects] = {}
     splits: dict[str, str] = {}
     for part, pairs in parts.items():

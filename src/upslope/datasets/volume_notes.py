@@ -56,7 +56,7 @@ def _oddities(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str
 
 
 def _starts(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
-    """Whether tomograms say that their first voxel lies elsewhere than at 0."""
+    """Return whether tomograms say that their first voxel lies elsewhere than at 0."""
     tomograms = {particle.file for particle in table.particles if particle.centre is not None}
     with_shift = [f for f in sorted(tomograms & headers.keys()) if any(headers[f].start)]
     if not with_shift:
@@ -73,7 +73,7 @@ def _starts(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, 
 
 
 def _other_pixels(table: ParticleTable, headers: dict[Path, MrcHeader]) -> tuple[str, ...]:
-    """Whether the table states pixels of other sizes than the voxels of the tomograms."""
+    """Return whether the table states pixels of other sizes than the voxels of the tomograms."""
     sizes = _stated_pixels(table)
     others: dict[tuple[str, float], list[Path]] = {}
     for particle, (column, pixel) in zip(table.particles, sizes, strict=True):

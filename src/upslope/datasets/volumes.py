@@ -52,7 +52,7 @@ class VolumeDataset:
 
     @cached_property
     def volumes(self) -> NDArray[np.float16]:
-        """The file mapped into memory. Raises DataError: it is damaged."""
+        """Return the file mapped into memory. Raises DataError: it is damaged."""
         return _open_cache(self.path, (len(self), self.box, self.box, self.box))
 
     def __getstate__(self) -> dict[str, object]:
@@ -63,7 +63,7 @@ class VolumeDataset:
         return len(self.ids)
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, 1, d, h, w) float32, at mean 0 and variance 1."""
+        """Return (n, 1, d, h, w) float32, at mean 0 and variance 1."""
         rows = self.volumes[np.asarray(indices, dtype=np.int64)]
         return torch.from_numpy(rows.astype(np.float32)[:, None])
 
@@ -85,7 +85,7 @@ def simulate_splits(
     memory: float = 4.0,
     progress: Observer = no_progress,
 ) -> Splits:
-    """A pool and a test set of the structures, one class each, from the cache or made now.
+    """Return a pool and a test set of the structures, one class each, from the cache or made now.
 
     Raises:
         DataError: fewer than two structures, one that does not fit into the box, or a damaged file
@@ -164,8 +164,9 @@ def _write(
 
 
 def _sound(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a cached file holds what was written, by the digest at its end; files of earlier
-    versions have none, and are taken where they have the right shape."""
+    """Return whether a cached file holds what was written, by the digest at its end; files of
+    earlier versions have none, and are taken where they have the right shape.
+    """
     try:
         volumes = _open_cache(path, shape)
         rest = path.stat().st_size - volumes.offset - volumes.nbytes  # type: ignore[attr-defined]

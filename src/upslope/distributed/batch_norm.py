@@ -117,7 +117,7 @@ def _arguments_of_function(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Any, ...]:
-    """The arguments of `F.batch_norm`, in the order of `_normalise`."""
+    """Return the arguments of `F.batch_norm`, in the order of `_normalise`."""
     return input, weight, bias, running_mean, running_var, training, momentum, eps
 
 
@@ -132,5 +132,5 @@ def _arguments_of_operator(
     eps: float,
     cudnn_enabled: bool = True,  # noqa: ARG001
 ) -> tuple[Any, ...]:
-    """The arguments of `torch.batch_norm`, in the order of `_normalise`."""
+    """Return the arguments of `torch.batch_norm`, in the order of `_normalise`."""
     return input, weight, bias, running_mean, running_var, training, momentum, eps

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.distributed.engine import Work
+from upslope.tensor_digest import add_tensors
 
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 """What `pickle` raises for what cannot travel."""
@@ -83,7 +84,7 @@ class Holdings:
         return _Unpickler(io.BytesIO(parcel.data), self.objects, model).load()
 
     def _take(self, parcel: Parcel) -> nn.Module:
-        """The network of this process with the weights of a parcel."""
+        """Return the network of this process with the weights of a parcel."""
         if parcel.weights is not None:
             assert self.make_model is not None  # as the sender had it
             model = self._model[1] if self._model else self.make_model().to(self.device)
@@ -174,7 +175,5 @@ def _tensor_here(value: Tensor) -> Tensor:
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
     sha256 = hashlib.sha256()
-    for name, tensor in weights.items():
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(sha256, weights.items())
     return sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""How many labels per strategy needs for what the reference reaches, with an interval.
+"""How many labels a strategy needs for what the reference reaches, with an interval.
 
 The target is the reference's figure at a share of its last budget. Within each seed the strategy's
 curve, read with straight lines, less that seed's target is a difference at every number of labels.
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from upslope.errors import DataError
 from upslope.evaluation.curves import (
     ROUNDING,
-    checked_curves,
+    check_curves,
     difference_of,
     mean_interval,
 )
@@ -55,8 +55,8 @@ def labels_needed(
     Raises:
         DataError: as for `area`; shapes that differ; a share that lies before the first budget.
     """
-    b, ours = checked_curves(budgets, curves)
-    _, theirs = checked_curves(budgets, reference)
+    b, ours = check_curves(budgets, curves)
+    _, theirs = check_curves(budgets, reference)
     if ours.ndim != 2 or ours.shape != theirs.shape:
         raise DataError(
             "Expected curves of the same seeds, (seeds, budgets), but got shapes "
@@ -88,7 +88,7 @@ def _first(labels: np.ndarray, is_reached: np.ndarray) -> float:
 
 
 def _from_there_on(labels: np.ndarray, is_reached: np.ndarray) -> float:
-    """The first label from which on all are reached."""
+    """Return the first label from which on all are reached."""
     if not is_reached[-1]:
         return float("inf")
     budgets_below = np.flatnonzero(~is_reached)

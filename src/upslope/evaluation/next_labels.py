@@ -116,13 +116,15 @@ def _log_errors(accuracy: Array, m: int) -> Array:
 
 
 def _weights(accuracy: Array, m: int) -> Array:
-    """The inverse variance of a log error that is measured on m samples, but for a factor."""
+    """Return the inverse variance of a log error that is measured on m samples, but for a
+    factor.
+    """
     error = (m * (1 - accuracy) + 0.5) / (m + 1)
     return error / (1 - error)
 
 
 def _fit(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
-    """(a, c) of y = a - c * x by weighted least squares, per row of y; c is 0 or more."""
+    """Return (a, c) of y = a - c * x by weighted least squares, per row of y; c is 0 or more."""
     share = weights / weights.sum(axis=1, keepdims=True)
     centre = share @ x
     mean = (share * y).sum(axis=1)

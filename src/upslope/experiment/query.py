@@ -138,7 +138,9 @@ def query(
     unlabelled = [i for i in range(len(pool_data)) if i not in places]
     _check_budget(chooser, budget, len(unlabelled))
     count = candidate_count(candidates, budget)
-    candidate_places = draw_candidates(unlabelled, count, len(pool_data), seed=seed, cycle=cycle)
+    candidate_places = draw_candidates(
+        unlabelled, count, len(pool_data), seed=settings.seed, cycle=cycle
+    )
     query_observer = watching_unless_observed(observer, 1, progress=progress)
     with query_observer as watcher, memory_errors():
         view, selection, passed_ids = Selector(

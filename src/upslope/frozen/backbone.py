@@ -14,6 +14,7 @@ from upslope.errors import ConfigError, ModelError
 from upslope.models import head, with_features
 from upslope.seeds import generator, global_generator
 from upslope.tasks.base import Normalises, Task
+from upslope.tensor_digest import add_tensors
 
 _MOST_NAMES = 3
 
@@ -149,10 +150,7 @@ def _digest(
 ) -> str:
     """SHA-256 of everything that decides features, as far as it can be read off."""
     sha256 = hashlib.sha256(f"{name} {statistics} {_structure(network, name)}".encode())
-    for key, value in weights.items():
-        tensor = value.detach().cpu().contiguous()
-        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(sha256, weights.items())
     return sha256.hexdigest()
 
 

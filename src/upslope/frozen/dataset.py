@@ -50,7 +50,7 @@ class FeatureDataset(Subset):
         self._maps: dict[int, Records] = {}
 
     def inputs(self, indices: Sequence[int]) -> Tensor:
-        """(n, width) float32.
+        """Return (n, width) float32.
 
         Raises:
             DataError: a sample that cannot be read, or a block that is missing or damaged.

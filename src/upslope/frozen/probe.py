@@ -85,8 +85,9 @@ def _save_probe(path: Path, probe: Probe) -> None:
 
 
 def _read_probe(path: Path) -> Probe | None:
-    """The features of made-up samples, None where the file is damaged; files of earlier versions
-    have no digest, and are taken where they are whole."""
+    """Return the features of made-up samples, None where the file is damaged; files of earlier
+    versions have no digest, and are taken where they are whole.
+    """
     try:
         with path.open("rb") as file:
             features: Probe = np.load(file, allow_pickle=False)

@@ -49,7 +49,7 @@ class Bounds:
     samples: int
 
     def means(self) -> dict[str, float]:
-        """The averages over the candidates, as Figure 3 draws them."""
+        """Return the averages over the candidates, as Figure 3 draws them."""
         terms = {
             "Target": self.target,
             "Approx-1": self.approx_1,
@@ -59,7 +59,7 @@ class Bounds:
         return {name: float(term.mean()) for name, term in terms.items()}
 
     def reduced_share(self) -> float:
-        """The share of candidates with ||grad L(T'(x))|| <= ||grad L(T(x))||."""
+        """Return the share of candidates with ||grad L(T'(x))|| <= ||grad L(T(x))||."""
         return float((self.approx_2 <= self.approx_3).double().mean())
 
 
@@ -72,7 +72,7 @@ def bounds(
     *,
     solver: Solver,
 ) -> Bounds:
-    """The four terms of Figure 3 for every candidate.
+    """Return the four terms of Figure 3 for every candidate.
 
     curvature: H at T', the later model. The paper takes every L in the terms, and so by its
         definition that in H, to be `loss`; the derivation of influence takes the loss that T' was

@@ -154,7 +154,7 @@ class EKFAC:
         aims: list[Any],
         left_out: set[str],
     ) -> Iterator[tuple[Layer, Tensor, list[Tensor]]]:
-        """(layer, patches, output gradients of each loss), from one pass over the batch."""
+        """Yield (layer, patches, output gradients of each loss), from one pass over the batch."""
         with watching(layers) as watch:
             outputs = self._network.outputs(self._network.leaves(), batch[0])
         n = sample_count(batch)
@@ -207,7 +207,9 @@ class EKFAC:
                 yield batch, [(y, weight) for y in label_draws.T.to(p.device)]
 
     def _losses(self, outputs: Any, aim: Any) -> Tensor:
-        """(n,): the loss at the given targets, or weighted cross-entropy at (labels, weights)."""
+        """Return (n,): the loss at the given targets, or weighted cross-entropy at (labels,
+        weights).
+        """
         if self._draws == "given":
             return self._network.loss(outputs, aim)
         labels, weights = aim
@@ -252,7 +254,7 @@ def _rows(tensor: Tensor, first: int, end: int) -> Tensor:
 
 
 def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same tree of tuples, lists and dicts with the function of each tensor."""
+    """Return the same tree of tuples, lists and dicts with the function of each tensor."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, dict):

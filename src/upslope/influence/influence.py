@@ -46,7 +46,7 @@ def influence_on_test_loss(
     *,
     solver: Solver,
 ) -> Influence:
-    """The influence of every candidate on the sum of the test losses (Eq. 2).
+    """Return the influence of every candidate on the sum of the test losses (Eq. 2).
 
     curvature: H; it also says the model, the parameters and the type to compute in.
     test, candidates: batches (inputs, targets). The paper lets the candidates' labels be seen here.

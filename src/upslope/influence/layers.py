@@ -30,12 +30,12 @@ class Layer:
     bias: str | None
 
     def block(self, theta: Theta) -> Tensor:
-        """The layer's entries of a vector as a matrix (out, in [+ 1])."""
+        """Return the layer's entries of a vector as a matrix (out, in [+ 1])."""
         weight = theta[self.weight].flatten(1)
         return weight if self.bias is None else torch.cat([weight, theta[self.bias][:, None]], 1)
 
     def unblock(self, block: Tensor, theta: Theta) -> Theta:
-        """The inverse of `block`, in the shapes of theta."""
+        """Return the inverse of `block`, in the shapes of theta."""
         if self.bias is None:
             return {self.weight: block.view_as(theta[self.weight])}
         return {
@@ -55,7 +55,7 @@ class Layer:
         return torch.cat([patches, patches.new_ones(*patches.shape[:2], 1)], dim=2)
 
     def gradients(self, g: Tensor) -> Tensor:
-        """The gradient of the output as (n, positions, out)."""
+        """Return the gradient of the output as (n, positions, out)."""
         if isinstance(self.module, nn.Linear):
             return g.reshape(len(g), -1, g.shape[-1])
         return g.flatten(2).transpose(1, 2)
@@ -119,7 +119,7 @@ def watching(layers: Iterable[Layer]) -> Iterator[LayerRecord]:
 
 
 def _unfold(x: Tensor, conv: Convolution) -> Tensor:
-    """(n, c, ...) -> (n, positions, c * kernel), entries in the order of the weight's."""
+    """Return (n, positions, c * kernel) for (n, c, ...), entries in the order of the weight's."""
     reach = [d * (k - 1) for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
     if conv.padding == "same":
         sides = [(r // 2, r - r // 2) for r in reach]

@@ -118,7 +118,7 @@ class _Problem:
         self.test = list(self.network.batches(test, "test"))
 
     def gradient(self, x: Tensor, without: int | None) -> Tensor:
-        """(p,): of the penalised mean loss, less one sample's share."""
+        """Return the gradient (p,) of the penalised mean loss, less one sample's share."""
         total, first = self.weight_decay * x, 0
         for batch in self.train:
             theta = {name: v.clone().requires_grad_() for name, v in self.network.split(x).items()}
@@ -131,7 +131,7 @@ class _Problem:
         return total
 
     def factor(self, x: Tensor) -> Tensor:
-        """The Cholesky factor of the Hessian of the penalised mean loss with all samples."""
+        """Return the Cholesky factor of the Hessian of the penalised mean loss with all samples."""
         self.network.theta = self.network.split(x)
         hessian = self.curvature.matrix()
         hessian.diagonal().add_(self.weight_decay)
@@ -149,7 +149,7 @@ class _Problem:
     def minimum(
         self, x: Tensor, without: int | None, factor: Tensor | None, tolerance: float
     ) -> tuple[Tensor, Tensor, float]:
-        """(theta, the last factor, the length of the gradient there)."""
+        """Return (theta, the last factor, the length of the gradient there)."""
         g = self.gradient(x, without)
         if factor is None:
             factor, fresh = self.factor(x), True
@@ -178,7 +178,7 @@ class _Problem:
     def _step(
         self, x: Tensor, g: Tensor, step: Tensor, without: int | None
     ) -> tuple[Tensor, Tensor] | None:
-        """The first of the steps 1, 1/2, 1/4 ... that shortens the gradient, if one does."""
+        """Return the first of the steps 1, 1/2, 1/4 ... that shortens the gradient, if one does."""
         share = 1.0
         while share > 1e-6:
             trial = x - share * step
@@ -189,7 +189,7 @@ class _Problem:
         return None
 
     def test_loss(self, x: Tensor) -> float:
-        """The sum of the test losses."""
+        """Return the sum of the test losses."""
         theta = self.network.split(x)
         total, first = 0.0, 0
         with torch.no_grad():

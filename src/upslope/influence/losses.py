@@ -50,7 +50,8 @@ _LOSSES: dict[str, LossFunction] = {
 
 
 def loss_named(loss: str | LossFunction) -> LossFunction:
-    """The loss itself, or the one of this name: "label", "entropy" (Eq. 7), "expected" (Eq. 6).
+    """Return the loss itself, or the one of this name: "label", "entropy" (Eq. 7), "expected" (Eq.
+    6).
 
     Raises:
         InfluenceError: there is no loss of this name.

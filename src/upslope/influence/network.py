@@ -73,7 +73,7 @@ class Network:
         return tree
 
     def batches(self, data: Batches, name: str) -> Iterator[tuple[Any, Any]]:
-        """The batches of the data set `name`, moved.
+        """Yield the batches of the data set `name`, moved.
 
         Raises:
             InfluenceError: the data can be gone through only once, is not of pairs, or is empty,
@@ -103,11 +103,11 @@ class Network:
             raise InfluenceError(f"Expected `{name}` to have at least one batch but got none.")
 
     def leaves(self) -> Theta:
-        """The parameters, for autograd to differentiate."""
+        """Return the parameters, for autograd to differentiate."""
         return {name: p.clone().requires_grad_() for name, p in self.theta.items()}
 
     def outputs(self, theta: Theta, inputs: Any) -> Any:
-        """What the model returns at these parameters."""
+        """Return what the model returns at these parameters."""
         state = {**self._rest, **theta}
         if isinstance(inputs, dict):
             return functional_call(self.model, state, (), inputs)
@@ -169,7 +169,7 @@ class Network:
         return total, n
 
     def along(self, function: Callable[[Theta], Tensor], direction: Tensor) -> Tensor:
-        """The derivative of function(theta) in this direction: forward-mode, one pass.
+        """Return the derivative of function(theta) in this direction: forward-mode, one pass.
 
         Where an operator of the model knows no forward mode, by differentiating the backward pass
         in its weights: the same number at about twice the price.
@@ -193,7 +193,7 @@ class Network:
         return self.along(lambda theta: self.losses(theta, batch, loss), direction)
 
     def split(self, vector: Tensor) -> Theta:
-        """(p,) -> one tensor a parameter."""
+        """Return one tensor a parameter for (p,)."""
         shapes = [p.shape for p in self.theta.values()]
         pieces = torch.split(vector, [shape.numel() for shape in shapes])
         return {name: v.view(s) for name, v, s in zip(self.theta, pieces, shapes, strict=True)}
@@ -203,7 +203,7 @@ class Network:
         return torch.cat([theta[name].detach().reshape(-1) for name in self.theta])
 
     def check_vector(self, vector: Tensor, name: str) -> Tensor:
-        """The vector, on the device and in the type of the parameters.
+        """Return the vector, on the device and in the type of the parameters.
 
         Raises:
             InfluenceError: it has not one finite entry per parameter.
@@ -219,7 +219,9 @@ class Network:
 
 
 def pull_back(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Theta:
-    """The gradient of sum(weights * output) by theta; zeros where the output does not use it."""
+    """Return the gradient of sum(weights * output) by theta; zeros where the output does not use
+    it.
+    """
     if not output.requires_grad:
         return {name: torch.zeros_like(p) for name, p in theta.items()}
     leaves = list(theta.values())
@@ -228,7 +230,7 @@ def pull_back(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Th
 
 
 def sample_count(batch: tuple[Any, Any]) -> int:
-    """The samples in a batch: the length of its first input."""
+    """Return the samples in a batch: the length of its first input."""
     inputs = batch[0]
     while not isinstance(inputs, Tensor):
         inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))

@@ -43,7 +43,7 @@ class Solution:
 
     @property
     def converged(self) -> bool:
-        """Whether the residual fell below the tolerance."""
+        """Return whether the residual fell below the tolerance."""
         return self.status == "converged"
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,11 +65,16 @@ class RunLock:
                 f"Expected to be alone in {folder} but {holder} is working there. Wait for it, end "
                 "it, or choose another folder."
             ) from error
-        with disk_errors(path):
-            file.seek(0)
-            file.truncate()
-            json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
-            file.flush()
+        try:
+            with disk_errors(path):
+                file.seek(0)
+                file.truncate()
+                json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
+                file.flush()
+        except BaseException:
+            with suppress(OSError):  # what could not be written is tried again
+                file.close()
+            raise
         self._file = file
 
     def shared_with_child(self) -> dict[str, Any]:

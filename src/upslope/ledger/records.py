@@ -157,7 +157,7 @@ class RunResult:
 
     @property
     def primary(self) -> str:
-        """The figure that learning curves show, a key of `CycleRecord.metrics`."""
+        """Return the figure that learning curves show, a key of `CycleRecord.metrics`."""
         return str(self.info["primary"])
 
     @property
@@ -167,7 +167,7 @@ class RunResult:
 
     @property
     def unfitted(self) -> tuple[CycleRecord, ...]:
-        """The cycles whose network did not learn its own labels: see `is_fitted`."""
+        """Return the cycles whose network did not learn its own labels: see `is_fitted`."""
         return tuple(c for c in self.cycles if not is_fitted(c.train_metrics, self.primary))
 
     def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:

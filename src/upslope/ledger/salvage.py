@@ -103,18 +103,21 @@ def read_what_is_sound(path: Path, kind: LogFormat[Any]) -> Salvage:
 def _sound(
     meta: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> tuple[list[Sequence[Any]], str]:
-    """The rows up to the first that breaks the chain, and why it does."""
+    """Return the rows up to the first that breaks the chain, and why it does."""
     chain = from_json(meta[CHAIN])
     good = [row for row in rows if row[0] <= chain["after"]]
     if start_of(meta, good) != chain["start"]:
         raise ValueError("it is not what was recorded")
     end = End(chain["after"], chain["start"])
     for row in rows[len(good) :]:
-        following = end.after(row[:5])
-        if row[0] != end.number + 1 or following.chain != row[5]:
+        try:
+            next_end = end.after(row[:5])
+        except TypeError:  # bytes in place of a text
+            next_end = None
+        if next_end is None or row[0] != end.number + 1 or next_end.chain != row[5]:
             return good, f"event {end.number + 1} is not what was recorded"
         good.append(row)
-        end = following
+        end = next_end
     return good, ""
 
 

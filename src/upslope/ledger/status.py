@@ -65,7 +65,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
     counts = f"{standing['labels']:,}"
     counts += f", {standing['waiting']:,} asked and waiting" if standing["waiting"] else ""
     counts += f", {standing['passed']:,} skipped" if standing["passed"] else ""
-    cycles, label_count = standing["unfitted_cycles"], standing["labels_from"]
+    cycles, earlier_run = standing["unfitted_cycles"], standing["labels_from"]
     unreadable = standing["unreadable"]
     return [
         ("run", standing["run"]),
@@ -76,7 +76,7 @@ def lines(standing: dict[str, Any]) -> list[tuple[str, str]]:
         *([("unreadable", ", ".join(map(repr, unreadable)))] if unreadable else []),
         ("last cycle", last_cycle(standing)),
         *([("not fitted", unfitted_words(cycles, standing["figure"]))] if cycles else []),
-        *([("begun with", f"the labels of {label_count}")] if label_count else []),
+        *([("begun with", f"the labels of {earlier_run}")] if earlier_run else []),
         *(("changed", change) for change in standing["changes"]),
         ("next", standing["next"]),
     ]
@@ -112,12 +112,15 @@ def _next(run: RunResult) -> str:
     if run.pending and sheet.is_file():
         # Masks are files in the data set; the column then holds skips alone.
         what = "draw the masks of" if run.primary == "miou" else "fill in the column `label` of"
-        return f"{what} {sheet}, then run the same command again"
+        return f"{what} {sheet}, then run again the command that began the run"
     if run.pending:
-        return "run the same command again: it takes in labels, or says where to write them"
+        return (
+            "run again the command that began the run: it takes in labels, or says where to write "
+            "them"
+        )
     if not run.finished:
-        return "run the same command again: it goes on where it stopped"
+        return "run again the command that began the run: it goes on where it stopped"
     return (
         f"`upslope predict {shlex.quote(str(run.path))}` applies its network; a larger "
-        "experiment.cycles in the same command extends the run"
+        "experiment.cycles in the command that began the run extends it"
     )

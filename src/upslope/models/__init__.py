@@ -71,7 +71,7 @@ REGISTRY: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options: Any) -> nn.Module:
-    """A fresh network; its weights come from torch's global generator.
+    """Return a fresh network; its weights come from torch's global generator.
 
     name: a key of `REGISTRY`; `timm:NAME` or `torchvision:NAME`, a network of these libraries,
     where they are installed; or `package.module:function`, which is imported, from the current
@@ -122,7 +122,7 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `build` with their names, types and ranges checked; builds nothing.
+    """Return the options of `build` with their names, types and ranges checked; builds nothing.
 
     Of a function of the user's own, which is imported for it, the names alone are checked.
 

@@ -59,7 +59,7 @@ class BagOfWords(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, 2, t) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, 2, t)."""
         logits: Tensor = self.head(self.dropout(self.hidden(self.words(x))))
         return logits
 

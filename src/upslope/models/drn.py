@@ -38,7 +38,7 @@ class DilatedBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, width, h/s, w/s)."""
+        """Return (n, width, h/s, w/s) for (n, inputs, h, w)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
@@ -63,7 +63,7 @@ class BilinearUpsample(nn.Module):
         self.register_buffer("weight", kernel.expand(planes, 1, -1, -1).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, planes, h, w) -> (n, planes, factor * h, factor * w)."""
+        """Return (n, planes, factor * h, factor * w) for (n, planes, h, w)."""
         return F.conv_transpose2d(
             x, self.weight, stride=self.factor, padding=self.factor // 2, groups=len(self.weight)
         )
@@ -99,7 +99,7 @@ class DilatedNetwork(nn.Module):
             nn.init.zeros_(self.seg.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, num_classes, h, w)."""
+        """Return (n, num_classes, h, w) for (n, channels, h, w)."""
         logits: Tensor = self.up(self.seg(self.dropout(self.base(x))))
         return logits[:, :, : x.shape[2], : x.shape[3]]
 

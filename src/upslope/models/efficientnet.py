@@ -74,7 +74,7 @@ class SameConv2d(nn.Conv2d):
         super().__init__(channels, filters, kernel, stride, groups=groups, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, filters, ceil(h / stride), ceil(w / stride))."""
+        """Return (n, filters, ceil(h / stride), ceil(w / stride)) for (n, c, h, w)."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         total = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:]]
         even = [n // 2 for n in total]
@@ -100,7 +100,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, out, ceil(h / stride), ceil(w / stride))."""
+        """Return (n, out, ceil(h / stride), ceil(w / stride)) for (n, channels, h, w)."""
         y: Tensor = x
         if self._expand_conv is not None and self._bn0 is not None:
             y = F.relu6(self._bn0(self._expand_conv(y)))
@@ -185,7 +185,7 @@ class EfficientNetLite0(LiteEncoder):
             self.hold(self._conv_head, self._bn1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, c, h, w)."""
         if self.resize is not None and x.shape[2:] != (self.resize, self.resize):
             x = F.interpolate(x, (self.resize, self.resize), mode="bilinear", antialias=True)
         x = F.relu6(self._bn1(self._conv_head(self.encode(x)[-1])))

@@ -49,7 +49,7 @@ class EfficientNetMasks(nn.Module):
         self.seg = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes, h, w)."""
+        """Return (n, num_classes, h, w) for (n, c, h, w)."""
         levels = self.encoder.encode(x)
         y: Tensor | None = None
         for block, lateral in reversed(list(zip(_LEVELS, self.laterals, strict=True))):

@@ -55,7 +55,7 @@ class FastCNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, c, h, w)."""
         x = self.activation(self.whitening(x))
         x = self.group3(self.group2(self.group1(x)))
         features = F.max_pool2d(x, x.shape[2:]).flatten(1) * self.logit_scale

@@ -32,7 +32,7 @@ class ImageClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, c, h, w)."""
         outputs: Any = self.network(pixel_values=x)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits
@@ -50,7 +50,7 @@ class PixelClassifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes, h, w)."""
+        """Return (n, num_classes, h, w) for (n, c, h, w)."""
         outputs: Any = self.network(pixel_values=x)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         if logits.shape[-2:] == x.shape[-2:]:
@@ -161,7 +161,12 @@ def image_form(path: str) -> ImageForm | None:
     if "image_mean" not in content and "do_rescale" not in content:
         return None  # of a tokenizer or of sound
     factor = content.get("rescale_factor", 1 / 255)
-    if content.get("do_rescale", True) is not True or abs(255 * factor - 1) > 1e-6:
+    is_number = isinstance(factor, int | float)
+    if (
+        content.get("do_rescale", True) is not True
+        or not is_number
+        or not abs(255 * factor - 1) <= 1e-6
+    ):
         raise ConfigError(
             f"Expected {file} to scale pixels from 0..255 to 0..1 but it says do_rescale="
             f"{content.get('do_rescale')}, rescale_factor={factor}. Take a function of your own as "
@@ -174,17 +179,20 @@ def image_form(path: str) -> ImageForm | None:
 
 
 def _edge(content: dict[str, Any]) -> int | None:
-    """The pixels along an edge of what the network sees, None where that is no one number."""
+    """Return the pixels along an edge of what the network sees, None where that is no one
+    number.
+    """
     size = content.get("crop_size") if content.get("do_center_crop") else None
     size = content.get("size") if size is None else size
     if isinstance(size, dict):
-        edges = {size.get("height"), size.get("width")} - {None} or {size.get("shortest_edge")}
-        size = edges.pop() if len(edges) == 1 else None
+        edges = [edge for name in ("height", "width") if (edge := size.get(name)) is not None]
+        edges = edges or [size.get("shortest_edge")]
+        size = edges[0] if all(edge == edges[0] for edge in edges) else None
     return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _segments(folder: Path) -> bool:
-    """Whether the folder's config.json names a network that segments images."""
+    """Return whether the folder's config.json names a network that segments images."""
     try:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
         return any(str(name).endswith("ForSemanticSegmentation") for name in names)
@@ -193,7 +201,7 @@ def _segments(folder: Path) -> bool:
 
 
 def _output_layers(network: nn.Module, pixels: bool, num_classes: int) -> list[nn.Module]:
-    """The layers that make the logits: the last linear one or, of pixels, convolutions.
+    """Return the layers that make the logits: the last linear one or, of pixels, convolutions.
 
     Raises:
         ModelError: there is none.

@@ -41,7 +41,7 @@ def put_channels_last(model: nn.Module) -> None:
             tensor.data = tensor.data.to(memory_format=CHANNELS_LAST[tensor.dim()])
 
 
-def following(images: Tensor, weight: Tensor) -> Tensor:
+def in_order_of(images: Tensor, weight: Tensor) -> Tensor:
     """Return the images of a stage in the order of memory of its weights, where these are wide.
 
     A convolution whose images or weight have their channels last runs so. On a CPU, images on

@@ -58,7 +58,7 @@ def check_own_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _wrong_parameters(
     where: str, factory: Callable[..., Any], options: Mapping[str, Any]
 ) -> list[OptionProblem]:
-    """The problems of parameters: options without one, and parameters without a value."""
+    """Return the problems of parameters: options without one, and parameters without a value."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):  # functions written in C may not tell
@@ -79,7 +79,7 @@ def _wrong_parameters(
 def _wrong_names(
     where: str, names: Sequence[str], options: Mapping[str, Any]
 ) -> list[OptionProblem]:
-    """The problems of a function that takes parameters of these names alone."""
+    """Return the problems of a function that takes parameters of these names alone."""
     own_names = tuple(n for n in names if n not in DATA_ARGUMENTS)
     problems: list[OptionProblem] = [
         UnknownOption(where, key, own_names)
@@ -98,7 +98,9 @@ def _wrong_names(
 def _wrong_types(
     where: str, factory: Callable[..., Any], options: Mapping[str, Any]
 ) -> list[WrongOption]:
-    """The problem of each option whose plain annotation (int, float, str, bool) is another type."""
+    """Return the problem of each option whose plain annotation (int, float, str, bool) is another
+    type.
+    """
     try:
         made_by = factory.__init__ if inspect.isclass(factory) else factory
         hints = get_type_hints(made_by, include_extras=True)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.models.memory_order import WIDE, following
+from upslope.models.memory_order import WIDE, in_order_of
 from upslope.models.small import Dropout, image_channels
 
 
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, width, h/s, w/s)."""
+        """Return (n, width, h/s, w/s) for (n, inputs, h, w)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu(y + (x if self.downsample is None else self.downsample(x)))
@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, 4 * width, h/s, w/s)."""
+        """Return (n, 4 * width, h/s, w/s) for (n, inputs, h, w)."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -129,13 +129,13 @@ class ResNet(nn.Module):
             module.to(memory_format=order)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, channels, h, w)."""
         x = self.relu(self.bn1(self.conv1(x)))
         if self.maxpool is not None:
             x = self.maxpool(x)
         for stage in self.stages:
             blocks: Any = self.get_submodule(stage)
-            x = blocks(following(x, blocks[-1].conv2.weight))
+            x = blocks(in_order_of(x, blocks[-1].conv2.weight))
         logits: Tensor = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return logits
 

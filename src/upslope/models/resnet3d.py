@@ -34,7 +34,7 @@ class BasicBlock3d(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, d, h, w) -> (n, width, d/s, h/s, w/s)."""
+        """Return (n, width, d/s, h/s, w/s) for (n, inputs, d, h, w)."""
         y = torch.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
@@ -74,7 +74,7 @@ class ResNet3d(nn.Module):
         self.fc = nn.Linear(inputs, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, d, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, channels, d, h, w)."""
         x = torch.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)

@@ -35,7 +35,7 @@ class SmallCNN(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, c, h, w)."""
         x = quarters(self.stage2(self.stage1(x))).flatten(1)
         logits: Tensor = self.head(self.dropout(torch.relu(self.hidden(x))))
         return logits
@@ -78,7 +78,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, ...) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, ...)."""
         x = x.flatten(1)
         for layer in self.hidden:
             x = layer(x)
@@ -108,7 +108,9 @@ def mlp(
 
 
 def image_channels(name: str, input_shape: tuple[int, ...], smallest: int) -> int:
-    """The channels of a (c, h, w) shape; ModelError unless it is one with h, w >= smallest."""
+    """Return the channels of a (c, h, w) shape; ModelError unless it is one with h, w >=
+    smallest.
+    """
     if len(input_shape) != 3 or min(input_shape[1:]) < smallest:
         raise ModelError(
             f"Expected inputs of shape (c, h, w) with h and w at least {smallest} for the model "

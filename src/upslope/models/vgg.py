@@ -62,7 +62,7 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, num_classes)."""
+        """Return (n, num_classes) for (n, channels, h, w)."""
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
         return logits
 

@@ -76,8 +76,9 @@ class MLflow:
         self.close()
 
     def _write(self, run: str, labels: int, figures: Mapping[str, float]) -> None:
-        id_ = self._runs.setdefault(run, "") or self._run(run)
-        self._runs[run] = id_
+        if run not in self._runs:
+            self._runs[run] = self._run(run)
+        id_ = self._runs[run]
         for name, value in figures.items():
             self._client.log_metric(id_, name, value, step=labels)
 

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,11 +57,13 @@ def list_shards(
     """
     if index is not None and index.is_file() and asked_format in (None, "folder"):
         return _of_index(path, index)
-    if "{" in path or _PATTERN.search(path):
+    # A path on this machine may hold the characters of patterns, as "photos [2024]" does.
+    as_it_is = storage.entry(path) if storage.is_local else None
+    if as_it_is is None and ("{" in path or _PATTERN.search(path)):
         entries = list(_matching(storage, path))
         stem = re.split(r"[*?\[{]", path, maxsplit=1)[0]
         return _of_files(storage, posixpath.dirname(stem), entries, asked_format)
-    entry = storage.entry(path)
+    entry = as_it_is or storage.entry(path)
     if entry is not None and not entry.is_folder:
         return _of_files(storage, posixpath.dirname(path), [entry], asked_format)
     return _of_folder(storage, path, asked_format, options, index)
@@ -279,11 +282,13 @@ def _check_total(storage: Storage, entries: Sequence[Entry]) -> None:
             totals.setdefault(key, (int(match[2]), set()))[1].add(int(match[1]))
     for key, (total, numbers) in totals.items():
         if len(numbers) < total:
-            missing = [n for n in range(total) if n not in numbers]
-            more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
+            # A name may state any number: all that are missing may be too many to hold.
+            first = list(islice((n for n in range(total) if n not in numbers), _MOST_NAMES))
+            missing = total - sum(n < total for n in numbers)
+            more = f" and {missing - len(first)} more" if missing > len(first) else ""
             raise DataError(
                 f"Expected {total} shards {storage.url(key)}, as their names say, but "
-                f"{', '.join(str(n) for n in missing[:_MOST_NAMES])}{more} "
-                f"{'is' if len(missing) == 1 else 'are'} missing. Restore them, or give the "
+                f"{', '.join(map(str, first))}{more} "
+                f"{'is' if missing == 1 else 'are'} missing. Restore them, or give the "
                 "shards that there are by a pattern."
             )

@@ -108,8 +108,9 @@ class Rows:
 
 
 def _kind_of(column: str) -> str:
-    """What a column holds, whatever the width of offsets into its cells: polars writes other ones
-    than pandas."""
+    """Return what a column holds, whatever the width of offsets into its cells: polars writes other
+    ones than pandas.
+    """
     return column.replace("large_binary", "binary").replace("large_string", "string")
 
 
@@ -279,7 +280,7 @@ class Addresses:
 
 
 def _follow_links(path: str) -> Path | None:
-    """A path behind all links, so that none leads out; None of what no file can be called.
+    """Return a path behind all links, so that none leads out; None of what no file can be called.
 
     Raises:
         DataError: links that lead to themselves.

@@ -295,7 +295,7 @@ def _entry(info: Mapping[str, Any]) -> Entry:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error carries, where it does."""
+    """Return the HTTP status that an error carries, where it does."""
     response = getattr(error, "response", None)
     for value in (getattr(response, "status_code", None), getattr(error, "status", None),
                   getattr(error, "code", None)):  # fmt: skip
@@ -305,7 +305,7 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_absence(error: Exception) -> bool:
-    """Whether there is no such file, or none that could have such a name."""
+    """Return whether there is no such file, or none that could have such a name."""
     return (
         isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         or getattr(error, "errno", None) in _NO_NAME
@@ -314,7 +314,9 @@ def _is_absence(error: Exception) -> bool:
 
 
 def _is_wrong_request(error: Exception) -> bool:
-    """Whether the library refuses what it is asked, as a bucket of a name that none can have."""
+    """Return whether the library refuses what it is asked, as a bucket of a name that none can
+    have.
+    """
     is_garbled_answer = isinstance(error, JSONDecodeError | UnicodeDecodeError)
     return isinstance(error, ValueError | TypeError) and not is_garbled_answer
 

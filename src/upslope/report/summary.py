@@ -12,6 +12,7 @@ from upslope.evaluation import (
     Interval,
     PairedResult,
     area,
+    have_spread,
     holm,
     labels_to_reach,
     mean_interval,
@@ -123,13 +124,14 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
     for name in names:
         runs = study.complete(name)
         curves = study.curves(name, list(runs))
+        areas = areas_of(budgets, curves)
         comparison = comparisons[name]
         rows.append(
             Row(
                 strategy=name,
                 seeds=tuple(runs),
-                curve=told_interval(mean_interval(curves)),
-                area=told_interval(mean_interval(areas_of(budgets, curves))),
+                curve=told_interval(mean_interval(curves), have_spread(curves)),
+                area=told_interval(mean_interval(areas), have_spread(areas)),
                 selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
                 training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
                 comparison=None

@@ -66,7 +66,7 @@ class Request:
 
     @property
     def studies(self) -> tuple[str, ...]:
-        """The studies that the artefacts need, each once."""
+        """Return the studies that the artefacts need, each once."""
         scale = self.runner.scale
         return tuple(dict.fromkeys(s for n in self.names for s in ARTEFACTS[n].studies(scale)))
 

@@ -114,7 +114,9 @@ def _page(name: str, result: Result, lines: Sequence[Line], command: str) -> str
 
 
 def _commits(runner: StudyRunner, study: str) -> list[str]:
-    """Of the source that its runs were made with; one that was gone on with may have several."""
+    """Return the commits of the source that a study's runs were made with: several, where one went
+    on.
+    """
     commits = {
         run.environment.get("commit") for runs in runner.runs(study).values() for run in runs
     }

@@ -34,7 +34,7 @@ class Scorer(Protocol):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The signals that `score` reads."""
+        """Return the signals that `score` reads."""
         ...
 
     def score(self, pool: PoolView) -> Tensor:
@@ -60,8 +60,7 @@ class SignalScore:
         return (self.need,)
 
     def score(self, pool: PoolView) -> Tensor:
-        """Return the signal as scores, (n_candidates,). Raises SelectionError where the signal is
-        not one number per sample.
+        """Return the signal as scores, (n_candidates,).
 
         pool: the candidates and their signals.
 
@@ -113,8 +112,8 @@ def score_to_file(
     Returns: how many were written and skipped.
 
     Raises:
-        ConfigError: another ending than .parquet or .csv, or no score; float images beside a task
-            with statistics.
+        ConfigError: another ending than .parquet or .csv, or no score; a column of a name that
+            those of text have; float images beside a task with statistics.
         DataError: an empty pool, or a sample that cannot be read and `on_corrupt` is "fail".
         SelectionError: a score that is NaN or infinite; the message names samples.
         RunError: the disk is full or cannot be written.
@@ -137,6 +136,7 @@ def score_to_file(
     """
     if not scores:
         raise ConfigError("Expected at least one score but got none.")
+    check_columns(scores)
     check_standardised(task, dataset)
     needs = list(dict.fromkeys(need for scorer in scores.values() for need in scorer.needs))
 
@@ -161,6 +161,15 @@ def score_to_file(
 
     positions = range(len(dataset)) if indices is None else indices
     return stream_to_file(path, dataset, positions, block, observer)
+
+
+def check_columns(scores: Mapping[str, Scorer]) -> None:
+    """Raise ConfigError where scores would stand in place of ids, or in another column of text."""
+    if clashes := [name for name in scores if name in TEXT_COLUMNS]:
+        raise ConfigError(
+            f"Expected names of scores but {', '.join(TEXT_COLUMNS)}, which columns of text have, "
+            f"but got {', '.join(clashes)}. Choose another name."
+        )
 
 
 def check_file_name(path: Path | str) -> Path:

@@ -124,7 +124,7 @@ def _read(
 
 
 def _file_names(dataset: Dataset) -> list[str]:
-    """The file of each id, below the folder of masks: the id itself, with .png behind it."""
+    """Return the file of each id, below the folder of masks: the id itself, with .png behind it."""
     names = []
     for id_ in dataset.ids:
         parts = PurePosixPath(id_).parts

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from upslope.errors import RunError
 from upslope.files import from_json, read_digested_json, to_json, write_digested_json
+from upslope.tensor_digest import add_tensors
 
 _SHORT, _NAMES = 8, 3
 """Values that two lists may have together to be told whole; of longer ones, how many are named."""
@@ -88,8 +88,5 @@ def weights_digest(model: nn.Module) -> str:
     model: the network.
     """
     sha256 = hashlib.sha256(type(model).__name__.encode())
-    for key, value in model.state_dict().items():
-        tensor = value.detach().cpu().contiguous()
-        sha256.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(sha256, model.state_dict().items())
     return sha256.hexdigest()

@@ -29,7 +29,7 @@ from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
-from upslope.scoring.files import Scorer
+from upslope.scoring.files import Scorer, check_columns
 from upslope.scoring.input_types import check_standardised
 from upslope.scoring.records import record_to_write, weights_digest
 from upslope.scoring.score_files import read_scores, with_facts, write_joined
@@ -105,11 +105,13 @@ class ShardScorer:
         """Record what is computed, or compare it with what the folder was begun with.
 
         Raises:
-            ConfigError: no score, or one that must first be trained on the whole pool.
+            ConfigError: no score, one that must first be trained on the whole pool, or a column
+                of the name of ids.
             RunError: the folder holds scores of another pool, network or seed.
         """
         if not self.scores and not self.keep:
             raise ConfigError("Expected at least one score, or signals to keep, but got none.")
+        check_columns(self.scores)
         for name, scorer in self.scores.items():
             for need in scorer.needs:
                 check_separable(name, need)

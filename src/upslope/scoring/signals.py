@@ -34,7 +34,7 @@ class KnowsSignals(Protocol):
     """Something that computes signals of its own, as what was trained along with the model."""
 
     def signal(self, need: Need) -> Signal | None:
-        """The signal of that need, None for one that it does not know."""
+        """Return the signal of that need, None for one that it does not know."""
         ...
 
 
@@ -84,7 +84,7 @@ def compute_signals(
     observer: Observer = no_progress,
     stop: Stop | None = None,
 ) -> SignalTable:
-    """The signals of `needs` over `candidates`, with `model` in eval mode.
+    """Return the signals of `needs` over `candidates`, with `model` in eval mode.
 
     Equal signals are computed once; signals with something to train are fitted first, on
     `unlabelled` (the candidates by default) and `labelled`. Random signals (dropout passes) draw
@@ -176,7 +176,7 @@ class _Signals:
             yield batch[mask.cpu()].tolist(), self._compute(inputs, int(batch[0]))
 
     def _compute(self, inputs: Tensor, place: int) -> dict[Need, Tensor]:
-        """The signals of the samples that could be read, on the CPU."""
+        """Return the signals of the samples that could be read, on the CPU."""
         if not len(inputs):
             return {}
         drawing = global_generator(self.seed, "signals", self.cycle, place, device=self.device)
@@ -221,7 +221,7 @@ class _Pass:
         )
 
     def _results(self, work: _Signals) -> Iterator[tuple[list[int], dict[Need, Tensor]]]:
-        """The results of all batches in order; progress is told, and a stop is obeyed."""
+        """Yield the results of all batches in order; progress is told, and a stop is obeyed."""
         total = len(work.indices)
         batches = in_order(total, self.batch_size)
         self.observer(Progress("score", 0, total))
@@ -243,7 +243,7 @@ def _fitting_batch(
     indices: Sequence[int],
     device: torch.device,
 ) -> int:
-    """How many samples fit in memory, judged by the first that can be read."""
+    """Return how many samples fit in memory, judged by the first that can be read."""
     for index in indices[:100]:
         with contextlib.suppress(DataError):
             sample = task.prepare(dataset.inputs([index]).to(device))

@@ -166,7 +166,7 @@ class ShardStorer:
     def _there(
         self, name: str, start: int, by_digest: dict[bytes, str], shapes: dict[str, tuple[int, ...]]
     ) -> list[str] | None:
-        """The ids of a block that is there for every signal, None where it is not."""
+        """Return the ids of a block that is there for every signal, None where it is not."""
         from upslope.blocks import DamagedBlockError, map_block
 
         ids: list[str] = []
@@ -190,7 +190,7 @@ class ShardStorer:
         return list(zip(self.needs, record["signals"], strict=True))
 
     def _shapes(self, pool: ShardedPool) -> list[dict[str, Any]]:
-        """What each signal of a sample looks like, by the first that can be read."""
+        """Return what each signal of a sample looks like, by the first that can be read."""
         for shard in pool.shards:
             with pool.open(shard) as rows:
                 for start in range(0, len(rows), self.batch_size):
@@ -216,11 +216,11 @@ def plain_needs(needs: Sequence[Need]) -> tuple[Need, ...]:
 
 
 def _projections(needs: Sequence[Need]) -> dict[str, str]:
-    """The random projection of each signal that has one."""
+    """Return the random projection of each signal that has one."""
     signals = ((str(need), build(need)) for need in needs)
     return {need: s.projection for need, s in signals if isinstance(s, HasProjection)}
 
 
 def _address(shard: Shard, start: int) -> int:
-    """A number for the random signals of a block, whatever other blocks there are."""
+    """Return a number for the random signals of a block, whatever other blocks there are."""
     return int.from_bytes(hashlib.sha256(f"{shard.name}/{start}".encode()).digest()[:4], "big")

@@ -49,7 +49,7 @@ def build(
     classes: Sequence[str] = (),
     **options: Any,
 ) -> Task:
-    """A task. mean, std: what `datasets.statistics(pool)` gives; classes: their names.
+    """Return a task. mean, std: what `datasets.statistics(pool)` gives; classes: their names.
 
     num_classes: classes, labels or numbers to predict.
 
@@ -73,7 +73,7 @@ def build(
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `build` with their types and ranges checked.
+    """Return the options of `build` with their types and ranges checked.
 
     name, options: as of `build`.
 

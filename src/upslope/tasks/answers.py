@@ -136,7 +136,7 @@ def _position(name: str, classes: Sequence[str]) -> int:
 
 
 def _number(name: str) -> int | None:
-    """The whole number that a name is, as "1", "01" or "1.0"; None for any other name."""
+    """Return the whole number that a name is, as "1", "01" or "1.0"; None for any other name."""
     try:
         value = float(name)
     except ValueError:
@@ -145,7 +145,9 @@ def _number(name: str) -> int | None:
 
 
 def _sequence(answer: Any) -> list[Any] | None:
-    """The items of an array, a tensor or a collection; None where an answer is none of these."""
+    """Return the items of an array, a tensor or a collection; None where an answer is none of
+    these.
+    """
     plain = answer.tolist() if hasattr(answer, "tolist") else answer
     return list(plain) if isinstance(plain, list | tuple | set | frozenset) else None
 

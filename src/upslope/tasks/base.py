@@ -16,7 +16,7 @@ class Metrics(Protocol):
         ...
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; shares are between 0 and 1."""
+        """Return the figures over everything seen; shares are between 0 and 1."""
         ...
 
 
@@ -25,7 +25,9 @@ class Task(Protocol):
 
     @property
     def primary(self) -> str:
-        """The figure that learning curves show, a key of `Metrics.compute`; higher is better."""
+        """Return the figure that learning curves show, a key of `Metrics.compute`; higher is
+        better.
+        """
         ...
 
     def losses(self, outputs: Any, targets: Tensor) -> Tensor:
@@ -36,7 +38,7 @@ class Task(Protocol):
         ...
 
     def logits(self, outputs: Any) -> Tensor:
-        """(n, classes, ...): what the softmax takes.
+        """Return (n, classes, ...): what the softmax takes.
 
         Raises:
             ModelError: there are none in `outputs`.

@@ -72,7 +72,9 @@ class Classification(OneClassTask):
     mirrors_on_demand: ClassVar[bool] = True
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """The outputs for a prepared batch; with `views`, the logarithm of their mean posterior."""
+        """Return the outputs for a prepared batch; with `views`, the logarithm of their mean
+        posterior.
+        """
         if self.views == "none":
             return model(inputs)
         self._need(inputs, 4, "images, (n, c, h, w),", f"views {self.views!r}", "views")
@@ -89,7 +91,8 @@ class Classification(OneClassTask):
         *,
         mirrored: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """A random variant of a prepared batch, (n, c, h, w) or, of volumes, (n, c, z, y, x).
+        """Return a random variant of a prepared batch, (n, c, h, w) or, of volumes, (n, c, z, y,
+        x).
 
         The border of an image is black, as it is where images are padded before they are
         normalised; volumes are shifted around their ends. `rng` lives on the CPU. mirrored: (n,),

@@ -40,7 +40,7 @@ class CommonTask:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names given, or the numbers of the classes."""
+        """Return the names given, or the numbers of the classes."""
         return self.classes or tuple(str(i) for i in range(self.num_classes))
 
     def read_outputs(self, outputs: Any) -> Tensor:
@@ -55,7 +55,7 @@ class CommonTask:
         return values
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """The outputs for a prepared batch."""
+        """Return the outputs for a prepared batch."""
         return model(inputs)
 
     def prepare(self, inputs: Tensor) -> Tensor:
@@ -70,7 +70,9 @@ class CommonTask:
         return inputs.float().mul_(scale).add_(shift)
 
     def border_value(self, inputs: Tensor) -> Tensor | None:
-        """(1, c, 1, ...): what `prepare` makes of black, for prepared `inputs`; None for 0."""
+        """Return (1, c, 1, ...): what `prepare` makes of black, for prepared `inputs`; None for
+        0.
+        """
         if not self.mean:
             return None
         self.check_channels(inputs)
@@ -100,7 +102,7 @@ class CommonTask:
         targets: Tensor,
         rng: torch.Generator,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """The batch as it is; tasks that know better change it."""
+        """Return the batch as it is; tasks that know better change it."""
         return inputs, targets
 
     def check_outputs(
@@ -164,7 +166,9 @@ def precision_remedy(model: nn.Module, inputs: Tensor) -> str:
 def _affine(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, ndim: int
 ) -> tuple[Tensor, Tensor]:
-    """(scale, shift), each (1, c, 1, ...), kept on the device: a copy a batch would wait for it."""
+    """Return (scale, shift), each (1, c, 1, ...), kept on the device: a copy a batch would wait for
+    it.
+    """
     shape = (1, -1, *(1,) * (ndim - 2))
     centre, spread = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     scale, shift = 1 / (255 * spread), -centre / spread

@@ -44,7 +44,7 @@ class SegmentationMetrics:
         self.matrix += torch.bincount(cells.cpu(), minlength=count * count).view(count, count)
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; empty before the first valid pixel."""
+        """Return the figures over everything seen; empty before the first valid pixel."""
         matrix = self.matrix.double()
         total = matrix.sum().item()
         if not total:

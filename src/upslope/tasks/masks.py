@@ -28,7 +28,8 @@ def random_window(
     rng: on the CPU, so that a run draws the same on any device; one draw per batch: (4, n) numbers
     in [0, 1) for factor, row, column, mirroring.
 
-    Returns (n, c, *size) and (n, *size).
+    Returns (n, c, *size) and (n, *size), of the masks' type where it holds `ignore_index`, else
+    int64.
     """
     n, _, h, w = images.shape
     draws = torch.rand(4, n, generator=rng, dtype=torch.float64)
@@ -42,6 +43,9 @@ def random_window(
     outside = ((y < -0.5) | (y >= h - 0.5))[:, :, None] | ((x < -0.5) | (x >= w - 0.5))[:, None]
 
     nearest = masks[sample_index, _clip(y + 0.5, h)[:, :, None], _clip(x + 0.5, w)[:, None, :]]
+    limits = torch.iinfo(masks.dtype)
+    if not limits.min <= ignore_index <= limits.max:  # -1 in a mask of bytes would be class 255
+        nearest = nearest.long()
     nearest = nearest.masked_fill(outside, ignore_index)
     along_y = _interpolate(images.permute(0, 2, 1, 3), y)  # (n, size[0], c, w)
     window = _interpolate(along_y.permute(0, 3, 2, 1), x)  # (n, size[1], c, size[0])
@@ -51,7 +55,7 @@ def random_window(
 
 
 def _places(extent: int, window: int, factors: Tensor, draws: Tensor) -> Tensor:
-    """(n, window): where each pixel of the window lies in the image, by pixel centres.
+    """Return (n, window): where each pixel of the window lies in the image, by pixel centres.
 
     The offset is a whole number of resized pixels, so that at factor 1 the places are whole too.
     A window wider than the resized image has all of it, at a random place.

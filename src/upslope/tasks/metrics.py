@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.errors import ModelError
+
 BINS = 15
 """Bins of the calibration error: C. Guo et al., On Calibration of Modern Neural Networks, 2017."""
 
@@ -33,9 +35,21 @@ class ClassificationMetrics:
         self._bins = torch.zeros(BINS, 3, dtype=torch.float64)
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """outputs: what the model returned for n samples; targets: (n,)."""
+        """Count n samples.
+
+        outputs: what the model returned for them. targets: (n,).
+
+        Raises:
+            ModelError: outputs that are NaN, of which nothing is the answer.
+        """
         logits = self._task.logits(outputs).detach().float()
         confidence, answer = logits.softmax(dim=1).max(dim=1)
+        if unknown := int(confidence.isnan().sum()):
+            raise ModelError(
+                f"Expected outputs that give probabilities but those of {unknown} of "
+                f"{len(confidence)} samples are NaN: the network has diverged, or its inputs are "
+                "not finite. Lower `training.lr`, and look at the inputs."
+            )
         targets = targets.long()
         self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
         targets = targets.cpu()
@@ -49,7 +63,7 @@ class ClassificationMetrics:
         )
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; empty before the first `update`."""
+        """Return the figures over everything seen; empty before the first `update`."""
         total = self._counts.sum().item()
         if not total:
             return {}

@@ -40,7 +40,9 @@ class MultiLabel(SoftmaxTask):
     primary = "map"
 
     def logits(self, outputs: Any) -> Tensor:
-        """(n, 2, num_classes): of absence, which is 0, and of presence. Raises ModelError."""
+        """Return (n, 2, num_classes): of absence, which is 0, and of presence. Raises
+        ModelError.
+        """
         z = super().logits(outputs)
         return torch.stack((torch.zeros_like(z), z), dim=1)
 
@@ -74,7 +76,7 @@ class MultiLabel(SoftmaxTask):
         return label_set_answer(text, classes)
 
     def metrics(self) -> MultiLabelMetrics:
-        """A fresh accumulator of mean average precision, F1, exact matches and loss."""
+        """Return a fresh accumulator of mean average precision, F1, exact matches and loss."""
         return MultiLabelMetrics(self, self.class_names)
 
     def check(self, model: nn.Module, sample: Tensor) -> None:

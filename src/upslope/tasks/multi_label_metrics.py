@@ -37,7 +37,7 @@ class MultiLabelMetrics:
         self._targets.append(targets.bool().cpu())
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; empty before the first label that is present."""
+        """Return the figures over everything seen; empty before the first label that is present."""
         if not self._scores:
             return {}
         z, truth = torch.cat(self._scores), torch.cat(self._targets)

@@ -56,5 +56,5 @@ class OneClassTask(SoftmaxTask):
         return class_answer(text, classes)
 
     def metrics(self) -> ClassificationMetrics:
-        """A fresh accumulator of accuracy, loss, calibration error and accuracy by class."""
+        """Return a fresh accumulator of accuracy, loss, calibration error and accuracy by class."""
         return ClassificationMetrics(self, self.class_names)

@@ -83,7 +83,9 @@ def colour_jitter(
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, 1, h, w): the brightness of colours, the mean of other channels."""
+    """Return (n, 1, h, w) for (n, c, h, w), the brightness of colours, the mean of other
+    channels.
+    """
     if pixels.shape[1] != 3:
         return pixels.mean(dim=1, keepdim=True)
     weights = pixels.new_tensor(_GREY).reshape(1, 3, 1, 1)

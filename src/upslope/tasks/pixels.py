@@ -21,7 +21,7 @@ Rule = Literal["mean", "top", "class-balanced"]
 def reduce_pixels(
     values: Tensor, answers: Tensor, rule: Rule, share: float, classes: int
 ) -> Tensor:
-    """(n,) from values (n, h, w) and the class answered at each pixel, (n, h, w)."""
+    """Return (n,) from values (n, h, w) and the class answered at each pixel, (n, h, w)."""
     values, answers = values.flatten(start_dim=1), answers.flatten(start_dim=1)
     if rule == "mean":
         return values.mean(dim=1)

@@ -102,13 +102,13 @@ class Regression(CommonTask):
         return scale_advice(targets, *self._affine(targets), self.class_names, figures)
 
     def predictions(self, outputs: Any) -> Tensor:
-        """(n, num_classes): what is predicted, in the units of the targets."""
+        """Return (n, num_classes): what is predicted, in the units of the targets."""
         values = self.read_outputs(outputs)
         centre, scale = self._affine(values)
         return values * scale + centre
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
-        """(n, ...) -> (n,): the mean over the numbers, where there are several."""
+        """Return (n,) for (n, ...), the mean over the numbers, where there are several."""
         return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values
 
     def label(self, answer: Any, classes: Sequence[str]) -> list[float]:
@@ -120,7 +120,9 @@ class Regression(CommonTask):
         return numbers_answer(text, classes)
 
     def metrics(self) -> RegressionMetrics:
-        """A fresh accumulator of R^2, the root of the mean squared error and the mean absolute."""
+        """Return a fresh accumulator of R^2, the root of the mean squared error and the mean
+        absolute.
+        """
         return RegressionMetrics(self, self.class_names)
 
     def check(self, model: nn.Module, sample: Tensor) -> None:

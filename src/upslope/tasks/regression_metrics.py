@@ -47,7 +47,7 @@ class RegressionMetrics:
         self._count = total
 
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; empty before the first `update`."""
+        """Return the figures over everything seen; empty before the first `update`."""
         if not self._count:
             return {}
         numbers = self._count * len(self._names)

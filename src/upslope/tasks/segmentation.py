@@ -18,12 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.errors import ConfigError, ModelError
+from upslope.reading import is_file
 from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.confusion import SegmentationMetrics
 from upslope.tasks.mask_answers import PREFIX, mask_of
 from upslope.tasks.masks import random_window
 from upslope.tasks.pixels import Rule, reduce_pixels
-from upslope.tasks.sliding import sliding
+from upslope.tasks.sliding import slide_windows
 from upslope.tasks.softmax import SoftmaxTask
 from upslope.tasks.target_checks import as_classes, check_classes
 
@@ -108,18 +109,19 @@ class Segmentation(SoftmaxTask):
         check_classes(masks, self.num_classes, id_of, self.ignore_index)
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:
-        """(n, h, w) -> (n,), by the rule `pixels`; (n,) as it is."""
+        """Return (n,) for (n, h, w), by the rule `pixels`; (n,) as it is."""
         if values.ndim == 1:
             return values
         return reduce_pixels(values, answers, self.pixels, self.top_share, self.num_classes)
 
     def predict(self, model: nn.Module, inputs: Tensor) -> Any:
-        """The outputs for a prepared batch (n, c, h, w): of whole images, or put together from
-        windows. Scoring takes whole images in either case."""
+        """Return the outputs for a prepared batch (n, c, h, w): of whole images, or put together
+        from windows. Scoring takes whole images in either case.
+        """
         side = self.window or self.crop
         if self.evaluation == "whole" or side is None:
             return model(inputs)
-        return sliding(lambda part: self.logits(model(part)), inputs, side, self.overlap)
+        return slide_windows(lambda part: self.logits(model(part)), inputs, side, self.overlap)
 
     def label(self, answer: Any, classes: Sequence[str]) -> str:  # noqa: ARG002
         """Return the mask, as text, that an answer is: an array, or a file of class numbers.
@@ -129,7 +131,7 @@ class Segmentation(SoftmaxTask):
             DataError: a mask of other classes, a file that cannot be read.
         """
         text = isinstance(answer, str) and not answer.startswith(PREFIX)
-        if answer is None or (text and not Path(answer).is_file()):
+        if answer is None or (text and not is_file(Path(answer))):
             raise MaskNeededError(
                 f"Expected a mask, an array (h, w) or the path of a file, or None where it was "
                 f"drawn into the data set, but got {answer!r}."
@@ -144,13 +146,13 @@ class Segmentation(SoftmaxTask):
         )
 
     def metrics(self) -> SegmentationMetrics:
-        """A fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
+        """Return a fresh accumulator of mean IoU, pixel accuracy, loss and IoU by class."""
         return SegmentationMetrics(self, self.class_names, self.ignore_index)
 
     def augment(
         self, inputs: Tensor, targets: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A random window of a prepared batch (n, c, h, w) and its masks (n, h, w).
+        """Return a random window of a prepared batch (n, c, h, w) and its masks (n, h, w).
 
         What lies outside an image is black, and ignored in the mask. `rng` lives on the CPU.
         """

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 
-def sliding(
+def slide_windows(
     logits_of: Callable[[Tensor], Tensor], inputs: Tensor, window: int, overlap: float
 ) -> Tensor:
-    """(n, classes, h, w): at each pixel, the mean of the logits of all windows that cover it.
+    """Return (n, classes, h, w): at each pixel, the mean of the logits of all windows over it.
 
     logits_of: a batch of windows (n, c, a, b) -> (n, classes, a, b). inputs: (n, c, h, w). window:
     the side of a window; where the image is smaller, its whole extent. overlap: the share of the
@@ -18,8 +18,8 @@ def sliding(
     """
     h, w = inputs.shape[2:]
     total = counts = None
-    for top in starts(h, window, overlap):
-        for left in starts(w, window, overlap):
+    for top in window_starts(h, window, overlap):
+        for left in window_starts(w, window, overlap):
             rows, columns = slice(top, top + window), slice(left, left + window)
             logits = logits_of(inputs[:, :, rows, columns])
             if total is None or counts is None:
@@ -32,8 +32,8 @@ def sliding(
     return total / counts
 
 
-def starts(extent: int, window: int, overlap: float) -> list[int]:
-    """Where the windows along a side begin: evenly by their step, but for the last."""
+def window_starts(extent: int, window: int, overlap: float) -> list[int]:
+    """Return where the windows along a side begin: evenly by their step, but for the last."""
     last = max(0, extent - window)
     step = max(1, round(window * (1 - overlap)))
     return [*range(0, last, step), last]

@@ -30,13 +30,13 @@ class SoftmaxTask(CommonTask):
         super().__post_init__()
 
     def logits(self, outputs: Any) -> Tensor:
-        """(n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
+        """Return (n, num_classes, ...). Raises ModelError where `outputs` holds no logits."""
         return self.read_outputs(outputs)
 
     def predictions(self, outputs: Any) -> Tensor:
-        """(n, ...): the most probable class, at each position where there are several."""
+        """Return (n, ...): the most probable class, at each position where there are several."""
         return self.logits(outputs).argmax(dim=1)
 
     def per_sample(self, values: Tensor, answers: Tensor) -> Tensor:  # noqa: ARG002
-        """(n, ...) -> (n,): the mean over positions, where there are any."""
+        """Return (n,) for (n, ...), the mean over positions, where there are any."""
         return values.flatten(start_dim=1).mean(dim=1) if values.ndim > 1 else values

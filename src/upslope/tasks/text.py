@@ -29,7 +29,7 @@ class TextClassification(OneClassTask):
     name = "text-classification"
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """(n, 2, t) integers, as they are.
+        """Return (n, 2, t) integers, as they are.
 
         Raises:
             DataError: they are not ids and mask.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from upslope.checkpoints import check_network, load_tensors, save_tensors
 from upslope.errors import ModelError
+from upslope.tensor_digest import add_tensors
 from upslope.training.auxiliary_module import AuxiliaryModule
 
 
@@ -171,10 +172,7 @@ def _check_plain(position: dict[str, Any]) -> None:
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     """SHA-256 of everything that a checkpoint holds, so that no damage to it goes unnoticed."""
     sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    add_tensors(sha256, ((name, tensors[name]) for name in sorted(tensors)))
     return sha256.hexdigest()
 
 

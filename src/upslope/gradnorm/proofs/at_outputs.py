@@ -316,8 +316,8 @@ def with_gradients(gradients: Sequence[Tensor]) -> Loss:
 
     def loss(outputs: Any) -> Tensor:
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        leaves_given: Tensor = _ReplaceGradients.apply(gradients, *ends)  # type: ignore[no-untyped-call]
-        return leaves_given
+        losses: Tensor = _ReplaceGradients.apply(gradients, *ends)  # type: ignore[no-untyped-call]
+        return losses
 
     return loss
 

@@ -288,7 +288,7 @@ def _compare_runs(
     """
     several = [torch.zeros(x.shape, dtype=torch.bool, device=x.device) for x in results]
     whose = [torch.zeros(x.shape, dtype=torch.long, device=x.device) for x in results]
-    reach_counts = [torch.zeros_like(x) for x in several]
+    is_reached = [torch.zeros_like(x) for x in several]
     for digit in range(max(1, largest.bit_length())):
         halves = []
         for value in (0, 1):
@@ -298,15 +298,14 @@ def _compare_runs(
             halves.append([_differ(a, b) for a, b in zip(numbers, results, strict=True)])
         for i, (zero, one) in enumerate(zip(*halves, strict=True)):
             several[i] |= zero & one
-            reach_counts[i] |= zero | one
+            is_reached[i] |= zero | one
             whose[i] |= one.long() << digit
     if any(bool(has_mixed.any()) for has_mixed in several):
         return [Dependence(True, None)] * len(results)
+    # Whole numbers may not move, though they depend on a sample.
     return [
         Dependence(False, compact(torch.where(reach, owner, NOBODY)) if _is_floating(x) else None)
-        for x, reach, owner in zip(
-            results, reach_counts, whose, strict=True
-        )  # whole numbers may not move
+        for x, reach, owner in zip(results, is_reached, whose, strict=True)
     ]
 
 

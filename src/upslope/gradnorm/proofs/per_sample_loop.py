@@ -85,10 +85,10 @@ def sample_by_sample(
             yield from sample_by_sample(run, loss, samples[place:])
             return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        values_alone = shares_alone(run, loss, shares, outputs, rows)
-        for row in values_alone:
+        own_shares = shares_alone(run, loss, shares, outputs, rows)
+        for row in own_shares:
             row[1:] = 0  # a sample that went twice counts once
-        gradients = pull_back(ends, values_alone, parameters)
+        gradients = pull_back(ends, own_shares, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
             _refuse_company(run, i, gradients, functools.partial(pull_back, company, rest))
@@ -162,7 +162,7 @@ def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
 def _floating_inputs(batch: Batch) -> list[Tensor]:
     """Return the floating inputs with rows of samples."""
     pairs = zip(batch.leaves, batch.per_sample, strict=True)
-    return [leaf for leaf, values_alone in pairs if values_alone and leaf.is_floating_point()]
+    return [leaf for leaf, has_rows in pairs if has_rows and leaf.is_floating_point()]
 
 
 def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> list[Tensor]:
@@ -171,7 +171,7 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
     A model may use operators on its raw inputs that have no derivative (`unique`, `heaviside`): no
     one asks for one in an ordinary pass. pull: takes the gradient at one input.
     """
-    names_reached = []
+    inputs_with_gradient = []
     for x in inputs:
         try:
             pull(x)
@@ -180,14 +180,14 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
             if "derivative for" not in str(error):
                 raise
         else:
-            names_reached.append(x)
-    return names_reached
+            inputs_with_gradient.append(x)
+    return inputs_with_gradient
 
 
 def _refuse_company(
     run: BatchRun,
     sample: int,
-    values_alone: Sequence[Tensor | None],
+    gradients_alone: Sequence[Tensor | None],
     pull_in_company: Callable[[Sequence[Tensor]], Sequence[Tensor | None]],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
@@ -200,7 +200,7 @@ def _refuse_company(
     in_company = pull_in_company(list(run.weights.parameters.values()))
     pairs = [
         (a, b)
-        for a, b in zip(values_alone, in_company, strict=True)
+        for a, b in zip(gradients_alone, in_company, strict=True)
         if not (a is None and b is None)
     ]
     size = sum(_sum_of_sizes(pair) for pair in pairs) / 2
@@ -332,14 +332,9 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
         if any(tensors[place] is x for place in shared_tensors(run)):
             continue
         for i in range(run.n):  # a model that differentiates itself may not be linear
-            (values_alone,) = pull_back([losses], [one_hot(losses, i)], [x])
-            if values_alone is not None:
-                felt = (
-                    (values_alone.isfinite() & (values_alone != 0))
-                    .reshape(run.n, -1)
-                    .any(dim=1)
-                    .cpu()
-                )
+            (of_one,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if of_one is not None:
+                felt = (of_one.isfinite() & (of_one != 0)).reshape(run.n, -1).any(dim=1).cpu()
                 felt[i] = False
                 if bool(felt.any()):
                     raise loss_mixes(felt)

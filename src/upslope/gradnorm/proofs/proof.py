@@ -223,15 +223,13 @@ def _hand_out(
 
     Their outputs must be what they are in the batch.
     """
-    company, outputs, kernel_gradients = run_without_company(run, loss, shares, rows)
+    company, outputs, own_shares = run_without_company(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(kernel_gradients):
+    if len(ends) != len(own_shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
     weights = torch.where(once, w[company], 0)
-    weighted_gradients = [
-        g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in kernel_gradients
-    ]
+    weighted_gradients = [g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in own_shares]
     hand_out_gradients(ends, weighted_gradients, run.weights.parameters, take)
 
 

@@ -12,7 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program.argument_outlines import AS_IT_IS, outline_of
+from upslope.gradnorm.core.program.argument_outlines import (
+    AS_IT_IS,
+    MINUS_ONE,
+    outline_of,
+)
 from upslope.gradnorm.core.program.program import Program
 from upslope.gradnorm.core.tensor_marks import MARKS, Marks, mark, marks_of, shared_marks
 from upslope.gradnorm.core.uses.tape import Tape
@@ -58,12 +62,12 @@ def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
     for item in index if type(index) is tuple else (index,):
         kind = type(item)
         if kind in _PLACES:
-            parts.append(item)
+            parts.append(item if item != -1 else MINUS_ONE)
         elif kind is slice:
             part = (item.start, item.stop, item.step)
             if not _PLACES.issuperset(map(type, part)):
                 return None
-            parts.append(part)
+            parts.append(outline_of(part) if -1 in part else part)
         else:
             return None
     return tuple(parts)
@@ -83,7 +87,7 @@ def _outline_without_tensors(value: Any, is_index: bool) -> Any:
     """
     type_of_value = type(value)
     if type_of_value in _SEQUENCES and _WHOLE_NUMBERS.issuperset(map(type, value)):
-        return value if type_of_value is tuple else tuple(value)
+        return outline_of(value) if -1 in value else tuple(value)
     if type_of_value in _PLAIN:
         return outline_of(value)
     return _outline_of_index(value) if is_index else None
@@ -219,7 +223,7 @@ class TensorKinds:
             elif type_of_value is nn.Parameter:
                 kind = self._kind_of_parameter(value)
             elif type_of_value in AS_IT_IS:
-                outline.append(value)
+                outline.append(value if value != -1 else MINUS_ONE)
                 continue
             elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
                 kinds, count = kinds | _SAMPLE, count + 1

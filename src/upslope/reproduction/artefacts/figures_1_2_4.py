@@ -113,7 +113,7 @@ def _curves(
 
 
 def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
-    """The areas, and their paired differences to random."""
+    """Return the areas, and their paired differences to random."""
     areas = {name: area(_budgets(of_name), _figures(of_name)) for name, of_name in runs.items()}
     others = [name for name in areas if name != REFERENCE]
     comparisons = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
@@ -162,7 +162,7 @@ def _ceiling(full_data: tuple[RunResult, ...]) -> Value | None:
 
 
 def _inside(name: str) -> str:
-    """A figure's name inside a sentence: mean IoU."""
+    """Return a figure's name inside a sentence: mean IoU."""
     return name[:1].lower() + name[1:]
 
 

@@ -18,7 +18,7 @@ def top_overlap(true_scores: Tensor, picks: Sequence[int], k: int) -> int:
     Where equal scores straddle the cut, which of them are among the k largest is arbitrary; an
     order by position would favour a strategy that breaks its own ties by position. They count by
     their expectation over a random choice: with r places left for m equal scores, t of them
-    selected, t r / m, rounded half up once.
+    picked, t r / m, rounded half up once.
 
     Raises:
         SelectionError: k is not between 1 and n, a position is out of range or occurs twice, or a
@@ -41,7 +41,7 @@ def top_overlap(true_scores: Tensor, picks: Sequence[int], k: int) -> int:
     if len(outside) or len(set(positions.tolist())) != len(positions):
         what = f"{int(outside[0])}" if len(outside) else "one of them twice"
         raise SelectionError(
-            f"Expected `selected` to be distinct positions from 0 to {n - 1} but got {what}."
+            f"Expected `picks` to be distinct positions from 0 to {n - 1} but got {what}."
         )
     scores = true_scores.detach().cpu()
     cut = scores.topk(k).values[-1]

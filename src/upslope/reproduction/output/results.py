@@ -46,7 +46,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The label, marked where the numbers are the paper's."""
+        """Return the label, marked where the numbers are the paper's."""
         return f"{self.label} (paper)" if self.source == "paper" else self.label
 
 
@@ -97,7 +97,7 @@ class Panel:
 
     @property
     def bars(self) -> bool:
-        """Whether x are names, over which bars are drawn."""
+        """Return whether x are names, over which bars are drawn."""
         return bool(self.x) and isinstance(self.x[0], str)
 
 

@@ -40,7 +40,7 @@ class Variant:
 
     @property
     def other_retrain(self) -> str:
-        """The value of `retrain` in the other variant."""
+        """Return the value of `retrain` in the other variant."""
         return "warm" if self.retrain == "scratch" else "scratch"
 
 

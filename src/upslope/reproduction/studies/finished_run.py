@@ -71,12 +71,12 @@ class FinishedRun:
 
     @property
     def cycles(self) -> int:
-        """The number of cycles, and of models."""
+        """Return the number of cycles, and of models."""
         return len(self.record.cycles)
 
     @property
     def batch_size(self) -> int:
-        """The most samples that are scored in one batch."""
+        """Return the most samples that are scored in one batch."""
         return self.settings.score_batch
 
     @cached_property

@@ -51,7 +51,7 @@ class FixedStart(FixedSelection):
 
     @property
     def start(self) -> FixedSelection:
-        """The strategy that selects the initial set."""
+        """Return the strategy that selects the initial set."""
         return FixedSelection(self.ids)
 
 

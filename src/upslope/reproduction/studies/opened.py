@@ -30,23 +30,25 @@ class OpenedStudy:
 
     @property
     def settings(self) -> ExperimentSettings:
-        """The settings that all runs have in common; the seed is replaced in each."""
+        """Return the settings that all runs have in common; the seed is replaced in each."""
         return self.config.experiment
 
     @property
     def training(self) -> TrainingSettings:
-        """The settings by which every model of the study is trained."""
+        """Return the settings by which every model of the study is trained."""
         return self.config.training
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The configuration that is recorded with each run, and compared when it is resumed."""
+        """Return the configuration that is recorded with each run, and compared when it is
+        resumed.
+        """
         # The key is the one under which earlier runs recorded it: they go on only if it stays.
         return {**self.config.protocol(), "stand_in": self.study.substitute}
 
     @property
     def full_data_seeds(self) -> tuple[int, ...]:
-        """The seeds that have a model trained on every label of the pool."""
+        """Return the seeds that have a model trained on every label of the pool."""
         return self.config.seeds[: self.config.full_data]
 
     def run(self, observer: Observer = no_progress) -> ComparisonResult:

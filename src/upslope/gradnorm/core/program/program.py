@@ -67,8 +67,8 @@ class Program:
         garbage collector."""
         self.note_hash: Callable[[int], None] = self._hashes.append
         """Takes in an operator of which no more than its outline is noted (`is_noted_in_outline`):
-        the hash of its name, `outline_of` each argument, and `numbers_of` them. Called for most: it
-        must be fast."""
+        the hash of its name, `outline_of` each argument, `numbers_of` them, and the names of those
+        that have some. Called for most: it must be fast."""
         self.numbers: dict[int, int] = {}
         """`id` of a tensor of samples -> its number among those that the pass has made. One that is
         gone may have lent its `id` to another, which then has a number of its own."""
@@ -133,9 +133,9 @@ class Program:
         numbers = self.numbers_of(values)
         may_take_index = name == "__getitem__" or name in BY_INDEX
         if may_take_index and may_move_within(name, args, kwargs):
-            outline = name, *map(outline_of, values), numbers
+            outline = name, *map(outline_of, values), numbers, *kwargs
             self._shapes_of_moves.append((len(self._hashes), hash(outline)))
-        self._add((name, *map(descriptor_of, values), numbers))
+        self._add((name, *map(descriptor_of, values), numbers, *kwargs))
         if name in BY_STRIDES:
             self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
         if by_index:
@@ -175,7 +175,7 @@ class Program:
         finally:
             self._is_reading = False
         self._drop_shapes(count)
-        self._hashes[count:], self.repeats = [hash(outline)], repeats
+        self._hashes[count:], self.repeats = [hash(descriptor_of(outline))], repeats
 
     def note_indices(self, values: Iterable[Any]) -> None:
         """Note the numbers of the indices of samples among some arguments: entries follow them."""
@@ -229,7 +229,7 @@ class Program:
 
     def _add_outline(self, name: str, args: Any, kwargs: Any) -> None:
         values = (*args, *kwargs.values())
-        self._add((name, *map(outline_of, values), self.numbers_of(values)))
+        self._add((name, *map(outline_of, values), self.numbers_of(values), *kwargs))
 
     def _drop_shapes(self, count: int) -> None:
         """Forget what was noted of indices of all but the first `count` operators."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.chunks import CACHE, chunks, in_cache
 from upslope.gradnorm.core.gradients.per_sample_gradients import OfOneSample, PerSampleGradient
 from upslope.gradnorm.core.weights.weights import Weights
 
@@ -34,7 +34,7 @@ def dense_sums(
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Yield (samples, the gradients (m, *shape) of each parameter), a few samples at a time.
 
-    Uses of one weight are weight_sum first, and all that is made of parameters is differentiated in
+    The uses of one weight are summed first, and all that is made of parameters is differentiated in
     one backward pass: a step of a recurrence, or of a network, costs no pass of its own.
 
     uses_of: name -> all uses of the parameter. A use that belongs to several stands with each.
@@ -173,7 +173,7 @@ def group_parameters(
         size = sum(_bytes_of_gradients(weights, name, uses_of[name], n) for name in group)
         if size > room:
             passes.append(set())
-            room = min(CACHE, scratch)
+            room = in_cache(CACHE, scratch)
         passes[-1] |= group
         room -= size
     return [[name for name in uses_of if name in group] for group in passes]

@@ -96,9 +96,9 @@ def pull_back(node: Any, output: int, gradients: FactoredGradient) -> OfParents 
 
 
 def pull_back_entries(node: Any, output: int, gradients: FactoredGradient) -> OfParents | None:
-    """Return the same; None also where entries of an input reach others of the output.
+    """Return what `pull_back` does for nodes that work entry by entry; None of all others.
 
-    Arguments as of `pull_back`. A smaller input that was broadcast is among the answers.
+    Arguments as of `pull_back`. An input may be smaller than the output, and have been broadcast.
     """
     if type(node).__name__ not in _OF_ENTRIES | _OF_PAIRS:
         return None

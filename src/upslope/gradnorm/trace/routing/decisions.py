@@ -73,7 +73,7 @@ class Decision(NamedTuple):
 def note_decision(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
 ) -> None:
-    """Take note of an operator that decides, if it makes whole numbers of a router's.
+    """Take note of an operator that may decide (`operator_facts`), on a router's numbers.
 
     func, name, args, kwargs: the operator and what it got. out: what it has made.
     """
