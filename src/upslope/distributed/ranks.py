@@ -43,7 +43,7 @@ _ROUND_SECONDS = 1.0
 make no others wait, and progress is told often enough."""
 
 
-class Joint(Work, Protocol):
+class JointWork(Work, Protocol):
     """Work in which every rank takes part at the same time, such as a training."""
 
     def take_part(self, ranks: Ranks) -> None:
@@ -233,7 +233,7 @@ class Ranks:
 
     # --- work in which all take part at once ---
 
-    def begin(self, work: Work) -> None:
+    def begin(self, work: JointWork) -> None:
         """Have the other ranks take part in joint work that rank 0 begins now.
 
         Raises:
