@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from small_tasks import MODEL, TASK, Points, splits
 from upslope import checkpoints, strategies
@@ -204,6 +205,27 @@ def test_a_strategy_that_breaks_its_contract_is_named(start: Any) -> None:
     assert len(run.state.cycles) == 1
 
 
+class BuiltLate(torch.nn.Module):
+    """A network that makes its last layer when it sees the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.last = torch.nn.Linear(2, 4), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.last is None:
+            self.last = torch.nn.Linear(4, 3)
+        return self.last(self.hidden(x).relu())
+
+
+def test_layers_made_in_the_forward_pass_are_refused_before_any_training(start: Any) -> None:
+    """They ended the second cycle, with a checkpoint that did not fit."""
+    run = start(model=BuiltLate)
+    with pytest.raises(ModelError, match=r"forward pass made 'last.bias', 'last.weight'.*Lazy"):
+        run.run()
+    assert not run.state.cycles
+
+
 def test_budgets_that_do_not_fit(start: Any) -> None:
     for options, words in (
         ({"initial": 201}, "`experiment.initial` to be between 1 and the 200"),
@@ -279,8 +301,12 @@ def test_what_makes_no_network_is_told(start: Any) -> None:
         start(model=torch.nn.Linear(2, 3))
     with pytest.raises(ConfigError, match="function that makes a network but got None"):
         start(model=None)
+    with pytest.raises(ConfigError, match=r"needs arguments.*'in_features'.*lambda: MyNetwork"):
+        start(model=torch.nn.Linear)
     with pytest.raises(ModelError, match=r"it returned nothing\. End it with `return network`"):
         start(model=lambda: None).run()
+    with pytest.raises(ModelError, match=r"weights with numbers .*meta device"):
+        start("meta", model=lambda: torch.nn.Linear(2, 3, device="meta")).run()
     with pytest.raises(ModelError, match=r"float64.*model\.float\(\)"):
         start("double", model=lambda: MODEL().double()).run()
 

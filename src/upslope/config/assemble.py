@@ -17,7 +17,7 @@ from upslope.config.schema import Config
 from upslope.datasets.readable import first_readable
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, UpslopeError
-from upslope.experiment.checks import check_fit, check_targets
+from upslope.experiment.checks import check_fit, check_layers, check_targets
 from upslope.experiment.start import start_strategy
 from upslope.frozen import (
     Backbone,
@@ -155,7 +155,9 @@ def check_compatible(config: Config, setup: Setup) -> Setup:
         DataError: no sample can be read; targets that are none of the task's.
     """
     model, sample = setup.model(), setup.task.prepare(first_readable(setup.splits.pool))
+    names = [*model.state_dict()]
     setup.task.check(model, sample)
+    check_layers(model, names)
     reasons: dict[str, str] = {}
     start = start_strategy(config.experiment.start, setup.splits.pool.input_shape)
     if start is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from upslope.batches import read_targets
 from upslope.counts import format_count
+from upslope.datasets.left_out import name_some
 from upslope.datasets.splits import Splits
-from upslope.errors import ConfigError, DataError, SelectionError
+from upslope.errors import ConfigError, DataError, ModelError, SelectionError
 from upslope.ledger import Label
 from upslope.options import options_to_record
 from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
@@ -99,6 +101,30 @@ def check_factory(model: Any) -> None:
         raise ConfigError(
             "Expected `model` to be a function that makes a network but got "
             f"{model!r}. Give one, such as `lambda: MyNetwork(10)`."
+        )
+    try:
+        inspect.signature(model).bind()
+    except TypeError as error:
+        raise ConfigError(
+            "Expected `model` to be a function that makes a network from nothing but it needs "
+            f"arguments: {error}. Give them, as in `lambda: MyNetwork(10)`."
+        ) from error
+    except ValueError:  # of C code, which has no signature to look at
+        return
+
+
+def check_layers(model: nn.Module, names: Collection[str]) -> None:
+    """Raise ModelError where a forward pass made layers: each training begins with a network made
+    anew, which has none of them.
+
+    names: of the tensors in the network's state before the forward pass.
+    """
+    late = sorted(set(model.state_dict()) - set(names))
+    if late:
+        raise ModelError(
+            f"Expected {type(model).__name__} to have all layers once it is made but its forward "
+            f"pass made {name_some(late)}, which a network made anew for the next training has "
+            "not. Make them in `__init__`, as lazy layers (nn.LazyLinear) where sizes are open."
         )
 
 

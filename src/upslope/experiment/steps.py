@@ -13,7 +13,7 @@ from torch import Tensor
 from upslope.checkpoints import check_same_network, load_weights
 from upslope.datasets.base import Dataset
 from upslope.errors import warn_user
-from upslope.experiment.checks import as_tensor, check_fit, scores_of
+from upslope.experiment.checks import as_tensor, check_fit, check_layers, scores_of
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -166,8 +166,10 @@ class Steps:
         if cycle == 0:
             sample = self.run.splits.pool.inputs(labelled[:2]).to(self.run.device)
             inputs = self.run.task.prepare(sample)
+            names = [*model.state_dict()]
             self.run.task.check(model, inputs)
             check_fit(self.strategy, model, self.run.task, inputs)
+            check_layers(model, names)
         else:
             check_same_network(model, self.models.weights.file(cycle - 1))
         if cycle and self.run.settings.retrain == "warm":

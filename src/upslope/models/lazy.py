@@ -87,4 +87,9 @@ def _initialise(factory: Callable[[], nn.Module], sample: Callable[[], Tensor]) 
             f"Expected the function `model` to return a network, a torch.nn.Module, but it "
             f"returned {got}. End it with `return network`."
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError(
+            f"Expected {type(model).__name__} to have weights with numbers but they lie on the "
+            "meta device, which holds shapes alone. Make the network on the CPU."
+        )
     return initialise(model, sample()) if lazy_layers(model) else model

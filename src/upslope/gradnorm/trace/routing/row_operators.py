@@ -60,6 +60,10 @@ def keeps_rows(
     return False
 
 
+_LENDING = frozenset({"to", "type_as"})
+"""Operators whose second tensor lends its type alone."""
+
+
 def _are_aligned(values: Sequence[Any], has_rows: Callable[[Tensor], bool], name: str) -> bool:
     """Whether rows stand beside rows, and nothing else has a dimension beside them."""
     tensors = [x for x in values if isinstance(x, Tensor)]
@@ -67,7 +71,7 @@ def _are_aligned(values: Sequence[Any], has_rows: Callable[[Tensor], bool], name
     if any(isinstance(x, (tuple, list)) for x in values) or not rows:
         return False
     rank = rows[0].dim()
-    if name == "type_as" and not has_rows(tensors[0]):  # rows that only lend their type
+    if name in _LENDING and not has_rows(tensors[0]):  # rows that only lend their type
         return False
     writes = name in ENTRYWISE_IN_PLACE or name.startswith("__i")
     if writes and not has_rows(tensors[0]):
