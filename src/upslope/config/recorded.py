@@ -6,9 +6,9 @@ from anywhere; the first two carry their configuration in the ledger.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _is_elsewhere(name: str, asked_root: str, recorded_root: str | None) -> bool
     place = datasets.root_of(name, asked_root)
     if place is None or recorded_root is None:
         return True
-    return os.path.realpath(place) != os.path.realpath(recorded_root)
+    return realpath(place) != realpath(recorded_root)
 
 
 def find_run(path: Path | str) -> RunResult:

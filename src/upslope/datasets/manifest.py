@@ -72,7 +72,7 @@ _Row = dict[str | Any, str | Any]
 
 
 def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
-    """Return (names of the columns, (number of the line, cells) of each row) of a manifest."""
+    """(names of the columns, (number of the line, cells) of each row) of a manifest."""
     reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
     with reporting_damage(f"a CSV file in {path}", "Save it again."):
         columns = [name.strip() for name in reader.fieldnames or []]
@@ -89,9 +89,7 @@ def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[in
 
 
 def _read_row(row: _Row, where: str, width: int) -> Entry:
-    """Return (path, label as it is written, split) of a row. where, width: its place, and the
-    columns.
-    """
+    """(path, label as it is written, split) of a row. where, width: its place, and the columns."""
     if None in row or None in row.values():
         values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
         raise DataError(
