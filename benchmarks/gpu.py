@@ -1,15 +1,18 @@
-"""The engine and the fast recipe on a GPU, in minutes: three measurements, a JSON summary each.
+"""The engine and the fast recipe on a GPU, in minutes: four measurements, a JSON summary each.
 
     python benchmarks/gpu.py exactness --out out --seconds 110
     python benchmarks/gpu.py speed --out out --seconds 110
+    python benchmarks/gpu.py rivals --out out --seconds 200
     python benchmarks/gpu.py panel --data cifar10.npz --out out --seconds 300
 
 exactness: gradient norms of the benchmark networks and of small ones, in both forms, float64,
 float32 with TF32 off and on, and bfloat16, against one-sample autograd in float64 on the same
 device; inner products, sketches, expected lengths and their squares (the trace of the Fisher
 information). speed: scoring against a plain training step of the same batch, interleaved, medians
-of CUDA events. panel: ten strategies on CIFAR-10 by `training.recipe: fast`, as many seeds as there
-are workers; it is cut off after `--seconds`, and what is finished by then is told.
+of CUDA events. rivals: ResNet-18 in CIFAR's form and a ViT in batches of 256 to 2,048, in float32
+and bfloat16, beside plain passes, `torch.func.vmap` and the one-sample loop. panel: ten strategies
+on CIFAR-10 by `training.recipe: fast`, as many seeds as there are workers; it is cut off after
+`--seconds`, and what is finished by then is told.
 
 `--dry` makes everything tiny, for a CPU. What is not reached in the time is named, never left out.
 """
@@ -30,14 +33,23 @@ import torch  # noqa: E402
 
 from on_gpu.exactness import exactness  # noqa: E402
 from on_gpu.panel import panel, run_panel  # noqa: E402
+from on_gpu.rivals import rivals  # noqa: E402
 from on_gpu.speed import speed  # noqa: E402
+
+COMMANDS = {
+    "exactness": exactness,
+    "speed": speed,
+    "rivals": rivals,
+    "panel": panel,
+    "panel-run": run_panel,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("exactness", "speed", "panel", "panel-run"))
+    parser.add_argument("what", choices=tuple(COMMANDS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -53,9 +65,7 @@ def main() -> None:
     options.runs = options.runs or options.out / "runs"
     warnings.simplefilter("ignore")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    {"exactness": exactness, "speed": speed, "panel": panel, "panel-run": run_panel}[options.what](
-        options
-    )
+    COMMANDS[options.what](options)
 
 
 if __name__ == "__main__":

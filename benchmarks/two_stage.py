@@ -143,9 +143,10 @@ def quality(
     x = torch.cat([block.float() for _, block in store.blocks(FEATURES)])
     chosen = torch.tensor([*(int(i) for i in ids), *labelled])
     if name == "bait":
-        from upslope.strategies.information import information, whole
+        from upslope.posterior import in_double
+        from upslope.strategies.information import information
 
-        p = whole(torch.cat([block.double() for _, block in store.blocks(POSTERIORS)]))
+        p = in_double(torch.cat([block for _, block in store.blocks(POSTERIORS)]))
         known = information(p[chosen], x[chosen].double())
         matrix = known + 0.01 * torch.eye(len(known), dtype=known.dtype)
         return {"trace": float(torch.linalg.solve(matrix, information(p, x.double())).trace())}

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from small_tasks import TASK, Points, perceptron
 from upslope import datasets, models, strategies, tasks
+from upslope.cli.engines import sharing
 from upslope.datasets import Dataset, Splits
-from upslope.distributed.ranks import Ranks
+from upslope.distributed.ranks import Fingerprint, Ranks
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import read_run
 from upslope.pool import Need
@@ -35,7 +36,8 @@ def _leading(
 ) -> AbstractContextManager[bool]:
     if ranks is None:
         return nullcontext(True)
-    return ranks.together(data, CPU, make_model, {k: len(v) for k, v in data.items()})
+    sizes = {name: len(dataset) for name, dataset in data.items()}
+    return ranks.together(data, CPU, make_model, Fingerprint(sizes))
 
 
 def digits(resident: bool = True) -> Splits:
@@ -218,6 +220,13 @@ def trained_on_torn(ranks: Ranks, sample: int) -> None:
 def trained_on_other_data(ranks: Ranks) -> None:
     """Ranks that open pools of other sizes."""
     with _leading(ranks, {"pool": Points(40 + ranks.rank)}, perceptron):
+        pass
+
+
+def trained_on_another_network(ranks: Ranks) -> None:
+    """Ranks whose function of a network gives another rate of dropout, as older code would."""
+    make_model = partial(perceptron, dropout=0.1 * ranks.rank)
+    with sharing(ranks, {"pool": Points(40)}, CPU, make_model):
         pass
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from small_tasks import MODEL, TASK, Points, perceptron, splits
 from upslope import Experiment, ExperimentSettings, Splits, models, strategies, tasks
@@ -118,3 +119,60 @@ class Named(Points):
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(f"{self.name}/{i}" for i in range(self.n))
+
+
+def fit(model: Any, labelled: Any, context: Any, rate: float = 0.1) -> Any:
+    """A loop with a setting."""
+    context.report(1, 2)
+    with torch.no_grad():
+        model[0].weight.mul_(rate)
+    return model
+
+
+class OfMyOwn:
+    """A strategy of the user's, with a setting that no configuration names."""
+
+    name = "of-my-own"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._margin = strategies.build("margin")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(strategies.build("margin"), name)
+
+    def select(self, pool: Any, budget: int, rng: Any) -> Any:
+        return self._margin.select(pool, budget, rng)
+
+
+class TaskOfMyOwn:
+    """A task that is no data class, with a setting."""
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(TASK, name)
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "other", "key"),
+    [
+        ("trainer", partial(fit, rate=0.1), partial(fit, rate=0.5), "trainer.rate"),
+        ("strategy", OfMyOwn(0.1), OfMyOwn(0.5), "strategy.share"),
+        ("task", TaskOfMyOwn(0.1), TaskOfMyOwn(0.5), "task.smoothing"),
+    ],
+)
+def test_other_settings_of_objects_are_refused_by_name(
+    tmp_path: Path, option: str, one: Any, other: Any, key: str
+) -> None:
+    loop_options = {"training": None} if option == "trainer" else {}
+    stop_at = ("select", 0, 10)
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_at, **loop_options, **{option: one})
+    with pytest.raises(RunError, match=rf"{key}: 0\.1 there, 0\.5 now"):
+        run(tmp_path, **loop_options, **{option: other})
+    run(tmp_path, **loop_options, **{option: one})
+    assert read_run(tmp_path).finished

@@ -360,3 +360,18 @@ def test_the_command_is_named_where_a_function_is_asked_for() -> None:
     result = CliRunner().invoke(app, ["query", "model.pt"], prog_name="upslope")
     assert result.exit_code == 2
     assert "its command is `upslope select`" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "--dry-run", "--out", ""), ("status", ""), ("run", "--dry-run", "--out="),
+     ("label", "init", "", "--data", "digits")],
+)  # fmt: skip
+def test_an_empty_text_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, told = call(*arguments)
+    assert code == 2
+    assert "an empty text" in told
+    assert not [*tmp_path.iterdir()]

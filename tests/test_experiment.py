@@ -207,8 +207,11 @@ def test_a_strategy_that_breaks_its_contract_is_named(start: Any) -> None:
 def test_budgets_that_do_not_fit(start: Any) -> None:
     for options, words in (
         ({"initial": 201}, "`experiment.initial` to be between 1 and the 200"),
-        ({"initial": 180, "budget": 11}, "Lower `experiment.budget` to at most 10"),
-        ({"initial": 0.001}, "is 0"),
+        ({"initial": 180, "budget": 11}, "Lower `experiment.budget` to at most 10, or run"),
+        ({"initial": 201}, "pool but got 201. Lower it"),
+        ({"initial": 0.001}, "the share 0.001 is 0. Raise it"),
+        ({"initial": 200, "cycles": 3}, "Run 1 cycle at most, or lower `experiment.initial`"),
+        ({"initial": 190, "cycles": 40, "budget": 5}, "Run 3 cycles at most, or lower"),
     ):
         with pytest.raises(SelectionError, match=words):
             start(settings=replace(SETTINGS, **options))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -84,3 +86,20 @@ def test_coverage_guides_inputs_of_a_reader(tmp_path: Path) -> None:
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert counts["finds"] == []
     assert set(counts["outcomes"]) == {"same", "refused"}
+
+
+def test_ctrl_c_ends_the_campaign_with_a_line_in_place_of_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.faults import campaign
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "Campaign", interrupt)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["faults", "--out", str(tmp_path), "--kills", "1"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("tests.faults", run_name="__main__")
+    assert end.value.code == 130
+    assert capsys.readouterr().err.startswith("Stopped; the same command")

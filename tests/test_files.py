@@ -143,6 +143,21 @@ def test_an_empty_folder_beside_which_nothing_can_be_made_is_filled(
         pass
 
 
+@pytest.mark.parametrize("name", [".", "../here"])
+def test_the_current_folder_is_filled_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    number = here.stat().st_ino
+    with new_folder(Path(name)) as temporary:
+        temporary.chmod(0o700)
+        (temporary / "whole").touch()
+    assert {*tmp_path.rglob("*")} == {here, here / "whole"}
+    assert (here.stat().st_ino, here.stat().st_mode & 0o777) == (number, 0o700)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="folders are synced on POSIX systems")
 def test_the_folder_of_a_comparison_survives_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

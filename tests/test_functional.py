@@ -148,6 +148,11 @@ P, H = np.full((10, 4), 0.25), np.zeros((10, 3))
         (lambda f: f.core_set(H, 2, labelled_features=P), DataError, r"\(3,\), but got \(4,\)"),
         (lambda f: f.u_herding(P, H, 2, temperature=0), ConfigError, "`temperature`"),
         (lambda f: f.random(0), DataError, "`size`"),
+        (lambda f: f.random(9.0, 2), ConfigError, "`size` to be a whole number but got 9.0"),
+        (lambda f: f.core_set(H, 2.0), ConfigError, "`budget` to be a whole number but got 2.0"),
+        (lambda f: f.core_set(H, "2"), ConfigError, "`budget` to be a whole number but got '2'"),
+        (lambda f: f.random(9, 2, seed=None), ConfigError, "`seed` .* torch.Gen.* got None"),
+        (lambda f: f.random(9, 2, np.random.default_rng(0)), ConfigError, "`seed` .*PCG64"),
         (lambda f: f.badge(P), TypeError, "missing a required argument: 'features'"),
         (lambda f: f.badge(P, H, width=3), TypeError, "unexpected keyword argument 'width'"),
     ],
@@ -200,3 +205,29 @@ def test_entries_under_a_mask_are_refused() -> None:
     with pytest.raises(DataError, match="under a mask"):
         functional.core_set(features, 3)
     assert len(functional.core_set(np.ma.masked_array(features.data), 3)) == 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: x[:, ::-1].copy()[:, ::-1],
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: np.broadcast_to(x, x.shape),
+        lambda x: np.asfortranarray(x),
+        lambda x: torch.tensor(x).to_sparse(),
+        lambda x: torch.tensor(x, requires_grad=True),
+    ],
+)
+def test_arrays_however_they_lie_in_memory(form) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    positions = functional.core_set(x, 4, labelled_features=x[:2])
+    assert functional.core_set(form(x), 4, labelled_features=form(x[:2])) == positions
+
+
+def test_whole_numbers_of_numpy_and_torch() -> None:
+    assert functional.random(np.int64(20), np.int32(3), torch.tensor(1)) == functional.random(
+        20, 3, 1
+    )

@@ -16,7 +16,8 @@ from PIL import Image
 
 from upslope import config, datasets
 from upslope.errors import ConfigError, DataError, UpslopeError
-from upslope.images import FORMATS, Form, decode, read_header
+from upslope.image_formats import FORMATS
+from upslope.images import Form, decode, read_header
 
 EPS = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n"

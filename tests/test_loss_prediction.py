@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
+from upslope.models.features import mean_over_positions
 from upslope.models.resnet import resnet_small
 from upslope.pool import Need
 from upslope.strategies import build
@@ -18,7 +19,6 @@ from upslope.training import auxiliary_module, trains_along
 from upslope.training.loss_prediction import (
     LearningLossModule,
     LossPrediction,
-    pool_features,
     ranking_loss,
 )
 
@@ -74,7 +74,7 @@ def test_the_module_has_the_sources_parameters_on_resnet18_stages() -> None:
 def test_any_number_of_positions_is_pooled(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     expected = x if x.ndim == 2 else x.mean(dim=tuple(range(2, x.ndim)))
-    assert torch.allclose(pool_features(x), expected, atol=1e-6)
+    assert torch.allclose(mean_over_positions(x), expected, atol=1e-6)
 
 
 def test_one_update_is_sgds_on_the_ranking_loss() -> None:

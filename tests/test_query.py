@@ -326,3 +326,12 @@ def one_number():
 def test_what_cannot_be_is_refused(trained, call, error, message):
     with pytest.raises(error, match=message):
         call(trained)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    """A seed of 3.0 drew other candidates than 3; a count of NumPy was refused."""
+    torch.manual_seed(0)
+    network, x = nn.Linear(4, 3), torch.randn(40, 4)
+    wanted = query(network, x, 3, "random", candidates=10, seed=3).ids
+    assert query(network, x, 3, "random", candidates=np.int64(10), seed=3).ids == wanted
+    assert query(network, x, np.int32(3), "random", candidates=10, seed=3.0).ids == wanted

@@ -291,3 +291,21 @@ def test_a_run_without_a_record_asks_for_names(tmp_path: Path) -> None:
     code, out, err = call("predict", tmp_path / "run", "-o", tmp_path / "p.csv", *names)
     assert code == 0, err
     assert "1,400 samples predicted" in out
+
+
+def test_a_run_without_a_network_is_told_where_it_stands_and_not_to_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said "run the same command again", which for `predict` and `status` is another command."""
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "photos", {"dark": 50, "light": 200}, 20)
+    for folder in (tmp_path / "photos").iterdir():  # no folder of a class: nothing is labelled
+        for file in list(folder.iterdir()):
+            file.rename(tmp_path / "photos" / f"{folder.name}-{file.name}")
+        folder.rmdir()
+    data = ("-s", "data.name=folder", "-s", "data.root=photos", "-s", "data.classes=[dark,light]")
+    assert call("run", *data, "--strategy", "random", *QUICK[:-2], "--out", "r")[0] == 7
+    code, _, err = call("predict", "r")
+    assert (code, "same command" in err) == (6, False)
+    assert "`upslope status r` says what comes next" in " ".join(err.split())
+    assert "run again the command that began the run" in " ".join(call("status", "r")[1].split())

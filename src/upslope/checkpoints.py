@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from upslope.errors import ModelError
-from upslope.files import write_atomically
+from upslope.files import read_digested_json, write_atomically
 from upslope.memory import raise_memory_error
 
 _HEADER = "upslope"
@@ -106,6 +106,28 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_of(path: Path) -> Path:
+    """Return the path of the record that is kept beside a file of weights."""
+    return path.with_suffix(".json")
+
+
+def read_sound_record(path: Path, key: str, consequence: str) -> dict[str, Any] | None:
+    """Return the record of a file of weights that is sound, and was made under a key.
+
+    None where there is none, or of another key; a damaged file or record is told in a warning.
+
+    path: of the weights. key: as the record has it, beside `sha256`, the file's. consequence: what
+    happens where the file is damaged, as "it is learnt again".
+    """
+    record = read_digested_json(record_of(path), consequence)
+    if record is None or record.get("key") != key or not path.is_file():
+        return None
+    if file_sha256(path) != record.get("sha256"):
+        warnings.warn(f"{path} is damaged: {consequence}.", stacklevel=3)
+        return None
+    return record
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:

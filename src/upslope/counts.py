@@ -1,6 +1,8 @@
-"""Counts in sentences: "1 image", "2 images", "1,024 classes"."""
+"""Counts in sentences: "1 image", "2 images", "1,024 classes"; the first lines of many."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def format_count(number: int, noun: str, plural: str | None = None) -> str:
@@ -10,6 +12,15 @@ def format_count(number: int, noun: str, plural: str | None = None) -> str:
     before it. plural: of the noun; by the usual rules of spelling, if not given.
     """
     return f"{number:,} {noun if number == 1 else plural or _plural(noun)}"
+
+
+def first_lines(lines: Sequence[str], most: int) -> str:
+    """Return the first lines, and behind them how many more there are.
+
+    lines: of a message. most: how many of them are shown.
+    """
+    more = [f"... and {len(lines) - most} more."] if len(lines) > most else []
+    return "\n".join([*lines[:most], *more])
 
 
 def _plural(noun: str) -> str:

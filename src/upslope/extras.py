@@ -28,12 +28,14 @@ def missing_package(
 ) -> ConfigError:
     """Return the error that names a package which is not installed, and the command that does it.
 
-    package: its name on PyPI, or those of several. purpose: what it is needed for, in words that
-    follow the name. extra: the extra of Upslope that brings it; without one, it is installed by its
-    own name. otherwise: what to do instead of installing it, in words.
+    package: its name on PyPI, or those of several with `and` between. purpose: what it is needed
+    for, in words that follow the name. extra: the extra of Upslope that brings it; without one, it
+    is installed by its own name. otherwise: what to do instead of installing it, in words.
     """
     command = f"pip install '.[{extra}]' in the clone" if extra else f"pip install {package}"
     instead = f", or {otherwise}" if otherwise else ""
+    several = " and " in package
+    noun, absent = ("packages", "they are") if several else ("package", "it is")
     return ConfigError(
-        f"Expected the package {package} {purpose} but it is not installed: {command}{instead}."
+        f"Expected the {noun} {package} {purpose} but {absent} not installed: {command}{instead}."
     )

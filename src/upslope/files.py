@@ -122,12 +122,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; when the block ends it is called `folder`, as a whole.
 
     An error or a kill inside leaves nothing of that name, so that the same call may be made again.
-    folder: absent or empty. Where it is empty and nothing can be made beside it, as where a disk is
-    mounted there, it is filled by renames of one entry after the other.
+    folder: absent or empty. Where it is empty and cannot be replaced, as where a disk is mounted
+    there, or a shell is in it, it is filled by renames of one entry after the other.
 
     Raises:
         RunError: the disk is full or cannot be written.
     """
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
     name = f".{folder.name}.{os.getpid()}.part"
     with disk_errors(folder):
         make_folder(folder.parent)
@@ -136,9 +138,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         temporary = folder.with_name(name)
         try:
             temporary.mkdir()
-            if folder.is_dir() and temporary.stat().st_dev != folder.stat().st_dev:
+            if folder.is_dir() and not _is_replaceable(folder, temporary):
                 temporary.rmdir()
-                raise OSError(errno.EXDEV, "another file system", str(folder))
+                raise OSError(errno.EXDEV, "no place beside it", str(folder))
         except OSError:
             if not folder.is_dir():
                 raise
@@ -153,6 +155,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             if temporary.parent == folder:
                 for entry in sorted(temporary.iterdir()):
                     entry.rename(folder / entry.name)
+                folder.chmod(temporary.stat().st_mode)
             else:
                 if folder.is_dir() and os.name != "posix":
                     folder.rmdir()
@@ -161,6 +164,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         sync_folder(folder)
         sync_folder(folder.parent)
+
+
+def _is_replaceable(folder: Path, temporary: Path) -> bool:
+    """Whether a folder can be renamed in the place of an empty one: not where a disk is mounted
+    there, nor in the place of the current one, which would be gone for this process and its shell.
+    """
+    return temporary.stat().st_dev == folder.stat().st_dev and not folder.samefile(os.curdir)
 
 
 def write_text(path: Path, text: str) -> None:

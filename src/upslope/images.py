@@ -1,9 +1,7 @@
-"""Decoding: one image file, of the kinds in `FORMATS`, to one uint8 array of a stated form."""
+"""Decoding: one image file, of a kind in `image_formats`, to one uint8 array of a stated form."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import io
 import os
 import re
@@ -11,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from upslope.image_formats import readable_formats
 from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 from upslope.tiff import check_stored, select_page
@@ -26,11 +25,6 @@ from upslope.tiff import check_stored, select_page
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
-HEIC_SUFFIXES = (".heic", ".heif")
-"""Suffixes of pictures that phones take, which are read where pillow-heif is installed."""
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, whatever a file is called; JPEG with the MPO files of phones. Pillow knows
-more: of EPS it would start Ghostscript, which runs the program that such a file is."""
 _AT_ONCE = 8
 """Images that may be decoded at the same time: each may take this part of what a file may."""
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -76,7 +70,7 @@ class Form:
 
 @contextmanager
 def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator[Image.Image]:
-    """Open an image of one page, of a format of `FORMATS`; whatever fails inside is a DataError.
+    """Open an image of one page and a readable format; whatever fails inside is a DataError.
 
     wanted_words, advice: as for `reading.reporting_damage`.
 
@@ -89,26 +83,9 @@ def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator
         if not (source.stat().st_size if isinstance(source, Path) else source):
             raise ValueError("it is empty, of 0 bytes")
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=_formats()) as image:
+        with Image.open(stream, formats=readable_formats()) as image:
             refuse_pages(image)
             yield image
-
-
-@functools.cache
-def reads_heic() -> bool:
-    """Say whether the package that reads HEIC pictures is installed."""
-    return importlib.util.find_spec("pillow_heif") is not None
-
-
-def _formats() -> tuple[str, ...]:
-    """The formats that are read here: HEIF too where its package is installed."""
-    if not reads_heic():
-        return FORMATS
-    if "HEIF" not in Image.OPEN:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener(thumbnails=False)
-    return (*FORMATS, "HEIF")
 
 
 def check_pixels(image: Image.Image, name: object, most: int) -> None:
@@ -273,22 +250,30 @@ def refuse_pages(image: Image.Image) -> None:
 
 def _has_second(image: PpmImageFile) -> bool:
     """Whether the header of another image follows the pixels of an open PBM, PGM or PPM file, which
-    may hold several; those written as text hold one."""
+    may hold several."""
     file = image.fp
-    if file is None or not image.tile or image.tile[0][0] == "ppm_plain":
+    if file is None or not image.tile:
         return False
-    _, _, offset, how = image.tile[0]
+    decoder, _, offset, how = image.tile[0]
+    if decoder == "ppm_plain":  # written as text: numbers alone, and comments
+        return re.search(rb"P[1-7]\s", re.sub(rb"#[^\r\n]*", b"", _peek(file, offset))) is not None
     mode, *maximum = how if isinstance(how, tuple) else (how,)
     if str(mode).startswith("1"):
         row = -(-image.width // 8)
     else:
         is_wide = ";16" in str(mode) or (maximum and int(maximum[0]) > 255)
         row = image.width * len(image.getbands()) * (2 if is_wide else 1)
-    place = file.tell()
-    file.seek(offset + row * image.height)
-    behind = file.read(_BEHIND).lstrip()
-    file.seek(place)
+    behind = _peek(file, offset + row * image.height, _BEHIND).lstrip()
     return re.match(rb"P[1-7]\s", behind) is not None
+
+
+def _peek(file: IO[bytes], offset: int, count: int = -1) -> bytes:
+    """What an open file has from a place on, so many bytes at most; it stays where it was."""
+    place = file.tell()
+    file.seek(offset)
+    content = file.read(count)
+    file.seek(place)
+    return content
 
 
 def _orientation(image: Image.Image, name: str) -> int:

@@ -6,6 +6,7 @@ The data sets of masks read their files by it, and so do answers that are masks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ from upslope.errors import DataError
 
 Numbers = NDArray[np.int32]
 _WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
+_LOSSY = ("AVIF", "HEIF", "JPEG", "MPO")
+"""Formats that change values. AVIF and HEIC need not, but their files do not tell Pillow."""
 _TOPS = {"L;2": 3, "L;4": 15}
-"""The highest number that Pillow brings to 255, by how a PNG stores grey levels."""
+"""The highest number that Pillow brings to 255, by how a PNG or TIFF stores grey levels."""
 
 
 def check_lossless(mask: Image.Image, path: object) -> None:
-    """Refuse an open mask whose file keeps values nearly alone: JPEG, by itself or in a TIFF, and
-    lossy WebP. path: of the file, for messages too.
+    """Refuse an open mask whose file keeps values nearly alone: JPEG, by itself or in a TIFF, AVIF,
+    HEIC and lossy WebP. path: of the file, for messages too.
 
     Raises:
         DataError: it is such a file.
     """
-    lossy = mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "webp")
+    lossy = mask.format in _LOSSY or mask.info.get("compression") in ("jpeg", "webp")
     if mask.format == "WEBP" and isinstance(path, Path):
         with path.open("rb") as file:
             lossy = b"VP8 " in file.read(_WEBP_HEAD)
@@ -39,28 +42,45 @@ def check_lossless(mask: Image.Image, path: object) -> None:
         )
 
 
-def stored_top(mask: Image.Image) -> int | None:
-    """Return the number that Pillow brings to 255, of a file whose numbers it scales: PNG of 2 or 4
-    bits, and PGM with a highest value of its own. None of all others, and once it is decoded."""
+@dataclass(frozen=True)
+class Storage:
+    """How a file stores the numbers of a mask that Pillow gives as levels.
+
+    top: the number that becomes the highest level, of files whose numbers Pillow scales: PNG and
+    TIFF of 2 or 4 bits, and PGM with a highest value of its own. None of all others. inverted: 0
+    becomes the highest level, as in TIFF by WhiteIsZero and in PBM.
+    """
+
+    top: int | None = None
+    inverted: bool = False
+
+
+def storage_of(mask: Image.Image) -> Storage:
+    """Return how the file of a mask stores its numbers, which is not known once it is decoded."""
     tile: Any = getattr(mask, "tile", None)
-    how = tile[0][3] if tile else None
-    if mask.format == "PNG" and isinstance(how, str):
-        return _TOPS.get(how)
-    if mask.format == "PPM" and isinstance(how, tuple) and isinstance(how[-1], int):
-        return how[-1] if 0 < how[-1] < 255 else None
-    return None
+    how = tile[0][3] if tile else ""
+    raw_mode = how[0] if isinstance(how, tuple) and how else how
+    if mask.format == "PPM":
+        highest = how[-1] if isinstance(how, tuple) else None
+        is_scaled = isinstance(highest, int) and 0 < highest < 255
+        return Storage(highest if is_scaled else None, mask.mode == "1")
+    if not isinstance(raw_mode, str):
+        return Storage()
+    return Storage(_TOPS.get(raw_mode[:3]), mask.format == "TIFF" and "I" in raw_mode[1:])
 
 
 def class_numbers(
-    mask: Image.Image, top: int | None, is_value: Callable[[Numbers], Any], path: object
+    mask: Image.Image, storage: Storage, is_value: Callable[[Numbers], Any], path: object
 ) -> Numbers:
     """Return (h, w) numbers of a mask of grey levels or of a palette.
 
     The entries of a palette count by their numbers. Programs that save a grey mask with few levels
-    as a palette number the levels anew, and readers scale levels of less than 8 bits: where numbers
-    and levels differ, those are meant that all stand for something.
+    as a palette number the levels anew, and readers scale levels of less than 8 bits, and invert
+    those of which 0 is white: where numbers and levels differ, those are meant that all stand for
+    something.
 
-    mask: decoded. top: as `stored_top` gave it. is_value: tells which numbers stand for something.
+    mask: decoded. storage: as `storage_of` gave it before. is_value: tells which numbers stand for
+    something.
 
     Raises:
         DataError: both do.
@@ -73,8 +93,11 @@ def class_numbers(
         palette[: len(colours)] = colours
         is_grey = (palette[np.unique(numbers)] == palette[np.unique(numbers), :1]).all()
         levels = palette[numbers, 0] if is_grey else numbers
-    elif top is not None:
-        numbers = np.rint(levels * (top / 255)).astype(np.int32)
+    elif mask.mode in ("1", "L"):
+        highest = 1 if mask.mode == "1" else 255
+        top = highest if storage.top is None else storage.top
+        numbers = np.rint(levels * (top / highest)).astype(np.int32)
+        numbers = top - numbers if storage.inverted else numbers
     differ = numbers != levels
     if not differ.any():
         return numbers
@@ -84,6 +107,6 @@ def class_numbers(
         raise DataError(
             f"Expected the numbers in {path} to be its grey levels but the number "
             f"{numbers[row, column]} is the grey {levels[row, column]}, and both stand for "
-            "something. Save the mask as grey levels of 8 bits (mode L)."
+            "something. Save the mask as grey levels of 8 bits (mode L) with 0 as black."
         )
     return levels if by_level else numbers

@@ -6,9 +6,9 @@ reads them: `share: Annotated[float, Field(gt=0, le=1, description="...")] = 1.0
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,35 @@ Temperature = Annotated[
     ),
 ]
 """The temperature of a posterior that a score reads."""
+
+Norm = Annotated[
+    Literal["global", "tensor-sum"],
+    Field(description="norm of the whole gradient, or the sum over parameter tensors of theirs"),
+]
+"""The norm of a gradient: that of the paper's text, or that of its code."""
+
+Parameters = Annotated[
+    str | None, Field(description="names or prefixes, as fc,layer4; or last; none for all")
+]
+"""The parameters by which a gradient is taken."""
+
+Steps = Annotated[
+    int | None,
+    Field(ge=1, description="of training; none: 10 passes over the pool, at most 1000 steps"),
+]
+"""The length of a training without labels (`signals/fitting`)."""
+
+
+def options_to_record(options: Any) -> dict[str, Any]:
+    """Return the options of a dataclass, by name, as a run records them.
+
+    Those that earlier versions had not (`LATER`) are left out at their defaults.
+    """
+    values = asdict(options)
+    for field in fields(options):
+        if field.metadata == LATER and values[field.name] == field.default:
+            del values[field.name]
+    return values
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ SURE = 0.99
 """Below this, 1 - p_(1) is right to 10^-5 of it, and exact ties stay exact."""
 
 
+def in_double(p: Tensor) -> Tensor:
+    """Return posteriors in double precision, where they sum to 1 as well as they did before.
+
+    In half and single precision they miss it by more than the small differences that are made of
+    them: of entropies, and of eigenvalues of diag(p) - p p^T. p: (..., C), returns (..., C).
+    """
+    p = p.double()
+    return p / p.sum(dim=-1, keepdim=True)
+
+
 def least_confidence(p: Tensor) -> Tensor:
     """Return 1 - max_i p_i. p: (n, C, ...), returns (n, ...)."""
     first = p.amax(dim=1)

@@ -329,3 +329,20 @@ def test_files_of_annotations_that_are_not_read_are_told(tmp_path):
     root = published(tmp_path, good, good)
     (root / "annotations/instances_minival.json").write_text("{}")
     assert "Left out 1 file: 'instances_minival.json'." in load(root).notes
+
+
+def test_outlines_in_shares_of_the_image_are_refused(tmp_path):
+    """All of them lay in the first pixel, and every mask was background."""
+    entries = [annotation(i, CAT, square(0.1, 0.2, 0.5)) for i in range(1, 6)]
+    write(tmp_path, "instances.json", [f"{i}.png" for i in range(5)], entries)
+    with pytest.raises(DataError, match="shares of the image's sides"):
+        load(tmp_path, target="masks")
+    assert len(load(tmp_path).pool) == 4  # of classes, outlines say nothing
+
+
+def test_objects_beside_their_images_are_counted(tmp_path):
+    entries = [annotation(i, CAT, square(1, 1, 3)) for i in range(1, 6)]
+    entries += [annotation(2, DOG, square(50, 1, 3)), annotation(3, DOG, square(1, -9, 3))]
+    write(tmp_path, "instances.json", [f"{i}.png" for i in range(5)], entries)
+    notes = load(tmp_path, target="masks").notes
+    assert any("2 objects lie beside the image, first that of '1.png'" in note for note in notes)

@@ -257,3 +257,32 @@ def test_one_image_under_two_spellings_of_its_path_in_a_manifest(tmp_path):
     manifest.write_text("path,label,split,split\n0.png,a,train,test\n")
     with pytest.raises(DataError, match=r"each column of .* once but 'split' is there twice"):
         datasets.load("folder", tmp_path, manifest="m.csv")
+
+
+def test_avif_photographs_are_read_by_their_suffix(tmp_path):
+    by_class(tmp_path, {"cat": 3, "dog": 3})
+    Image.new("RGB", (6, 6), (90,) * 3).save(tmp_path / "cat/photo.AVIF", quality=100)
+    pool = datasets.load("folder", tmp_path, test_share=0.1).pool
+    pixels = pool.inputs([pool.ids.index("cat/photo.AVIF")])
+    assert np.abs(pixels.numpy().astype(int) - 90).max() <= 2
+
+
+def test_avif_pictures_are_left_out_and_told_where_pillow_cannot_read_them(tmp_path, monkeypatch):
+    by_class(tmp_path, {"cat": 3, "dog": 3})
+    Image.new("RGB", (6, 6)).save(tmp_path / "cat/photo.avif")
+    monkeypatch.setattr("upslope.datasets.layout.reads_avif", lambda: False)
+    splits = datasets.load("folder", tmp_path)
+    assert any("Left out 1 file of the kind .avif" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_manifest_may_have_other_delimiters_than_commas(tmp_path, delimiter):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", i)
+    rows = ["path,label,split", "0.png,a,train", "1.png,b,train", "2.png,a,test"]
+    (tmp_path / "m.csv").write_text("\n".join(rows).replace(",", delimiter))
+    splits = datasets.load("folder", tmp_path, manifest="m.csv")
+    assert (splits.pool.ids, splits.test.ids) == (("0.png", "1.png"), ("2.png",))
+    (tmp_path / "m.csv").write_text("\n".join(rows).replace(",", delimiter) + f"{delimiter}x\n")
+    with pytest.raises(DataError, match=r"3 values, one per column, but got 4, line 4"):
+        datasets.load("folder", tmp_path, manifest="m.csv")

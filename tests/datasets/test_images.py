@@ -86,7 +86,7 @@ def test_what_cannot_be_decoded_is_named(data, reason):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP", "AVIF"])
 def test_a_header_states_the_size_of_the_image_as_it_is_once_turned(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -159,3 +159,24 @@ def test_a_transparent_colour_of_16_bits_is_refused():
     data = _png(16, 2, rows, before=[(b"tRNS", bytes(range(6)))])
     with pytest.raises(DataError, match="a colour of its 16 bits per channel is transparent"):
         decode(data, "x", Form("RGB", None, FULL))
+
+
+def test_an_animated_avif_is_refused():
+    frames = [Image.new("RGB", (8, 8), (level,) * 3) for level in (0, 99)]
+    data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="it holds 2 pages or frames"):
+        decode(data, "x", Form("RGB", None))
+
+
+@pytest.mark.parametrize("magic", [b"P1", b"P2", b"P4", b"P5"])
+def test_a_second_image_in_a_file_of_grey_levels_is_refused(magic):
+    levels = b"1 0 1 0 0 1\n" if magic in (b"P1", b"P2") else bytes(3 if magic == b"P4" else 6)
+    one = (
+        magic
+        + b" # P5 is another kind\n2 3\n"
+        + (b"" if magic in (b"P1", b"P4") else b"9\n")
+        + levels
+    )
+    assert decode(one, "x", Form("L", None)).shape == (1, 3, 2)
+    with pytest.raises(DataError, match="another image follows in the same file"):
+        decode(one + one, "x", Form("L", None))

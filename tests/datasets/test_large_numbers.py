@@ -31,6 +31,14 @@ def test_targets_that_would_become_infinite_are_refused(value):
         Splits.from_table({**COLUMNS, "y": targets}, target="y", kind="numbers")
 
 
+@pytest.mark.parametrize("first", [2**53, 2**60, 10**20])
+def test_whole_numbers_that_floats_make_one_are_refused(first):
+    """As targets that differ in their last digit alone."""
+    targets = [first + i % 2 for i in range(40)]
+    with pytest.raises(DataError, match=r"tells apart but some|2 numbers are 1 so"):
+        Splits.from_arrays(X, targets, test_share=0.25, kind="numbers")
+
+
 def test_the_largest_numbers_are_taken():
     largest = float(np.finfo(np.float32).max)
     splits = Splits.from_table({**COLUMNS, "y": [largest] * 40}, target="y", kind="numbers")

@@ -117,6 +117,9 @@ def test_what_is_unlabelled_beside_a_test_set_is_to_learn_from(tmp_path):
         (["train/a", "train/b", "testA/a", "raw"], "'raw', 'testA' name no split"),
         (["seg_train", "seg_test"], "seem to name both"),
         (["Trainingsdaten", "Testdaten"], "seem to name both"),
+        (["train/train/a", "train/train/b", "test/test/a"], "has 'train' and the test set 'test'"),
+        (["train/a", "train/b", "test/A", "test/B"], "has 'a', 'b' and the test set 'A', 'B'"),
+        (["train/a", "train/b", "test/a", "val/x/a"], "and the validation set 'x'"),
     ],
 )
 def test_layouts_with_two_meanings_are_refused(tmp_path, folders, message):

@@ -39,7 +39,7 @@ def load(root, **options):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {}), ("WEBP", {"lossless": False, "quality": 100}),
+    [("JPEG", {}), ("AVIF", {"quality": 100}), ("WEBP", {"lossless": False, "quality": 100}),
      ("TIFF", {"compression": "jpeg"})],
 )  # fmt: skip
 def test_masks_with_losses_are_refused_by_content(tmp_path, kind, options):
@@ -71,6 +71,7 @@ def test_palette_of_greys_under_new_numbers(tmp_path):
     """0, 128, 255 saved as entries 0, 1, 2 of a palette, as programs do with few levels."""
     lay(tmp_path)
     entries = levels([0, 1, 2])
+    entries[0, 0] = 1
     image = palette(entries, [(0,) * 3, (128,) * 3, (255,) * 3])
     assert image.mode == "P"
     image.save(tmp_path / "masks/train/0.png")
@@ -191,3 +192,74 @@ def png(width, height, samples):
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )
+
+
+BOTH = """name,id,red,green,blue
+none,0,0,0,0
+leaf,1,0,200,0
+root,2,200,0,0
+ignore,255,9,9,9
+"""
+
+
+def test_a_class_table_with_ids_and_colours_reads_each_mask_as_it_is(tmp_path):
+    lay(tmp_path, table=BOTH, count=4)
+    entries = levels([0, 1, 2])
+    entries[0, :3] = 0, 1, 2
+    colours = np.array([(0, 0, 0), (0, 200, 0), (200, 0, 0)], dtype=np.uint8)
+    for split in ("train", "test"):
+        folder = tmp_path / "masks" / split
+        Image.fromarray(entries).save(folder / "0.png")
+        Image.fromarray(colours[entries]).save(folder / "1.png")
+        palette(entries, colours.tolist()).save(folder / "2.png")  # by number and by colour alike
+        palette(entries + 5, [(7, 7, 7)] * 5 + colours.tolist()).save(folder / "3.png")  # by colour
+    splits = load(tmp_path)
+    for mask in splits.pool.targets(range(4)):
+        assert np.array_equal(mask, entries)
+    assert "(2 RGB, 2 grey, 4 palette)" in splits.notes[-1]
+    others = [(0, 0, 0), (200, 0, 0), (0, 200, 0)]  # entry 1 has the colour of class 2
+    palette(entries, others).save(tmp_path / "masks/train/2.png")
+    with pytest.raises(DataError, match="of another class by number than by colour"):
+        load(tmp_path)
+    (tmp_path / "classes.csv").write_text(BOTH.replace("leaf,1", "leaf,0"))
+    with pytest.raises(DataError, match="0 is there again, line 3"):
+        load(tmp_path)
+
+
+def tiff(mask, bits, white_is_zero):
+    """The content of a TIFF whose stored numbers are those of a mask, 8 pixels wide."""
+    rows = np.unpackbits(mask[..., None].astype(np.uint8), axis=2)[..., 8 - bits :]
+    pixels = np.packbits(rows.reshape(len(mask), -1), axis=1).tobytes()
+    tags = {256: mask.shape[1], 257: len(mask), 258: bits, 259: 1, 262: int(not white_is_zero),
+            273: 8, 277: 1, 278: len(mask), 279: len(pixels)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_numbers_of_a_tiff_are_those_that_it_stores(tmp_path, bits, white_is_zero):
+    lay(tmp_path, table="name,id\nnone,0\nleaf,1\nroot,2\nx,128\ny,255\n")
+    entries = levels([0, 1, 2])
+    entries[0, :3] = 0, 1, 2
+    (tmp_path / "masks/train/0.png").write_bytes(tiff(entries, bits, white_is_zero))
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], entries)
+
+
+def test_a_mask_that_may_be_inverted_is_refused(tmp_path):
+    """Of 0 and 255, each is the other once inverted, and both stand for something."""
+    lay(tmp_path)
+    path = tmp_path / "masks/train/0.png"
+    path.write_bytes(tiff(levels([0, 255]), 8, white_is_zero=True))
+    with pytest.raises(DataError, match=r"the number (0 is the grey 255|255 is the grey 0)"):
+        load(tmp_path)
+    lay(tmp_path / "bits", table="name,id\nnone,0\nleaf,1\nroot,128\ny,255\n")
+    path = tmp_path / "bits/masks/train/0.png"
+    mask = levels([0, 1])
+    for content in (tiff(mask, 1, True), b"P4 8 6 " + np.packbits(mask, axis=1).tobytes()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"the number (0 is the grey 1|1 is the grey 0)"):
+            load(tmp_path / "bits")
+    path.write_bytes(tiff(mask, 1, white_is_zero=False))
+    assert np.array_equal(load(tmp_path / "bits").pool.targets([0])[0], mask)

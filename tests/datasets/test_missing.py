@@ -8,7 +8,7 @@ from upslope.datasets.missing import class_folder_notes, is_missing, missing_not
 @pytest.mark.parametrize(
     "word",
     ["", " ", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none", "?", "-", "<NA>",
-     "#N/A", "\\N", " NA ", None],
+     "#N/A", "\\N", " NA ", "#N/A N/A", "1.#QNAN", "-1.#IND", "NA_character_", None],
 )  # fmt: skip
 def test_words_for_missing(word):
     assert is_missing(word)
@@ -62,7 +62,7 @@ def test_folders_named_by_a_word_for_no_label_are_pointed_at():
     "word",
     ["unbekannt", "k.A.", "inconnu", "desconocido", "s/d", "неизвестно", "未知", "無", "–",
      "(null)", "'NA'", '"unknown"', "[n/a]", "nan.", "nAn", "Nan", "N\\A", "no data",
-     "\u200b", "NIL"],
+     "\u200b", "NIL", "...", "\u2026", "____", "????", "**", "to do", "pending", "N/D"],
 )  # fmt: skip
 def test_words_of_other_languages_and_forms_are_pointed_at(word):
     (note,) = missing_notes(["cat", "dog", word])

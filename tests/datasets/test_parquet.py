@@ -211,8 +211,11 @@ def write_columns(folder, images, labels, kind=None, label_type=None, metadata=N
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.large_binary(), pa.binary(), pa.binary_view(), pa.struct({"bytes": pa.large_binary()})],
-)
+    [
+        pa.large_binary(), pa.binary(), pa.binary_view(), pa.struct({"bytes": pa.large_binary()}),
+        pa.dictionary(pa.int32(), pa.binary()), pa.dictionary(pa.int8(), pa.large_binary()),
+    ],
+)  # fmt: skip
 def test_bytes_of_any_type(tmp_path, pixels, kind):
     images = [png(p) for p in pixels]
     cells = [{"bytes": one} for one in images] if pa.types.is_struct(kind) else images

@@ -50,10 +50,11 @@ def test_classes_are_those_of_the_objects(tmp_path):
     assert list(splits.pool.ids) == ["a.png", "b.png"]
 
 
-def test_what_is_ambiguous_is_refused_or_counted(tmp_path):
+@pytest.mark.parametrize("word", ["1", "true", "True"])
+def test_what_is_ambiguous_is_refused_or_counted(tmp_path, word):
     objects = {
         "a": xml("cat", "dog"),
-        "b": xml("dog", difficult=1),
+        "b": xml("dog", difficult=word),
         "c": xml("cat", file="x.jpg"),
         "d": xml(),
         "e": xml("dog", file="e.png"),
@@ -65,7 +66,7 @@ def test_what_is_ambiguous_is_refused_or_counted(tmp_path):
     assert list(splits.pool.ids) == ["b.png", "c.png", "d.png"]
     assert splits.pool.labels[2] == -1
     told = " ".join(splits.notes)
-    assert "1 objects are marked as difficult, first in 'b.png'" in told
+    assert "1 object is marked as difficult, first in 'b.png'" in told
     assert "1 of 5 annotations name another file" in told
     with pytest.raises(DataError, match=r"\['dog'\]"):
         load(root, several="skip", classes=["cat", "cow"])

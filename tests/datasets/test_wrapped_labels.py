@@ -31,10 +31,11 @@ def png(level):
 
 def load(reader, folder, values):
     if reader == "arrays":
-        return Splits.from_arrays(X, values, test_share=0.25)
+        return Splits.from_arrays(np.resize(X, (len(values), 3)), values, test_share=0.25)
     if reader == "npz":
         path = folder / "a.npz"
-        np.savez(path, x_train=X, y_train=values, x_test=X[:6] + 1, y_test=np.arange(6) % 3)
+        x = np.resize(X, (len(values), 3))
+        np.savez(path, x_train=x, y_train=values, x_test=X[:6] + 1, y_test=np.arange(6) % 3)
         return datasets.load("npz", root=path)
     for start, split in enumerate(("train", "test")):
         column = values if split == "train" else labels(last=0)
@@ -58,6 +59,16 @@ def test_256_classes_are_such(reader, tmp_path):
     values = labels(last=255)
     values[8] = 254
     assert len(load(reader, tmp_path, values).pool.classes) == 256
+
+
+@pytest.mark.parametrize("reader", ["arrays", "npz"])
+def test_ids_in_the_place_of_class_numbers_are_told_or_refused(reader, tmp_path):
+    """Of many samples too: three ids below the number of samples made as many classes as that."""
+    notes = load(reader, tmp_path, labels("int64", last=30)).notes
+    assert any("27 of 31 classes" in note and "where these are ids" in note for note in notes)
+    many = np.resize(labels("int64", last=8000), 9000)
+    with pytest.raises(DataError, match=r"but (got|the largest of .* is) 8,?000"):
+        load(reader, tmp_path, many)
 
 
 def test_class_numbers_of_parquet_that_no_sample_has_are_counted(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import rank_functions
 from rank_processes import Processes, run_ranks
-from upslope.errors import DataError
+from upslope.errors import DataError, ModelError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
 
@@ -103,6 +103,12 @@ def test_a_rank_with_other_data_is_refused(tmp_path: Path) -> None:
     processes = Processes(2, rank_functions.trained_on_other_data, folder=tmp_path)
     assert processes.end() == [DataError.exit_code, 0]
     assert "rank 1 found other samples than rank 0" in processes.output
+
+
+def test_a_rank_with_another_network_is_refused(tmp_path: Path) -> None:
+    processes = Processes(2, rank_functions.trained_on_another_network, folder=tmp_path)
+    assert processes.end() == [ModelError.exit_code, 0]
+    assert "rank 1 built one of other layers or settings than rank 0" in processes.output
 
 
 def test_what_no_rank_can_share_is_computed_by_rank_0(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from upslope.evaluation import (
     labels_to_reach,
     paired_comparison,
     rank,
+    win_matrix,
 )
 
 SUM, LITERAL = 0.1 + 0.2, 0.3  # 0.30000000000000004 and 0.3
@@ -28,6 +29,13 @@ def test_ranks_tie_where_figures_differ_by_rounding() -> None:
     ranking = rank([[SUM, LITERAL, 0.1], [SUM, LITERAL, 0.2], [SUM, LITERAL, 0.1]])
     assert ranking.ranks.tolist() == [1.5, 1.5, 3.0]
     assert rank([[0.0, 0.0, 0.0]] * 2).ranks.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_nobody_wins_by_rounding() -> None:
+    """A figure summed in another order won every pair."""
+    shares = win_matrix({"a": [[SUM, 0.5]], "b": [[LITERAL, 0.4]]})
+    assert shares[0, 1] == 0.75
+    assert shares[1, 0] == 0.25
 
 
 def test_a_figure_is_reached_that_is_the_target_but_for_rounding() -> None:

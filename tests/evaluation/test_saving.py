@@ -27,6 +27,17 @@ def test_a_saving_by_hand() -> None:
     assert saving.difference == pytest.approx(0.2 * 2 / 3)
 
 
+@pytest.mark.parametrize("labels", [[6, 8], [2, 4]])
+def test_nothing_is_told_of_numbers_of_labels_that_the_strategy_never_had(labels) -> None:
+    """The strategy's accuracy with its first labels, 6, stood for that with 5."""
+    theirs = np.full((2, 10), np.nan)
+    theirs[0, :5], theirs[1, 5:] = [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]
+    saving = measure_saving(labels, np.ones((2, 10)), 5, theirs)
+    assert math.isnan(saving.difference)
+    assert math.isnan(saving.difference_low)
+    assert saving.needed == labels[0]
+
+
 def test_the_interval_is_that_of_nadeau_and_bengio() -> None:
     rng = np.random.default_rng(0)
     theirs = np.full((8, 40), np.nan)

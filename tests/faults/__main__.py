@@ -19,12 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # and for the workers of what is 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from tests.faults.campaign import KINDS, LONG, Campaign  # noqa: E402
-from tests.faults.summary import write_summary  # noqa: E402
-from tests.faults.trials import Record  # noqa: E402
-
 
 def main() -> int:
+    # Here, so that Ctrl-C while torch is imported ends as it does later.
+    from tests.faults.campaign import KINDS, LONG, Campaign
+    from tests.faults.summary import write_summary
+    from tests.faults.trials import Record
+
     parser = argparse.ArgumentParser(description=__doc__)
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int, metavar="N", help=f"long form: {LONG[kind]:,}")
@@ -56,4 +57,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("Stopped; the same command with the same --out goes on.", file=sys.stderr)
+        sys.exit(130)

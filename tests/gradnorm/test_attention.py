@@ -154,6 +154,27 @@ def test_learned_queries(batch_first):
     assert_agrees(Latents(batch_first), torch.randn(3, 5, 8))
 
 
+class BiasedLatents(nn.Module):
+    """Learned queries, and a learned bias for each query and position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 2, 3, 4))
+        self.bias = nn.Parameter(torch.randn(2, 3, 5))
+        self.keys, self.head = nn.Linear(8, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = self.keys(x).unflatten(-1, (2, 2, 4)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(self.queries, k, v, self.bias)
+        return self.head(y.transpose(1, 2).flatten(2).mean(dim=1))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_learned_queries_with_a_learned_bias(n):
+    torch.manual_seed(0)
+    assert_agrees(BiasedLatents(), torch.randn(n, 5, 8))
+
+
 class Windows(nn.Module):
     """Attention within windows that are folded into the batch, and scattered over it."""
 

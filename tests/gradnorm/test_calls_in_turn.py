@@ -9,7 +9,7 @@ import torch
 from oracle import TOLERANCE, norms_one_by_one, relative_error
 from torch import Tensor, nn
 
-from upslope.gradnorm import gradient_norms
+from upslope.gradnorm import gradient_norms, select
 
 
 class Counting(nn.Module):
@@ -38,6 +38,8 @@ def test_several_threads_at_once(models):
     def run(thread: int) -> None:
         try:
             for turn, x in enumerate(batches[thread]):
+                names = list(select(every[thread % models], "last", x))
+                assert names == ["head.weight", "head.bias"]
                 norms[thread, turn] = gradient_norms(every[thread % models], x, "entropy")
         except Exception as error:  # told below: one of a thread is told by nobody
             failures.append(error)

@@ -82,3 +82,26 @@ def test_gradients_that_are_rounding_alone_are_no_mixing(name: str, dtype: torch
     torch.testing.assert_close(
         gradient_norms(model, x, "entropy"), gradient_norms(model, x, "entropy", parameters=others)
     )
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.layer(x))
+        return h / torch.linalg.vector_norm(h, dim=1, keepdim=True)
+
+
+def test_a_constant_loss_is_no_mixing_of_samples() -> None:
+    """Its gradients are rounding errors, of which no two ways have the same."""
+    torch.manual_seed(0)
+    model, refusals = Normalised().double(), []
+    for _ in range(8):
+        try:
+            gradient_norms(model, torch.randn(7, 6).double(), lambda out: out.square().sum(dim=1))
+        except GradientNormError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all("are what rounding leaves" in refusal for refusal in refusals)

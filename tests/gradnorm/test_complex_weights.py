@@ -181,6 +181,16 @@ def test_spectral_convolution(n):
     check(model, torch.randn(n, 8, dtype=REAL), ("kernels",))
 
 
+def test_constants_to_be_conjugated_beside_samples():
+    """A view that NumPy does not take, moved beside what depends on the samples."""
+    torch.manual_seed(0)
+    constant = torch.randn(1, 4, dtype=C).conj()
+    model = Functional(
+        lambda m, x: torch.cat([x @ m.a, constant.expand(len(x), -1)], 1).abs(), {"a": (C, (4, 4))}
+    )
+    check(model, torch.randn(3, 4, dtype=C), ("kernels",))
+
+
 def test_sketches_of_complex_gradients_have_exact_norms():
     torch.manual_seed(0)
     model = Functional(*CASES["many positions"])

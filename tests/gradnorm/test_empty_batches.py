@@ -8,7 +8,14 @@ from test_uses_of_parameters import Functional
 from torch import nn
 from torch.nn import functional as F
 
-from upslope.gradnorm import expected_gradient_length, gradient_norms, gradient_sketches
+from upslope.errors import GradientNormError
+from upslope.gradnorm import (
+    expected_gradient_length,
+    explain,
+    gradient_norms,
+    gradient_sketches,
+    samples_that_fit,
+)
 
 
 class First(nn.Module):
@@ -71,6 +78,12 @@ def test_no_samples_of_ids():
     ids = torch.zeros(0, 5, dtype=torch.long)
     for model in (nn.Embedding(7, 3), nn.EmbeddingBag(7, 3), nn.EmbeddingBag(7, 3, mode="max")):
         assert gradient_norms(model, ids, lambda out: out.flatten(1).sum(dim=1)).shape == (0,)
+
+
+def test_what_is_read_off_a_sample_needs_one():
+    for ask in (explain, samples_that_fit):
+        with pytest.raises(GradientNormError, match=r"Expected `inputs` to hold .* but got none"):
+            ask(nn.Linear(5, 3), torch.randn(0, 5))
 
 
 @pytest.mark.parametrize("kind", ["mean", "rms"])

@@ -99,12 +99,18 @@ def test_a_class_dimension_that_is_not_there_or_the_samples_is_refused(loss, dim
         gradient_norms(Tokens(True, plain).double(), X, LOSSES[loss][1](dim))
 
 
+class NoClasses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :0]
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     ("model", "x"),
     [
         (nn.Linear(4, 1), torch.randn(5, 4)),
         (nn.Conv2d(1, 1, 3), torch.randn(5, 1, 6, 6)),
+        (nn.Sequential(nn.Linear(4, 3), NoClasses()), torch.randn(5, 4)),
     ],
 )
 def test_a_single_class_is_refused_with_the_way_out(loss, model, x):

@@ -96,14 +96,30 @@ def test_only_large_products_of_single_precision_on_a_cpu_go_to_the_other_librar
         assert not matrix_products.prefers_onednn(matrix_products.WORTH, single)
 
 
-def test_mkl_on_its_own_processor_takes_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("processor", "suffices"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx2": True, "avx512_f": True}, True),
+        ({"cpu_name": "Intel Xeon"}, True),
+        ({"cpu_name": "AMD EPYC", "avx2": True, "avx512_f": True}, False),
+        ({"cpu_name": "AMD EPYC", "avx2": True, "avx512_f": False}, True),
+        ({"cpu_name": "AMD EPYC", "avx2": True}, False),
+        ({"cpu_name": "AMD EPYC"}, False),
+        ({}, False),
+    ],
+)
+def test_mkl_takes_all_products_of_processors_that_it_makes_full_use_of(
+    processor: dict[str, object], suffices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    for name, suffices in (("Intel Xeon", True), ("AMD EPYC", False), ("", False)):
-        monkeypatch.setattr(
-            torch.cpu, "get_capabilities", lambda n=name: {"cpu_name": n}, raising=False
-        )
-        assert matrix_products._is_mkl_on_intel() == suffices
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not matrix_products._is_mkl_on_intel()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    assert matrix_products._is_mkl_at_full_speed() == suffices
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not matrix_products._is_mkl_at_full_speed()
+
+
+def test_no_product_goes_to_onednn_where_blas_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not matrix_products._is_mkl_at_full_speed()
     monkeypatch.setattr(matrix_products, "_BLAS_SUFFICES", True)
     assert not matrix_products.prefers_onednn(10 * matrix_products.WORTH, torch.zeros(1))

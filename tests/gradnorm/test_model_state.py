@@ -374,7 +374,7 @@ class Centre(nn.Module):
 centre = Centre()
 
 
-@pytest.mark.parametrize("kind", ["module", "closure", "global", "object"])
+@pytest.mark.parametrize("kind", ["module", "closure", "global", "object", "default", "by name"])
 def test_a_loss_that_holds_a_module_finds_its_state_again(kind) -> None:
     own = centre if kind == "global" else Centre()
     holder = SimpleNamespace(part={"loss": own})
@@ -383,6 +383,8 @@ def test_a_loss_that_holds_a_module_finds_its_state_again(kind) -> None:
         "closure": lambda out: own(out),
         "global": lambda out: centre(out),
         "object": lambda out: holder.part["loss"](out),
+        "default": lambda out, inner=own: inner(out),
+        "by name": lambda out, *, inner=own: inner(out),
     }[kind]
     model, x, before = Between(lambda _, h: h), batch(), own.centre
     truth = right(model, x)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.losses import identify
 
 Way = Callable[[nn.Module, Tensor, int], Tensor]
 """From a layer, (n, t, 5) inputs and the turn of the batch to outputs, each sample by itself."""
@@ -149,3 +150,132 @@ def test_numbers_that_leave_in_a_pickle():
         x[turn, 0] = 4
         with pytest.raises(GradientNormError, match="mixes samples"):
             gradient_norms(model, x, "entropy")
+
+
+class AlongDim(nn.Module):
+    """Works along a dimension that the caller's code may change."""
+
+    def __init__(self, work: Callable[[Tensor, int], Tensor]):
+        super().__init__()
+        self.layer, self.work, self.dim = nn.Linear(4, 4), work, -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.work(torch.tanh(self.layer(x)), self.dim)
+
+
+ALONG: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "softmax": lambda h, dim: h.softmax(dim),
+    "functional softmax": lambda h, dim: F.softmax(h, dim=dim),
+    "cumsum": lambda h, dim: h.cumsum(dim),
+    "flip": lambda h, dim: h.flip((dim,)),
+    "roll": lambda h, dim: torch.roll(h, 1, dims=dim),
+    "unbind": lambda h, dim: torch.stack(h.unbind(dim), dim=-1),
+    "permute": lambda h, dim: h.permute(-3 - dim, dim) + 0,
+    "index_select": lambda h, dim: h.index_select(dim, torch.arange(h.shape[dim] - 1, -1, -1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", ALONG)
+def test_minus_one_and_minus_two_are_two_programs(case: str) -> None:
+    """Python's hashes of the two are one."""
+    torch.manual_seed(0)
+    model = AlongDim(ALONG[case]).double()
+
+    def loss(outputs: Tensor) -> Tensor:
+        return outputs.square().sum(dim=1)
+
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)
+    model.dim = -2  # that of the samples
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), loss)
+
+
+NAMED: dict[str, tuple[Callable[..., Tensor], dict[str, int], dict[str, int]]] = {
+    "roll": (torch.roll, {"dims": 1, "shifts": 0}, {"shifts": 1, "dims": 0}),
+    "sort": (lambda h, **options: torch.sort(h, **options)[0],
+             {"descending": False, "dim": 1}, {"dim": 0, "descending": True}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", NAMED)
+def test_options_of_other_names_make_another_program(case: str) -> None:
+    """Their values, in the order in which they are written, are the same."""
+    torch.manual_seed(0)
+    work, apart, across = NAMED[case]
+    model = AlongDim(lambda h, _: work(h, **options)).double()
+    options = apart
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    options = across
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
+def _places(order: Tensor) -> Tensor:
+    return order[:, None] * 4 + torch.arange(4)
+
+
+BY_CONSTANT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "index_reduce": lambda h, order: torch.zeros_like(h).index_reduce(
+        0, order, h, "mean", include_self=False),
+    "index_reduce_": lambda h, order: torch.zeros_like(h).index_reduce_(
+        0, order, h, "amax", include_self=False),
+    "put": lambda h, order: torch.zeros_like(h).put(_places(order), h),
+    "put_": lambda h, order: torch.zeros_like(h).put_(_places(order), h),
+    "masked_select": lambda h, order: torch.cat([h, h.flip(0)]).masked_select(
+        torch.cat([order == torch.arange(len(h)), order != torch.arange(len(h))])[:, None]
+    ).view(-1, 4),
+    "segment_reduce": lambda h, order: torch.segment_reduce(
+        h, "sum", lengths=torch.tensor([1] * len(h) if order[0] == 0 else [2, 0] * (len(h) // 2))),
+}  # fmt: skip
+"""Operators that send rows where whole numbers of no sample say."""
+
+
+class ByOrder(nn.Module):
+    def __init__(self, send: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.layer, self.send, self.order = nn.Linear(4, 4), send, torch.arange(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.send(torch.tanh(self.layer(x)), self.order[: len(x)] % len(x))
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.filterwarnings("ignore:index_reduce")
+@pytest.mark.parametrize("case", BY_CONSTANT)
+def test_constants_that_send_rows_elsewhere_make_another_program(case: str) -> None:
+    torch.manual_seed(0)
+    model = ByOrder(BY_CONSTANT[case]).double()
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    model.order = torch.tensor([1, 2, 3, 0])
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
+def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, inner=inner: inner(out)
+
+
+def by_name(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda out, *, inner=inner: inner(out)
+
+
+@pytest.mark.parametrize("make", [by_position, by_name])
+def test_losses_with_other_functions_as_defaults_are_others(make: Callable[..., object]) -> None:
+    first, second = (lambda out: out.sum(dim=1)), (lambda out: out.mean(dim=1))
+    assert identify(make(first)) == identify(make(first))
+    assert identify(make(first)) != identify(make(second))
+
+
+def test_a_loss_with_a_name_that_has_no_value_yet() -> None:
+    def loss(out: Tensor) -> Tensor:
+        return out.sum(dim=1) if out.dim() > 1 else later(out)
+
+    assert gradient_norms(nn.Linear(3, 2), torch.ones(2, 3), loss).shape == (2,)
+
+    def later(out: Tensor) -> Tensor:
+        return out

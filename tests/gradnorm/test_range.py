@@ -163,3 +163,47 @@ def test_losses_that_are_flat_take_no_other_pass(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(recording, "reduce_scaled", refuse)
     assert torch.equal(gradient_norms(model, x, margin), norms)
+
+
+SIZES = torch.tensor([1.0, 1e-15, 1e-22, 1e-25, 1e-30, 1e-36, 1e21, 1e25, 1e30, 0.0])
+"""Of the inputs: the squares of most of them are outside float32, and their gradients are not."""
+RATES = torch.where(SIZES > 1, 1e-3 / SIZES, 1.0)
+"""Of the losses, so that no gradient is large."""
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.transpose(0, 1) @ self.weight).transpose(0, 1)
+
+
+def rated_loss(outputs: Tensor) -> Tensor:
+    return outputs.flatten(1).sum(dim=1) * RATES.to(outputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(6, 3, bias=False), (6,)),
+        (nn.Linear(64, 64, bias=False), (5, 64)),
+        (nn.Linear(256, 256, bias=False), (3, 256)),
+        (nn.Conv2d(32, 64, 3, bias=False), (32, 4, 4)),
+        (nn.Conv2d(32, 64, 1, bias=False), (32, 2, 2)),
+        (nn.Conv1d(3, 4, 3, bias=False), (3, 20)),
+        (Stack(), (3, 6)),
+    ],
+)
+def test_inputs_whose_squares_leave_float32(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(len(SIZES), *shape) * SIZES.view(-1, *(1,) * len(shape))
+    double = copy.deepcopy(layer).double()
+    for _ in range(2):  # a batch that is proven, and one that is not
+        for norm in ("global", "tensor-sum"):
+            wanted = gradient_norms(double, x.double(), rated_loss, norm=norm)
+            norms = gradient_norms(layer, x, rated_loss, norm=norm)
+            assert torch.allclose(norms, wanted, rtol=1e-5, atol=0)
+        sketches = gradient_sketches(layer, x, rated_loss, dim=8)
+        assert torch.allclose(sketches.norms, wanted, rtol=1e-5, atol=0)

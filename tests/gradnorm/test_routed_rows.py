@@ -21,7 +21,6 @@ from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.memory import Memory
 from upslope.gradnorm.trace.operator_facts import Operator
 from upslope.gradnorm.trace.operator_runs import OperatorRuns
-from upslope.gradnorm.trace.recording import Recording
 
 Route = Callable[[Tensor, Tensor, Any], Tensor]
 """From rows (r, 4), the numbers of their router (r, 3), and the experts, to the results (r, 4)."""
@@ -178,20 +177,20 @@ def batches(count: int, n: int, t: int, seed: int = 0) -> list[Tensor]:
 def test_rows_are_read_off_their_index(route, time_first):
     torch.manual_seed(0)
     model = Mixture(route, time_first=time_first).double().eval()
-    probe, to_be_proven = Forward.probe, Recording._is_to_be_proven
+    probe, to_be_proven = Forward.probe, Memory.is_to_be_proven
     probed, proven = [], []
 
     def watched_probe(self: Forward, losses: Tensor) -> Any:
         probed.append(self)
         return probe(self, losses)
 
-    def watched_proof(self: Recording, record: Any) -> bool:
-        proven.append(to_be_proven(self, record))
+    def watched_proof(self: Memory, record: Any, *, follows_data: bool) -> bool:
+        proven.append(to_be_proven(self, record, follows_data=follows_data))
         return proven[-1]
 
     with (
         mock.patch.object(Forward, "probe", watched_probe),
-        mock.patch.object(Recording, "_is_to_be_proven", watched_proof),
+        mock.patch.object(Memory, "is_to_be_proven", watched_proof),
     ):
         for x in batches(12, 5, 7):
             found = gradient_norms(model, x, "entropy")

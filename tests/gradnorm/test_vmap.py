@@ -138,6 +138,16 @@ MAPPED: dict[str, tuple[Run, Callable[[], Tensor]]] = {
     "a head for each part": (
         lambda m, x: vmap(torch.matmul, in_dims=(1, 0), out_dims=1)(x, m.several).sum(1),
         rows(5, 3, 4)),
+    "an ensemble of shifts": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(5, 4)),
+    "as many shifts as samples": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(3, 4)),
+    "shifts of one sample": (
+        lambda m, x: vmap(lambda b: torch.tanh(F.linear(x, m.w, b)))(m.shifts).sum(0), rows(1, 4)),
+    "in the type of a row": (
+        lambda m, x: vmap(lambda r: m.a(r * torch.arange(4.0).to(r)))(x), rows(5, 4)),
+    "in the type of as many rows": (
+        lambda m, x: vmap(lambda r: m.a(r * torch.arange(4.0).type_as(r)))(x), rows(4, 4)),
     "nested, samples outside": (
         lambda m, x: vmap(vmap(_perceptron(m)))(x).sum(1), rows(5, 3, 4)),
     "nested, samples inside": (
@@ -252,6 +262,20 @@ def test_other_maps_are_right(case):
     for inputs in (x, x):
         found = gradient_norms(model, inputs, "entropy")
         assert relative_error(found, truth) < TOLERANCE
+
+
+def test_a_mapped_operator_with_another_option_is_another():
+    """Of two options with one value, no operator runs for the other, nor is one proven by it."""
+    torch.manual_seed(0)
+    options: dict[str, int] = {"correction": 0}
+    model = Model(lambda m, x: vmap(lambda r: m.a(r) / (r + m.v).std(**options))(x)).double()
+    x = torch.randn(5, 4).double()
+    for option in ("correction", "dim", "correction"):
+        options.clear()
+        options[option] = 0
+        assert_agrees(model, x)
+        found = gradient_norms(model, x, "entropy")
+        assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
 
 
 def test_the_layouts_of_a_mapped_program_are_remembered():

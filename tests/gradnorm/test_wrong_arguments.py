@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -119,7 +120,7 @@ def test_labels_that_cross_entropy_takes_are_taken() -> None:
     def plain(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
         return F.cross_entropy(logits, labels, reduction=reduction)
 
-    assert torch.equal(norms, gradient_norms(MODEL, X, supervised(Y, plain)))
+    torch.testing.assert_close(norms, gradient_norms(MODEL, X, supervised(Y, plain)))
     ignored = gradient_norms(MODEL, X, supervised(Y.index_fill(0, torch.tensor([0]), -100)))
     assert ignored[0] == 0
     assert torch.equal(ignored[1:], norms[1:])
@@ -129,6 +130,21 @@ def test_counts_of_numpy_are_counts() -> None:
     numpy = pytest.importorskip("numpy")
     sketches = gradient_sketches(MODEL, X, "entropy", dim=numpy.int64(8), seed=numpy.int32(1))
     assert torch.equal(sketches.vectors, gradient_sketches(MODEL, X, "entropy", dim=8, seed=1)[1])
+
+
+def test_numbers_of_any_type_and_size_are_numbers() -> None:
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten())
+    model, x = nn.Sequential(*layers, nn.Linear(512, 4)).double(), torch.randn(9, 3, 8, 8).double()
+    for bound in (2e4, 5e4, Fraction(60_001, 2)):
+        norms = gradient_norms(model, x, "entropy", max_memory=bound)  # type: ignore[arg-type]
+        assert torch.equal(norms, gradient_norms(model, x, "entropy", max_memory=int(bound)))
+    half = expected_gradient_length(MODEL, X, share=Fraction(1, 2))  # type: ignore[arg-type]
+    assert torch.equal(half.scores, expected_gradient_length(MODEL, X, share=0.5).scores)
+    for seed in (2**70 + 3, -(2**70) + 3):
+        scores = estimated_rms_length(MODEL, X, seed=seed).scores
+        assert torch.equal(scores, estimated_rms_length(MODEL, X, seed=3).scores)
+    below_zero = estimated_rms_length(MODEL, X, seed=-1).scores
+    assert torch.equal(below_zero, estimated_rms_length(MODEL, X, seed=2**64 - 1).scores)
 
 
 @pytest.mark.parametrize("function", [gradient_norms, gradient_sketches, explain])

@@ -142,10 +142,10 @@ def test_other_images_without_one_that_can_be_read_are_refused(labelled: Path) -
 def test_what_is_left_out_of_other_images_is_told(labelled: Path) -> None:
     run("export", "p", "m.safetensors")
     make_squares(labelled / "new", 2)
-    (labelled / "new" / "a.avif").write_bytes(b"")
+    (labelled / "new" / "a.jxl").write_bytes(b"")
     for source in ("p", "m.safetensors"):
         said = run("predict", source, "new.csv", "--data", "new")
-        assert "Left out 1 file of the kind .avif" in said
+        assert "Left out 1 file of the kind .jxl" in said
 
 
 def test_files_that_are_no_model_are_refused(labelled: Path) -> None:

@@ -7,12 +7,13 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import make_squares
+from pictures import make_patterns, make_squares
 from typer.testing import CliRunner
 
 from forked import Forked, until
@@ -64,6 +65,17 @@ def test_from_init_to_predictions(here: Path) -> None:
 
     run("close-control", "p")
     assert "closed and trained on" in run("status", "p")
+
+
+def test_an_import_counts_skips_apart_from_labels(here: Path) -> None:
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+    (here / "old.csv").write_text(
+        "id,label\nsquare-000.png,red\nsquare-001.png,skip\nsquare-002.png,cannot tell\n"
+    )
+    said = run("import", "p", "old.csv")
+    assert "recorded 1 label, 0 corrections" in said
+    assert "2 samples were skipped or could not be told" in said
 
 
 def test_labels_in_the_data_are_taken_in(here: Path) -> None:
@@ -124,6 +136,48 @@ def test_answered_images_that_are_gone_are_told(here: Path) -> None:
     (here / "squares" / "square-001.png").unlink()
     said = run("next", "p", "--count", "0")
     assert "1 answered sample is not in the data any more, first 'square-001.png'" in said
+
+
+def test_images_that_were_replaced_under_their_names_are_told(here: Path) -> None:
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+    rows = [f"square-00{k}.png,red" for k in range(3)]
+    (here / "old.csv").write_text("\n".join(["id,label", *rows]) + "\n")
+    run("import", "p", "old.csv")
+    assert "other content" not in run("next", "p", "--count", "0")
+    (here / "squares/square-000.png").touch()  # copied elsewhere, as it is
+    shutil.copy(here / "squares/square-003.png", here / "squares/square-001.png")
+    said = run("next", "p", "--count", "0")
+    assert "1 sample has other content than when it was answered: 'square-001.png'" in said
+    assert "upslope label relabel p" in said
+    assert len(read_project(here / "p")[1].labels(control=False)) == 3
+
+
+def test_an_answer_that_stands_in_a_sheet_is_not_one_of_a_new_image(here: Path) -> None:
+    make_patterns(here / "squares", 8)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+    run("next", "p", "--count", "2")
+    sheet = here / "p/files/to-label.csv"
+    with sheet.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with sheet.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "label": "red"} for row in rows)
+    assert "recorded 2 answers" in run("next", "p", "--count", "0")
+    make_squares(here / "squares", 8)
+    for _ in range(2):
+        assert "2 samples have other content than when they" in run("next", "p", "--count", "0")
+
+
+def test_rows_that_were_written_anew_under_their_ids_are_told(here: Path) -> None:
+    (here / "t.csv").write_text("id,text,label\n1,good,\n2,bad,\n")
+    run("init", "p", "--data", "t.csv", "--classes", "yes,no")
+    (here / "old.csv").write_text("id,label\n1,yes\n2,no\n")
+    run("import", "p", "old.csv")
+    (here / "t.csv").write_text("id,text,label\n1,good,yes\n2,worse,\n")
+    said = run("next", "p", "--count", "0")
+    assert "1 sample has other content than when it was answered: '2'" in said
 
 
 def test_folders_of_classes_say_nothing_of_boxes(here: Path) -> None:

@@ -149,8 +149,8 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="there are none"):
         open_samples(str(tmp_path / "empty"), ("a", "b"))
-    (tmp_path / "empty" / "a.avif").touch()
-    with pytest.raises(DataError, match=r"It holds 1 file of the kind \.avif"):
+    (tmp_path / "empty" / "a.jxl").touch()
+    with pytest.raises(DataError, match=r"It holds 1 file of the kind \.jxl"):
         open_samples(str(tmp_path / "empty"), ("a", "b"))
     make_squares(tmp_path / "in" / "a", 1)
     make_squares(tmp_path / "in" / "fox", 1)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from pictures import make_squares
+from PIL import Image
 
 from upslope.errors import DataError
+from upslope.labelling.contents import replaced_samples
 from upslope.labelling.project import Project
 from upslope.labelling.queue import BY_STRATEGY, RANDOM
 from upslope.labelling.ranking import Guess, Ranking
-from upslope.labelling.samples import open_samples
+from upslope.labelling.samples import FolderImages, open_samples
 from upslope.labelling.session import QUESTIONS_FILE, Session, sample_key
 from upslope.labelling.settings import ProjectSettings
 from upslope.labelling.state import CONTROL, SKIP
@@ -229,3 +231,20 @@ def test_a_clock_that_is_set_back_holds_no_sample(
     while session.status("bob")["questions"]:
         asked.add(answer(session, "bob"))
     assert shown in asked
+
+
+def test_an_image_that_was_replaced_is_told_until_it_is_answered_again(session: Session) -> None:
+    samples, project = session.samples, session.project
+    assert isinstance(samples, FolderImages)
+    id_ = answer(session)
+    other_id = answer(session)
+    assert replaced_samples(samples, project.state.contents) == []
+    Image.new("RGB", (30, 30)).save(samples.root / id_)
+    assert replaced_samples(samples, project.state.contents) == [id_]
+    session.review("me", sample_key(id_))
+    assert answer(session) == id_  # the same answer as before, now of the other image
+    assert replaced_samples(samples, project.state.contents) == []
+    assert len(project.state.answers) == 2
+    Image.new("RGB", (30, 30)).save(samples.root / other_id)
+    session.undo("me", sample_key(other_id))  # without an answer nothing is to be told
+    assert replaced_samples(samples, project.state.contents) == []

@@ -8,8 +8,9 @@ from studies import BUDGETS, made_up
 
 from upslope.errors import RunError
 from upslope.report import Look, Run, Study, summarise, summarise_sets
+from upslope.report.figures import curves_figure
 from upslope.report.standing import ranks_over
-from upslope.report.tables import notes
+from upslope.report.tables import cells, format_signed, notes, p_value
 from upslope.report.verdict import equality, verdict, verdict_over
 
 
@@ -213,3 +214,36 @@ def test_data_sets_without_a_common_seed_are_told_as_that() -> None:
         "Over 2 data sets: nothing can be ranked, as no three strategies have runs of one seed in "
         "each of them."
     )
+
+
+def test_no_p_below_the_level_is_written_as_the_level() -> None:
+    """0.0497 stood as 0.050 beside "better", which is said of a p below 0.05."""
+    assert [p_value(p) for p in (0.0004, 0.0494, 0.0497, 0.04999999)] == [
+        "<0.001", "0.049", "<0.05", "<0.05",
+    ]  # fmt: skip
+    assert [p_value(p) for p in (0.05, 0.0504, 0.2)] == ["0.050", "0.050", "0.200"]
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [format_signed(x, 2) for x in (-0.001, 0.001)] == ["0.00", "0.00"]
+    assert [format_signed(x, 2) for x in (-0.3, 0.3)] == ["-0.30", "+0.30"]
+
+
+def test_seeds_of_one_value_have_no_interval_at_that_budget() -> None:
+    """Three seeds at 0.6 stood as "60.0 ±0.0", as if the figure were certain."""
+    runs = tuple(
+        Run("random", seed, (10, 20, 30), (0.5 + seed / 50, 0.6, 0.7 + seed / 40), 3)
+        for seed in range(3)
+    )
+    summary = summarise(Study(runs))
+    row = summary.rows[0]
+    assert np.isnan(row.curve.high).tolist() == [False, True, False]
+    assert cells(summary, row)[1:4] == ["52.0 ±5.0", "60.0", "72.5 ±6.2"]
+    assert any(note.startswith("No ± where all seeds have one value") for note in notes(summary))
+    assert curves_figure(summary).axes
+
+
+def test_an_area_of_one_value_has_no_interval() -> None:
+    runs = tuple(Run("random", seed, (10, 20), (0.5, 0.6), 2) for seed in range(3))
+    summary = summarise(Study(runs))
+    assert cells(summary, summary.rows[0])[1:4] == ["50.0", "60.0", "55.0"]

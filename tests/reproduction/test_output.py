@@ -56,6 +56,12 @@ def test_at_takes_the_columns_that_both_have() -> None:
     assert align([10, 25, 41], [10, 15, 25], [1.0, 2.0, 3.0]) == [1.0, 3.0, None]
 
 
+def test_seeds_of_one_value_have_no_half_in_a_cell() -> None:
+    """They had ±0.0, or ±5.9e-17 where their mean was rounded."""
+    for values in ([[2.0]] * 3, [[0.1]] * 3):
+        assert "±" not in format_value(mean_over_seeds(values)[0], 1)
+
+
 def test_cells() -> None:
     assert format_value(Value(12.345, 0.678), 1) == "12.3 ±0.7"
     assert format_value(Value(12.0), 2) == "12.00"

@@ -13,7 +13,7 @@ from toy import context
 
 from upslope.pool import Need
 from upslope.signals import FitContext, build
-from upslope.signals.fitting import count, without_gradients
+from upslope.signals.fitting import training_steps, without_gradients
 from upslope.signals.sraal import indicator
 from upslope.signals.vaal import Vaal
 from upslope.signals.vae import VAE, Discriminator
@@ -121,10 +121,10 @@ def test_two_steps_of_sraal() -> None:
 
 def test_steps_follow_the_pool_up_to_a_thousand() -> None:
     ctx = context()
-    assert count(ctx, None, 128) == 10  # 10 passes over 120 samples, 128 a step, rounded up
-    assert count(ctx, None, 40) == 30
-    assert count(ctx, None, 1) == 1000
-    assert count(ctx, 4321, 128) == 4321
+    assert training_steps(ctx, None, 128) == 10  # 10 passes over 120 samples, rounded up
+    assert training_steps(ctx, None, 40) == 30
+    assert training_steps(ctx, None, 1) == 1000
+    assert training_steps(ctx, 4321, 128) == 4321
 
 
 def test_what_is_held_gets_no_gradient_and_is_as_before_afterwards() -> None:

@@ -11,7 +11,7 @@ from pools import generator, make_pool
 
 from upslope.errors import SelectionError
 from upslope.pool import Need, PoolView
-from upslope.strategies import balls, build, near_pairs
+from upslope.strategies import balls, build, cover, near_pairs
 from upslope.strategies.dcom import RESOLUTION, DCoM, competence
 
 
@@ -105,7 +105,7 @@ def test_few_pairs_and_many_ties_and_all_of_the_pool(
     most_pairs: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(balls, "PAIRS", most_pairs)
+    monkeypatch.setattr(cover, "PAIRS", most_pairs)
     monkeypatch.setattr(balls, "LABELS_AT_ONCE", 4)
     monkeypatch.setattr(balls, "BLOCK", 64)
     monkeypatch.setattr(near_pairs, "BLOCK", 50)  # tiles of 7 x 7

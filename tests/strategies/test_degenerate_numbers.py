@@ -199,3 +199,30 @@ def test_gradients_of_samples_that_the_model_is_sure_of_are_no_error() -> None:
         check_numbers("lcmd", need, sketches * 1e-13, ids)
     with pytest.raises(SelectionError, match="'s2'"):
         check_numbers("typiclust", Need.of("features"), sketches, ids)
+
+
+@pytest.mark.parametrize("name", ["badge", "binary-bait"])
+def test_posteriors_of_a_network_that_is_sure_keep_their_digits(name: str) -> None:
+    """1 - max p rounds to 0 in single precision: choices and scores against double precision."""
+    strategy = build(name)
+    pool, rng = make_pool(strategy.needs, 60, 0), generator(3)
+    logits = torch.randn(60, 3, generator=rng, dtype=torch.float64)
+    logits[:, 1] += 20
+    selection = strategy.select(
+        changed(pool, lambda n, v: logits.float().softmax(1) if n == "probabilities" else v),
+        5,
+        generator(),
+    )
+    p = logits.softmax(dim=1)
+    h = next(v for n, v in pool.signals.items() if n.name == "features").double()
+    rest = p[:, 0] + p[:, 2]
+    if name == "badge":
+        a = torch.stack([p[:, 0], -rest, p[:, 2]], dim=1)
+        scores = a.norm(dim=1) * h.norm(dim=1)
+    else:  # so little information that M stays the ridge: r / (1 + q) = phi^T F phi
+        phi = (rest * (1 - rest)).sqrt()[:, None] * h
+        scores = ((phi @ (phi.T @ phi / len(phi))) * phi).sum(dim=1)
+        assert selection.ids == tuple(pool.candidates[i] for i in scores.topk(5).indices)
+    assert selection.scores is not None
+    assert torch.allclose(selection.scores.double(), scores, rtol=1e-3, atol=0)
+    assert selection.ids[0] == pool.candidates[int(scores.argmax())]

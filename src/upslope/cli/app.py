@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +29,22 @@ _FUNCTIONS = {"query": "select", "gradient_norms": "score"}
 """What is a function in Python by one name -> the command that does it."""
 
 
+_EMPTY_OPTION = re.compile(r"--[\w-]+=")
+
+
 class _Commands(TyperGroup):
-    """Names the command where somebody asks for the function."""
+    """Names the command where somebody asks for the function, and takes no empty text."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Fail for an empty text among the arguments, of which Path makes the current folder."""
+        for before, argument in pairwise(["", *args]):
+            if not argument or _EMPTY_OPTION.fullmatch(argument):
+                option = argument or (before if before.startswith("-") else "an argument")
+                ctx.fail(
+                    f"Expected {option.rstrip('=')} to have a value but got an empty text, perhaps "
+                    "of a variable that is not set. Write . for the current folder."
+                )
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Fail with the command's name for a function's."""

@@ -24,10 +24,19 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one value: training.epochs=5"),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder of the runs; by default runs/ and the configuration's name."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or mps.")]
 Seeds = Annotated[
-    str | None, typer.Option(help="How many (5: 0 to 4), or which, in brackets: [3] or [0,7].")
+    str | None,
+    typer.Option(
+        help="How many (5: 0 to 4), or which, in brackets: [3] or [0,7]. Without, and without a "
+        "configuration that says so: one, 0."
+    ),
 ]
 FullData = Annotated[
     int | None,

@@ -135,7 +135,9 @@ def sharing(
     if engine is None:
         yield True
         return
+    from upslope.distributed.ranks import Fingerprint
     from upslope.distributed.ray_engine import RayEngine
+    from upslope.experiment.network_record import describe_lastingly
     from upslope.files import json_digest
 
     if isinstance(engine, RayEngine):
@@ -143,7 +145,8 @@ def sharing(
             yield leads
         return
     ids = {name: (len(data), json_digest(list(data.ids))) for name, data in datasets.items()}
-    with engine.together(datasets, device, make_model, ids) as leads:
+    network = json_digest(describe_lastingly(make_model)) if make_model else None
+    with engine.together(datasets, device, make_model, Fingerprint(ids, network)) as leads:
         yield leads
 
 

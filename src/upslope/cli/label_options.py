@@ -51,6 +51,8 @@ def say(line: str) -> None:
 
 def take_in_changes(project: LabelProject, samples: Samples) -> None:
     """Take new labels of the data in, and say what became of the data since it was last open."""
+    from upslope.datasets.paths import list_ids
+    from upslope.labelling.contents import replaced_samples
     from upslope.labelling.imports import answered_but_absent, take_data_labels
 
     if count := take_data_labels(project, samples):
@@ -61,4 +63,11 @@ def take_in_changes(project: LabelProject, samples: Samples) -> None:
         say(
             f"{format_count(len(absent), one, many)}, first {absent[0]!r}: the answers are kept, "
             "and train no model"
+        )
+    if others := replaced_samples(samples, project.state.contents):
+        one = "sample has other content than when it was answered"
+        many = "samples have other content than when they were answered"
+        say(
+            f"{format_count(len(others), one, many)}: {list_ids(others)}. Answers are kept; "
+            f"`upslope label relabel {project.folder}` asks again for those that the model doubts"
         )

@@ -141,7 +141,10 @@ def import_(
 
         with LabelProject(project) as label_project:
             count = import_labels(label_project, source)
-        say(f"recorded {count.new:,} labels, {count.corrected:,} corrections")
+        say(
+            f"recorded {format_count(count.new, 'label')}, "
+            f"{format_count(count.corrected, 'correction')}"
+        )
         if count.passed:
             say(
                 format_count(

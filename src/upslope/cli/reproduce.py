@@ -54,7 +54,7 @@ def reproduce(
         bool, typer.Option("--dry-run", help="Time a few steps, print the plan; train nothing.")
     ] = False,
 ) -> None:
-    """Metric tables and figures of the paper again, beside its own numbers.
+    """Make tables and figures of the paper again, beside its own numbers.
 
     Runs that several artefacts need are made once and kept in the folder. After Ctrl-C or a crash
     the same command goes on where it stopped. Each artefact is a table (Markdown, CSV, LaTeX), a

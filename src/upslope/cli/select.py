@@ -16,7 +16,10 @@ from upslope.startup import importing_libraries
 
 if TYPE_CHECKING:
     from upslope.config import Source
+    from upslope.config.scoring import TrainedModel
     from upslope.datasets.base import Dataset
+    from upslope.experiment.query import Query
+    from upslope.pool import Strategy
 
 DEFAULT_STRATEGY = "{name: u-herding, temperature: 1}"
 
@@ -88,16 +91,8 @@ def select(
     """
     with telling_errors():
         with importing_libraries():
-            from upslope.config import (
-                data_options,
-                find_source,
-                find_strategy,
-                load_trained_model,
-            )
-            from upslope.datasets import list_ids, load
-            from upslope.display import watching
+            from upslope.config import find_source
             from upslope.errors import ConfigError
-            from upslope.experiment.query import query
             from upslope.experiment.sheet import check_unanswered
 
         if out.suffix.lower() != ".csv":  # before anything is read that may take long
@@ -110,67 +105,100 @@ def select(
                 "--config": config, "--data": data, "--candidates": candidates,
                 "--device": device, "--set": sets, "--skip-corrupt": skip_corrupt or None,
             }  # fmt: skip
-            if useless := [name for name, value in options.items() if value is not None]:
-                raise ConfigError(
-                    f"Expected no {', '.join(useless)} with {network}, a folder of scores from "
-                    "which is chosen without a network. Leave it out."
-                )
+            _refuse_useless(network, options)
             select_scored(network, strategy, budget, 0 if seed is None else seed, labelled, out)
             return
         overrides = {"device": device, "experiment.on_corrupt": "skip" if skip_corrupt else None}
         source = find_source(
             network, config, sets=_with_data(network, config, data, sets), overrides=overrides
         )
-        settings = source.config
-        own_data = source.run is not None and not source.elsewhere
-        with watching(1) as observer:
-            # Of a run's own data the pool alone may be asked, never the test set.
-            pool = (
-                load(
-                    settings.data.name, settings.root, progress=observer, **data_options(settings)
-                ).pool
-                if own_data
-                else None
-            )
-            ready = load_trained_model(source, observer, pool)
-        answers = _labels(source, ready.pool, ready.task, ready.classes, labelled, own_data)
-        defaults = _defaults(source)
-        asked_strategy = find_strategy(strategy) if strategy else defaults.strategy
-        if len(ready.pool) <= len(answers.labels) + len(answers.passed):
-            raise ConfigError(
-                f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
-                "or skipped. Give another pool with --data."
-            )
-        with watching(1) as observer:
-            selection = query(
-                ready.model,
-                ready.pool,
-                budget,
-                asked_strategy,
-                labelled=answers.labels or None,
-                without=answers.passed,
-                task=ready.task,
-                seed=defaults.seed if seed is None else seed,
-                cycle=defaults.cycle,
-                candidates=_count(candidates) if candidates else defaults.candidates,
-                batch_size=settings.experiment.score_batch,
-                on_corrupt=settings.experiment.on_corrupt,
-                observer=observer,
-            )
-        _write(out, selection, ready.pool, asked_strategy.name, settings.root)
-        console.print(
-            f"{len(selection)} of {len(selection.candidates):,} candidates chosen by "
-            f"{asked_strategy.name}, "
-            f"{len(answers.labels):,} labelled before: {out}",
-            markup=False,
-            soft_wrap=True,
+        ready = _load(source)
+        answers = _labels(source, ready, labelled)
+        choice = _choice(source, strategy, candidates, seed)
+        selection = _query(source, ready, answers, choice, budget)
+        _write(out, selection, ready.pool, choice.strategy.name, source.config.root)
+        _tell(out, selection, choice.strategy.name, len(answers.labels))
+
+
+def _refuse_useless(network: Path, options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing with a folder of scores. options: name -> value, or None."""
+    from upslope.errors import ConfigError
+
+    if useless := [name for name, value in options.items() if value is not None]:
+        raise ConfigError(
+            f"Expected no {', '.join(useless)} with {network}, a folder of scores from "
+            "which is chosen without a network. Leave it out."
         )
-        if selection.skipped:
-            console.print(
-                f"{len(selection.skipped):,} could not be read: {list_ids(selection.skipped)}",
-                markup=False,
-                soft_wrap=True,
-            )
+
+
+def _is_own_data(source: Source) -> bool:
+    """Whether the pool is that of a run, with what the run has labelled of it."""
+    return source.run is not None and not source.elsewhere
+
+
+def _load(source: Source) -> TrainedModel:
+    """Return the trained network with the pool to choose from."""
+    from upslope.config import data_options, load_trained_model
+    from upslope.datasets import load
+    from upslope.display import watching
+
+    settings = source.config
+    with watching(1) as observer:
+        pool = None
+        if _is_own_data(source):  # of it the pool alone may be asked, never the test set
+            options = data_options(settings)
+            pool = load(settings.data.name, settings.root, progress=observer, **options).pool
+        return load_trained_model(source, observer, pool)
+
+
+def _query(
+    source: Source, ready: TrainedModel, answers: _KnownLabels, choice: _Choice, budget: int
+) -> Query:
+    """Return the samples to label next.
+
+    Raises:
+        ConfigError: all samples of the pool are labelled or skipped.
+    """
+    from upslope.display import watching
+    from upslope.errors import ConfigError
+    from upslope.experiment.query import query
+
+    if len(ready.pool) <= len(answers.labels) + len(answers.passed):
+        raise ConfigError(
+            f"Expected unlabelled samples in the pool but all {len(ready.pool):,} are labelled "
+            "or skipped. Give another pool with --data."
+        )
+    settings = source.config.experiment
+    with watching(1) as observer:
+        return query(
+            ready.model,
+            ready.pool,
+            budget,
+            choice.strategy,
+            labelled=answers.labels or None,
+            without=answers.passed,
+            task=ready.task,
+            seed=choice.seed,
+            cycle=choice.cycle,
+            candidates=choice.candidates,
+            batch_size=settings.score_batch,
+            on_corrupt=settings.on_corrupt,
+            observer=observer,
+        )
+
+
+def _tell(out: Path, selection: Query, strategy: str, count_labelled: int) -> None:
+    """Say how many samples were chosen, by which strategy, and which could not be read."""
+    from upslope.datasets import list_ids
+
+    lines = [
+        f"{len(selection)} of {len(selection.candidates):,} candidates chosen by {strategy}, "
+        f"{count_labelled:,} labelled before: {out}"
+    ]
+    if selection.skipped:
+        lines.append(f"{len(selection.skipped):,} could not be read: {list_ids(selection.skipped)}")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _count(candidates: str) -> int | str:
@@ -178,28 +206,44 @@ def _count(candidates: str) -> int | str:
 
 
 @dataclass(frozen=True)
-class _Defaults:
-    """What a run would take; otherwise what `query` does."""
+class _Choice:
+    """How samples are chosen: the arguments of `query` that a run has values of its own for."""
 
-    strategy: Any
+    strategy: Strategy
     candidates: str | int
     seed: int
     cycle: int
 
 
-def _defaults(source: Source) -> _Defaults:
+def _choice(
+    source: Source, strategy: str | None, candidates: str | None, seed: int | None
+) -> _Choice:
+    """Return how to choose: as the options say, else as the run would, or as `query` does."""
+    from upslope.config import find_strategy
+
+    defaults = _defaults(source)
+    return _Choice(
+        find_strategy(strategy) if strategy else defaults.strategy,
+        _count(candidates) if candidates else defaults.candidates,
+        defaults.seed if seed is None else seed,
+        defaults.cycle,
+    )
+
+
+def _defaults(source: Source) -> _Choice:
+    """Return how a run would choose next; without one, what `query` does."""
     from upslope import strategies
     from upslope.config import find_strategy
 
     run = source.run
     if run is None or not run.cycles:
-        return _Defaults(find_strategy(DEFAULT_STRATEGY), "all", 0, 0)
+        return _Choice(find_strategy(DEFAULT_STRATEGY), "all", 0, 0)
     options = dict(run.config.get("strategy", {}))
     name = options.pop("name", DEFAULT_STRATEGY)
     # A strategy of the user's own is not in the registry: then it must be named.
     recorded_strategy = strategies.build(name, **options) if name in strategies.REGISTRY else None
     settings = run.config.get("experiment", {})
-    return _Defaults(
+    return _Choice(
         recorded_strategy or find_strategy(DEFAULT_STRATEGY),
         settings.get("candidates", "all"),
         run.seed,
@@ -215,27 +259,21 @@ class _KnownLabels:
     passed: tuple[str, ...] = ()
 
 
-def _labels(
-    source: Source,
-    pool: Dataset,
-    task: Any,
-    classes: tuple[str, ...],
-    file: Path | None,
-    own_data: bool,
-) -> _KnownLabels:
-    """What is labelled: as the file says, or as the run has recorded."""
+def _labels(source: Source, ready: TrainedModel, file: Path | None) -> _KnownLabels:
+    """Return what is labelled: as the file says, or as the run has recorded."""
     from upslope.experiment.people import answer_reader
     from upslope.experiment.sheet import read_sheet, warn_of_empty
     from upslope.tasks.base import NamesClasses
 
-    names = classes or (task.class_names if isinstance(task, NamesClasses) else ())
+    pool, task = ready.pool, ready.task
+    names = ready.classes or (task.class_names if isinstance(task, NamesClasses) else ())
     if file is not None:
         sheet = read_sheet(file, set(pool.ids), names, answer_reader(task, names))
         warn_of_empty(file, sheet)
         return _KnownLabels(sheet.labels, tuple(sheet.passed))
-    if source.run is None or not own_data:
-        return _KnownLabels({})
     run = source.run
+    if run is None or not _is_own_data(source):
+        return _KnownLabels({})
     there = set(pool.ids)
     labels = {
         id_: names[label] if isinstance(label, int) else label

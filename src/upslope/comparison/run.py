@@ -60,7 +60,7 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class FullDataReference:
-    """The reference's place in a strategy's column: it has all labels and chooses nothing."""
+    """The strategy of the reference, which is trained on all labels: it never chooses."""
 
     name: ClassVar[str] = FULL_DATA
 

@@ -6,9 +6,10 @@ from anywhere; the first two carry their configuration in the ledger.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _is_elsewhere(name: str, asked_root: str, recorded_root: str | None) -> bool
     place = datasets.root_of(name, asked_root)
     if place is None or recorded_root is None:
         return True
-    return realpath(place) != realpath(recorded_root)
+    return os.path.realpath(place) != os.path.realpath(recorded_root)
 
 
 def find_run(path: Path | str) -> RunResult:
@@ -186,7 +187,7 @@ def _last_model(run: RunResult) -> Path:
     if not run.cycles:
         raise RunError(
             f"Expected a trained network in {run.path} but none has been trained and evaluated "
-            "yet. Run the same command again: it goes on where it stopped."
+            f"yet. `upslope status {shlex.quote(str(run.path))}` says what comes next in this run."
         )
     return run.path / run.cycles[-1].model_file
 

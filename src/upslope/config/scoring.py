@@ -26,6 +26,11 @@ from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
 from upslope.errors import ConfigError, DataError, ModelError
+from upslope.experiment.network_record import (
+    describe_network,
+    list_some,
+    network_differences,
+)
 from upslope.files import json_digest
 from upslope.frozen import (
     freeze_dataset,
@@ -113,10 +118,23 @@ def load_trained_model(
     classes = len(class_list) or trained_classes(build, weights)
     model, device = build(classes or 2), resolve_device(config.device)
     load_weights(model, source.checkpoint)
+    _warn_of_other_settings(source, model)
     model.eval()
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
     return TrainedModel(pool, task_of(classes), model.to(device), device, tuple(class_list))
+
+
+def _warn_of_other_settings(source: Source, model: nn.Module) -> None:
+    """Warn where a network takes the weights of a run and yet computes otherwise than in it."""
+    before = source.run.info.get("network") if source.run else None
+    differences = network_differences(before, describe_network(model)) if before else []
+    if differences:
+        warnings.warn(
+            f"The weights of {source.checkpoint} were trained in another network: "
+            f"{list_some(differences)}. What is computed now may differ from what the run did.",
+            stacklevel=2,
+        )
 
 
 def _trained_head(

@@ -22,6 +22,8 @@ _ROUNDING = 1e-13
 """Of the largest input: a deviation below is that of sums in double precision."""
 _LOOKED_AT = 1 << 20
 """Numbers by which a loss of digits is told."""
+_SPARSE = 1000
+"""Class numbers without a sample at most, where these are more than the others: more are ids."""
 _LARGEST_UNSIGNED = (2**8 - 1, 2**16 - 1)
 """What -1 becomes in unsigned types. Of longer ones it is refused as too large for a class."""
 
@@ -202,6 +204,34 @@ def refuse_wrapped(parts: Iterable[Array], what: str, remedy: str) -> None:
             f"{int(numbers[-2])}. Write -1 in a signed type such as int64; or, where "
             f"{int(numbers[-1])} is a class, {remedy}."
         )
+
+
+def are_sparse(parts: Iterable[Array]) -> bool:
+    """Say whether class numbers leave out so many below the highest that they are ids.
+
+    parts: (n,) whole numbers each.
+    """
+    numbers = np.unique(np.concatenate([np.unique(part).astype(np.float64) for part in parts]))
+    class_count = int((numbers >= 0).sum())
+    return bool(class_count and numbers[-1] + 1 - class_count > max(_SPARSE, class_count))
+
+
+def absent_number_notes(numbers: Labels, count: int, noun: str) -> tuple[str, ...]:
+    """Return a sentence on class numbers from 0 to `count` that no sample has, if any has one.
+
+    numbers: (n,), `UNKNOWN` where nobody knows. noun: what samples have, as "labels".
+    """
+    absent = sorted(set(range(count)) - set(np.unique(numbers).tolist()))
+    if not 0 < len(absent) < count:
+        return ()
+    advice = f"subtract 1 from {noun} that begin at 1."
+    if len(absent) > count - len(absent):
+        advice = "where these are ids, number the classes 0, 1, 2, ... without gaps."
+    return (
+        f"{len(absent):,} of {count:,} classes have no sample: "
+        f"{', '.join(map(str, absent[:5]))}{', ...' if len(absent) > 5 else ''}. "
+        f"{noun.capitalize()} count from 0: {advice}",
+    )
 
 
 def known_targets(labels: Labels, ids: Sequence[str], indices: Sequence[int]) -> Tensor:

@@ -168,11 +168,11 @@ def _refuse_lost_digits(
     values: NDArray[np.float64], singles: NDArray[np.float32], what: str
 ) -> None:
     """Raise DataError where single precision moves values by much of their spread, or where they
-    are all one between 2**53 and 2**64, as whole numbers are there that differ by little."""
+    are all one from 2**53 to 2**64, as whole numbers are there that differ by little."""
     if not len(values):
         return
     deviation, error = float(values.std()), float(np.abs(singles - values).max())
-    large = len(values) > 1 and 2**53 < float(np.abs(values).max()) <= 2**64
+    large = len(values) > 1 and 2**53 <= float(np.abs(values).max()) <= 2**64
     if error > _LOSS_SHARE * deviation if deviation > 0 else large:
         raise DataError(
             f"Expected {what} that single precision, of 7 digits, tells apart but some with mean "

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.coco_json import CocoImage, Instances, read_instances
+from upslope.datasets.coco_json import CocoImage, Instances, read_instances, refuse_shares
 from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
@@ -100,7 +100,10 @@ def load(
         )
     if mode is None:
         raise ConfigError("Expected `data.mode` to be RGB or L with masks but got null. Set one.")
+    for path, _, instances in parts:
+        refuse_shares(instances, path)
     pairs = [_pairs(folder, part, empty) for part in parts]
+    notes += _outside_notes(parts)
     unlabelled = sum(pair.mask is None for part in pairs for pair in part)
     if unlabelled:
         notes += (
@@ -237,6 +240,23 @@ def _crowd_notes(parts: Sequence[Part]) -> tuple[str, ...]:
         f"{format_count(count, 'object is a crowd', 'objects are crowds')} (iscrowd), first in "
         f"{crowds[0].file!r}: of masks, their pixels are ignored unless `data.crowd` is class; for "
         "classes, they count as objects.",
+    )
+
+
+def _outside_notes(parts: Sequence[Part]) -> tuple[str, ...]:
+    """A sentence on objects none of whose polygons reaches into the image."""
+    files = [
+        image.file
+        for _, _, part in parts
+        for image in part.images
+        for outline in image.outlines
+        if outline.lies_outside(*image.size)
+    ]
+    if not files:
+        return ()
+    return (
+        f"{format_count(len(files), 'object lies', 'objects lie')} beside the image, first that of "
+        f"{files[0]!r}: in no mask. Are the outlines for another size of the images?",
     )
 
 

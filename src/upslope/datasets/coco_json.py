@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from upslope.datasets.outlines import Outline, read_runs
+from upslope.errors import DataError
 from upslope.files import from_json, object_of_pairs
 from upslope.reading import check_room, reporting_damage
 
@@ -111,6 +112,27 @@ def parse_instances(content: Any, path: Path) -> Instances:
             tuple(categories[id_]["name"] for id_ in numbers),
             tuple(_image(image, objects[id_], numbers) for id_, image in images.items()),
         )
+
+
+def refuse_shares(instances: Instances, path: Path) -> None:
+    """Refuse polygons, or boxes, that are shares of their images, as some tools write: read as
+    pixels, all of them would lie in the first one.
+
+    Raises:
+        DataError: none of their numbers is above 1, and not all of them are whole.
+    """
+    images = instances.images
+    polygons = [
+        p.ravel() for image in images for outline in image.outlines for p in outline.polygons
+    ]
+    boxes = [np.array(box[1:]) for image in images for box in image.rectangles]
+    for kind, arrays in (("polygons", polygons), ("boxes", boxes)):
+        numbers = np.concatenate(arrays) if arrays else np.zeros(0)
+        if len(numbers) and numbers.max() <= 1 and (numbers % 1).any():
+            raise DataError(
+                f"Expected the {kind} in {path} in pixels but none of their numbers is above 1, as "
+                "of shares of the image's sides. Multiply them by its width and height."
+            )
 
 
 def _by_id(entries: Any, what: str, name: str) -> dict[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from upslope.datasets.layout import Entry
+from upslope.datasets.left_out import name_some
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
 
@@ -21,7 +22,8 @@ def divide(
     may_lack_test: the test set may be empty.
 
     Raises:
-        DataError: nothing to learn from, or nothing to test on.
+        DataError: nothing to learn from, nothing to test on, or no class in common of what is to
+            learn from and what is to test on.
     """
     labelled = [entry for entry in entries if entry[1]]
     if labelled and not any(split for _, _, split in entries):
@@ -33,6 +35,7 @@ def divide(
     parts: dict[str, list[Entry]] = {"train": [], "test": [], "validation": []}
     for entry in entries:
         parts[entry[2] or "train"].append(entry)
+    _need_classes_in_common(parts, folder)
     if not parts["test"]:  # a lone validation split is what the test is made on
         parts["test"], parts["validation"] = parts["validation"], []
     for part in ("train", "test"):
@@ -42,6 +45,22 @@ def divide(
                 f"but got none. Add a folder or a split `{part}`, or images to draw it from."
             )
     return parts
+
+
+def _need_classes_in_common(parts: Mapping[str, list[Entry]], folder: Path) -> None:
+    """Refuse splits without a class in common: train/train/cat beside test/test/cat."""
+    pool = {label for _, label, _ in parts["train"]}
+    if not pool or "" in pool:  # a class may be among those not labelled yet
+        return
+    for part in ("test", "validation"):
+        others = {label for _, label, _ in parts[part]} - {""}
+        if others and not others & pool:
+            raise DataError(
+                f"Expected classes in {folder} that are both to learn from and in the {part} set "
+                f"but the pool has {name_some(sorted(pool))} and the {part} set "
+                f"{name_some(sorted(others))}. Name the classes alike; where these are folders "
+                "around the classes, move the classes up: train/<class>/ and test/<class>/."
+            )
 
 
 def class_notes(splits: Mapping[str, list[Entry]]) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ from upslope.images import FULL, Form, Header, read_header
 _LOOKED_AT = 5000
 _COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
 """Modes that become RGB without a loss but for transparency."""
+_HOW = {
+    "index": "the numbers of palette entries count as grey levels do",
+    "colour": "by colour",
+    "both": "grey ones by number, RGB by colour, palettes by what the table has of the two",
+}
 
 
 def survey_notes(
@@ -80,8 +85,8 @@ def survey_parts(
 def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     """Return a sentence where masks of several kinds are read by one table.
 
-    kind: "index" or "colour", as of `MaskClasses`. Files that cannot be read are left to the
-    decoding.
+    kind: "index" or "colour", as of `MaskClasses`, or "both". Files that cannot be read are left to
+    the decoding.
     """
     kinds: Counter[str] = Counter()
     for i in _sample_files(files):
@@ -93,10 +98,7 @@ def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
     if len(kinds) < 2:
         return ()
     note = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
-    how = (
-        "the numbers of palette entries count as grey levels do" if kind == "index" else "by colour"
-    )
-    return (f"Masks are of several kinds ({note}), read by one class table: {how}.",)
+    return (f"Masks are of several kinds ({note}), read by one class table: {_HOW[kind]}.",)
 
 
 def _sample_files(files: Sequence[object]) -> list[int]:

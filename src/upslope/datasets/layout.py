@@ -18,12 +18,12 @@ from pydantic import Field
 from upslope.datasets.folder_names import are_no_classes, split_of, splits_among
 from upslope.datasets.left_out import LeftOut, name_some
 from upslope.errors import DataError
-from upslope.images import HEIC_SUFFIXES, reads_heic
+from upslope.image_formats import AVIF_SUFFIX, HEIC_SUFFIXES, reads_avif, reads_heic
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
-"""Suffixes of images that are always read; `image_suffixes` has those of HEIC where it is too."""
+"""Suffixes of images that are always read; `image_suffixes` has those of AVIF and HEIC too."""
 UNLABELLED = ("unlabelled", "unlabeled")
 
 Layout = Literal["auto", "classes", "splits"]
@@ -48,7 +48,8 @@ _OWN_FOLDERS = {"ledger.sqlite": "run folder", "labels.sqlite": "labelling proje
 
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of files that are read as images here, in small letters."""
-    return SUFFIXES | set(HEIC_SUFFIXES) if reads_heic() else SUFFIXES
+    avif, heic = [AVIF_SUFFIX] * reads_avif(), HEIC_SUFFIXES * reads_heic()
+    return SUFFIXES.union(avif, heic)
 
 
 def no_images(

@@ -18,6 +18,9 @@ from upslope.datasets.missing import is_missing, missing_notes
 from upslope.errors import DataError
 from upslope.reading import is_file, reporting_damage
 
+_DELIMITERS = ",;\t"  # as Excel writes them where the comma is decimal, or on request
+_COLUMNS = {"path", "label"}
+
 
 def read_manifest(
     folder: Path,
@@ -72,11 +75,10 @@ _Row = dict[str | Any, str | Any]
 
 
 def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
-    """(names of the columns, (number of the line, cells) of each row) of a manifest."""
-    reader = csv.DictReader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
-    with reporting_damage(f"a CSV file in {path}", "Save it again."):
-        columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
+    """Return (names of the columns, (number of the line, cells) of each row) of a manifest."""
+    text = read_text(path, encoding)
+    first, *others = (_header_of(text, delimiter, path) for delimiter in _DELIMITERS)
+    reader, columns = next((one for one in others if {*one[1]} >= _COLUMNS), first)
     if columns.count("path") != 1 or columns.count("label") != 1:
         raise DataError(
             f"Expected the columns path, label and perhaps split in the first line of {path} "
@@ -88,13 +90,24 @@ def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[in
         return columns, [(reader.line_num, row) for row in reader]
 
 
+def _header_of(text: str, delimiter: str, path: Path) -> tuple[csv.DictReader[str], list[str]]:
+    """(reader of the rows, names of the columns) of a table with this character between cells."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    with reporting_damage(f"a CSV file in {path}", "Save it again."):
+        columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
+    return reader, columns
+
+
 def _read_row(row: _Row, where: str, width: int) -> Entry:
-    """(path, label as it is written, split) of a row. where, width: its place, and the columns."""
+    """Return (path, label as it is written, split) of a row. where, width: its place, and the
+    columns.
+    """
     if None in row or None in row.values():
         values = [v for v in row.values() if isinstance(v, str)] + list(row.get(None) or [])
         raise DataError(
             f"Expected {width} values, one per column, but got {len(values)}, {where}. "
-            "Put values with commas in quotes."
+            "Put values that hold the delimiter in quotes."
         )
     word = (row.get("split") or "").strip()
     split = "" if is_missing(word) else split_of(word)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,13 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
 from upslope.images import Form, check_pixels, is_deep_colour, load_whole, open_image
-from upslope.mask_files import check_lossless, class_numbers, stored_top
+from upslope.mask_files import Storage, check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
 IGNORE = 255
 """In every mask that our data sets give: a pixel that counts nowhere."""
 
-_COLOURS = ("red", "green", "blue")
+_ID, _COLOURS = ("id",), ("red", "green", "blue")
 _NO_CLASS = 254
 _NO_CLASS_NAMES = (
     "ignore", "ignored", "ignore_index", "void", "don't care", "dontcare", "unlabeled",
@@ -31,6 +31,8 @@ _NO_CLASS_NAMES = (
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
+_Row = dict[str | Any, str | Any]
+"""The cells of a line by column; those beyond the last column under None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,14 @@ class MaskClasses:
     """The classes, and a table from a file's value to their number, `IGNORE`, or neither.
 
     kind: "index", of grey or palette masks up to 16 bits; "colour", of RGB masks, where a value is
-    red << 16 | green << 8 | blue.
+    red << 16 | green << 8 | blue. by_colour: the same classes by colour, where the class table of
+    an "index" has both.
     """
 
     classes: tuple[str, ...]
     kind: Literal["index", "colour"]
     table: Mask
+    by_colour: MaskClasses | None = None
 
     @classmethod
     def of(
@@ -77,7 +81,7 @@ class MaskClasses:
                     "it has colours of more than 8 bits, of which the upper 8 alone can be read; "
                     "save it with 8 bits"
                 )
-            top = stored_top(mask_image)
+            storage = storage_of(mask_image)
             check_pixels(mask_image, path, form.most)
             load_whole(mask_image)
             mask = ImageOps.exif_transpose(mask_image)
@@ -85,7 +89,36 @@ class MaskClasses:
             _same_size(path, size, image)
             if form.size is not None and form.size != size:
                 mask = ImageOps.fit(mask, form.size[::-1], Image.Resampling.NEAREST)
-            values = self._values(mask, top, path)
+            if self.by_colour is None or mask.mode not in ("RGB", "P"):
+                return self._look_up(mask, storage, path)
+            if mask.mode == "RGB":
+                return self.by_colour._look_up(mask, storage, path)
+            return self._look_up_either(mask, path)
+
+    def _look_up_either(self, mask: Image.Image, path: Path) -> Mask:
+        """The classes of a palette mask, by its numbers or its colours, whichever all stand for
+        something. Raises DataError where both do and differ."""
+        assert self.by_colour is not None
+        readings, errors = [], []
+        for classes in (self, self.by_colour):
+            try:
+                readings.append(classes._look_up(mask, Storage(), path))
+            except DataError as error:
+                errors.append(error)
+        if not readings:
+            raise errors[0]
+        if (differ := readings[0] != readings[-1]).any():
+            row, column = (int(i[0]) for i in np.nonzero(differ))
+            raise DataError(
+                f"Expected the palette of {path} to have the colours of the class table but row "
+                f"{row}, column {column} is of another class by number than by colour. Remove the "
+                "columns of the class table that are not meant."
+            )
+        return readings[0]
+
+    def _look_up(self, mask: Image.Image, storage: Storage, path: Path) -> Mask:
+        """(h, w): the classes of a decoded mask. storage: as `storage_of` gave it."""
+        values = self._values(mask, storage, path)
         classes: Mask = self.table[values]
         absent = classes == _NO_CLASS
         if absent.any():
@@ -97,10 +130,10 @@ class MaskClasses:
             )
         return classes
 
-    def _values(self, mask: Image.Image, top: int | None, path: Path) -> NDArray[np.int32]:
+    def _values(self, mask: Image.Image, storage: Storage, path: Path) -> NDArray[np.int32]:
         grey = mask.mode in ("1", "P", "L", "I") or mask.mode.startswith("I;16")
         if grey and self.kind == "index":
-            values = class_numbers(mask, top, self._stand_for_something, path)
+            values = class_numbers(mask, storage, self._stand_for_something, path)
             if values.min() < 0 or values.max() >= 2**16:
                 raise ValueError(f"it holds {values.min()} to {values.max()}, beyond 16 bits")
             return values
@@ -124,7 +157,8 @@ class MaskClasses:
 
 
 def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
-    """Return the class table of a CSV file: `name` with `id`, or with `red`, `green` and `blue`.
+    """Return the class table of a CSV file: `name` with `id`, with `red`, `green` and `blue`, or
+    with both.
 
     Lines of one name are one class, in the order in which names first occur; the name `ignore` is
     for pixels that count nowhere. encoding: as for `decoding.read_text`.
@@ -141,22 +175,32 @@ def read_mask_classes(path: Path, encoding: str | None = None) -> MaskClasses:
             "count nowhere."
         )
     header, rows = _table_rows(path, encoding)
-    keys = _value_columns(header, path)
+    by_id, by_colour = (
+        _classes_by(keys, header, rows, path) if has_values else None
+        for keys, has_values in zip((_ID, _COLOURS), _value_columns(header, path), strict=True)
+    )
+    if by_id is None:
+        assert by_colour is not None  # `_value_columns` has refused a table with neither
+        return by_colour
+    return replace(by_id, by_colour=by_colour)
+
+
+def _classes_by(
+    keys: Sequence[str], header: Sequence[str], rows: Sequence[tuple[int, _Row]], path: Path
+) -> MaskClasses:
+    """The classes of a table by the value in these columns."""
     names: dict[str, int] = {}
     values: dict[int, int] = {}
     for line, row in rows:
         name, value = _class_of_row(row, keys, f"line {line} of {path}", len(header))
-        if value in values:
+        number = IGNORE if name == "ignore" else names.setdefault(name, len(names))
+        if values.setdefault(value, number) != number:
             numbers = ", ".join((row[key] or "").strip() for key in keys)
             raise DataError(
-                f"Expected each value once in {path} but {numbers} is there again, line {line}."
+                f"Expected one class for each value in {path} but {numbers} is there again, line "
+                f"{line}."
             )
-        values[value] = IGNORE if name == "ignore" else names.setdefault(name, len(names))
-    return MaskClasses.of(tuple(names), "colour" if len(keys) == 3 else "index", values)
-
-
-_Row = dict[str | Any, str | Any]
-"""The cells of a line by column; those beyond the last column under None."""
+    return MaskClasses.of(tuple(names), "colour" if keys == _COLOURS else "index", values)
 
 
 def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
@@ -175,17 +219,17 @@ def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple
         return header, [(reader.line_num, row) for row in reader]
 
 
-def _value_columns(header: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The columns that give the value of each class in masks."""
-    keys = _COLOURS if {*_COLOURS} <= {*header} else ("id",)
-    if not {"name", *keys} <= {*header}:
+def _value_columns(header: Sequence[str], path: Path) -> tuple[bool, bool]:
+    """Whether a table has the numbers of classes, and their colours."""
+    has_ids, has_colours = {*_ID} <= {*header}, {*_COLOURS} <= {*header}
+    if "name" not in header or not (has_ids or has_colours):
         raise DataError(
             f"Expected the columns name,id or name,red,green,blue in {path} but got "
             f"{','.join(header)}."
         )
     if twice := [name for name in header if header.count(name) > 1]:
         raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
-    return keys
+    return has_ids, has_colours
 
 
 def _class_of_row(row: _Row, keys: Sequence[str], where: str, width: int) -> tuple[str, int]:

@@ -157,11 +157,10 @@ def open_pairs(
     """The splits of the pairs under "train", "test" and, where there are some, "validation".
 
     root: the folder that the user gave. size: (height, width) that all are brought to; None where
-    all have the first's. memory: GiB
-    of decoded pairs to hold at most, in each part. on_error: "skip" leaves out pairs that cannot
-    be used, with one warning that counts them. white: as for `encoded.white_level`. notes: of
-    what the listing left out. duplicates: as for `copy_notes`. may_lack_test: the test set may be
-    empty.
+    all have the first's. memory: GiB of decoded pairs to hold at most, in each part. on_error:
+    "skip" leaves out pairs that cannot be used, with one warning that counts them. white: as for
+    `image_form.white_level`. notes: of what the listing left out. duplicates: as for `copy_notes`.
+    may_lack_test: the test set may be empty.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
@@ -216,7 +215,8 @@ def _change_notes(
     images = [str(pair.image) for pair in pairs]
     notes = survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):
-        notes += mask_notes([pair.mask for pair in pairs if pair.mask], codes.kind)
+        kind = codes.kind if codes.by_colour is None else "both"
+        notes += mask_notes([pair.mask for pair in pairs if pair.mask], kind)
     return notes
 
 

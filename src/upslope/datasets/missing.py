@@ -7,6 +7,7 @@ class may be called None or NA.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -15,8 +16,9 @@ from typing import Annotated
 from pydantic import Field
 
 MISSING_WORDS: tuple[str, ...] = (
-    "NA", "na", "N/A", "n/a", "N/a", "N.A.", "n.a.", "#N/A", "#NA", "<NA>", "<na>",
-    "NaN", "nan", "NAN", "-nan", "-NaN", "NaT",
+    "NA", "na", "N/A", "n/a", "N/a", "N.A.", "n.a.", "#N/A", "#N/A N/A", "#NA",
+    "<NA>", "<na>", "NA_character_", "NA_integer_",
+    "NaN", "nan", "NAN", "-nan", "-NaN", "NaT", "1.#QNAN", "-1.#QNAN", "1.#IND", "-1.#IND",
     "NULL", "null", "Null", "\\N",
     "None", "none", "NONE",
     "?", "-",
@@ -28,9 +30,8 @@ DOUBTFUL_WORDS: tuple[str, ...] = (
     "unknown", "missing", "unlabelled", "unlabeled", "not labelled", "not labeled", "no label",
     "to label", "unsorted",
     "undefined", "unassigned", "unspecified", "not available", "not applicable", "nil", "void",
-    "empty", "tbd", "todo", ".", "..", "--", "---", "??", "???", "_", "*",
-    "nothing", "no data", "undef", "blank", "xx", "xxx", "\u2013", "\u2014", "\u2212", "''",
-    "n.a", "n\\a",
+    "empty", "tbd", "todo", "to do", "to be done", "pending", "unsure", "skip", "skipped",
+    "nothing", "no data", "undef", "blank", "xx", "xxx", "''", "n.a", "n\\a", "n/d",
     "(null)", "[null]", "(none)", "[none]", "(empty)", "(missing)", "(blank)", "k.a.", "k. a.",
     "unbekannt", "fehlt", "fehlend", "leer", "keine", "keine angabe", "o.a.",
     "inconnu", "inconnue", "manquant", "vide", "n.c.", "n.r.", "s/o", "aucun", "aucune",
@@ -41,6 +42,9 @@ DOUBTFUL_WORDS: tuple[str, ...] = (
 )  # fmt: skip
 """Lower-case words that are as likely to be a class as to stand for none: they remain classes, and
 the reader points at them."""
+
+_STROKES = re.compile(r"[.\u2026_?*/ \u2013\u2014\u2212-]+")
+"""Labels of these marks alone, such as "--" or "...", are as doubtful as the words."""
 
 _WORDS_IN_SMALL_LETTERS = {word.lower() for word in (*MISSING_WORDS, *DOUBTFUL_WORDS)} - {"na"}
 """Without "na", which is sodium."""
@@ -140,6 +144,8 @@ def _is_doubtful_word(label: str) -> bool:
     """Whether a label is a word for none, but for how it is written."""
     bare = _bare(label)
     words = _WORDS_IN_SMALL_LETTERS
+    if _STROKES.fullmatch(_visible(label)):
+        return True
     if _visible(label).lower() in words or bare.lower() in words:
         return True
     return bare != label and bare in MISSING_WORDS

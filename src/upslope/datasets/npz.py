@@ -22,6 +22,8 @@ from upslope.datasets.arrays import (
     UNKNOWN,
     Array,
     ArrayDataset,
+    absent_number_notes,
+    are_sparse,
     build_dataset,
     refuse_wrapped,
 )
@@ -34,8 +36,6 @@ from upslope.reading import read_npz, reporting_damage
 
 _FOUR = ("x_train", "y_train", "x_test", "y_test")
 _THREE = ("images", "labels", "split")
-_SPARSE = 1000
-"""Class numbers without a sample at most, where no names are stated: more are ids."""
 
 
 def load(
@@ -76,7 +76,7 @@ def load(
             )
     else:
         highest = max(int(part.max(initial=0)) for part in labels.values())
-        if highest > sum(map(len, labels.values())) + _SPARSE:
+        if are_sparse(labels.values()):
             raise DataError(
                 f"Expected labels that count the classes from 0 in {path} but got {highest}: ids, "
                 "or a damaged file. Number the classes 0, 1, 2, ..."
@@ -114,14 +114,8 @@ def _notes(
     everything = np.concatenate(list(labels.values()))
     if count := int((everything == UNKNOWN).sum()):
         notes.append(f"{count:,} of {len(everything):,} samples are unlabelled: their label is -1.")
-    missing = sorted(set(range(len(classes))) - set(np.unique(everything).tolist()))
-    if "classes" not in arrays and missing and len(missing) < len(classes):
-        notes.append(
-            f"{len(missing)} of {len(classes)} classes have no sample: "
-            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. Labels "
-            "count from 0: subtract 1 from labels that begin at 1."
-        )
-    return tuple(notes)
+    absent = absent_number_notes(everything, len(classes), "labels")
+    return (*notes, *(absent if "classes" not in arrays else ()))
 
 
 def _texts(values: Array, name: str, path: Path) -> list[str]:

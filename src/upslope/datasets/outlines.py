@@ -42,6 +42,13 @@ class Outline:
     polygons: tuple[NDArray[np.float64], ...]
     runs: NDArray[np.int64] | None = None
 
+    def lies_outside(self, height: int, width: int) -> bool:
+        """Return whether there are polygons, and all of them lie beside the image."""
+        return bool(self.polygons) and all(
+            (polygon.max(axis=0) <= 0).any() or (polygon.min(axis=0) >= (width, height)).any()
+            for polygon in self.polygons
+        )
+
     def inside(self, height: int, width: int) -> Inside:
         """Return (height, width), True within the object."""
         if self.runs is not None:

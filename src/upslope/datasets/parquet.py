@@ -195,7 +195,8 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
         label_column = _column(schema.names, label, LABELS, "label", path)
         left_out |= dict.fromkeys(n for n in schema.names if n not in (image_column, label_column))
         table = read_parquet(path, [image_column, label_column])
-        kind = table.schema.field(image_column).type
+        image_cells = plain_column(table.column(image_column))
+        kind = image_cells.type
         if (
             len(table)
             and not is_bytes(kind)
@@ -206,7 +207,7 @@ def _table(files: list[Path], image: str | None, label: str | None) -> _Table:
                 f"{{bytes, path}}, but got {kind}. Name another column with `data.image`."
             )
         labels.append(plain_column(table.column(label_column)))
-        images.append(table.column(image_column))
+        images.append(image_cells)
         names[path.name] = _names_in(table.schema, label_column)
     return _Table(
         _join(images, files),

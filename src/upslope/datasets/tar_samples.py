@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.counts import format_count
-from upslope.datasets.layout import SUFFIXES, leave
+from upslope.datasets.layout import image_suffixes, leave
 from upslope.datasets.left_out import LeftOut
 from upslope.datasets.tar_index import Member, Stamp, read_content, read_members, stamp_of
 from upslope.errors import DataError
@@ -135,11 +135,12 @@ def locate_images(
     offset = np.zeros(len(samples.ids), dtype=np.int64)
     size = np.full(len(samples.ids), -1, dtype=np.int64)
     others: Counter[str] = Counter()
+    suffixes = image_suffixes()
     for i, members in enumerate(samples.members):
         if option:
             extensions = [e for e in members if e == option.lower().lstrip(".")]
         else:
-            extensions = [e for e in members if f".{e}" in SUFFIXES]
+            extensions = [e for e in members if f".{e}" in suffixes]
         if len(extensions) > 1:
             raise DataError(
                 f"Expected one image in the sample {samples.name_of(i)} but got "
@@ -154,7 +155,7 @@ def locate_images(
     )
     without = np.flatnonzero(size < 0)
     if (len(without) and on_error != "skip") or len(without) == len(size):
-        wanted_words = f".{option.lstrip('.')}" if option else ", ".join(sorted(SUFFIXES))
+        wanted_words = f".{option.lstrip('.')}" if option else ", ".join(sorted(suffixes))
         raise DataError(
             f"Expected an image ({wanted_words}) in every sample but "
             f"{format_count(len(without), 'sample has', 'samples have')} none, first "

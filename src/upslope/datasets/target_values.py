@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from upslope.datasets.arrays import UNKNOWN, Array, refuse_wrapped
-from upslope.datasets.cells import in_single_precision
+from upslope.datasets.arrays import UNKNOWN, Array, absent_number_notes, are_sparse, refuse_wrapped
+from upslope.datasets.cells import in_single_precision, refuse_merged
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
 from upslope.datasets.unlabelled import class_names, refuse_one_text
@@ -54,7 +54,7 @@ def as_array(values: Any, what: str) -> Array:
             )
         values = values.data
     if hasattr(values, "detach"):  # a tensor of torch
-        values = values.detach().cpu()
+        values = values.detach().cpu().to_dense().resolve_conj().resolve_neg()
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
         array: Array = values.numpy()
         return array
@@ -161,7 +161,7 @@ def _read_classes(arrays: dict[str, Array], classes: Sequence[object] | None, wh
     highest = max((int(array.max()) for array in columns.values() if len(array)), default=UNKNOWN)
     if classes is None:
         count = sum(map(len, columns.values()))
-        if highest >= max(_MOST_COUNTED, count):
+        if highest >= max(_MOST_COUNTED, count) or (columns and are_sparse(columns.values())):
             raise DataError(
                 f"Expected classes that count from 0 in {where} but the largest of {count:,} "
                 f"targets is {highest:,}. Name all classes with `classes`, give names as text "
@@ -266,14 +266,8 @@ def _number_notes(
         notes.append(
             f"{count:,} of {len(everything):,} samples are unlabelled: their target is -1."
         )
-    missing = sorted(set(range(len(names))) - set(np.unique(everything).tolist()))
-    if count_words and missing and len(missing) < len(names):
-        notes.append(
-            f"{len(missing)} of {len(names)} classes have no sample: "
-            f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}. Classes "
-            "count from 0: subtract 1 from targets that begin at 1."
-        )
-    return tuple(notes)
+    absent = absent_number_notes(everything, len(names), "targets") if count_words else ()
+    return (*notes, *absent)
 
 
 def _read_label_sets(
@@ -320,7 +314,10 @@ def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, wh
             numbers = array.astype(np.float64)  # None becomes NaN
         except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"Expected numbers of {where}/{name} but: {error}.") from error
-        singles = in_single_precision(numbers, f"numbers in {where}/{name}")
+        what = f"numbers in {where}/{name}"
+        singles = in_single_precision(numbers, what)
+        if array.dtype.kind == "O":
+            refuse_merged(array.ravel().tolist(), numbers.ravel(), what)
         values[name] = singles[:, None] if singles.ndim == 1 else singles
     names = _names_of_columns(values, classes, where, "value")
     return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})

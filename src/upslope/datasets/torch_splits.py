@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from upslope.datasets.map_style import (
     warn_of_doubles,
 )
 from upslope.datasets.splits import Splits
-from upslope.datasets.target_values import TargetKind, as_array, read_target_values
+from upslope.datasets.target_values import TargetKind, TargetValues, as_array, read_target_values
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, Progress, no_progress
@@ -64,6 +64,16 @@ class _Part:
         item = read_item(self.items, position, where)
         array = input_of(part_of(item, self.keys.input, where), self.form, where)
         return array, target_of(item, self.keys.target, where)
+
+
+class _Content(NamedTuple):
+    """What was read of a data set as it was opened."""
+
+    inputs: Array | None
+    """(n, ...), or None where they are streamed."""
+    targets: Any
+    """As `target_values` takes them; None where they are streamed, or there are none."""
+    ids: Sequence[object] | None
 
 
 def from_torch(
@@ -95,50 +105,58 @@ def from_torch(
             if items is not None:
                 parts[name] = _open(name, items, parts, input, target, (layout, mode, size, white))
         fits = sum(_bytes(part) for part in parts.values()) <= memory * 2**30
-        read = {
-            name: _read_all(part, id, kind, progress)
-            if fits
-            else _read_targets(part, id, kind, progress)
-            for name, part in parts.items()
-        }
-        unlabelled = {name for name, part in parts.items() if part.keys.target is None}
-        streamed_masks = kind == "masks" and not fits
+        read = _read_all if fits else _read_targets
+        contents = {name: read(part, id, kind, progress) for name, part in parts.items()}
+        if ids is not None:
+            contents["pool"] = contents["pool"]._replace(ids=ids)
         _check_class_order(parts)
         names = classes if classes is not None else getattr(pool, "classes", None)
-        targets = read_target_values(
-            {
-                name: None if name in unlabelled or streamed_masks else values
-                for name, (_, values, _) in read.items()
-            },
-            {name: part.size for name, part in parts.items()},
-            "class" if streamed_masks else kind,
-            names,
-            "the data set",
-        )
-        targets_of_part = {
-            name: sample_ids(
-                ids if name == "pool" and ids is not None else own_targets, part.size, name, name
-            )
-            for (name, part), (_, _, own_targets) in zip(parts.items(), read.values(), strict=True)
+        streams_masks = kind == "masks" and not fits
+        targets = _targets_of(parts, contents, "class" if streams_masks else kind, names)
+        own_ids = {
+            name: sample_ids(contents[name].ids, part.size, name, name)
+            for name, part in parts.items()
         }
         datasets: dict[str, Dataset] = {}
         for name, part in parts.items():
-            inputs = read[name][0]
-            datasets[name] = (
-                array_dataset(name, inputs, targets, name, targets_of_part[name], kind)
-                if inputs is not None
-                else MapStyleDataset(
-                    name,
-                    targets_of_part[name],
-                    targets.names,
-                    part.items,
-                    part.keys,
-                    part.form,
-                    *_shape_and_type(part),
-                    None if streamed_masks else targets.parts[name],
+            inputs = contents[name].inputs
+            if inputs is not None:
+                datasets[name] = array_dataset(name, inputs, targets, name, own_ids[name], kind)
+            else:
+                targets_of_part = None if streams_masks else targets.parts[name]
+                datasets[name] = _open_on_demand(
+                    part, own_ids[name], targets.names, targets_of_part
                 )
-            )
         return assemble_splits(datasets, "the data set", test_share, targets.notes)
+
+
+def _targets_of(
+    parts: Mapping[str, _Part],
+    contents: Mapping[str, _Content],
+    kind: TargetKind,
+    names: Sequence[object] | None,
+) -> TargetValues:
+    """Return the targets of all parts, read together: classes are those of all of them."""
+    return read_target_values(
+        {
+            name: None if part.keys.target is None else contents[name].targets
+            for name, part in parts.items()
+        },
+        {name: part.size for name, part in parts.items()},
+        kind,
+        names,
+        "the data set",
+    )
+
+
+def _open_on_demand(
+    part: _Part, ids: tuple[str, ...], names: tuple[str, ...], targets: Any
+) -> MapStyleDataset:
+    """Return a data set whose inputs are read when they are asked for; targets as well, if None."""
+    shape_and_type = _shape_and_type(part)
+    return MapStyleDataset(
+        part.name, ids, names, part.items, part.keys, part.form, *shape_and_type, targets
+    )
 
 
 def _check_class_order(parts: Mapping[str, _Part]) -> None:
@@ -187,10 +205,8 @@ def _bytes(part: _Part) -> int:
     return part.read(0)[0].nbytes * part.size
 
 
-def _read_all(
-    part: _Part, id: Key, kind: str, progress: Observer
-) -> tuple[Array | None, Any, list[Any] | None]:
-    """(inputs (n, ...), targets, ids) of every item."""
+def _read_all(part: _Part, id: Key, kind: str, progress: Observer) -> _Content:
+    """Read the input, target and id of every item."""
     first = part.read(0)[0]
     inputs = np.empty((part.size, *first.shape), dtype=first.dtype)
     targets: list[Any] = []
@@ -205,18 +221,16 @@ def _read_all(
         if ids is not None:
             ids.append(target_of(item, id, where))
         progress(Progress("read", position + 1, part.size))
-    return inputs, _gather(targets, kind), ids
+    return _Content(inputs, _gather(targets, kind), ids)
 
 
-def _read_targets(
-    part: _Part, id: Key, kind: str, progress: Observer
-) -> tuple[None, Any, list[Any] | None]:
-    """(None, targets, ids) of every item, without its input where that can be."""
+def _read_targets(part: _Part, id: Key, kind: str, progress: Observer) -> _Content:
+    """Read the targets and ids of every item, without its input where that can be."""
     if part.keys.target is None and id is None:
-        return None, None, None
+        return _Content(None, None, None)
     own_targets = None if id is not None or kind == "masks" else _own_list(part)
     if own_targets is not None or kind == "masks":
-        return None, own_targets, None
+        return _Content(None, own_targets, None)
     targets: list[Any] = []
     ids: list[Any] | None = None if id is None else []
     for position in range(part.size):
@@ -226,7 +240,7 @@ def _read_targets(
         if ids is not None:
             ids.append(target_of(item, id, where))
         progress(Progress("read", position + 1, part.size))
-    return None, _gather(targets, kind), ids
+    return _Content(None, _gather(targets, kind), ids)
 
 
 def _own_list(part: _Part) -> Any:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.parsers import expat
 
+from upslope.counts import format_count
 from upslope.reading import check_regular, check_room, reporting_damage
 
 _NAME = ("annotation", "object", "name")
 _DIFFICULT = ("annotation", "object", "difficult")
 _FILE = ("annotation", "filename")
+_TRUE = ("1", "true", "yes")  # as tools write it; of the development kit it is 1
 _DEEPEST = 64  # elements within one another
 
 
@@ -64,7 +66,7 @@ def read_objects(path: Path) -> VocObjects:
         names = tuple(name.strip() for name in texts.get(_NAME, ()))
         if len(names) != objects or not all(names):
             raise ValueError(f"it has {objects} objects and {len([n for n in names if n])} names")
-    difficult = sum(one.strip() == "1" for one in texts.get(_DIFFICULT, ()))
+    difficult = sum(one.strip().lower() in _TRUE for one in texts.get(_DIFFICULT, ()))
     file = next(iter(texts.get(_FILE, ())), "").strip()
     return VocObjects(names, difficult, file)
 
@@ -77,9 +79,10 @@ def object_notes(objects: dict[str, VocObjects]) -> tuple[str, ...]:
     notes = []
     difficult = {file: one.difficult for file, one in objects.items() if one.difficult}
     if difficult:
+        count = format_count(sum(difficult.values()), "object is", "objects are")
         notes.append(
-            f"{sum(difficult.values()):,} objects are marked as difficult, first in "
-            f"{next(iter(difficult))!r}: they count as others do."
+            f"{count} marked as difficult, first in {next(iter(difficult))!r}: such objects count "
+            "as others do."
         )
     others = [(file, one.file) for file, one in objects.items() if one.file not in ("", file)]
     if others:

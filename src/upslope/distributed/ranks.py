@@ -30,7 +30,7 @@ from upslope.distributed.engine import Engine, Work, using
 from upslope.distributed.launch import count_processes, place_on_machine, rank_of_process
 from upslope.distributed.parcels import UNPICKLABLE, Holdings, Parcel, pack_or_warn, to_cpu
 from upslope.distributed.survivors import Survivors
-from upslope.errors import ConfigError, DataError, RunError, UpslopeError
+from upslope.errors import ConfigError, DataError, ModelError, RunError, UpslopeError
 from upslope.processes import STOPPING, make_portable
 
 _PATIENCE = timedelta(days=30)
@@ -53,6 +53,14 @@ class Joint(Work, Protocol):
 
 class CalledOffError(Exception):
     """Rank 0 has ended joint work early, and tells why itself."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What must be equal on every rank: of the samples that it holds, of the network it builds."""
+
+    samples: object
+    network: object = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Ranks:
         objects: Mapping[str, Any],
         device: torch.device,
         make_model: Callable[[], nn.Module] | None = None,
-        fingerprint: object = None,
+        fingerprint: Fingerprint | None = None,
     ) -> Iterator[bool]:
         """Yield whether this rank leads, with all ranks at work for it; others work first, until
         rank 0 has left the block, and then find False.
@@ -112,6 +120,7 @@ class Ranks:
 
         Raises:
             DataError: ranks hold other data than rank 0.
+            ModelError: ranks build another network.
             UpslopeError: what a rank could not open.
         """
         self._holdings = Holdings(dict(objects), make_model, device)
@@ -123,7 +132,7 @@ class Ranks:
         with using(self):
             yield True
 
-    def _meet(self, error: BaseException | None, fingerprint: object = None) -> None:
+    def _meet(self, error: BaseException | None, fingerprint: Fingerprint | None = None) -> None:
         """Tell rank 0 that this rank is ready, or why not; rank 0 raises the first reason."""
         self._has_met = True
         reports = self.gather((None if error is None else make_portable(error), fingerprint))
@@ -132,10 +141,18 @@ class Ranks:
         for rank, (reason, other) in enumerate(reports):
             if reason is not None:
                 raise reason
-            if other != fingerprint:
+            if other is None or fingerprint is None:
+                continue
+            if other.samples != fingerprint.samples:
                 raise DataError(
                     f"Expected all {self.size} processes to open the same data but rank {rank} "
                     "found other samples than rank 0. Give each machine the same files."
+                )
+            if other != fingerprint:
+                raise ModelError(
+                    f"Expected all {self.size} processes to build the same network but rank {rank} "
+                    "built one of other layers or settings than rank 0. Give each machine the "
+                    "same code."
                 )
 
     def leave(self, error: BaseException | None) -> None:

@@ -70,15 +70,28 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n, confidence)
 
 
-def told_interval(interval: Interval, has_spread: bool = True) -> Interval:
+def told_interval(interval: Interval, spread: bool | NDArray[np.bool_] = True) -> Interval:
     """Return the interval as reports tell it: the mean alone with fewer than `INTERVAL_SEEDS`.
 
-    has_spread: False for seeds of one value, of which an interval would have no width.
+    spread: (...), as `have_spread` says; False where seeds have one value, of which an interval
+        would have no width.
     """
-    if interval.n >= INTERVAL_SEEDS and has_spread:
-        return interval
-    no_value = np.full_like(interval.mean, np.nan)
-    return replace(interval, low=no_value, high=no_value)
+    has_interval = np.logical_and(interval.n >= INTERVAL_SEEDS, spread)
+    low, high = (np.where(has_interval, end, np.nan) for end in (interval.low, interval.high))
+    return replace(interval, low=low, high=high)
+
+
+def have_spread(values: ArrayLike) -> NDArray[np.bool_]:
+    """Return where seeds differ by more than rounding: there a t interval or test can be made.
+
+    Figures on a test set are multiples of a share, so that seeds may have one value by chance.
+    Student's t would take it for certain, with an interval of no width and p = 0.
+
+    values: (n_seeds, ...), of the size of 1. Returns: (...).
+    """
+    v = np.asarray(values, dtype=np.float64)
+    size = np.maximum(1.0, np.abs(v).max(axis=0))
+    return np.asarray(np.ptp(v, axis=0) > ROUNDING * size)
 
 
 def area(budgets: ArrayLike, curves: ArrayLike) -> Array:

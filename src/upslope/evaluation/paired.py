@@ -25,10 +25,10 @@ from scipy import special, stats
 from upslope.errors import DataError
 from upslope.evaluation.curves import (
     INTERVAL_SEEDS,
-    ROUNDING,
     Array,
     Interval,
     difference_of,
+    have_spread,
     mean_interval,
 )
 from upslope.evaluation.floats import as_floats
@@ -95,20 +95,8 @@ def paired_comparison(
         _paired_t(differences),
         sign_flip_test(differences),
         wins,
-        has_spread(differences),
+        bool(have_spread(differences)),
     )
-
-
-def has_spread(differences: ArrayLike) -> bool:
-    """Return whether a t test can be made: False for differences that are one but for rounding.
-
-    Figures on a test set are multiples of a share, so that seeds may have one difference by chance
-    (`chance_of_one_difference`). The t test would take it for certain, with p = 0.
-
-    differences: (n_seeds,), of figures of the size of 1.
-    """
-    d = np.asarray(differences, dtype=np.float64)
-    return bool(np.ptp(d) > ROUNDING * max(1.0, float(np.abs(d).max())))
 
 
 def chance_of_one_difference(n_seeds: int) -> float:

@@ -103,7 +103,8 @@ def measure_saving(
     mean[np.abs(mean) <= ROUNDING] = 0.0  # of shares: what cancels leaves rounding
     k = float(random_labels)
     at_k = [
-        float(np.interp(k, n, values, right=np.nan)) for values in (mean, mean - half, mean + half)
+        float(np.interp(k, n, values, left=np.nan, right=np.nan))
+        for values in (mean, mean - half, mean + half)
     ]
     return Saving(
         random_labels,

@@ -53,7 +53,7 @@ def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
             f"Expected finite figures after the first {first} of {arrays[0].shape[1]} budgets but "
             "got none, or some that are NaN or infinite."
         )
-    difference = values[:, None] - values[None]
+    difference = difference_of(*np.broadcast_arrays(values[:, None], values[None]))
     shares = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(2, 3))
     np.fill_diagonal(shares, np.nan)
     return np.asarray(shares, dtype=np.float64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upslope.counts import first_lines
 from upslope.datasets.arrays import UNKNOWN
 from upslope.datasets.base import Dataset, HasLabels, HasPairs
 from upslope.datasets.subset import origin
@@ -209,12 +210,8 @@ def has_label(pool: Dataset, index: int) -> bool:
 def refuse(problems: Sequence[str]) -> None:
     """Raise DataError with the first problems, if there are any."""
     if problems:
-        more = (
-            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
-        )
-        raise DataError(
-            "\n".join(problems[:_MOST_NAMES]) + more + "\nNo answer of this call was recorded."
-        )
+        lines = first_lines(problems, _MOST_NAMES)
+        raise DataError(f"{lines}\nNo answer of this call was recorded.")
 
 
 def _why_not(id_: str, position: Mapping[str, int], state: State) -> str | None:

@@ -40,13 +40,15 @@ Hashes = NDArray[np.uint64]
 class Opening:
     """A run as it is opened now, to be reconciled with what its ledger says.
 
-    splits: the data sets as they are now. task, settings: as given now.
+    splits: the data sets as they are now. task, settings: as given now. given: settings of other
+    objects, as of `RunRecord`.
     """
 
     folder: Path
     splits: Splits
     task: Task
     settings: ExperimentSettings
+    given: Mapping[str, Mapping[str, Any]]
     changes: list[Change] = field(default_factory=list, init=False)
     """What `reconcile` found changed."""
 
@@ -64,6 +66,7 @@ class Opening:
         self._check_backbone(info, differences)
         refuse({k: v for k, v in differences.items() if k not in (*_GROWING, *_POOL)}, self.folder)
         refuse(task_differences(info, self.task, self.pool), self.folder)
+        refuse(self._given_differences(info), self.folder)
         self._check_validation(info)
         self._check_samples(info)  # last: other features are told by the network that made them
         before = differences.get("samples.pool", (len(self.pool), None))[0]
@@ -146,6 +149,16 @@ class Opening:
             self.folder,
         )
 
+    def _given_differences(self, info: Mapping[str, Any]) -> Differences:
+        """Settings that objects held when the run began, and hold otherwise now."""
+        before = info.get("given", {})
+        return {
+            f"{part}.{key}": (before[part][key], value)
+            for part, now in self.given.items()
+            for key, value in now.items()
+            if key in before.get(part, {}) and before[part][key] != value
+        }
+
     def _check_test(self, info: Mapping[str, Any]) -> None:
         """The test set stays, also where another one has as many samples."""
         before, test = info.get("test_ids_sha256"), self.splits.test
@@ -225,8 +238,8 @@ def source_shape_of(pool: Dataset) -> dict[str, Any]:
 
 def input_type_of(pool: Dataset) -> dict[str, Any]:
     """Return what numbers a pool holds, of features those that they were made of."""
-    found_type = input_type(pool.dataset if isinstance(pool, FeatureDataset) else pool)
-    return {} if found_type is None else {"input_type": found_type}
+    name = input_type(pool.dataset if isinstance(pool, FeatureDataset) else pool)
+    return {} if name is None else {"input_type": name}
 
 
 def probe_of(pool: Dataset) -> dict[str, Any]:

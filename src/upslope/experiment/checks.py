@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from upslope.batches import read_targets
+from upslope.counts import format_count
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, SelectionError
 from upslope.ledger import Label
-from upslope.options import LATER
+from upslope.options import options_to_record
 from upslope.pool import CostBudgeted, InitialSelector, PoolView, Selection, Strategy
 from upslope.signals import check as check_signals
 from upslope.strategies import QueryStrategy
@@ -105,11 +106,17 @@ def check_total(initial: int, budget: int, cycles: int, pool: int) -> None:
     """Raise SelectionError unless all cycles together fit the pool."""
     total = initial + (cycles - 1) * budget
     if total > pool:
+        most = (pool - initial) // max(1, cycles - 1)
+        advice = (
+            f"Lower `experiment.budget` to at most {most}, or run fewer cycles."
+            if most > 0
+            else f"Run {format_count(1 + max(0, pool - initial) // budget, 'cycle')} at most, or "
+            "lower `experiment.initial`."
+        )
         raise SelectionError(
             "Expected `experiment.initial` + (`experiment.cycles` - 1) x `experiment.budget` to "
             f"be at most the {pool} samples of the pool but {initial} + {cycles - 1} x {budget} is "
-            f"{total}. Lower `experiment.budget` to at most "
-            f"{(pool - initial) // (cycles - 1) if cycles > 1 else pool}, or run fewer cycles."
+            f"{total}. {advice}"
         )
 
 
@@ -163,13 +170,6 @@ def as_tensor(labels: Sequence[Label]) -> Tensor | None:
 
 
 def describe_strategy(strategy: Strategy) -> dict[str, Any]:
-    """Name and options of a strategy, for the record: options that came later are left out at their
-    defaults, so that runs recorded before compare equal."""
-    instance: Any = strategy
-    if not is_dataclass(instance):
-        return {"name": strategy.name}
-    values = asdict(instance)  # type: ignore[arg-type]
-    for field in fields(instance):
-        if field.metadata == LATER and values[field.name] == field.default:
-            del values[field.name]
-    return {"name": strategy.name, **values}
+    """Return the name and the options of a strategy, for the record."""
+    options: dict[str, Any] = options_to_record(strategy) if is_dataclass(strategy) else {}
+    return {"name": strategy.name, **options}

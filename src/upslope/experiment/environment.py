@@ -101,16 +101,20 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return git_run.stdout.strip()
 
 
+def last_environment(ledger: Ledger) -> dict[str, Any]:
+    """Return where a run was gone on with last, as far as its ledger says."""
+    sittings = ledger.state.sittings
+    return dict(sittings[-1] if sittings else ledger.meta["environment"])
+
+
 def note_sitting(ledger: Ledger, path: Path, here: Mapping[str, Any]) -> None:
     """Record and tell where a run is gone on with elsewhere than before.
 
     path: its directory. here: what `environment` gives now.
     """
-    state = ledger.state
-    before = state.sittings[-1] if state.sittings else ledger.meta["environment"]
-    if not (differences := differing(before, here)):
+    if not (differences := differing(last_environment(ledger), here)):
         return
-    ledger.record(Event("sitting", state.cycle, {"environment": dict(here)}))
+    ledger.record(Event("sitting", ledger.state.cycle, {"environment": dict(here)}))
     warnings.warn(
         f"The run in {path} is gone on with under other circumstances than before: "
         f"{'; '.join(differences)}. From here on, the last bits of its figures, and now and then a "

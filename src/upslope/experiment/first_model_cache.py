@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from upslope.checkpoints import file_sha256
-from upslope.files import read_digested_json, sweep, write_atomically, write_digested_json
+from upslope.checkpoints import read_sound_record, record_of
+from upslope.files import sweep, write_atomically, write_digested_json
 
 _AGAIN = "the first model of this seed is trained again"
 
@@ -24,18 +23,14 @@ class FirstModelCache:
     def publish(self, key: str, model: Path, record: Mapping[str, Any]) -> None:
         """Leave a model for others. The record is written last: what it names is whole."""
         write_atomically(self._model, lambda temporary: _copy(model, temporary))
-        write_digested_json(self._record, {"key": key, **record})
+        write_digested_json(record_of(self._model), {"key": key, **record})
 
     def fetch(self, key: str, model: Path) -> dict[str, Any] | None:
         """Copy a model of this key to `model` and return its record, None where there is none that
         is sound; a damaged one is told in a warning."""
-        record = read_digested_json(self._record, _AGAIN)
-        if record is None or record.get("key") != key or not self._model.is_file():
-            return None
-        if file_sha256(self._model) != record.get("sha256"):
-            warnings.warn(f"{self._model} is damaged: {_AGAIN}.", stacklevel=2)
-            return None
-        write_atomically(model, lambda temporary: _copy(self._model, temporary))
+        record = read_sound_record(self._model, key, _AGAIN)
+        if record is not None:
+            write_atomically(model, lambda temporary: _copy(self._model, temporary))
         return record
 
     def tidy(self) -> None:
@@ -45,10 +40,6 @@ class FirstModelCache:
     @property
     def _model(self) -> Path:
         return self.folder / "first.safetensors"
-
-    @property
-    def _record(self) -> Path:
-        return self.folder / "first.json"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
+from upslope.experiment.network_record import NetworkRecord, check_network_record
 from upslope.files import disk_errors, sweep
+from upslope.memory import memory_errors
 from upslope.seeds import global_generator
 from upslope.training import AuxiliaryModule, TrainingSettings, place
 from upslope.training.state import set_aside
@@ -32,12 +34,24 @@ class ModelStore:
     device: torch.device
     companion: AuxiliaryModule | None
     keep_all: bool
+    network: NetworkRecord = field(default_factory=dict, init=False)
+    """As recorded when the run began; empty before that, and in ledgers of earlier versions."""
     _last_model: tuple[int, nn.Module] | None = field(default=None, init=False)
 
+    def build(self) -> nn.Module:
+        """A model with its initial weights, where its function leaves it."""
+        with memory_errors(), global_generator(self.seed, "weights", device=torch.device("cpu")):
+            return self.factory()
+
     def fresh(self) -> nn.Module:
-        """A model with its initial weights: the same for every cycle and strategy of a seed."""
-        with global_generator(self.seed, "weights", device=torch.device("cpu")):
-            model = self.factory()
+        """A model with its initial weights: the same for every cycle and strategy of a seed.
+
+        Raises:
+            ModelError: it is another network than the one that the run began with.
+        """
+        model = self.build()
+        if self.network:
+            check_network_record(self.network, model, self.folder)
         return place(model, self.training, self.device)
 
     def save(self, cycle: int, model: nn.Module) -> dict[str, str]:

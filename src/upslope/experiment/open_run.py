@@ -16,15 +16,16 @@ from upslope.experiment.changes import Opening, first_size, with_statistics
 from upslope.experiment.checks import check_total, positions
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
-from upslope.experiment.environment import environment, note_sitting
+from upslope.experiment.environment import environment, last_environment, note_sitting
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.model_store import ModelStore
+from upslope.experiment.network_record import describe_lastingly, is_other_network
 from upslope.experiment.own_training import Trainer
 from upslope.experiment.record import RunRecord
 from upslope.experiment.settings import ExperimentSettings, amount
 from upslope.experiment.start import initial_selector
 from upslope.experiment.steps import Steps
-from upslope.ledger import Change, Ledger
+from upslope.ledger import Change, Event, Ledger
 from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
 from upslope.pool import Strategy
@@ -71,7 +72,8 @@ def open_run(parts: RunParts) -> OpenRun:
     pool = parts.splits.pool
     position = positions(pool.ids)
     start, shares_start = initial_selector(parts.strategy, parts.settings.start, pool.input_shape)
-    if not has_begun(parts.path):
+    is_new = not has_begun(parts.path)
+    if is_new:
         # Told before a ledger is written that could never be gone on with.
         _check_counts(parts.settings, len(pool))
     weights = _model_store(parts)
@@ -84,8 +86,9 @@ def open_run(parts: RunParts) -> OpenRun:
         parts.trainer,
         parts.config,
         parts.root,
+        describe_lastingly(weights.build) if is_new else {},
     )
-    opening = Opening(parts.path, parts.splits, parts.task, parts.settings)
+    opening = Opening(parts.path, parts.splits, parts.task, parts.settings, record.given)
     here = environment(parts.device)
     ledger = Ledger(
         parts.path,
@@ -95,6 +98,9 @@ def open_run(parts: RunParts) -> OpenRun:
         reconcile=opening.reconcile,
     )
     try:
+        if not is_new:
+            _take_other_network(ledger, weights)
+        weights.network = ledger.network
         context = _context(parts, position, ledger)
         initial, budget = _counts(parts.settings, first_size(ledger.state.changes, len(pool)))
         cache = FirstModelCache(parts.shared) if parts.shared else None
@@ -105,7 +111,7 @@ def open_run(parts: RunParts) -> OpenRun:
             start,
             initial,
             budget,
-            record.common,
+            _shared_by_strategies(record, ledger),
             cache if shares_start and not weights.companion else None,
         )
         if not steps.finished:
@@ -144,6 +150,25 @@ def _model_store(parts: RunParts) -> ModelStore:
         auxiliary_module(parts.strategy),
         keep_all=parts.settings.keep_models == "all",
     )
+
+
+def _take_other_network(ledger: Ledger, weights: ModelStore) -> None:
+    """Record the network given where it is not the recorded one and nothing is trained yet.
+
+    A training that failed is mended so, beside labels that were given for it.
+    """
+    state = ledger.state
+    if state.trained is not None or state.cycles or weights.checkpoint.exists():
+        return
+    if is_other_network(ledger.network, weights.build()):
+        network = describe_lastingly(weights.build)
+        body = {"environment": last_environment(ledger), "network": network}
+        ledger.record(Event("sitting", state.cycle, body))
+
+
+def _shared_by_strategies(record: RunRecord, ledger: Ledger) -> dict[str, Any]:
+    """What the first model of a seed depends on, beside its labels."""
+    return {**record.common, **({"network": ledger.network} if ledger.network else {})}
 
 
 def _counts(settings: ExperimentSettings, size: int) -> tuple[int, int]:

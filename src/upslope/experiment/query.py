@@ -9,10 +9,11 @@ candidates and labelled set: both run `Selector.choose` with the same random num
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from upslope.datasets.readable import first_readable
 from upslope.display import watching_unless_observed
 from upslope.errors import ConfigError, SelectionError
 from upslope.experiment.checks import check_fit, positions, whole_number
-from upslope.experiment.query_labels import LabelledSamples, place_of, read_labelled
+from upslope.experiment.query_labels import PoolWithLabels, place_of, read_labelled
 from upslope.experiment.query_task import task_for
 from upslope.experiment.sampling import candidates as draw_candidates
 from upslope.experiment.selection import Selector
@@ -125,24 +126,28 @@ def query(
     """
     _check_model(model)
     budget, cycle = whole_number("budget", budget, "budget=50"), _cycle(cycle)
-    selector = _strategy(strategy)
+    chooser = _strategy(strategy)
     where = _device_for(model, device)
     pool_data = as_pool(pool, layout=layout, size=size)
     task = task_for(model, first_readable(pool_data).to(where), task, pool_data.classes, mean, std)
     check_standardised(task, pool_data)
     answers = read_labelled(pool_data, labelled, task, layout, size)
-    _check_network(model, task, selector, pool_data, where)
-    _check_labelled(selector, answers)
+    _check_network(model, task, chooser, pool_data, where)
+    _check_labelled(chooser, answers)
     settings = ExperimentSettings(seed=seed, score_batch=batch_size, on_corrupt=on_corrupt)
     places = {*answers.positions, *(place_of(key, positions(pool_data.ids)) for key in without)}
     unlabelled = [i for i in range(len(pool_data)) if i not in places]
-    _check_budget(selector, budget, len(unlabelled))
+    _check_budget(chooser, budget, len(unlabelled))
+    if isinstance(candidates, SupportsIndex) and not isinstance(candidates, bool):
+        candidates = operator.index(candidates)  # a whole number of NumPy or torch
     count = candidate_count(candidates, budget)
-    candidate_places = draw_candidates(unlabelled, count, len(pool_data), seed=seed, cycle=cycle)
+    candidate_places = draw_candidates(
+        unlabelled, count, len(pool_data), seed=settings.seed, cycle=cycle
+    )
     query_observer = watching_unless_observed(observer, 1, progress=progress)
     with query_observer as watcher, memory_errors():
         view, selection, passed_ids = Selector(
-            selector, task, answers.samples, settings, where, watcher, Stop()
+            chooser, task, answers.samples, settings, where, watcher, Stop()
         ).choose(
             budget,
             cycle,
@@ -184,7 +189,7 @@ def _check_network(
         check_fit(strategy, model, task, sample)
 
 
-def _check_labelled(strategy: Strategy, answers: LabelledSamples) -> None:
+def _check_labelled(strategy: Strategy, answers: PoolWithLabels) -> None:
     """Raise SelectionError where a strategy learns from labels and there are none."""
     if not answers.positions and any(need.name in _LEARNT_FROM_LABELS for need in strategy.needs):
         raise SelectionError(

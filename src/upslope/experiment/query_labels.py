@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from upslope.batches import read_targets
+from upslope.counts import first_lines
 from upslope.datasets.array_form import Layout
 from upslope.datasets.base import Dataset, HasLabels
 from upslope.datasets.joined import JoinedDataset
@@ -31,7 +32,7 @@ _MOST_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
-class LabelledSamples:
+class PoolWithLabels:
     """A pool with what is labelled of it.
 
     samples: the pool, with labelled samples from elsewhere behind it where there are any.
@@ -56,7 +57,7 @@ class LabelledSamples:
 
 def read_labelled(
     pool: Dataset, labelled: Any, task: Task, layout: Layout, size: int | None
-) -> LabelledSamples:
+) -> PoolWithLabels:
     """Return the labelled samples; see `upslope.query` for what `labelled` may be.
 
     Raises:
@@ -66,7 +67,7 @@ def read_labelled(
     """
     position = positions(pool.ids)
     if labelled is None:
-        return LabelledSamples(pool, (), {})
+        return PoolWithLabels(pool, (), {})
     if isinstance(labelled, Mapping):
         answers = {place_of(key, position): answer for key, answer in labelled.items()}
         _refuse_twice(answers, len(labelled))
@@ -84,7 +85,7 @@ def read_labelled(
     if has_labels:
         read_targets(pool, task, sorted(places)[:_MOST_LOOKED_AT])
     labels = oracle(pool, position, ids) if has_labels else dict.fromkeys(ids, None)
-    return LabelledSamples(pool, tuple(sorted(places)), labels)
+    return PoolWithLabels(pool, tuple(sorted(places)), labels)
 
 
 def _own_target(pool: MapStyleDataset, index: int) -> Any:
@@ -92,7 +93,7 @@ def _own_target(pool: MapStyleDataset, index: int) -> Any:
     return target_of(read_item(pool.items, index, where), pool.keys.target, where)
 
 
-def _targets_of_answers(pool: Dataset, answers: Mapping[int, Any], task: Task) -> LabelledSamples:
+def _targets_of_answers(pool: Dataset, answers: Mapping[int, Any], task: Task) -> PoolWithLabels:
     labels: dict[str, Label] = {}
     problems: list[str] = []
     pool_names = _NamedPool(pool, task)
@@ -102,11 +103,8 @@ def _targets_of_answers(pool: Dataset, answers: Mapping[int, Any], task: Task) -
         except DataError as error:
             problems.append(f"{pool.ids[index]!r}: {error}")
     if problems:
-        more = (
-            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
-        )
-        raise DataError("\n".join(problems[:_MOST_NAMES]) + more)
-    return LabelledSamples(pool, tuple(sorted(answers)), labels)
+        raise DataError(first_lines(problems, _MOST_NAMES))
+    return PoolWithLabels(pool, tuple(sorted(answers)), labels)
 
 
 class _NamedPool(DatasetWrapper):
@@ -182,7 +180,7 @@ def _is_map_style(value: Any) -> bool:
 
 def _beside(
     pool: Dataset, labelled: Any, task: Task, layout: Layout, size: int | None
-) -> LabelledSamples:
+) -> PoolWithLabels:
     """Labelled samples that are not in the pool."""
     if _is_pair(labelled):
         second = as_pool(labelled[0], "labelled", layout=layout)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from upslope.datasets.splits import Splits
@@ -16,7 +17,9 @@ from upslope.experiment.changes import (
     source_shape_of,
 )
 from upslope.experiment.checks import describe_strategy
+from upslope.experiment.network_record import NetworkRecord
 from upslope.experiment.own_training import Trainer, name_of
+from upslope.experiment.plain_settings import settings_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
 from upslope.experiment.task_record import task_options
@@ -30,8 +33,8 @@ from upslope.training import TrainingSettings
 class RunRecord:
     """The texts that a run begins its ledger with.
 
-    further: what the caller adds to the configuration. root: where the data lie. The other fields
-    are as those of `Experiment`.
+    further: what the caller adds to the configuration. root: where the data lie. network: as
+    `describe_lastingly` tells of it. The other fields are as those of `Experiment`.
     """
 
     splits: Splits
@@ -42,6 +45,7 @@ class RunRecord:
     trainer: Trainer | None
     further: Mapping[str, Any]
     root: str | None
+    network: NetworkRecord
 
     @cached_property
     def common(self) -> dict[str, Any]:
@@ -67,6 +71,19 @@ class RunRecord:
     def config(self) -> dict[str, Any]:
         """Return what a run must be gone on with under, but for what may grow."""
         return {**self.common, "strategy": describe_strategy(self.strategy)}
+
+    @property
+    def given(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of objects that the configuration knows by their names alone.
+
+        A loop that is a partial function: objects of other kinds may count what they have trained.
+        """
+        parts = {
+            "strategy": settings_of(self.strategy),
+            "trainer": settings_of(self.trainer) if isinstance(self.trainer, partial) else {},
+        }
+        as_read_back: dict[str, dict[str, Any]] = json.loads(json.dumps(parts))
+        return as_read_back
 
     @property
     def info(self) -> dict[str, Any]:
@@ -97,4 +114,6 @@ class RunRecord:
                 "validation": probe_samples(self.splits.validation, with_targets=True),
             },
             "root": self.root,
+            "network": self.network,
+            "given": self.given,
         }

@@ -53,8 +53,9 @@ class Experiment:
     a request to stop that somebody else owns; otherwise Ctrl-C and SIGTERM make one.
 
     trainer: a training loop of your own, `fit(model, labelled, context) -> model`, in place of ours
-    and of `training`; a run begun with one is gone on with under the same name of it. See
-    `upslope.experiment.own_training`, and docs/own-training.md for what cannot be promised then.
+    and of `training`; a run begun with one is gone on with under the same name of it and, of a
+    `functools.partial`, the same arguments. See `upslope.experiment.own_training`, and
+    docs/own-training.md for what cannot be promised then.
 
     The test set may be empty: then no figures on it are recorded, and those on the labelled set
     alone tell how a cycle went.
@@ -200,8 +201,9 @@ class Experiment:
         """Pass samples that cannot or should not be labelled; `ask` asks others in their place.
 
         They are not asked again, unless `take_back` returns them to the pool; `tell` still takes
-        an answer for them. ids: of samples
-        that wait for a label; a mapping gives each its own reason.
+        an answer for them.
+
+        ids: of samples that wait for a label; a mapping gives each its own reason.
 
         Raises:
             DataError: an id that does not wait for a label; nothing of this call is recorded.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from upslope.errors import SelectionError
 from upslope.experiment.start import start_strategy
-from upslope.options import Options
+from upslope.options import LATER, Options, options_to_record
 from upslope.registry import OptionProblem, OptionsError, WrongOption
 
 Amount = int | float
@@ -65,7 +65,7 @@ class ExperimentSettings(Options):
             description="what chooses the initial set: random, or a strategy that needs no trained "
             "network, by name or as {name: typiclust, ...}"
         ),
-    ] = "random"
+    ] = field(default="random", metadata=LATER)
     keep_models: Annotated[
         Literal["last", "all"], Field(description="trained weights kept: the last cycle's, or all")
     ] = "last"
@@ -89,12 +89,8 @@ class ExperimentSettings(Options):
             raise OptionsError(problems)
 
     def record(self) -> dict[str, Any]:
-        """The settings as a ledger holds them: options that came later are left out at their
-        defaults, so that runs recorded before compare equal."""
-        values = asdict(self)
-        if self.start == "random":
-            del values["start"]
-        return values
+        """Return the settings as a ledger holds them."""
+        return options_to_record(self)
 
 
 def _amount_problem(name: str, value: object) -> WrongOption | None:
@@ -119,9 +115,10 @@ def amount(value: int | float, pool: int, name: str) -> int:
     """
     count = int(value * pool + 0.5) if isinstance(value, float) else value
     if not 1 <= count <= pool:
+        got = f"the share {value!r} is {count}" if isinstance(value, float) else f"got {count}"
         raise SelectionError(
             f"Expected `experiment.{name}` to be between 1 and the {pool} samples of the pool but "
-            f"{value!r} is {count}. Lower it, or add samples to the pool."
+            f"{got}. {'Raise' if count < 1 else 'Lower'} it, or add samples to the pool."
         )
     return count
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upslope.counts import format_count
+from upslope.counts import first_lines, format_count
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.sheet_text import decode_mixed_up, read_rows
 from upslope.files import FORMULA, csv_line, name_in_use, safe_cell, write_text
@@ -144,73 +144,97 @@ def read_sheet(
         DataError: no sheet, or rows that cannot be taken: all are named by their number, and
             nothing is to be recorded.
     """
-    by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
+    reader = _SheetReader(ids, classes, read)
+    rows = read_rows(path, lambda text: _rows(path, text, remedy), reader.is_known, remedy)
+    for number, row in rows:
+        reader.take(number, row)
+    if reader.problems:
+        raise DataError(
+            f"Expected every row of {path} to hold an answer or none but:\n"
+            f"{first_lines(reader.problems, _MOST_NAMES)}\n"
+            "Correct the file and run the same command again: nothing of it was recorded yet, "
+            "and it was left as it is."
+        )
+    if reader.ids_in_other_letters:
+        count, first = len(reader.ids_in_other_letters), reader.ids_in_other_letters[0]
+        warnings.warn(
+            f"{format_count(count, 'id')} of {path} had been read in a wrong encoding and "
+            f"saved so, as {first!r} for {decode_mixed_up(first)!r}: taken for what was asked.",
+            stacklevel=2,
+        )
+    return reader.answers()
 
-    def is_known(row: Mapping[str, str]) -> bool:
+
+class _SheetReader:
+    """Takes in the rows of a sheet one by one. Arguments are those of `read_sheet`."""
+
+    def __init__(self, ids: Collection[str], classes: Sequence[str], read: Callable[[str], Any]):
+        self._ids, self._classes, self._read = ids, classes, read
+        self._by_cell = {id_: id_ for id_ in ids} | {_safe(id_): id_ for id_ in ids}
+        self._labels: dict[str, Any] = {}
+        self._passes: dict[str, str] = {}
+        self._withdrawals: list[str] = []
+        self._texts: dict[str, str] = {}
+        """Id -> its answer as it was written."""
+        self.problems: list[str] = []
+        """What cannot be taken, a line of text for each such row."""
+        self.ids_in_other_letters: list[str] = []
+        """Cells that were ids in another encoding."""
+
+    def is_known(self, row: Mapping[str, str]) -> bool:
         """Tell whether the cells that depend on the encoding are an id and an answer."""
         id_, text = row.get("id", "").strip(), _plain(row.get("label", "").strip())
-        if not id_.isascii() and id_ not in by_cell and row["id"] not in by_cell:
+        if not id_.isascii() and id_ not in self._by_cell and row["id"] not in self._by_cell:
             return False
-        if text.isascii() or _reason(text, classes) is not None:
+        if text.isascii() or _reason(text, self._classes) is not None:
             return True
         try:
-            read(text)
+            self._read(text)
         except DataError:
             return False
         return True
 
-    rows = read_rows(path, lambda text: _rows(path, text, remedy), is_known, remedy)
-    labels: dict[str, Any] = {}
-    passes: dict[str, str] = {}
-    withdrawals: list[str] = []
-    cells: dict[str, str] = {}
-    row_ids: list[str] = []
-    problems: list[str] = []
-    ids_in_other_letters: list[str] = []
-    for number, row in rows:
-        cell = (row.get("id") or "").strip() if row.get("id") not in by_cell else row["id"]
-        text = _plain((row.get("label") or "").strip())
-        id_ = by_cell.get(cell)
-        if id_ is None and (id_ := by_cell.get(decode_mixed_up(cell) or "")) is not None:
-            ids_in_other_letters.append(cell)
+    def take(self, number: int, row: Mapping[str, str]) -> None:
+        """Take in a row, or note what is wrong with it. number: as spreadsheets count it."""
+        id_ = self._id_of(number, row)
         if id_ is None:
-            problems.append(
-                f"row {number}: expected the id of a sample that was asked but got {cell!r}"
-                f"{_id_before_excel(cell, ids)}"
+            return
+        text = _plain((row.get("label") or "").strip())
+        if self._texts.setdefault(id_, text) != text:
+            self.problems.append(
+                f"row {number}: {id_!r} is there before, with the label {self._texts[id_]!r}"
             )
-            continue
-        row_ids.append(id_)
-        if cells.setdefault(id_, text) != text:
-            problems.append(f"row {number}: {id_!r} is there before, with the label {cells[id_]!r}")
-        elif (reason := _reason(text, classes)) is not None:
-            passes[id_] = reason
-        elif text.lower() == TAKE_BACK and text not in classes:
-            withdrawals.append(id_)
+        elif (reason := _reason(text, self._classes)) is not None:
+            self._passes[id_] = reason
+        elif text.lower() == TAKE_BACK and text not in self._classes:
+            self._withdrawals.append(id_)
         elif text:
             try:
-                labels[id_] = read(text)
+                self._labels[id_] = self._read(text)
             except DataError as error:
-                problems.append(f"row {number}, {id_!r}: {error}")
-    if problems:
-        more = (
-            f"\n... and {len(problems) - _MOST_NAMES} more." if len(problems) > _MOST_NAMES else ""
-        )
-        raise DataError(
-            f"Expected every row of {path} to hold an answer or none but:\n"
-            + "\n".join(problems[:_MOST_NAMES])
-            + more
-            + "\nCorrect the file and run the same command again: nothing of it was recorded yet, "
-            "and it was left as it is."
-        )
-    if ids_in_other_letters:
-        warnings.warn(
-            f"{format_count(len(ids_in_other_letters), 'id')} of {path} had been read in a wrong "
-            "encoding and "
-            f"saved so, as {ids_in_other_letters[0]!r} for "
-            f"{decode_mixed_up(ids_in_other_letters[0])!r}: taken for what was asked.",
-            stacklevel=2,
-        )
-    return Answers(tuple(dict.fromkeys(row_ids)), labels, passes, tuple(withdrawals))
+                self.problems.append(f"row {number}, {id_!r}: {error}")
+
+    def _id_of(self, number: int, row: Mapping[str, str]) -> str | None:
+        """Return whose row it is; None, with a problem noted, where it is none of the ids."""
+        cell = row.get("id") or ""
+        if cell not in self._by_cell:
+            cell = cell.strip()
+        id_ = self._by_cell.get(cell)
+        if id_ is None:
+            id_ = self._by_cell.get(decode_mixed_up(cell) or "")
+            if id_ is not None:
+                self.ids_in_other_letters.append(cell)
+        if id_ is None:
+            self.problems.append(
+                f"row {number}: expected the id of a sample that was asked but got {cell!r}"
+                f"{_id_before_excel(cell, self._ids)}"
+            )
+        return id_
+
+    def answers(self) -> Answers:
+        """Return what all rows so far say."""
+        withdrawals = tuple(self._withdrawals)
+        return Answers(tuple(self._texts), self._labels, self._passes, withdrawals)
 
 
 def ids_meant(path: Path) -> set[str]:

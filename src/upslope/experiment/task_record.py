@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from upslope.datasets.base import Dataset
+from upslope.experiment.plain_settings import settings_of
 from upslope.files import json_digest
 from upslope.ledger import Differences
 from upslope.tasks.base import Normalises, Task
@@ -24,10 +25,11 @@ statistics may differ, as those of images that another library has decoded."""
 
 
 def task_options(task: Task) -> dict[str, Any]:
-    """Return the options of a task that is a dataclass, as a ledger holds them; none of others."""
+    """Return the options of a task as a ledger holds them; of one that is no dataclass, what it
+    holds as public attributes."""
     instance: Any = task
     if not is_dataclass(instance):
-        return {}
+        return {k: v for k, v in settings_of(task).items() if k not in _ELSEWHERE}
     options = {f.name: getattr(instance, f.name) for f in fields(instance)}
     return {
         name: _plain(value)

@@ -124,8 +124,8 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
             f"Expected `{name}` to be {argument.help}, of numbers, but got values of the type "
             f"{values.dtype}. Convert it, as by np.asarray(values, dtype=float)."
         )
-    tensor = torch.as_tensor(values)
-    tensor = tensor.detach().cpu()
+    tensor = values.detach().to_dense() if isinstance(values, Tensor) else _from_numpy(values)
+    tensor = tensor.cpu()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
     if tensor.ndim != argument.dimensions or not len(tensor):
@@ -143,6 +143,15 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
                 + ("Logits become posteriors by a softmax." if finite else "Look at NaN values.")
             )
     return tensor
+
+
+def _from_numpy(values: NDArray[Any]) -> Tensor:
+    """Return a tensor of the same numbers, in the same memory where torch can have it: with bytes
+    in this machine's order, no negative stride, and leave to write."""
+    kind = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")
+    values = values.astype(kind, copy=False)
+    is_shared = values.flags.writeable and min(values.strides, default=0) >= 0
+    return torch.from_numpy(values if is_shared else values.copy(order="C"))
 
 
 def size_of(arrays: dict[str, Tensor]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from upslope import strategies
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 from upslope.functional.arrays import (
     ARGUMENTS,
     SIGNALS,
@@ -47,7 +48,7 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
         bound.apply_defaults()
         values = bound.arguments
         arrays = {a.name: as_tensor(values[a.name], a, a.name) for a in arguments}
-        size = size_of(arrays) if arguments else _whole(values["size"])
+        size = size_of(arrays) if arguments else _whole("size", values["size"])
         labelled = {
             a.name: as_tensor(values[f"labelled_{a.name}"], a, f"labelled_{a.name}")
             for a in beside
@@ -61,9 +62,10 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
         size_of(labelled)
         check_widths(arrays, labelled)
         strategy_built = strategies.build(name, **{key: values[key] for key in options})
-        return select_from_arrays(
-            strategy_built, arrays, labelled, size, values["budget"], values["seed"]
-        )
+        budget, seed = _whole("budget", values["budget"]), values["seed"]
+        if not isinstance(seed, torch.Generator):
+            seed = _whole("seed", seed)
+        return select_from_arrays(strategy_built, arrays, labelled, size, budget, seed)
 
     signature = _signature(arguments, beside, strategy, options)
     select.__name__ = select.__qualname__ = name.replace("-", "_")
@@ -84,7 +86,12 @@ def select_from_arrays(
     """Return the positions that a strategy chooses among `size` candidates.
 
     arrays, labelled: argument -> rows of the candidates and of the labelled samples.
+
+    Raises:
+        DataError: no candidate.
     """
+    if size < 1:
+        raise DataError(f"Expected at least 1 candidate, by `size`, but got {size}.")
     count = len(next(iter(labelled.values()))) if labelled else 0
     needs = strategy.needs
     view = PoolView(
@@ -197,6 +204,7 @@ def _docstring(
             "Returns positions in order of choice.",
             "",
             "Raises:",
+            "    ConfigError: options of another kind; a budget, size or seed that is no number.",
             "    DataError: arrays of other shapes, or rows that are no posteriors.",
             "    SelectionError: a budget above the candidates, NaN or infinity.",
             "",
@@ -207,7 +215,14 @@ def _docstring(
     )
 
 
-def _whole(size: Any) -> int:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise DataError(f"Expected `size`, the number of candidates, at least 1, but got {size!r}.")
-    return size
+def _whole(name: str, value: Any) -> int:
+    """Return a whole number of Python, NumPy or torch as an int. name: of the argument."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        also = " or a torch.Generator" if name == "seed" else ""
+        raise ConfigError(
+            f"Expected `{name}` to be a whole number{also} but got {value!r}."
+        ) from None

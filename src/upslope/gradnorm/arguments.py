@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.errors import GradientNormError
+from upslope.gradnorm.core.chunks import DEVICE_SCRATCH, SCRATCH, has_caches
 from upslope.gradnorm.core.half_precision import HALF_TYPES, in_single_precision
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words
 from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
@@ -35,7 +36,10 @@ from upslope.gradnorm.trace.sharing import open_batch
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a public function, its arguments checked; it is carried out once, and at once."""
+    """One call of a public function, with its arguments checked.
+
+    `reduce` or `recordings` carries it out: once, and before anything else changes the model.
+    """
 
     model: nn.Module
     batch: Batch
@@ -56,7 +60,8 @@ class Call:
         """Return the call with these arguments, which are those of `gradient_norms`.
 
         Raises:
-            GradientNormError: one of them cannot be.
+            GradientNormError: an argument is of a wrong type or out of range, or inputs and model
+                do not go together.
         """
         batch = open_batch(model, inputs)
         parameters_chosen, walk = select_of_walk(borrow_walk(model), parameters, batch)
@@ -106,7 +111,7 @@ class Call:
 def _compute_options(
     max_memory: int | None, dtype: torch.dtype | None, weights: Weights
 ) -> ComputeOptions:
-    """The caller's options, checked.
+    """Return how to compute, of the caller's options.
 
     Raises:
         GradientNormError: a bound that is not positive, or a type that is not a half.
@@ -121,10 +126,11 @@ def _compute_options(
     # Autocast leaves float64 as it is; its proofs must then be those of float64 too.
     if all(p.dtype == torch.float64 for p in weights.parameters.values()):
         dtype = None
-    return ComputeOptions(_MOST if max_memory is None else min(_MOST, max_memory), dtype)
-
-
-_MOST = ComputeOptions().scratch
+    is_on_processor = all(map(has_caches, weights.parameters.values()))
+    most = SCRATCH if is_on_processor else DEVICE_SCRATCH
+    # Whole, for samples are counted by it: a bound may be written `1e6`.
+    scratch = most if max_memory is None else max(1, int(min(most, max_memory)))
+    return ComputeOptions(scratch, dtype)
 
 
 def is_number(value: Any) -> bool:
@@ -156,11 +162,13 @@ def squares_for(norm: str) -> SquaredNorms:
 
 
 def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
-    """From squared norms by parameter to the norm of this name, (n,) float64.
+    """Return what makes the norm of this name, (n,) float64, of squared norms by parameter.
+
+    name: "global" or "tensor-sum".
 
     Raises:
-        GradientNormError: there is no norm of this name; or, when it is applied, a norm is not
-        finite.
+        GradientNormError: there is no norm of this name; or, when the result is applied, a norm is
+            not finite.
     """
     table = {"global": _global, "tensor-sum": _tensor_sum}
     if not isinstance(name, str) or name not in table:
@@ -177,7 +185,9 @@ def reduction(name: str) -> Callable[[dict[str, Tensor]], Tensor]:
 
 
 def refuse_infinite(values: Tensor, what: str) -> None:
-    """Refuse numbers of which some are NaN or infinite. values: (n,). what: they are, for messages.
+    """Refuse numbers of which some are NaN or infinite.
+
+    values: (n,). what: the noun for them in the message, "norms" for instance.
 
     Raises:
         GradientNormError: there are such numbers.

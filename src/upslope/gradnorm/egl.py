@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy
 from upslope.errors import GradientNormError
 from upslope.gradnorm.arguments import Call, is_number, reduction, squares_for
 from upslope.gradnorm.core.model_io import Inputs, Loss, in_words
@@ -44,14 +44,16 @@ PROBES = 4
 
 
 class ExpectedLength(NamedTuple):
-    """scores: (n,). covered: (n,), the share of the posterior that was summed over.
+    """Expected gradient lengths, and how exact they are.
 
-    error_bound: (n,), how far the exact mean lies above `scores` at most; zero where nothing was
-    left out. By Cauchy and Schwarz, sum_rest p_i ||g_i|| <= sqrt(sum_rest p_i * sum_rest p_i
-    ||g_i||^2). The last sum is the mean of ||sum_rest +-sqrt(p_i) g_i||^2 over orthogonal
-    patterns of signs: exact for up to four classes left out, and for more an estimate, which the
-    bound doubles. For kind="rms" the bound is on the root, and is that last sum's root. Infinite
-    where the backward pass may clip or round gradients, as a custom function or a hook may.
+    scores: (n,). covered: (n,), the share of the posterior that was summed over. error_bound: (n,),
+    how far the exact value lies above `scores` at most; zero where nothing was left out.
+
+    By Cauchy and Schwarz, sum_rest p_i ||g_i|| <= sqrt(sum_rest p_i * sum_rest p_i ||g_i||^2). The
+    last sum is the mean of ||sum_rest +-sqrt(p_i) g_i||^2 over orthogonal patterns of signs: exact
+    for up to four classes left out, and for more an estimate, which the bound doubles. For
+    kind="rms" the bound is on the root, and is that last sum's root. Infinite where the backward
+    pass may clip or round gradients, as a custom function or a hook may.
     """
 
     scores: Tensor
@@ -76,15 +78,15 @@ def expected_gradient_length(
 
     sum_i p_i ||grad L_i|| over the classes i, or for kind="rms" sqrt(sum_i p_i ||grad L_i||^2),
     with the cross-entropy L_i at label i and the posterior p, held constant (Settles, Craven & Ray
-    2007). All classes share one forward pass; each takes a backward pass.
+    2007). All classes share one forward pass. Each takes a backward pass, but two classes take one,
+    and kind="rms" of all classes takes one less than there are.
 
-    The model must return logits (n, classes), or what `logits` finds them in. Other arguments are
-    those of `gradient_norms`.
-    share: the share of each sample's posterior to sum over; 1 is exact, one pass per class.
+    model: returns logits (n, classes), or what `logits` finds them in.
+    inputs: (n, ...) or any that the model takes.
+    share: the share of each sample's posterior to sum over, in (0, 1]; 1 is exact.
     kind: "mean" or "rms".
-
-    inputs: (n, ...) or any that the model takes. norm: "global" or "tensor-sum". max_memory: bytes
-    of scratch. dtype: of products, as of `gradient_norms`.
+    norm, parameters, max_memory, dtype: as of `gradient_norms`.
+    logits: from the outputs to the logits; by default as the named losses find them.
 
     Raises:
         GradientNormError: as `gradient_norms`; `share` outside (0, 1]; unknown `kind`.
@@ -93,6 +95,7 @@ def expected_gradient_length(
         raise GradientNormError(
             f"Expected `share` to be a number in (0, 1] but got {in_words(share)}."
         )
+    share = float(share)  # tensors are not compared with fractions
     if not isinstance(kind, str) or kind not in ("mean", "rms"):
         raise GradientNormError(f'Expected `kind` to be "mean" or "rms" but got {in_words(kind)}.')
     require_logits(logits)
@@ -123,9 +126,9 @@ def _length(
     squares = squares_for(norm)
     power = 1 if kind == "mean" else 2
     # Gradients of which some are made of others need a linear backward pass.
-    if z.shape[1] == 2 and record.is_linear and bool((p > 0).all()):
+    if z.shape[1] == 2 and record.run.is_linear and bool((p > 0).all()):
         return _length_of_two(record, p, is_kept, power, norm, reduce, logits)
-    if power == 2 and share == 1 and norm == "global" and record.is_linear:
+    if power == 2 and share == 1 and norm == "global" and record.run.is_linear:
         for coefficients in _factor_of_covariance(p, labels):
             loss = weighted(coefficients, logits)
             total += reduce(record.reduce_per_sample(squares, loss)).square()
@@ -194,12 +197,12 @@ def _bound(
     power: int,
     logits: Logits,
 ) -> Tensor:
-    """(n,): see `ExpectedLength`."""
+    """Return the bound on what was left out of the sums, (n,); see `ExpectedLength`."""
     rest = torch.where(is_kept, 0, p)
     left_out = ((~is_kept) & (p > 0)).sum(dim=1)
     if not bool(left_out.any()):
         return p.new_zeros(len(p), dtype=torch.float64)
-    if not record.is_linear:  # the gradient of a sum of losses tells nothing of theirs
+    if not record.run.is_linear:  # the gradient of a sum of losses tells nothing of theirs
         return torch.where(left_out > 0, torch.inf, 0.0).double()
     # Of each parameter tensor by itself, for the sum of their norms obeys the bound as well.
     second: dict[str, Tensor] = {}
@@ -215,21 +218,27 @@ def _bound(
 
 
 def _signs() -> Iterator[Tensor]:
-    """The rows of the Hadamard matrix of order four: orthogonal patterns of signs."""
+    """Yield the rows of the Hadamard matrix of order four: orthogonal patterns of signs."""
     two = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     yield from torch.kron(two, two)
 
 
 def _block_signs(block: Tensor, like: Tensor) -> Tensor:
-    """A fixed pattern that sets blocks of classes against each other."""
+    """Return a fixed sign for each block of classes, so that blocks are set against each other.
+
+    block: the number of each class's block, in any shape. like: whose type the signs have.
+    """
     return torch.where((block * 0x9E3779B1) >> 16 & 1 == 1, -1.0, 1.0).to(like)
 
 
-def _at(labels: Tensor, classes_in_sum: Tensor, logits: Logits) -> Loss:
-    """Cross-entropy at the labels, (n,), of those samples that are counted, (n,) bool."""
+def _at(labels: Tensor, is_counted: Tensor, logits: Logits) -> Loss:
+    """Return the loss that is cross-entropy at some labels, and zero for samples not counted.
+
+    labels: (n,). is_counted: (n,) bool.
+    """
 
     def loss(outputs: Any) -> Tensor:
-        losses = F.cross_entropy(logits(outputs), labels, reduction="none")
-        return losses.masked_fill(~classes_in_sum, 0)
+        losses = cross_entropy(logits(outputs), labels)
+        return losses.masked_fill(~is_counted, 0)
 
     return loss

@@ -91,12 +91,12 @@ def explain(
 ) -> Explanation:
     """Return, for every use of a parameter in order, its path, its method and its cost.
 
-    inputs: as for `gradient_norms`, two samples or more; None reads the modules alone.
-
-    model: the network.
+    model: the network. parameters: as of `gradient_norms`.
+    inputs: as of `gradient_norms`; of a single sample no layout is probed, so that two or more show
+        more. None reads the modules alone.
 
     Raises:
-        GradientNormError: as `gradient_norms`.
+        GradientNormError: as `gradient_norms`; or there is no sample among the inputs.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
@@ -107,6 +107,11 @@ def explain(
         return _from_modules(model, select(model, parameters))
     call = Call.of(model, inputs, parameters)
     n = call.batch.n
+    if n == 0:
+        raise GradientNormError(
+            "Expected `inputs` to hold a sample or more but got none: nothing would run. "
+            "`explain(model)` reads the modules alone."
+        )
     with restoring_state(model, call.walk) as state:
         record = Recording(model, call.batch, call.weights, call.options, state)
         # The whole way that `gradient_norms` takes, with its proof: it may end in another path.
@@ -138,7 +143,7 @@ def _from_modules(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Expl
 
 @dataclass
 class _CostListener:
-    """Builds the parts of every use, and counts instead of computing."""
+    """Describes the per-sample gradients of every use, and counts what their norms would cost."""
 
     record: Recording
     layouts: Mapping[int, Layout]
@@ -181,7 +186,7 @@ def _from_recording(record: Recording) -> Explanation:
 
 
 def _any_loss(outputs: object, n: int) -> Tensor:
-    """(n,): something that depends on all that the model puts out."""
+    """Return a loss that depends on all numbers that the model puts out, (n,)."""
     outputs_with_rows = [t for t in tensors_in(outputs) if t.dim() > 0 and len(t) == n]
     if not outputs_with_rows:
         raise GradientNormError(
@@ -196,13 +201,13 @@ def _any_loss(outputs: object, n: int) -> Tensor:
 def _cells(use: Use) -> tuple[str, ...]:
     names_by_module: dict[str, list[str]] = {}
     for name in use.parameters:
-        owner, _, outputs_with_rows = name.rpartition(".")
-        names_by_module.setdefault(owner, []).append(outputs_with_rows)
+        owner, _, short_name = name.rpartition(".")
+        names_by_module.setdefault(owner, []).append(short_name)
     names = "; ".join(
-        f"{owner}: {', '.join(outputs_with_rows)}"
-        if owner and len(outputs_with_rows) > 1
-        else ", ".join(f"{owner}.{name}".strip(".") for name in outputs_with_rows)
-        for owner, outputs_with_rows in names_by_module.items()
+        f"{owner}: {', '.join(short_names)}"
+        if owner and len(short_names) > 1
+        else ", ".join(f"{owner}.{name}".strip(".") for name in short_names)
+        for owner, short_names in names_by_module.items()
     )
     work = "" if math.isnan(use.work) else f"{use.work:.2g}"
     share = "" if math.isnan(use.share) else f"{use.share:.1%}"

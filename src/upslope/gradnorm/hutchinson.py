@@ -22,7 +22,7 @@ from upslope.gradnorm.parameters import Parameters
 
 
 class Estimate(NamedTuple):
-    """scores: (n,) float64. standard_error: (n,), of each score, from the spread of its probes."""
+    """Estimated lengths. scores: (n,) float64. standard_error: (n,), from the spread of probes."""
 
     scores: Tensor
     standard_error: Tensor
@@ -45,12 +45,9 @@ def estimated_rms_length(
     s_i, of ||sum_i s_i sqrt(p_i) grad L_i||^2 (Hutchinson 1990): a probe costs one backward pass
     whatever the number of classes, and the spread of the probes gives a standard error.
 
+    model, inputs, parameters, max_memory, logits: as of `expected_gradient_length`.
     probes: backward passes; with as many classes or fewer, the exact sum costs no more.
     seed: of the signs; every sample meets the same ones, so that errors largely cancel in ranks.
-    The other arguments are those of `expected_gradient_length`.
-
-    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch. logits: reads the logits
-    off the outputs.
 
     Raises:
         GradientNormError: as `gradient_norms`; fewer than two probes, which have no spread; a
@@ -63,10 +60,10 @@ def estimated_rms_length(
     squares_of = []
     with call.recordings() as records:
         for record in records:
-            record.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
+            record.run.require_linear('Take `expected_gradient_length(..., kind="rms")`.')
             z = class_logits(record.outputs, logits)
             p = z.double().softmax(dim=1)
-            rng = torch.Generator().manual_seed(seed)
+            rng = torch.Generator().manual_seed(seed % 2**64)  # as torch takes those below zero
             squares = []
             for _ in range(probes):
                 signs = torch.randint(2, (p.shape[1],), generator=rng).to(p) * 2 - 1

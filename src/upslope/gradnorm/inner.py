@@ -34,11 +34,9 @@ def gradient_inner_products(
 ) -> Tensor:
     """Return the inner products of each sample's gradient and a direction, (n,) float64.
 
+    model, inputs, loss, max_memory: as of `gradient_norms`.
     direction: name of a parameter -> tensor of its shape; parameters left out count as zero. For
         complex parameters both parts count, as in a derivative along the direction.
-    The other arguments are those of `gradient_norms`.
-
-    inputs: (n, ...) or any that the model takes. max_memory: bytes of scratch.
 
     Raises:
         GradientNormError: as `gradient_norms`; a name or shape that the model has not, a parameter

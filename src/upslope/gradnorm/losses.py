@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy, entropy_of
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Loss, in_words
 from upslope.gradnorm.core.state.stateful_losses import StatefulLoss
@@ -78,8 +80,8 @@ def losses_by_rows(loss: Loss, n: int) -> Callable[[slice], Loss] | None:
 def identify(loss: Any) -> Any:
     """Return a key that two losses share only if they are the same code, with the same parts.
 
-    Labels in a closure may be others; functions in it, and in a `functools.partial`, may not. An
-    object with a method `__call__` is like no other.
+    Labels in a closure or a default value may be others; functions there, and in a
+    `functools.partial`, may not. An object with a method `__call__` is like no other.
     """
     if isinstance(loss, StatefulLoss):
         return identify(loss.loss)
@@ -89,8 +91,11 @@ def identify(loss: Any) -> Any:
     code = getattr(loss, "__code__", None)
     if code is None:
         return None if loss is None else (type(loss), id(loss))
-    cells = (cell.cell_contents for cell in loss.__closure__ or ())
-    return (code, *map(_identify_part, cells))
+    values = [*(loss.__defaults__ or ()), *(loss.__kwdefaults__ or {}).values()]
+    for cell in loss.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a name that has no value yet
+            values.append(cell.cell_contents)
+    return (code, *map(_identify_part, values))
 
 
 def _identify_part(value: Any) -> Any:
@@ -154,7 +159,7 @@ def classes_first(outputs: Any, dim: int | None = None) -> Tensor:
             f"{dim} for logits of shape {shape}."
         )
     logits = logits.movedim(dim, 1)
-    if logits.shape[1] == 1:
+    if logits.shape[1] < 2:
         raise GradientNormError(
             f"Expected logits of at least two classes but got shape {shape}: over a single class "
             "the posterior is 1, and every score 0. Where the number is the logit of a binary "
@@ -178,10 +183,7 @@ def entropy_over(dim: int | None = None) -> Loss:
 
     @label_free
     def loss(outputs: Any) -> Tensor:
-        log_p = F.log_softmax(classes_first(outputs, dim), dim=1)
-        # Classes that a model masks with -inf have probability 0, and 0 log 0 = 0.
-        surprise = log_p.masked_fill(log_p == -math.inf, 0)
-        return _per_sample(-(log_p.exp() * surprise).sum(dim=1))
+        return _per_sample(entropy_of(classes_first(outputs, dim)))
 
     return loss
 
@@ -216,6 +218,8 @@ def expected(
         )
     require_criterion(criterion)
     _require_dimension(dim)
+    if criterion is F.cross_entropy and posterior == "graph":
+        return entropy_over(dim)
 
     @label_free
     def loss(outputs: Any) -> Tensor:
@@ -250,12 +254,14 @@ def supervised(targets: Tensor, criterion: Criterion = F.cross_entropy) -> Loss:
             called, labels of another number or type, or of classes that the model has not.
     """
     require_criterion(criterion)
-    bounds = bounds_of_labels(targets) if criterion is F.cross_entropy else (0, 0)
+    is_cross_entropy = criterion is F.cross_entropy
+    bounds = bounds_of_labels(targets) if is_cross_entropy else (0, 0)
 
     def loss(outputs: Any) -> Tensor:
         logits = logits_of(outputs)
-        if criterion is F.cross_entropy:
+        if is_cross_entropy:
             check_labels(logits, targets, bounds)
+            return _per_sample(cross_entropy(logits, targets))
         losses = criterion(logits, targets, reduction="none")  # type: ignore[call-arg]
         return _per_sample(losses)
 

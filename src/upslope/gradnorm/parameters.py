@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 from upslope.errors import GradientNormError
 from upslope.gradnorm.core.model_io import Batch, Inputs, in_words, require_module, tensors_in
 from upslope.gradnorm.core.state.containers import Walk, borrow_walk, give_back
-from upslope.gradnorm.core.state.restoring import without_traces
+from upslope.gradnorm.core.state.restoring import in_turn, without_traces
 from upslope.gradnorm.losses import logits_of
 from upslope.gradnorm.trace.refusals import (
     refuse_inference_parameters,
@@ -32,6 +32,7 @@ Parameters = str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None
 names or prefixes of names, or a predicate of name and parameter."""
 
 
+@in_turn
 def select(
     model: nn.Module, parameters: Parameters = None, inputs: Inputs | None = None
 ) -> dict[str, nn.Parameter]:
@@ -54,9 +55,13 @@ def select(
 def select_of_walk(
     walk: Walk, parameters: Parameters, batch: Batch | None
 ) -> tuple[dict[str, nn.Parameter], Walk]:
-    """Do the same with a batch that is open already, and a walk that was borrowed from the model.
+    """Return what `select` does, and a walk through the model as it is then.
 
-    Returns what `select` does, and a walk as the model is now: that of before, if nothing has run.
+    walk: borrowed from the model; it is returned itself where nothing of the caller's has run.
+    batch: some samples, or None, as of `find_last_module`.
+
+    Raises:
+        GradientNormError: as of `select`; or a module is not ready to run (`refusals`).
     """
     model, inventory = walk.modules[0], walk.inventory
     # Before anything runs: such a module writes to its weight in every forward pass.
@@ -130,7 +135,7 @@ def _names_in(parameters: str | Iterable[str]) -> list[str]:
 
 
 def _names_by_id(model: nn.Module) -> dict[int, list[str]]:
-    """The names of each parameter, by its `id`: a tied one answers to each of them."""
+    """Return the `id` of each parameter -> its names, of which a tied parameter has several."""
     names: dict[int, list[str]] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(p), []).append(name)

@@ -52,7 +52,10 @@ additions of so many single entries. Set by hand."""
 
 
 class Sketches(NamedTuple):
-    """norms: (n,) float64, exact. vectors: (n, dim), their random projections."""
+    """Norms and sketches of gradients.
+
+    norms: (n,) float64, exact. vectors: (n, dim), random projections of the gradients.
+    """
 
     norms: Tensor
     vectors: Tensor
@@ -71,11 +74,10 @@ def gradient_sketches(
 ) -> Sketches:
     """Return random projections of each sample's whole gradient, and its exact norm, from one pass.
 
-    dim: numbers a sketch; inner products are kept to about sqrt(2 / dim) of the norms' product.
-    seed: which projection; sketches of different batches compare if made with one seed.
-    The other arguments are those of `gradient_norms`.
-
-    model, inputs: as of `gradient_norms`. max_memory: bytes of scratch.
+    model, inputs, loss, parameters, max_memory: as of `gradient_norms`.
+    dim: how many numbers a sketch has; inner products are kept to about sqrt(2 / dim) of the
+        product of the norms.
+    seed: which projection; sketches of different batches can be compared if made with one seed.
 
     Raises:
         GradientNormError: as `gradient_norms`; `dim` is not positive, or `seed` no whole number.
@@ -92,8 +94,10 @@ def gradient_sketches(
 
 
 def projection_digest(dim: int, seed: int) -> str:
-    """Return what tells one projection from another, as of another version: sketches of different
-    ones cannot be compared. It is a digest of the sketches of made-up gradients.
+    """Return a digest of a projection, by that of the sketches of made-up gradients.
+
+    Sketches can be compared if the digests of their projections are equal: another version of
+    Upslope may project otherwise.
 
     dim, seed: as of `gradient_sketches`.
     """
@@ -113,7 +117,8 @@ class Projection:
     def __init__(self, dim: int, seed: int):
         self.dim, self.seed = dim, seed
         self._last_places: tuple[Any, Tensor] | None = None
-        """What `_places_of` was asked last: a parameter's gradients come in pieces."""
+        """Arguments and result of the last call of `_places_of`: the gradients of a parameter come
+        in pieces, which ask for the same."""
 
     def dense(self, name: str, rows: Tensor) -> Tensor:
         """Return the sketches (m, dim) of gradients (m, *shape)."""
@@ -197,7 +202,7 @@ def _add_one_by_one(values: Tensor, buckets: Tensor, signs: Tensor, dim: int) ->
 
 
 class _Hashes(NamedTuple):
-    """buckets: in 0..dim-1. signs: 1 or -1.
+    """The bucket and the sign of each row, or column. buckets: in 0..dim-1. signs: 1 or -1.
 
     places: the bucket, and 2 dim for a negative sign. So those of a row and of a column have a sum,
     below 6 dim, from which both buckets and both signs can be told: nothing else need be computed

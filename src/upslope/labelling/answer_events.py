@@ -17,8 +17,8 @@ _AT_ONCE = 1000  # imported labels in one event
 
 @dataclass(frozen=True)
 class ImportEvents:
-    """events: that record an import. corrected: how many earlier labels of its source they change.
-    new: how many samples get their first label, or pass, of this source."""
+    """events: that record an import. new: how many samples get a label and had no answer of this
+    source. corrected: how many earlier answers of its source they change."""
 
     events: tuple[Event, ...]
     new: int
@@ -26,7 +26,13 @@ class ImportEvents:
 
 
 def make_details(
-    author: str, seconds: float | None, note: str, slice_: str, why: str, guess_shown: bool
+    author: str,
+    seconds: float | None,
+    note: str,
+    slice_: str,
+    why: str,
+    guess_shown: bool,
+    content: str,
 ) -> dict[str, Any]:
     """Return what is recorded beside an answer, or beside the lack of one."""
     return {
@@ -36,6 +42,7 @@ def make_details(
         "slice": slice_,
         "why": why,
         "guess_shown": guess_shown,
+        **({"content": content} if content else {}),
     }
 
 
@@ -70,32 +77,39 @@ def make_undo_event(answer: Answer) -> Event:
 
 
 def make_import_events(
-    state: LabelState, labels: Mapping[str, AnswerLabel | Pass], author: str
+    state: LabelState,
+    labels: Mapping[str, AnswerLabel | Pass],
+    author: str,
+    contents: Mapping[str, str],
 ) -> ImportEvents:
     """Return the events that make the labels of a source these; what stands already has none.
 
     state: before the import. labels: id -> label, or that somebody passed the sample. author: by
-    which the source is recorded.
+    which the source is recorded. contents: id -> content of those samples where it is known.
     """
     events: list[Event] = []
     by_kind: dict[str, dict[str, Any]] = {"labelled": {}, "corrected": {}, "passed": {}}
-    correction_count = 0
+    label_count = correction_count = 0
     for id_, value in labels.items():
         before = state.answers.get(id_, {}).get(author)
         if before is not None and value == _value_of(before):
             continue
         correction_count += before is not None
+        label_count += before is None and not isinstance(value, Pass)
         kind = _kind(before, value)
         by_kind[kind][id_] = value.reason if isinstance(value, Pass) else value
         if before is not None and kind != "corrected":
             events.append(make_undo_event(before))
     events += [
-        Event(kind, 0, {field: part, "author": author, "slice": BY_IMPORT})
+        Event(
+            kind,
+            0,
+            {field: part, "author": author, "slice": BY_IMPORT} | _content_field(part, contents),
+        )
         for kind, values in by_kind.items()
         for field, part in _parts(kind, values)
     ]
-    new_count = sum(map(len, by_kind.values())) - correction_count
-    return ImportEvents(tuple(events), new_count, correction_count)
+    return ImportEvents(tuple(events), label_count, correction_count)
 
 
 def _kind(before: Answer | None, value: AnswerLabel | Pass) -> str:
@@ -107,6 +121,12 @@ def _kind(before: Answer | None, value: AnswerLabel | Pass) -> str:
 
 def _value_of(answer: Answer) -> AnswerLabel | Pass:
     return Pass(answer.reason) if answer.label is None else answer.label
+
+
+def _content_field(ids: Mapping[str, Any], contents: Mapping[str, str]) -> dict[str, Any]:
+    """What an event of several samples says of their contents."""
+    part = {id_: contents[id_] for id_ in ids if contents.get(id_)}
+    return {"contents": part} if part else {}
 
 
 def _parts(kind: str, values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from upslope.datasets.coco_json import CocoImage, parse_instances
+from upslope.datasets.coco_json import CocoImage, parse_instances, refuse_shares
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_text
 from upslope.images import read_header
@@ -56,6 +56,8 @@ def read_coco_labels(
             and outlines for an image that is turned.
     """
     instances = parse_instances(content, path)
+    if kind in OUTLINES:
+        refuse_shares(instances, path)
     names = ImageNames(samples.ids)
     empty_files = {image["file_name"] for image in content["images"] if image.get(_EMPTY) is True}
     rows: list[tuple[str, ImportedLabel]] = []

@@ -1,14 +1,15 @@
 """The events of a labelling project, and how they add up to its state.
 
 labelled    {"labels": {id: label}, "author", "seconds", "note", "slice", "guess_shown"};
-            without "seconds" where it is not known how long the answer took
+            without "seconds" where it is not known how long the answer took; with "content", or
+            "contents": {id: content}, where it is known what the answer was of (`contents`)
 corrected   the same, with "before": {id: label}: another answer of the same author
 passed      {"ids": {id: "skip" or "cannot tell"}, "author", ...}: no label, and not asked again
 taken_back  {"labels": {id: label}, "passed": {id: reason}, "author"}: an answer undone
 measured    {"labels", "correct", "of"}: what a model got right of the control answers; with
             "advice" where there is new advice (`advice`)
 asked_again {"ids": {id: why}}: samples to be answered once more, by whoever comes next
-confirmed   {"ids": [id], "author"}: asked again, and answered as before
+confirmed   {"ids": [id], "author", "content"}: asked again, or replaced, and answered as before
 moved       {"data": place}: where the data lie from here on
 closed      {}: control answers are trained on from here on
 copies      {"ids": {id: id}}: samples that are copies of another, and are not asked beside it
@@ -51,12 +52,13 @@ class _GrowingState:
         self._tally = state.tally.copy()
         self._data = state.data
         self._settled_ids = set(state.settled)
+        self._contents = dict(state.contents)
 
     def state(self) -> LabelState:
         return LabelState(
             self._answers, frozenset(self._unreadable), tuple(self._measurements),
             self._is_closed, self._again, self._copies, self._count, self._tally, self._data,
-            frozenset(self._settled_ids),
+            frozenset(self._settled_ids), self._contents,
         )  # fmt: skip
 
     def add(self, event: Event) -> None:
@@ -81,6 +83,7 @@ class _GrowingState:
         if event.kind not in takers:
             raise ValueError(f"an event of unknown kind {event.kind!r}")
         takers[event.kind](event.body)
+        self._note_contents(event.body)
         self._count += 1
 
     def _label(self, body: Mapping[str, Any]) -> None:
@@ -108,6 +111,13 @@ class _GrowingState:
             if self._answer_of(id_, body["author"]) is None:
                 raise ValueError(f"an answer of {id_!r} taken back that there is none of")
             self._put(id_, body["author"], None)
+
+    def _note_contents(self, body: Mapping[str, Any]) -> None:
+        """Note what an answer was of, where the event says so."""
+        self._contents.update(body.get("contents", {}))
+        if content := body.get("content"):
+            ids = body.get("labels") or body.get("ids") or ()
+            self._contents.update(dict.fromkeys(ids, content))
 
     def _measure(self, body: Mapping[str, Any]) -> None:
         self._measurements.append(
@@ -162,6 +172,7 @@ class _GrowingState:
             self._answers[id_] = after
         else:
             del self._answers[id_]
+            self._contents.pop(id_, None)
 
 
 def _answer(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from upslope.errors import DataError
 from upslope.labelling.advice import advise
 from upslope.labelling.annotators.base import AnnotationTask, Annotator, PulledAnswer, PushCount
+from upslope.labelling.contents import content_of
 from upslope.labelling.copies import find_copies
 from upslope.labelling.extraction import take_features
 from upslope.labelling.learner import Learner
@@ -24,7 +25,7 @@ from upslope.labelling.queue import BY_STRATEGY, Question, Queue
 from upslope.labelling.ranking import Ranking
 from upslope.labelling.samples import FolderImages, Samples, TableRows
 from upslope.labelling.settings import OUTLINES
-from upslope.labelling.state import CONTROL
+from upslope.labelling.state import CONTROL, Answer
 
 _MOST_NAMES = 3
 
@@ -72,7 +73,7 @@ class Exchange:
         for answer in ours:
             before = self.project.state.answers.get(answer.id, {}).get(answer.author)
             events = self.project.state.events
-            self._record(answer)
+            self._record(answer, before)
             has_new_events = self.project.state.events != events
             counts["same" if not has_new_events else "new" if before is None else "changed"] += 1
         return PullCount(**counts, strangers=len(answers) - len(ours))
@@ -138,19 +139,23 @@ class Exchange:
                 "nothing was recorded."
             )
 
-    def _record(self, answer: PulledAnswer) -> None:
+    def _record(self, answer: PulledAnswer, before: Answer | None) -> None:
+        """Record an answer; one that stands already says nothing of what its sample is now."""
+        label = None if answer.answer is None else self.project.label(answer.answer)
+        stands = before is not None and (before.label, before.reason) == (label, answer.reason)
+        content = "" if stands else content_of(self._samples, self._position[answer.id])
         slice_ = CONTROL if self._queue.is_control(answer.id) else BY_STRATEGY
         seconds = None if answer.seconds is None else round(answer.seconds, 3)
         note = answer.note
         if answer.answer is None:
             self.project.skip(
                 answer.id, answer.reason, author=answer.author, seconds=seconds, note=note,
-                slice_=slice_,
+                slice_=slice_, content=content,
             )  # fmt: skip
         else:
             self.project.answer(
                 answer.id, answer.answer, author=answer.author, seconds=seconds, note=note,
-                slice_=slice_, guess_shown=self._predictions,
+                slice_=slice_, guess_shown=self._predictions, content=content,
             )  # fmt: skip
 
     def _task(self, question: Question, rank: int, ranking: Ranking) -> AnnotationTask:

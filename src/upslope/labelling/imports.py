@@ -23,6 +23,7 @@ from upslope.datasets.layout import (
 from upslope.datasets.left_out import LeftOut
 from upslope.errors import DataError
 from upslope.labelling.coco import read_coco_labels
+from upslope.labelling.contents import content_of
 from upslope.labelling.image_names import ImageNames
 from upslope.labelling.imported_labels import ImportedLabel, label_in_cell, read_label_table
 from upslope.labelling.label_studio_export import read_label_studio_labels
@@ -41,10 +42,10 @@ _MOST_NAMES, _MOST_PROBLEMS = 5, 3
 
 @dataclass(frozen=True)
 class ImportCount:
-    """new: labels recorded, and skips. corrected: those of an earlier import that changed. empty:
-    rows that say nothing. passed: how many of the samples in the source were skipped or could not
-    be told, and have no label. differing: ids of samples for which other answers count, given
-    before. notes: sentences on what was left out."""
+    """new: labels recorded, without skips. corrected: answers of an earlier import that changed.
+    empty: rows that say nothing. passed: how many of the samples in the source were skipped or
+    could not be told, and have no label. differing: ids of samples for which other answers count,
+    given before. notes: sentences on what was left out."""
 
     new: int
     corrected: int
@@ -82,7 +83,9 @@ def import_labels(project: Project, source: Path) -> ImportCount:
         _check_sizes(samples, labels, source)
     # A source that is called as the data's own labels are recorded would be taken for these.
     name = source.name if source.name != DATA_SOURCE else f"./{source.name}"
-    new, corrections = project.take_in(labels, name)
+    places = {id_: i for i, id_ in enumerate(samples.ids)}
+    contents = {id_: content_of(samples, places[id_]) for id_ in labels}
+    new, corrections = project.take_in(labels, name, contents)
     labels_that_count = merge_answers(project.state, settings.classes)
     differing = [
         id_

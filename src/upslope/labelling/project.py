@@ -126,11 +126,13 @@ class Project:
         slice_: str = "",
         why: str = "",
         guess_shown: bool = False,
+        content: str = "",
     ) -> None:
         """Record a label; the same again changes nothing, another one corrects the first.
 
         answer: the name of a class, or the names of the labels that are present. seconds: that it
-        took, None where unknown; 0 says no more.
+        took, None where unknown; 0 says no more. content: of the sample, as `content_of` returns
+        it; "" where unknown.
 
         Raises:
             DataError: names that are no classes, or an author who is called as an import.
@@ -140,10 +142,10 @@ class Project:
         label = self.label(answer)
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.label == label and before.note == note:
-            self._confirm(id_, author)
+            self._confirm(id_, author, content)
             return
         slice_ = before.slice if before else slice_
-        details = make_details(author, seconds, note, slice_, why, guess_shown)
+        details = make_details(author, seconds, note, slice_, why, guess_shown, content)
         self._log.record(*make_label_events(id_, label, before, details))
 
     def skip(
@@ -157,6 +159,7 @@ class Project:
         slice_: str = "",
         why: str = "",
         guess_shown: bool = False,
+        content: str = "",
     ) -> None:
         """Record that a person gives no label; the sample is not asked of them again.
 
@@ -168,10 +171,10 @@ class Project:
             raise DataError(f"Expected one of {', '.join(REASONS)} but got {reason!r}.")
         before = self.state.answers.get(id_, {}).get(author)
         if before is not None and before.reason == reason and before.note == note:
-            self._confirm(id_, author)
+            self._confirm(id_, author, content)
             return
         slice_ = before.slice if before else slice_
-        details = make_details(author, seconds, note, slice_, why, guess_shown)
+        details = make_details(author, seconds, note, slice_, why, guess_shown, content)
         self._log.record(*make_pass_events(id_, reason, before, details))
 
     def ask_again(self, reasons: Mapping[str, str]) -> int:
@@ -189,10 +192,11 @@ class Project:
             self._log.record(Event("asked_again", 0, {"ids": new}))
         return len(new)
 
-    def _confirm(self, id_: str, author: str) -> None:
-        """Record that a sample that was asked again is answered as before."""
-        if id_ in self.state.again:
-            self._log.record(Event("confirmed", 0, {"ids": [id_], "author": author}))
+    def _confirm(self, id_: str, author: str, content: str) -> None:
+        """Record that a sample that was asked again, or replaced, is answered as before."""
+        if id_ in self.state.again or content not in ("", self.state.contents.get(id_)):
+            body = {"ids": [id_], "author": author} | ({"content": content} if content else {})
+            self._log.record(Event("confirmed", 0, body))
 
     def undo(self, author: str, id_: str | None = None) -> Answer | None:
         """Take back an answer of a person; return it, None where there is none to take back.
@@ -208,12 +212,16 @@ class Project:
         return answer
 
     def take_in(
-        self, labels: Mapping[str, str | Sequence[str] | Pass], source: str
+        self,
+        labels: Mapping[str, str | Sequence[str] | Pass],
+        source: str,
+        contents: Mapping[str, str] | None = None,
     ) -> tuple[int, int]:
-        """Record labels that exist already; return how many were new, and how many corrected.
+        """Record labels that exist already; return how many were new, and how many answers changed.
 
         labels: id -> name of a class, names of labels, or that somebody gave none. source: where
-        they come from, which is recorded as their author.
+        they come from, which is recorded as their author. contents: id -> content of the sample
+        (`content_of`), where that is known.
 
         Raises:
             DataError: names that are no classes; nothing is recorded.
@@ -222,7 +230,7 @@ class Project:
             id_: answer if isinstance(answer, Pass) else self.label(answer)
             for id_, answer in labels.items()
         }
-        import_ = make_import_events(self.state, values, f"{IMPORT_AUTHOR}{source}")
+        import_ = make_import_events(self.state, values, f"{IMPORT_AUTHOR}{source}", contents or {})
         if import_.events:
             self._log.record(*import_.events)
         return import_.new, import_.corrected

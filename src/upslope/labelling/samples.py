@@ -34,15 +34,8 @@ from upslope.datasets.unlabelled import (
     row_contents,
 )
 from upslope.errors import DataError
-from upslope.images import (
-    FULL,
-    HEIC_SUFFIXES,
-    Form,
-    Pixels,
-    decode,
-    read_header,
-    reads_heic,
-)
+from upslope.image_formats import HEIC_SUFFIXES, reads_heic
+from upslope.images import FULL, Form, Pixels, decode, read_header
 from upslope.labelling.settings import AS_FILES_SAY, ProjectSettings, ReadingOptions
 from upslope.reading import check_regular, is_file, limited_to
 
@@ -92,7 +85,7 @@ class FolderImages:
         if media_type := self._type_shown(path, head):
             return Picture(_read(path), media_type)
         pixels = self._decode(path, None).transpose(1, 2, 0)
-        if head[4:8] == b"ftyp":  # HEIC: photographs, which would be huge as PNG
+        if head[4:8] == b"ftyp":  # HEIC and AVIF: photographs, which would be huge as PNG
             return Picture(_encode(pixels, "JPEG"), _JPEG)
         return Picture(_encode(pixels, "PNG"), _PNG)
 

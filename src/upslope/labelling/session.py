@@ -14,6 +14,7 @@ from upslope.errors import DataError
 from upslope.evaluation import wilson_interval
 from upslope.files import disk_errors
 from upslope.labelling.advice import Advice
+from upslope.labelling.contents import content_of
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
@@ -115,6 +116,7 @@ class Session:
             "slice_": self._slice(id_, question),
             "why": question.why if question else "",
             "guess_shown": body.get("guess_shown") is True,
+            "content": content_of(self.samples, self._position[id_]),
         }
         if "reason" in body:
             self.project.skip(id_, str(body["reason"]), **details)

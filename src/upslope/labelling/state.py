@@ -121,7 +121,8 @@ class LabelState:
     again: id -> why, of samples that are asked again and not answered since. copies: id -> the
     sample that it is a copy of. events: how many there are. tally: counts over all answers. data:
     where the data lie since they were moved, None where they were not. settled: samples whose label
-    was asked again and given as before, and has not changed since.
+    was asked again and given as before, and has not changed since. contents: id -> what the sample
+    was when it was answered last (`contents.content_of`), where that was noted.
     """
 
     answers: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class LabelState:
     tally: Tally = field(default_factory=Tally)
     data: str | None = None
     settled: frozenset[str] = frozenset()
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def labels(self, *, control: bool) -> dict[str, AnswerLabel]:
         """Return id -> label, merged over people: what the model is trained or measured on.

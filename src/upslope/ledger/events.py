@@ -5,7 +5,7 @@ perhaps several times -> `trained` -> `evaluated` -> `asked` of cycle c + 1. Bes
 time: `skipped` names samples that could not be read; `passed`, `corrected` and `taken_back` are
 what annotators do besides answering, and `asked_instead` asks others for those passed; `pool` says
 which samples there are, `extended` what the configuration is from then on, and `sitting` where
-the run is gone on with, if that may change bits.
+the run is gone on with, if that may change bits, or with which network, before the first training.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class State:
     initial set; empty where it was drawn or chosen.
 
     initial: ids of the initial set. masks: id -> digest of a label that the data set holds, when it
-    was recorded; older ledgers have none.
+    was recorded; older ledgers have none. network: what is trained in place of the network that the
+    run began with; empty where that stayed.
     """
 
     cycle: int = 0
@@ -65,6 +66,7 @@ class State:
     sittings: tuple[Mapping[str, Any], ...] = ()
     labels_from: str = ""
     masks: Mapping[str, str] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def started(self) -> bool:
@@ -252,7 +254,8 @@ def _fold_extended(state: State, cycle: int, body: Mapping[str, Any]) -> State:
 
 
 def _sitting(state: State, _cycle: int, body: Mapping[str, Any]) -> State:
-    return replace(state, sittings=(*state.sittings, body["environment"]))
+    sittings = (*state.sittings, body["environment"])
+    return replace(state, sittings=sittings, network=body.get("network", state.network))
 
 
 _STEPS = {

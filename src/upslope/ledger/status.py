@@ -112,12 +112,15 @@ def _next(run: RunResult) -> str:
     if run.pending and sheet.is_file():
         # Masks are files in the data set; the column then holds skips alone.
         what = "draw the masks of" if run.primary == "miou" else "fill in the column `label` of"
-        return f"{what} {sheet}, then run the same command again"
+        return f"{what} {sheet}, then run again the command that began the run"
     if run.pending:
-        return "run the same command again: it takes in labels, or says where to write them"
+        return (
+            "run again the command that began the run: it takes in labels, or says where to write "
+            "them"
+        )
     if not run.finished:
-        return "run the same command again: it goes on where it stopped"
+        return "run again the command that began the run: it goes on where it stopped"
     return (
         f"`upslope predict {shlex.quote(str(run.path))}` applies its network; a larger "
-        "experiment.cycles in the same command extends the run"
+        "experiment.cycles in the command that began the run extends it"
     )

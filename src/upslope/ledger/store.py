@@ -81,6 +81,12 @@ class Ledger(EventLog[State]):
         """Raise RunError where a run has been and its ledger is gone or empty."""
         _refuse_lost(self.folder)
 
+    @property
+    def network(self) -> Mapping[str, Any]:
+        """Return what is recorded of the network; empty in ledgers of earlier versions."""
+        network: Mapping[str, Any] = self.state.network or self.meta["info"].get("network", {})
+        return network
+
     def labels_trained_on(self, cycle: int) -> Mapping[str, Label]:
         """Return the labels as they stood when the model of a cycle was trained."""
         state = State()
@@ -177,7 +183,7 @@ def read_run(path: Path | str) -> RunResult:
     with open_to_read(file) as db:
         meta, state, _ = read_log(db, file, FORMAT)
     config = state.config(meta["config"])
-    info = dict(meta["info"])
+    info = {**meta["info"], **({"network": state.network} if state.network else {})}
     if state.changes:
         info |= {"cycles": config["experiment"]["cycles"], "pool": config["samples"]["pool"]}
     return RunResult(

@@ -38,6 +38,11 @@ def head(model: nn.Module) -> nn.Linear:
     return linears[-1]
 
 
+def mean_over_positions(features: Tensor) -> Tensor:
+    """Return features with their positions averaged: (n, d, ...) -> (n, d)."""
+    return features.flatten(start_dim=2).mean(dim=2) if features.ndim > 2 else features
+
+
 def with_features(model: nn.Module, x: Any) -> tuple[Any, Tensor]:
     """(outputs of `model(x)`, input of its head): features are (n, d).
 

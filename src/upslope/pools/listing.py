@@ -112,63 +112,90 @@ def _of_folder(
     index: Path | None,
 ) -> Listing:
     """A folder of shards; or of images, whose names go into `index` while they are listed."""
-    files: dict[Format, list[Entry]] = {"parquet": [], "webdataset": []}
-    images, suffixes = 0, image_suffixes()
-    left_out: Counter[tuple[str, str]] = Counter()
+    content = _Content(storage, folder)
+    content.list_into(index, options.per_shard)
+    format_of_all = content.choose_format(asked_format)
+    if format_of_all != "folder":
+        if index is not None:
+            index.unlink(missing_ok=True)
+        if asked_format is None:
+            _tell(storage, folder, content.left_out, "shards")
+        shards = content.shards[format_of_all]
+        _check_total(storage, shards)
+        return Listing(format_of_all, folder, _shards(folder, shards))
+    if index is None:
+        raise ConfigError(
+            f"Expected a place for the names of the {content.images:,} images in "
+            f"{storage.url(folder)} but got none. Give `index`, a file to keep them in."
+        )
+    _tell(storage, folder, content.left_out, "images")
+    return _of_index(folder, index)
 
-    def pictures() -> Iterator[Entry]:
-        nonlocal images
-        for entry in walk(storage, folder, left_out):
+
+class _Content:
+    """What lies in a folder: shards of each format, images, and other files."""
+
+    def __init__(self, storage: Storage, folder: str):
+        self._storage, self._folder = storage, folder
+        self.shards: dict[Format, list[Entry]] = {"parquet": [], "webdataset": []}
+        self.images = 0
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        """What is neither: (noun, details) -> how many."""
+
+    def list_into(self, index: Path | None, per_shard: int) -> None:
+        """List the folder; the names of images go into `index`, which is there if some are."""
+        if index is None:
+            for _ in self._walk():
+                pass
+            return
+        write_atomically(index, lambda to: _write_index(to, self._folder, self._walk(), per_shard))
+        if not self.images:
+            index.unlink()
+
+    def _walk(self) -> Iterator[Entry]:
+        """Yield the images; take note of all else on the way."""
+        start, suffixes = len(self._folder.rstrip("/")), image_suffixes()
+        for entry in walk(self._storage, self._folder, self.left_out):
             kind = _format_of(entry.path)
             suffix = posixpath.splitext(entry.path)[1].lower()
             if kind is not None:
                 # What programs have not finished, or keep for themselves, as _temporary/.
-                if "/_" not in entry.path[len(folder.rstrip("/")) :]:
-                    files[kind].append(entry)
+                if "/_" not in entry.path[start:]:
+                    self.shards[kind].append(entry)
             elif suffix in suffixes:
-                images += 1
+                self.images += 1
                 yield entry
             elif not posixpath.basename(entry.path).startswith("_"):  # as _SUCCESS of Spark
-                left_out["file", f" of the kind {suffix}" if suffix else " without a suffix"] += 1
+                detail = f" of the kind {suffix}" if suffix else " without a suffix"
+                self.left_out["file", detail] += 1
 
-    if index is None:
-        for _ in pictures():
-            pass
-    else:
-        write_atomically(index, lambda to: _write_index(to, folder, pictures(), options.per_shard))
-        if not images:
-            index.unlink()
-    there: list[Format] = [f for f in ("parquet", "webdataset") if files[f]]
-    # img2dataset puts a Parquet file of metadata beside each tar.
-    if len(there) == 2 and _stems(files["parquet"]) == _stems(files["webdataset"]):
-        there = ["webdataset"]
-    if images:
-        there.append("folder")
-    if asked_format is not None:
-        there = [f for f in there if f == asked_format] or (
-            [asked_format] if files.get(asked_format) else []
+    def choose_format(self, asked_format: Format | None) -> Format:
+        """Return the format to read the folder in, "folder" for images.
+
+        Raises:
+            ConfigError: there are several, and none was asked for.
+            DataError: there is none, or not the one asked for.
+        """
+        formats = self._formats()
+        if asked_format is not None:
+            is_there = asked_format in formats or self.shards.get(asked_format)
+            formats = [asked_format] if is_there else []
+        if len(formats) == 1:
+            return formats[0]
+        names = " and ".join("images" if f == "folder" else f for f in formats)
+        raise (ConfigError if formats else DataError)(
+            "Expected shards of one format (.parquet, .tar or images) in "
+            f"{self._storage.url(self._folder)} but got {names or 'none'}. "
+            + ("Name the one with --format." if formats else "Look at the URL.")
         )
-    if len(there) != 1:
-        got = " and ".join({"folder": "images"}.get(f, f) for f in there)
-        raise (ConfigError if there else DataError)(
-            f"Expected shards of one format (.parquet, .tar or images) in {storage.url(folder)} "
-            f"but got {got or 'none'}. "
-            + ("Name the one with --format." if there else "Look at the URL.")
-        )
-    if there[0] != "folder":
-        if index is not None:
-            index.unlink(missing_ok=True)
-        if asked_format is None:
-            _tell(storage, folder, left_out, "shards")
-        _check_total(storage, files[there[0]])
-        return Listing(there[0], folder, _shards(folder, files[there[0]]))
-    if index is None:
-        raise ConfigError(
-            f"Expected a place for the names of the {images:,} images in {storage.url(folder)} "
-            "but got none. Give `index`, a file to keep them in."
-        )
-    _tell(storage, folder, left_out, "images")
-    return _of_index(folder, index)
+
+    def _formats(self) -> list[Format]:
+        formats: list[Format] = [f for f in ("parquet", "webdataset") if self.shards[f]]
+        # img2dataset puts a Parquet file of metadata beside each tar.
+        parquet, tars = (_stems(self.shards[f]) for f in ("parquet", "webdataset"))
+        if len(formats) == 2 and parquet == tars:
+            formats = ["webdataset"]
+        return [*formats, "folder"] if self.images else formats
 
 
 def _tell(storage: Storage, folder: str, left_out: Counter[tuple[str, str]], read_as: str) -> None:

@@ -105,9 +105,9 @@ def _cycle(cycle: Cycle, ids: dict[str, int], per_cycle: int) -> dict[str, Any]:
             [
                 ids.setdefault(pick.id, len(ids)),
                 _round(pick.score),
-                _guess(pick.guess),
+                _with_picture(pick.guess),
                 _round(pick.confidence),
-                _label(pick.label),
+                _with_picture(pick.label),
             ]
             for pick in cycle.picks[:per_cycle]
         ],
@@ -140,19 +140,14 @@ def _target(samples: PoolSamples, id_: str) -> Any:
     return target.tolist() if target.ndim <= 1 else None
 
 
-def _guess(guess: Any) -> Any:
-    """A predicted mask as a picture, anything else as it is."""
-    if isinstance(guess, str) and guess.startswith(PREFIX):
+def _with_picture(answer: Any) -> Any:
+    """Return a guess or a label as it is; of a mask, predicted or drawn by people, its picture."""
+    if isinstance(answer, str) and answer.startswith(PREFIX):
         try:
-            return {"mask": mask_picture(decode_mask(guess), None)}
+            return {"mask": mask_picture(decode_mask(answer), None)}
         except UpslopeError:
             return None
-    return guess
-
-
-def _label(label: Any) -> Any:
-    """A label as it is; of a mask drawn by people, its picture."""
-    return _guess(label)
+    return answer
 
 
 def _map(

@@ -11,9 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
-from upslope.evaluation import Ranking, area, rank, win_matrix
+from upslope.evaluation import Ranking, rank, win_matrix
 from upslope.evaluation.curves import Array
-from upslope.report.summary import Summary
+from upslope.report.summary import Summary, areas_of
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def shared_seeds(summary: Summary, names: Sequence[str] | None = None) -> list[i
 
 
 def _areas(summary: Summary, name: str, seeds: Sequence[int]) -> Array:
-    curves = summary.study.curves(name, seeds)
-    return area(summary.budgets, curves) if len(summary.budgets) > 1 else curves[:, 0]
+    return areas_of(summary.budgets, summary.study.curves(name, seeds))
 
 
 def _share_first_model(summary: Summary) -> bool:

@@ -87,9 +87,8 @@ class Study:
         if not run_with:
             progress_words = ", ".join(_progress(run) for run in self.runs) or "no run"
             raise RunError(
-                f"Expected at least one complete run but got {progress_words}. Run the same "
-                "command again: "
-                "it goes on where it stopped."
+                f"Expected at least one complete run but got {progress_words}. Run again "
+                "the command that began them: it goes on where it stopped."
             )
         if len(run_with) > 1:
             run_words = "; ".join(

@@ -12,6 +12,7 @@ from upslope.evaluation import (
     Interval,
     PairedResult,
     area,
+    have_spread,
     holm,
     labels_to_reach,
     mean_interval,
@@ -19,7 +20,7 @@ from upslope.evaluation import (
     told_interval,
 )
 from upslope.report.look import Look
-from upslope.report.study import Study
+from upslope.report.study import Array, Study
 
 LEVEL = 0.05
 """A difference is called one where Holm's adjusted p of the paired t test is below this."""
@@ -123,18 +124,19 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
     for name in names:
         runs = study.complete(name)
         curves = study.curves(name, list(runs))
+        areas = areas_of(budgets, curves)
         comparison = comparisons[name]
         rows.append(
             Row(
                 strategy=name,
                 seeds=tuple(runs),
-                curve=told_interval(mean_interval(curves)),
-                area=told_interval(mean_interval(_areas(budgets, curves))),
+                curve=told_interval(mean_interval(curves), have_spread(curves)),
+                area=told_interval(mean_interval(areas), have_spread(areas)),
                 selecting_seconds=float(np.mean([r.selecting_seconds for r in runs.values()])),
                 training_seconds=float(np.mean([r.training_seconds for r in runs.values()])),
-                comparison=_with_p(comparison, p_adjusted[name])
-                if comparison is not None
-                else None,
+                comparison=None
+                if comparison is None
+                else replace(comparison, p_adjusted=p_adjusted[name]),
             )
         )
     return Summary(
@@ -159,8 +161,11 @@ def summarise_sets(
     return tuple(summarise(study, reference, common_look) for study in studies)
 
 
-def _areas(budgets: tuple[int, ...], curves: np.ndarray) -> np.ndarray:
-    """(n_seeds,); with a single budget there is no area, and the figure itself stands for it."""
+def areas_of(budgets: Sequence[int], curves: Array) -> Array:
+    """Return the area under each curve, (n_seeds,); of a single budget the figure itself.
+
+    budgets: labels at each cycle. curves: (n_seeds, n_budgets).
+    """
     return area(budgets, curves) if len(budgets) > 1 else curves[:, 0]
 
 
@@ -172,7 +177,7 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
         return None
     ours, theirs = study.curves(name, seeds), study.curves(reference, seeds)
     budgets = study.budgets
-    areas = paired_comparison(_areas(budgets, ours), _areas(budgets, theirs))
+    areas = paired_comparison(areas_of(budgets, ours), areas_of(budgets, theirs))
     return Comparison(
         seeds=tuple(seeds),
         area=replace(areas, difference=told_interval(areas.difference, areas.has_spread)),
@@ -183,10 +188,4 @@ def _compare(study: Study, name: str, reference: str | None) -> Comparison | Non
             if len(budgets) > 1
             else float("nan")
         ),
-    )
-
-
-def _with_p(comparison: Comparison, p: float) -> Comparison:
-    return Comparison(
-        comparison.seeds, comparison.area, p, comparison.curve, comparison.labels_needed
     )

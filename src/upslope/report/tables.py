@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from upslope.evaluation import INTERVAL_SEEDS
 from upslope.files import csv_text, to_json
 from upslope.ledger.records import FITS
 from upslope.report.study import Run
-from upslope.report.summary import Comparison, Row, Summary
+from upslope.report.summary import LEVEL, Comparison, Row, Summary
 from upslope.report.text_tables import DASH, markdown_table, plain_markdown
 
 MANY_SEEDS = 10
@@ -55,17 +57,29 @@ def percent(mean: float, high: float) -> str:
 
 
 def difference(comparison: Comparison) -> str:
-    """`+1.24 ±0.45`: points of area, strategy minus reference, within the seed."""
+    """`+1.24 ±0.45`: points of area, strategy minus reference, within the seed; `0.00` for none."""
     d = comparison.area.difference
     half = "" if math.isnan(float(d.high)) else f" ±{100 * float(d.high - d.mean):.2f}"
-    return f"{100 * float(d.mean):+.2f}{half}"
+    return f"{format_signed(100 * float(d.mean), 2)}{half}"
+
+
+def format_signed(value: float, decimals: int) -> str:
+    """`+1.24`, `-0.30`, or `0.00` where no digit is left, which has no sign."""
+    text = f"{value:+.{decimals}f}"
+    return text if float(text) else text[1:]
 
 
 def p_value(p: float) -> str:
-    """`0.013`, `<0.001`, or a dash where nothing was tested."""
+    """`0.013`, `<0.001`, or a dash where nothing was tested.
+
+    `<0.05` for what would round to the level itself, which is none of those that are below it.
+    """
     if math.isnan(p):
         return DASH
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}"
+    return f"<{LEVEL}" if p < LEVEL <= float(text) else text
 
 
 def name_of(metric: str) -> str:
@@ -94,15 +108,28 @@ def notes(summary: Summary) -> list[str]:
             f"vs {summary.reference}: paired difference of the area within each seed, in points; "
             "p: paired t test, Holm-corrected over the strategies."
         )
-    sentences += [*_pairs(summary), *_few_seeds(summary)]
+    sentences += [*_one_value_words(summary), *_pairs(summary), *_few_seeds(summary)]
     sentences += [*study.notes, *_unfitted_words(summary), *_changes(summary)]
     sentences += [
         f"Not counted: {run.strategy} seed {run.seed}, at {len(run.scores)} of {run.cycles} "
-        "cycles. Run the same command again to finish it."
+        "cycles. Run again the command that began it, to finish it."
         for run in _runs(summary)
         if not run.complete
     ]
     return sentences
+
+
+def _one_value_words(summary: Summary) -> list[str]:
+    """One sentence where figures have no interval although seeds are enough, if there are any."""
+    if not any(
+        len(row.seeds) >= INTERVAL_SEEDS and np.isnan([*row.curve.high, row.area.high]).any()
+        for row in summary.rows
+    ):
+        return []
+    return [
+        "No ± where all seeds have one value: on a test set of finite size that is chance, and "
+        "tells nothing of how far seeds vary."
+    ]
 
 
 def _runs(summary: Summary) -> list[Run]:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from upslope.counts import format_count
-from upslope.evaluation import Equivalence, area, equivalence
+from upslope.evaluation import Equivalence, equivalence, have_spread
 from upslope.evaluation.curves import Array
-from upslope.evaluation.paired import has_spread
 from upslope.report import tables
 from upslope.report.savings import SavedLabels, savings
 from upslope.report.standing import Ranks
-from upslope.report.summary import LEVEL, Row, Summary
+from upslope.report.summary import LEVEL, Row, Summary, areas_of
 
 MARGIN = 0.01
 """Half the width of the region of practical equivalence: one point of area."""
@@ -28,13 +27,12 @@ def equality(summary: Summary, row: Row) -> Equivalence | None:
     if row.comparison is None or summary.reference is None:
         return None
     seeds = row.comparison.seeds
-    ours, theirs = (summary.study.curves(name, seeds) for name in (row.strategy, summary.reference))
-    one_budget = len(summary.budgets) == 1
-    our_areas, their_areas = (
-        curves[:, 0] if one_budget else area(summary.budgets, curves) for curves in (ours, theirs)
+    ours, theirs = (
+        areas_of(summary.budgets, summary.study.curves(name, seeds))
+        for name in (row.strategy, summary.reference)
     )
-    differences = our_areas - their_areas
-    if len(differences) > 1 and not has_spread(differences):
+    differences = ours - theirs
+    if len(differences) > 1 and not have_spread(differences):
         return _by_signs(differences)
     return equivalence(differences, MARGIN)
 
@@ -181,10 +179,14 @@ def _points(row: Row) -> str:
     interval = (
         ""
         if math.isnan(float(d.low))
-        else f" (95% interval {100 * float(d.low):.1f} to {100 * float(d.high):.1f})"
+        else f" (95% interval {_one_decimal(d.low)} to {_one_decimal(d.high)})"
     )
-    mean = 100 * float(d.mean)
-    return f"{mean if interval else abs(mean):.1f} points{interval}"
+    return f"{_one_decimal(d.mean if interval else abs(d.mean))} points{interval}"
+
+
+def _one_decimal(share: Array) -> str:
+    """Return a share in percent; what rounds to zero has no sign."""
+    return f"{100 * float(share):z.1f}"
 
 
 def _p(row: Row) -> str:

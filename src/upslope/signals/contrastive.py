@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from upslope.errors import ModelError, RunError
 from upslope.options import Options
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import count, readable_batches, seeding
+from upslope.signals.fitting import readable_batches, seeding, training_steps
 from upslope.signals.learnt import key_of, load_learnt, save_learnt
 from upslope.tasks.base import Augments, Task
 
@@ -111,7 +111,7 @@ class ContrastiveFeatures(Options):
         encoder, head = encoder.to(context.device), head.to(context.device)
         adam = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=RATE)
         mirror, pool = _mirrors(context.task), range(len(context.dataset))
-        steps = count(context, self.steps, BATCH, PASSES, len(pool))
+        steps = training_steps(context, self.steps, BATCH, PASSES, len(pool))
         stream = readable_batches(context, pool, BATCH)
         with torch.enable_grad():
             for step in range(steps):

@@ -22,7 +22,7 @@ FOCUS = 2.0
 
 
 def focal(logits: Tensor, labels: Tensor, *, reduction: str = "none") -> Tensor:
-    """-(1 - p_i)^2 log p_i, one an entry. logits: (n, C, ...), labels: (n, ...)."""
+    """-(1 - p_i)^2 log p_i, one per entry. logits: (n, C, ...), labels: (n, ...)."""
     losses = F.cross_entropy(logits, labels, reduction="none")
     losses = (1 - (-losses).exp()) ** FOCUS * losses
     return losses if reduction == "none" else losses.mean()

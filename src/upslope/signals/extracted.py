@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from upslope import models
 from upslope.errors import ModelError
+from upslope.models.features import mean_over_positions
 from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import seeding
@@ -84,5 +85,4 @@ class ExtractorSignal:
                 f"Expected the network of {self.extractor} to put out features ({len(inputs)}, d) "
                 f"for {len(inputs)} samples but got {got}."
             )
-        features = features.float()
-        return features.flatten(start_dim=2).mean(dim=2) if features.ndim > 2 else features
+        return mean_over_positions(features.float())

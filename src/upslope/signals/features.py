@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from upslope.models.features import with_features
+from upslope.models.features import mean_over_positions, with_features
 from upslope.options import Options
 from upslope.tasks.base import Task
 
@@ -23,5 +23,4 @@ class Features(Options):
         """(n, d) for a prepared batch; feature maps are averaged over their positions."""
         with torch.no_grad():
             _, features = with_features(model, inputs)
-            features = features.float()
-            return features.flatten(start_dim=2).mean(dim=2) if features.ndim > 2 else features
+            return mean_over_positions(features.float())

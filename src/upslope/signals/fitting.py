@@ -70,16 +70,17 @@ def readable_batches(context: FitContext, indices: Sequence[int], size: int) -> 
             yield context.task.prepare(inputs.to(context.device)).float()
 
 
-def count(
+def training_steps(
     context: FitContext,
     steps: int | None,
     size: int,
     passes: int = EPOCHS,
     pool: int | None = None,
 ) -> int:
-    """Steps to train for: those asked for, or so many that as many samples are drawn as `passes`
-    over the pool have, MOST_STEPS at most. size: samples per step. pool: samples; by default the
-    labelled and the unlabelled.
+    """Return how many steps to train for: those asked for, or `passes` over the pool.
+
+    steps: asked for; without, MOST_STEPS at most. size: samples per step. pool: samples; by default
+    the labelled and the unlabelled.
 
     The sources of VAAL and SRAAL count by passes as well, and take 100.
     """

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from upslope.gradnorm import entropy_over, gradient_sketches, label_free
 from upslope.gradnorm.sketch import projection_digest
-from upslope.options import Options
-from upslope.signals.gradnorm import Parameters, parse_parameters
+from upslope.options import Options, Parameters
+from upslope.signals.gradnorm import parse_parameters
 from upslope.tasks.base import Task
 
 

@@ -26,19 +26,10 @@ from upslope.gradnorm import (
     label_free,
 )
 from upslope.gradnorm.core.model_io import Loss
-from upslope.options import Options, Temperature
+from upslope.options import Norm, Options, Parameters, Temperature
 from upslope.signals.criteria import CRITERIA, Criterion
 from upslope.signals.temperature import scale_logits
 from upslope.tasks.base import Task
-
-Norm = Annotated[
-    Literal["global", "tensor-sum"],
-    Field(description="norm of the whole gradient, or the sum over parameter tensors of theirs"),
-]
-Parameters = Annotated[
-    str | None,
-    Field(description="names or prefixes, as fc,layer4; or last; none for all"),
-]
 
 
 def parse_parameters(parameters: str | None) -> str | list[str] | None:

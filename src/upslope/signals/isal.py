@@ -75,19 +75,19 @@ class Influence(Options):
         places = order[: self.reference].tolist()
 
         def losses() -> Iterator[Tensor]:
-            """The mean loss over the reference, in parts that add up to it."""
+            """Yield the mean loss over the reference, in parts that add up to it."""
             for start in range(0, len(places), BATCH):
                 part = places[start : start + BATCH]
                 inputs = read(context, [context.labelled[i] for i in part])
                 targets = context.targets[part].to(context.device)
                 yield context.task.losses(context.model(inputs), targets).sum() / len(places)
 
-        weight_names = weights(context.model)
+        parameters = weights(context.model)
         with torch.enable_grad():
-            v = total(torch.autograd.grad(loss, weight_names) for loss in losses())
+            v = total(torch.autograd.grad(loss, parameters) for loss in losses())
 
             def damp(x: Vectors) -> Vectors:
-                product = total(hessian_product(loss, weight_names, x) for loss in losses())
+                product = total(hessian_product(loss, parameters, x) for loss in losses())
                 return tuple(h + self.damping * e for h, e in zip(product, x, strict=True))
 
             def report(count: int) -> None:

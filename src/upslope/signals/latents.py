@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from upslope.options import Options
+from upslope.options import Options, Steps
 from upslope.signals.base import FitContext
-from upslope.signals.fitting import count, readable_batches, seeding
-from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Steps, Width
+from upslope.signals.fitting import readable_batches, seeding, training_steps
+from upslope.signals.sraal import BATCH, RATE, WEIGHT, Latent, Width
 from upslope.signals.vae import VAE, divergence, sample_latents, squared_error
 from upslope.tasks.base import Task
 
@@ -39,7 +39,7 @@ class Latents(Options):
         vae = vae.to(context.device)
         adam = torch.optim.Adam(vae.parameters(), lr=RATE)
         stream = readable_batches(context, context.unlabelled, BATCH)
-        steps = count(context, self.steps, BATCH)
+        steps = training_steps(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
                 x = next(stream)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from pathlib import Path
 
 from torch import Tensor
 
-from upslope.checkpoints import file_sha256, load_tensors, save_tensors
+from upslope.checkpoints import load_tensors, read_sound_record, record_of, save_tensors
 from upslope.datasets.contents import content_digests
 from upslope.datasets.readable import first_readable
-from upslope.files import read_digested_json, write_digested_json
+from upslope.files import write_digested_json
 from upslope.signals.base import FitContext
 
 
@@ -46,14 +45,8 @@ def load_learnt(path: Path, key: str) -> dict[str, Tensor] | None:
 
     path: the file of the weights. key: as `key_of` returns it.
     """
-    again = "its weights are learnt again"
-    record = read_digested_json(path.with_suffix(".json"), again)
-    if record is None or record.get("key") != key or not path.is_file():
-        return None
-    if file_sha256(path) != record.get("sha256"):
-        warnings.warn(f"{path} is damaged: {again}.", stacklevel=2)
-        return None
-    return load_tensors(path)[0]
+    record = read_sound_record(path, key, "its weights are learnt again")
+    return None if record is None else load_tensors(path)[0]
 
 
 def save_learnt(path: Path, key: str, weights: dict[str, Tensor]) -> None:
@@ -66,4 +59,4 @@ def save_learnt(path: Path, key: str, weights: dict[str, Tensor]) -> None:
         RunError: the disk is full or cannot be written.
     """
     digest = save_tensors(path, weights, {})
-    write_digested_json(path.with_suffix(".json"), {"key": key, "sha256": digest})
+    write_digested_json(record_of(path), {"key": key, "sha256": digest})

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from upslope.errors import ModelError
 from upslope.gradnorm import gradient_norms
-from upslope.options import Options
+from upslope.options import Norm, Options, Parameters
 from upslope.signals.base import FitContext
 from upslope.signals.committee import check_resets, trained_members
-from upslope.signals.gradnorm import Norm, Parameters, parse_parameters
+from upslope.signals.gradnorm import parse_parameters
 from upslope.tasks.base import Task
 
 

@@ -38,8 +38,9 @@ class PredictedClasses(Options):
                 "Expected masks, in which foreground to look for, but the task gives logits of "
                 f"shape {tuple(logits.shape)}, one prediction per sample. Take the strategy random."
             )
-        classes = logits.argmax(dim=1).flatten(start_dim=1) if logits.ndim > 2 else None
-        if classes is None:
-            return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
-        counts = [(classes == c).float().mean(dim=1) for c in range(logits.shape[1])]
-        return torch.stack(counts, dim=1)
+        classes = logits.argmax(dim=1)
+        if classes.ndim == 1:
+            return F.one_hot(classes, logits.shape[1]).float()
+        positions = classes.flatten(start_dim=1)
+        shares = [(positions == c).float().mean(dim=1) for c in range(logits.shape[1])]
+        return torch.stack(shares, dim=1)

@@ -27,14 +27,14 @@ from torch.nn import functional as F
 
 from upslope.datasets.readable import first_readable
 from upslope.errors import ModelError
-from upslope.options import Options
+from upslope.options import Options, Steps
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import (
     batches,
-    count,
     read,
     readable_batches,
     seeding,
+    training_steps,
     without_gradients,
 )
 from upslope.signals.vae import (
@@ -54,9 +54,6 @@ EVERY = 666
 DECAYS = 30
 WEIGHT = 5.0
 
-Steps = Annotated[
-    int | None, Field(ge=1, description="of training; none: 10 passes over the pool, 1000 at most")
-]
 Latent = Annotated[int, Field(ge=2, description="latent dimensions; the source has 200")]
 Width = Annotated[int, Field(ge=1, description="channels of the first stage")]
 
@@ -89,7 +86,7 @@ class Sraal(Options):
         adam_d = torch.optim.Adam(discriminator.parameters(), lr=RATE)
         labelled = batches(context, context.labelled, BATCH)
         unlabelled = readable_batches(context, context.unlabelled, BATCH)
-        steps = count(context, self.steps, BATCH)
+        steps = training_steps(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
                 places = next(labelled, [])
@@ -173,7 +170,7 @@ def generator_loss(
         total = total + WEIGHT * squared_error(reconstruction, x) + divergence(mean, log_variance)
         total = total + towards(discriminator(mean), 1.0)
         if y is not None:
-            total = total + WEIGHT * F.cross_entropy(classifier(mean[:, vae.decoded :]), y)
+            total = total + WEIGHT * F.cross_entropy(classifier(mean[:, vae.code_size :]), y)
     return total
 
 

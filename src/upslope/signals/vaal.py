@@ -19,14 +19,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.options import Options
+from upslope.options import Options, Steps
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import (
     batches,
-    count,
     read,
     readable_batches,
     seeding,
+    training_steps,
     without_gradients,
 )
 from upslope.signals.vae import (
@@ -43,9 +43,6 @@ BATCH = 128
 RATE = 5e-4
 TURNS = 2
 
-Steps = Annotated[
-    int | None, Field(ge=1, description="of training; none: 10 passes over the pool, 1000 at most")
-]
 Latent = Annotated[int, Field(ge=2, description="latent dimensions")]
 Width = Annotated[int, Field(ge=1, description="channels of the first stage; the source has 128")]
 
@@ -75,7 +72,7 @@ class Vaal(Options):
                 return None, new
             return read(context, [context.labelled[i] for i in labelled_batch]), new
 
-        steps = count(context, self.steps, BATCH)
+        steps = training_steps(context, self.steps, BATCH)
         with torch.enable_grad():
             for step in range(steps):
                 for _ in range(TURNS):

@@ -27,7 +27,7 @@ class VAE(nn.Module):
         self, shape: Sequence[int], latent: int, width: int, code_size: int | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.decoded = tuple(shape), code_size or latent
+        self.shape, self.code_size = tuple(shape), code_size or latent
         sides = shape[1:]
         stages = [s for s in range(1, STAGES + 1) if min(sides, default=0) >> s >= 2]
         if stages and len(sides) in _LAYERS:
@@ -40,7 +40,7 @@ class VAE(nn.Module):
             self.small = (units,)
         units = int(torch.Size(self.small).numel())
         self.mean, self.log_variance = nn.Linear(units, latent), nn.Linear(units, latent)
-        self.expand = nn.Linear(self.decoded, units)
+        self.expand = nn.Linear(self.code_size, units)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mean, log variance), each (n, latent)."""
@@ -48,8 +48,8 @@ class VAE(nn.Module):
         return self.mean(units), self.log_variance(units)
 
     def decode(self, z: Tensor) -> Tensor:
-        """(n, *shape) from (n, latent), of which the first `decoded` are used."""
-        units: Tensor = self.expand(z[:, : self.decoded])
+        """(n, *shape) from (n, latent), of which the first `code_size` are used."""
+        units: Tensor = self.expand(z[:, : self.code_size])
         x: Tensor = self.up(units.reshape(len(z), *self.small))
         if x.ndim > 2 and x.shape[1:] != self.shape:
             x = F.interpolate(x, size=self.shape[1:])  # halving rounded an odd side down

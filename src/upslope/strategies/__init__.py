@@ -119,7 +119,7 @@ def build(name: str, **options: Any) -> QueryStrategy:
 
 
 def describe() -> list[StrategyDescription]:
-    """Every strategy: summary, reference, needs and cost in words, where it is at home, options."""
+    """Return a row for every strategy, in the order of `REGISTRY`."""
     rows = [(cls, registry.describe(name, cls, ())) for name, cls in REGISTRY.items()]
     return [
         StrategyDescription(

@@ -12,14 +12,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from upslope.options import Steps
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 from upslope.strategies.core_set import CoreSet
-
-Steps = Annotated[
-    int | None,
-    Field(ge=1, description="of training; none: 10 passes over the pool, at most 1000 steps"),
-]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import least_confidence
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.posteriors import posterior_need
 from upslope.strategies.seeding import OuterProducts, k_means_plus_plus
@@ -39,7 +40,8 @@ class Badge(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The seeds; scores are the gradient norms."""
         p, h = (pool.signal(need).float() for need in self.needs)
-        at_logits = p.scatter_add(1, p.argmax(dim=1, keepdim=True), -torch.ones(len(p), 1))
+        # p_y - 1, with the digits that a network that is sure leaves to the other classes.
+        at_logits = p.scatter(1, p.argmax(dim=1, keepdim=True), -least_confidence(p)[:, None])
         gradients = OuterProducts(at_logits, h)
         positions = k_means_plus_plus(gradients, budget, rng)
         return Choice(positions, gradients.squared_norms().sqrt())

@@ -31,10 +31,11 @@ from torch import Tensor
 from upslope.errors import SelectionError
 from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import in_double
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.fisher import Fisher
 from upslope.strategies.fisher_bounds import TIE, LazyGains
-from upslope.strategies.information import information, whole
+from upslope.strategies.information import information
 from upslope.strategies.numbers import MOST_NEW, check_new
 from upslope.strategies.posteriors import posterior_need
 
@@ -84,7 +85,7 @@ class Bait(QueryStrategy):
         p_l, h_l = (pool.labelled_signal(need).double() for need in self.needs)
         # As many threads as torch has: another number would give other bits.
         with threadpool_limits(torch.get_num_threads(), user_api="blas"):
-            return self._search(whole(p), h, information(whole(p_l), h_l), budget)
+            return self._search(in_double(p), h, information(in_double(p_l), h_l), budget)
 
     def check_lengths(self, h: Tensor) -> None:
         """Refuse features so long that rounding hides the ridge. h: (n, d).

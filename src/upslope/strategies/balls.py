@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from upslope.strategies.cover import FEW, PAIRS, SHARE
+from upslope.strategies.cover import most_pairs
 from upslope.strategies.distances import BLOCK, slices
 from upslope.strategies.near_pairs import Lists, Pairs, near_pairs
 
@@ -26,7 +26,7 @@ class _FewPairs:
     def __init__(self, total: int) -> None:
         self._parts: list[Pairs] | None = []
         self._count = 0
-        self._most = _most(total)
+        self._most = most_pairs(total)
 
     def add(self, pairs: Pairs) -> None:
         """Hold these too, or none from here on."""
@@ -39,11 +39,6 @@ class _FewPairs:
     def join(self) -> Pairs | None:
         """Return all of them; None where they were too many."""
         return None if self._parts is None else Pairs.join(self._parts)
-
-
-def _most(total: int) -> int:
-    """Most pairs held of so many at all distances."""
-    return min(PAIRS, max(FEW, int(SHARE * total)))
 
 
 class PureRadii:
@@ -189,7 +184,7 @@ class UncoveredDensity:
         for part in torch.split(new, max(1, BLOCK // len(self.x))) if len(new) else ():
             self.counts -= self._is_near(part).sum(dim=1)
         # Each open sample counts at its neighbours, and is listed with each at most twice.
-        if 2 * float(self.counts.sum(dtype=torch.float64)) <= _most(len(self.x) ** 2):
+        if 2 * float(self.counts.sum(dtype=torch.float64)) <= most_pairs(len(self.x) ** 2):
             self._look()
 
     def _is_near(self, rows: Tensor) -> Tensor:

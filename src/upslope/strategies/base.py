@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -40,9 +40,9 @@ class Choice:
 class QueryStrategy(Options):
     """A query strategy: a frozen dataclass whose fields are its options.
 
-    reference: where it was published; requires: what it costs to get its signals, in words;
+    reference: where it was published. signal_cost: what it costs to get its signals, in words.
     cost: of the selection, once the signals are there (n candidates, m labelled, K budget,
-    d features, C classes); home: the budgets where it is at its best.
+    d features, C classes). best_for: the budgets where it is at its best.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -149,6 +149,23 @@ def _beyond_rounding(name: str, reason: str) -> str:
         f"Expected signals that {name} can compute with but {reason}: they are too large, or too "
         "close to each other, for floating point. Look at the training loss, or scale the features."
     )
+
+
+def select_among(
+    strategy: QueryStrategy, pool: PoolView, rows: list[int], budget: int, rng: torch.Generator
+) -> list[int]:
+    """Return the positions that a strategy chooses when it is shown a part of a pool.
+
+    rows: the positions of that part. budget, rng: as of `QueryStrategy.select`.
+    """
+    where = torch.tensor(rows)
+    view = replace(
+        pool,
+        candidates=[pool.candidates[i] for i in rows],
+        signals={need: pool.signals[need][where] for need in strategy.needs},
+    )
+    position = dict(zip(view.candidates, rows, strict=True))
+    return [position[id_] for id_ in strategy.select(view, budget, rng).ids]
 
 
 def by_id(pool: PoolView) -> tuple[PoolView, list[int]]:

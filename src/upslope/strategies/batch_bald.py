@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
-from upslope.posterior import entropy
+from upslope.posterior import entropy, in_double
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.greedy import lazy_greedy
 
@@ -49,7 +49,7 @@ class BatchBald(QueryStrategy):
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The candidate of largest gain, `budget` times; scores are BALD's."""
         p = pool.signal(self.needs[0])  # (n, T, C)
-        parts = [_whole(part) for part in p.split(256)]  # type: ignore[no-untyped-call]
+        parts = [in_double(part) for part in p.split(256)]  # type: ignore[no-untyped-call]
         means = torch.cat([part.mean(dim=1) for part in parts])
         mean_entropies = torch.cat([entropy(part, -1).mean(dim=1) for part in parts])
         joint = LabelConfigurations.none(p.shape[1])
@@ -80,12 +80,12 @@ class LabelConfigurations:
 
     def entropy(self, p: Tensor) -> Tensor:
         """Expected entropy of the next answer: sum_m pi_m H[y_x | m]. p: (b, T, C) -> (b,)."""
-        posteriors = torch.einsum("mt,btc->bmc", self.w, _whole(p))
+        posteriors = torch.einsum("mt,btc->bmc", self.w, in_double(p))
         return entropy(posteriors, -1) @ self.pi
 
     def extend(self, p: Tensor, most: int, rng: torch.Generator) -> None:
         """Add the answers to one sample more. p: (T, C)."""
-        p = _whole(p)
+        p = in_double(p)
         posteriors = self.w @ p  # (M, C)
         if posteriors.numel() <= most:
             self.pi = (self.pi[:, None] * posteriors).flatten()
@@ -100,10 +100,3 @@ class LabelConfigurations:
         total = w.sum(dim=1, keepdim=True)
         # An answer that no network gives has probability 0: which network gave it is moot.
         self.w = torch.where(total > 0, w / total, 1 / w.shape[1])
-
-
-def _whole(p: Tensor) -> Tensor:
-    """Return posteriors (..., C) in double precision, in which they sum to 1 too: gains are small
-    differences of entropies, and what half precision leaves out of a sum is more than they are."""
-    p = p.double()
-    return p / p.sum(dim=-1, keepdim=True)

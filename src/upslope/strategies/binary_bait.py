@@ -24,6 +24,7 @@ from torch import Tensor
 
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
+from upslope.posterior import least_confidence
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.design import RankOneDesign, forward_backward
 from upslope.strategies.features import Features, Steps, features_need
@@ -68,8 +69,8 @@ class BinaryBait(QueryStrategy):
 
 def information_roots(p: Tensor, h: Tensor) -> Tensor:
     """Return phi = sqrt(q (1 - q)) h in double precision. p: (n, C), h: (n, ...): (n, d)."""
-    q = p.double().amax(dim=1)
-    return (q * (1 - q)).clamp(min=0).sqrt()[:, None] * h.flatten(start_dim=1).double()
+    rest = least_confidence(p.double())  # 1 - q, with the digits that a network that is sure leaves
+    return (rest * (1 - rest)).clamp(min=0).sqrt()[:, None] * h.flatten(start_dim=1).double()
 
 
 def batch_design(x: Tensor, y: Tensor, budget: int, ridge: float) -> RankOneDesign:

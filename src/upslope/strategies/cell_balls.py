@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from upslope.posterior import closeness
 from upslope.strategies.balls import PureRadii, is_near
 from upslope.strategies.cell_search import PROBES, copied_rows
 from upslope.strategies.cells import Cells, Positions, RowReader
@@ -33,7 +34,6 @@ from upslope.strategies.dcom import (
     purity,
     scale,
     share_of,
-    uncertainty,
 )
 from upslope.strategies.distances import BLOCK, normalise, slices
 from upslope.strategies.near_pairs import Pairs, near_pairs
@@ -128,10 +128,7 @@ class BallSearch:
             least[cell], most[cell] = self._extremes(cell)
         positions: list[int] = []
         while len(positions) < budget:
-            low, high = (
-                float(least[nonempty].min()),
-                float(most[nonempty].max()),
-            )
+            low, high = float(least[nonempty].min()), float(most[nonempty].max())
             b = (1 - self.weight) / (high - low) if high > low else 0.0
             rise = (b - slopes) * np.where(b > slopes, most, least) - b * low + slopes * lows
             is_now = (slopes == b) & (lows == low) & (best >= 0)
@@ -214,7 +211,7 @@ def searching_balls(
     unsure, classes = [], []
     for members in free:
         p = posteriors(members.tolist()).float()
-        unsure.append(uncertainty(p))
+        unsure.append(closeness(p))
         classes.append(p.argmax(dim=1).int())
     labels = None if labels_at is None else labels_at[torch.from_numpy(labelled)]
     visible = [

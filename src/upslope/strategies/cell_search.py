@@ -68,8 +68,11 @@ class Search:
         self.centres, self.squares_of_centres = torch.empty(total, d), torch.empty(total)
         self.count = 0
         self.bound = torch.full((n,), torch.inf)
-        self.nearest = torch.full((n,), total, dtype=torch.int32)  # `total`: none yet
+        """At least the squared distance of each sample to its nearest centre, (n,)."""
+        self.nearest = torch.full((n,), total, dtype=torch.int32)
+        """The number of the centre that the bound is of, (n,); `total`: none yet."""
         self.met = torch.zeros(n, dtype=torch.int32)
+        """How many centres, from the first on, each sample was compared with, (n,)."""
         # Of each centre's cluster: sum of bounds, free samples; last, those without a centre.
         self.spread = torch.zeros(total + 1, dtype=torch.float64)
         self.size = torch.zeros(total + 1, dtype=torch.int64)
@@ -88,8 +91,7 @@ class Search:
             part = self._cell(cell)
             distances = self._read(part).sub_(x).square_().sum(dim=1)
             self._lower(torch.arange(part.start, part.stop), distances, torch.tensor(number))
-            times_seen = self.met[part]
-            times_seen += (times_seen == number).int()
+            self.met[part] += (self.met[part] == number).int()  # else one before was left out
             self.top[cell] = self._bounds(cell).max()
 
     def settle(self, samples: Tensor) -> bool:

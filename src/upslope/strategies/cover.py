@@ -47,6 +47,11 @@ ROUNDING = 1e-5
 """By how much, relative to it, two sums of the same single-precision gain may differ."""
 
 
+def most_pairs(total: int) -> int:
+    """Return how many pairs are held at most, of so many in all."""
+    return min(PAIRS, max(FEW, int(SHARE * total)))
+
+
 class Similarity(Protocol):
     """k >= 0, which falls with the distance."""
 
@@ -125,7 +130,7 @@ class SparseCover:
         """Return the pairs of this state; None where there are too many to hold."""
         reach = dense.similarity.reach(dense.nearest).masked_fill(dense.w == 0, 0.0)
         n = len(dense.x)
-        most = min(PAIRS, max(FEW, int(SHARE * n**2)))
+        most = most_pairs(n**2)
         probes = torch.arange(0, n, max(1, n // PROBES))
         squares = squared_distances(dense.x[probes], dense.x, dense.squares)
         if int((squares < reach[probes, None]).sum()) * (n / len(probes)) > most:

@@ -84,7 +84,7 @@ class DCoM(QueryStrategy):
         radii, is_covered = self.balls(x, y, classes, pool.labels)
         share = share_of(is_covered, len(y))
         weight = competence(share, self.slope, self.centre)
-        unsure = scale(uncertainty(p))
+        unsure = scale(closeness(p))
         radius = float(radii.mean()) if len(radii) else self.delta
         density = UncoveredDensity(x, is_covered, radius)
         is_free = torch.ones(len(x), dtype=torch.bool)
@@ -143,11 +143,6 @@ def purity(coverage: float) -> float:
     """Return the least share of one class in a ball. coverage: the share that balls of radius delta
     cover."""
     return 0.2 * coverage + 0.4
-
-
-def uncertainty(p: Tensor) -> Tensor:
-    """Return 1 - (p_(1) - p_(2)), 0 of a single class: (n,). p: (n, C)."""
-    return closeness(p)
 
 
 def competence(coverage: float, slope: float, centre: float) -> float:

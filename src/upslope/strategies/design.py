@@ -34,7 +34,9 @@ class RankOneDesign:
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(base))
         products = x @ self.inverse  # (n, d)
         self.q = (products * x).sum(dim=1)
+        """phi^T M^-1 phi of every vector, (n,)."""
         self.r = ((products @ target) * products).sum(dim=1)
+        """phi^T M^-1 F M^-1 phi of every vector, (n,)."""
 
     def gains(self) -> Tensor:
         """By how much each vector would lower the trace: (n,)."""

@@ -22,10 +22,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from upslope.options import Parameters
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.seeding import Family, Rows, k_means_plus_plus
-from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
+from upslope.strategies.sketches import Dim, Loss, sketch_need
 
 _SPAN = 1e-9
 """Share of a squared norm below which a vector lies in the span of others."""

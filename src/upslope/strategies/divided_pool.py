@@ -160,8 +160,8 @@ def plain(need: Need) -> Need:
 def view_at(
     strategy: QueryStrategy,
     source: SignalSource,
-    candidates: Counts,
-    labelled: Counts,
+    candidates: Positions,
+    labelled: Positions,
     labels_at: Tensor | None,
 ) -> tuple[PoolView, dict[str, int]]:
     """Return the samples at some positions as a pool, and id -> position.

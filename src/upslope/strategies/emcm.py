@@ -7,10 +7,11 @@ bootstrap of the labelled set, stand for it:  (1 / K) sum_k || grad L(f(x), f_k(
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from upslope.options import Norm, Parameters
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 
@@ -26,14 +27,8 @@ class EMCM(TopStrategy):
 
     members: Annotated[int, Field(ge=1, description="K, networks in the committee")] = 4
     epochs: Annotated[int, Field(ge=1, description="passes over a bootstrap, each member")] = 20
-    norm: Annotated[
-        Literal["global", "tensor-sum"],
-        Field(description="norm of the whole gradient, or sum over parameter tensors of theirs"),
-    ] = "global"
-    parameters: Annotated[
-        str | None,
-        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
-    ] = None
+    norm: Norm = "global"
+    parameters: Parameters = None
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from upslope.strategies.cells import Positions
 from upslope.strategies.fisher import Fisher
 from upslope.strategies.information import information
 
@@ -38,7 +38,6 @@ LEAST_SHARE = 8
 """Samples that a block gives at least: small budgets have fewer and larger blocks, of at most"""
 LARGEST = 8  # times the size asked for
 
-Positions = NDArray[np.int64]
 Reader = Callable[[Positions], tuple[Tensor, Tensor]]
 
 

@@ -7,7 +7,8 @@ candidate after more steps W_1, ..., W_t is at most
     ( sqrt(tr R) + s sqrt(tr Q) )^2,    s^2 the largest eigenvalue of all blocks W_i^T F W_j:
 
 tr(R) is |F^1/2 M^-1 V|^2, the steps take W (W^T V) off M^-1 V, and |W^T V|^2 <= tr Q. Before Q is
-computed, tr( (1 + Q)^-1 Q ) <= t / (1 + t / (C - 1)) with t >= tr Q, in two degrees,
+computed, tr( (1 + Q)^-1 Q ) <= t / (1 + t / (C - 1)) with t >= tr Q. Bounds come in four degrees,
+each closer, and dearer, than the one before:
 
     first    t = (1 - sum_i p_i^2) h^T (sum_i Y_ii) h                          one form a candidate
     second   t = sum_(i < j) p_i p_j (a_i + a_j)^2,   a_i^2 = h^T Y_ii h       C forms

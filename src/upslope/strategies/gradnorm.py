@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from upslope.errors import ConfigError
-from upslope.options import LATER, Temperature
+from upslope.options import LATER, Norm, Parameters, Temperature
 from upslope.pool import Need
 from upslope.strategies.base import TopStrategy
 from upslope.strategies.posteriors import gradient_need
@@ -36,14 +36,8 @@ class GradientNormStrategy(TopStrategy):
 
     best_for: ClassVar[str] = "medium and large budgets"
 
-    norm: Annotated[
-        Literal["global", "tensor-sum"],
-        Field(description="norm of the whole gradient (paper's text), or sum over tensors (code)"),
-    ] = "global"
-    parameters: Annotated[
-        str | None,
-        Field(description="names or prefixes, as fc,layer4; or last; none for all"),
-    ] = None
+    norm: Norm = "global"
+    parameters: Parameters = None
     temperature: Temperature = field(default=1.0, metadata=LATER)
 
     def norms_need(self, signal: str, **options: Any) -> Need:

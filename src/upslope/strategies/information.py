@@ -78,13 +78,6 @@ def _scale_rows(h: Tensor, rows: Tensor, roots: Tensor, buffer: Tensor) -> NDArr
     return columns
 
 
-def whole(p: Tensor) -> Tensor:
-    """Posteriors that sum to 1 in double precision too: where they miss it by single precision,
-    diag(p) - p p^T has an eigenvalue below 0, and over many samples more than the ridge makes up.
-    """
-    return p / p.sum(dim=1, keepdim=True)
-
-
 def roots(p: Tensor) -> Tensor:
     """Square A with A A^T = B^T (diag(p) - p p^T) B. p: (n, C), returns (n, C - 1, C - 1).
 

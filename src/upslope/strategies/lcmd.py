@@ -16,11 +16,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from upslope.options import Parameters
 from upslope.pool import Need, PoolView
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.distances import nearest_rows
 from upslope.strategies.seeding import Rows, Screening
-from upslope.strategies.sketches import Dim, Loss, Parameters, sketch_need
+from upslope.strategies.sketches import Dim, Loss, sketch_need
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ where people label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from pydantic import Field
 from upslope.errors import SelectionError
 from upslope.pool import Need, PoolView
 from upslope.strategies.badge import Badge
-from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.base import Choice, QueryStrategy, select_among
 from upslope.strategies.binary_bait import BinaryBait
 from upslope.strategies.coverage import MaxHerding, UHerding
 from upslope.strategies.random import Random
@@ -70,21 +70,14 @@ class Oracle(QueryStrategy):
                 "Expected the true labels of the candidates, which oracle looks at, but there are "
                 "none: it runs in simulations alone (`Experiment.run`, `compare`). Take another."
             )
-        best: tuple[float, list[str]] | None = None
+        half = max(budget, len(pool) // 2)
+        best: tuple[float, list[int]] | None = None
         for strategy in self.ensemble:
             for _ in range(max(1, self.batches // len(self.ensemble))):
-                half = max(budget, len(pool) // 2)
-                rows = torch.randperm(len(pool), generator=rng)[:half].sort().values
-                view = replace(
-                    pool,
-                    candidates=[pool.candidates[i] for i in rows.tolist()],
-                    signals={need: pool.signals[need][rows] for need in strategy.needs},
-                )
-                ids = list(strategy.select(view, budget, rng).ids)
-                figure = pool.look_ahead(ids)
+                rows = torch.randperm(len(pool), generator=rng)[:half].sort().values.tolist()
+                positions = select_among(strategy, pool, rows, budget, rng)
+                figure = pool.look_ahead([pool.candidates[i] for i in positions])
                 if best is None or figure > best[0]:
-                    best = figure, ids
-        if best is None:
-            raise AssertionError("the ensemble is not empty")
-        position = {id_: i for i, id_ in enumerate(pool.candidates)}
-        return Choice([position[id_] for id_ in best[1]], notes={"figure": best[0]})
+                    best = figure, positions
+        assert best is not None  # the ensemble is not empty
+        return Choice(best[1], notes={"figure": best[0]})

@@ -8,7 +8,7 @@ later ones. From what is left after 5 rounds UHerding chooses the batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from pydantic import Field
 from upslope.options import Temperature
 from upslope.pool import Need, PoolView
 from upslope.strategies.badge import Badge
-from upslope.strategies.base import Choice, QueryStrategy
+from upslope.strategies.base import Choice, QueryStrategy, select_among
 from upslope.strategies.binary_bait import BinaryBait
 from upslope.strategies.coverage import MaxHerding, UHerding
 from upslope.strategies.dropquery import DropQuery
@@ -85,10 +85,10 @@ class Refine(QueryStrategy):
             for strategy in ensemble:
                 for _ in range(max(1, self.batches // len(ensemble))):
                     part = _draw_rows(left, max(size, budget), rng)
-                    positions.update(_select(strategy, pool, part, budget, rng))
+                    positions.update(select_among(strategy, pool, part, budget, rng))
             left = _draw_rows(sorted(positions), max(self.most, budget), rng)
             size = max(budget, int(self.share * len(left)))
-        return Choice(_select(self.last, pool, left, budget, rng), notes={"left": len(left)})
+        return Choice(select_among(self.last, pool, left, budget, rng), notes={"left": len(left)})
 
 
 def _draw_rows(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
@@ -97,17 +97,3 @@ def _draw_rows(rows: list[int], count: int, rng: torch.Generator) -> list[int]:
         return rows
     order = torch.randperm(len(rows), generator=rng)[:count]
     return sorted(rows[i] for i in order.tolist())
-
-
-def _select(
-    strategy: QueryStrategy, pool: PoolView, rows: list[int], budget: int, rng: torch.Generator
-) -> list[int]:
-    """The rows that a strategy chooses among `rows`, a part of the pool in the order of its ids."""
-    where = torch.tensor(rows)
-    view = replace(
-        pool,
-        candidates=[pool.candidates[i] for i in rows],
-        signals={need: pool.signals[need][where] for need in strategy.needs},
-    )
-    row = dict(zip(view.candidates, rows, strict=True))
-    return [row[i] for i in strategy.select(view, budget, rng).ids]

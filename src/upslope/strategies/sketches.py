@@ -13,9 +13,6 @@ Loss = Annotated[
     Field(description="whose gradient: the entropy's, or the loss's at the most probable class"),
 ]
 Dim = Annotated[int, Field(ge=1, description="numbers that stand for a gradient")]
-Parameters = Annotated[
-    str | None, Field(description="names or prefixes, as fc,layer4; or last; none for all")
-]
 
 
 def sketch_need(loss: str, dim: int, parameters: str | None, *, labelled: bool = False) -> Need:

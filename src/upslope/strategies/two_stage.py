@@ -31,11 +31,13 @@ from torch import Tensor
 
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import PoolView, Selection
+from upslope.posterior import in_double
 from upslope.strategies.bait import Bait, check_size
 from upslope.strategies.base import QueryStrategy
 from upslope.strategies.cell_balls import searching_balls
-from upslope.strategies.cell_choices import AHEAD, Counts, GreedyRun, apportion, take_by_gain
+from upslope.strategies.cell_choices import AHEAD, GreedyRun, apportion, take_by_gain
 from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
+from upslope.strategies.cells import Positions
 from upslope.strategies.dcom import DCoM
 from upslope.strategies.divided_pool import (
     DividedPool,
@@ -46,7 +48,6 @@ from upslope.strategies.divided_pool import (
     view_at,
 )
 from upslope.strategies.fisher_blocks import blocks_of, choose_in_blocks
-from upslope.strategies.information import whole
 
 CELL = 4000
 """Samples of a cell: 4,000 x 256 in single precision are 4 MB, which a processor's cache holds."""
@@ -194,9 +195,9 @@ def _pick_by_search(
 def _pick_by_gain(
     pool: DividedPool, budget: int, choose: Callable[[int, int], GreedyRun]
 ) -> list[int]:
-    sizes, _, left_of = counts = pool.counts
-    counts_at_first = apportion(budget, *counts, AHEAD if len(pool.free) > 1 else 1)
-    return take_by_gain(budget, sizes, counts_at_first, left_of, choose)
+    sizes, labels, free = pool.counts
+    counts_at_first = apportion(budget, sizes, labels, free, AHEAD if len(pool.free) > 1 else 1)
+    return take_by_gain(budget, sizes, counts_at_first, free, choose)
 
 
 def _pick_by_share(
@@ -232,13 +233,13 @@ def _select_in_blocks(
     labels = np.flatnonzero(is_labelled)
     of_labelled = [labels[start : start + size] for start in range(0, len(labels), size)]
 
-    def read(positions: Counts) -> tuple[Tensor, Tensor]:
+    def read(positions: Positions) -> tuple[Tensor, Tensor]:
         view, _ = view_at(strategy, source, positions, labels[:0], None)
         strategy.check(view, 1)
         p, h = (view.signal(need).double() for need in strategy.needs)
         check_size(p.shape[1], h.shape[1])
         strategy.check_lengths(h)
-        return whole(p), h
+        return in_double(p), h
 
     # As many threads as torch has: another number would give other bits.
     with threadpool_limits(torch.get_num_threads(), user_api="blas"):

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from upslope.errors import DataError
 from upslope.images import check_pixels, load_whole, most_pixels, open_image
-from upslope.mask_files import check_lossless, class_numbers, stored_top
+from upslope.mask_files import check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
 PREFIX = "png:"
@@ -103,6 +103,6 @@ def _levels(
             "the mask as grey levels or a palette, not as colours."
         )
     check_lossless(image, name)
-    top = stored_top(image)
+    storage = storage_of(image)
     load_whole(image)
-    return class_numbers(ImageOps.exif_transpose(image), top, is_value, name)
+    return class_numbers(ImageOps.exif_transpose(image), storage, is_value, name)

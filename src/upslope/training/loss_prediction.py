@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from upslope.errors import ModelError
 from upslope.models.base import NamesStages
+from upslope.models.features import mean_over_positions
 from upslope.pool import Need
 from upslope.strategies.learning_loss import PREDICTED_LOSS
 from upslope.training.auxiliary_module import Step
@@ -157,15 +158,11 @@ class LossPrediction(nn.Module):
     def forward(self, outputs: list[Tensor]) -> Tensor:
         """Return one number per sample, (n,)."""
         units = [
-            layer(pool_features(x)).relu() for layer, x in zip(self.stages, outputs, strict=True)
+            layer(mean_over_positions(x).float()).relu()
+            for layer, x in zip(self.stages, outputs, strict=True)
         ]
         prediction: Tensor = self.head(torch.cat(units, dim=1))
         return prediction.flatten()
-
-
-def pool_features(x: Tensor) -> Tensor:
-    """The mean over positions, whatever their number: (n, c, ...) -> (n, c)."""
-    return (x.flatten(start_dim=2).mean(dim=2) if x.ndim > 2 else x).float()
 
 
 def ranking_loss(predictions: Tensor, losses: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from upslope.options import Options
+from upslope.options import LATER, Options, options_to_record
 from upslope.registry import OptionConflict, OptionsError, WrongOption
 from upslope.training.recipes import with_recipe
 
@@ -19,13 +19,6 @@ AUTO_STEPS = 400
 """Fewest optimiser steps with `epochs="auto"`. With 100 labels, `cnn-small` reaches 98% and more of
 its training set in 200 steps and all of it in 400, on digits and on Fashion-MNIST; accuracy on the
 test set still rises between. `tests/test_training.py` holds it for digits."""
-
-
-_LATER = (
-    "sample_passes", "nesterov", "sgd_lr", "flip", "label_smoothing", "whitening",
-    "batch_statistics", "backbone_rate",
-)  # fmt: skip
-"""Options that runs of earlier versions have not recorded."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class TrainingSettings(Options):
             description="samples that a training sees, each as often as it comes, however many "
             "labels there are; takes the place of epochs",
         ),
-    ] = None
+    ] = field(default=None, metadata=LATER)
     batch_size: Annotated[
         int,
         Field(
@@ -86,10 +79,10 @@ class TrainingSettings(Options):
     ] = 0.9
     nesterov: Annotated[
         bool, Field(description="Nesterov's momentum in SGD; Muon always has it")
-    ] = False
+    ] = field(default=False, metadata=LATER)
     sgd_lr: Annotated[
         float, Field(gt=0, description="with muon: peak rate of biases and other vectors")
-    ] = 0.05
+    ] = field(default=0.05, metadata=LATER)
     backbone_rate: Annotated[
         float,
         Field(
@@ -98,7 +91,7 @@ class TrainingSettings(Options):
             description="rate of all that is below the head, as a share of the head's: trained "
             "weights want about 0.1",
         ),
-    ] = 1.0
+    ] = field(default=1.0, metadata=LATER)
     weight_decay: Annotated[
         float,
         Field(
@@ -130,7 +123,7 @@ class TrainingSettings(Options):
             description="where the task's augmentation mirrors images: each epoch by chance, or in "
             "the first epoch by chance and then every other time"
         ),
-    ] = "random"
+    ] = field(default="random", metadata=LATER)
     label_smoothing: Annotated[
         float,
         Field(
@@ -139,21 +132,21 @@ class TrainingSettings(Options):
             description="share of the target spread over all classes, in training alone; scores "
             "are computed without",
         ),
-    ] = 0.0
+    ] = field(default=0.0, metadata=LATER)
     whitening: Annotated[
         bool,
         Field(
             description="set the filters of a network's whitening layer from the images of the "
             "pool before each training; no label is read"
         ),
-    ] = False
+    ] = field(default=False, metadata=LATER)
     batch_statistics: Annotated[
         Literal["running", "recomputed"],
         Field(
             description="of batch normalisation, for scores and evaluation: the running mean of "
             "the last batches, or computed over the labelled set once training is over"
         ),
-    ] = "running"
+    ] = field(default="running", metadata=LATER)
     channels_last: Annotated[
         bool,
         Field(
@@ -197,16 +190,8 @@ class TrainingSettings(Options):
         return cls(**with_recipe(name, changes))
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as a ledger and a checkpoint hold them.
-
-        Options that came later are left out at their defaults, so that what was recorded before
-        compares equal.
-        """
-        values = asdict(self)
-        for field in fields(self):
-            if field.name in _LATER and values[field.name] == field.default:
-                del values[field.name]
-        return values
+        """Return the settings as a ledger and a checkpoint hold them."""
+        return options_to_record(self)
 
     def epochs_for(self, labels: int) -> int:
         """Return the number of passes over a labelled set of `labels` samples."""

@@ -1,7 +1,7 @@
 """A batch of samples as the engine sees it: the inputs, and which of their tensors have samples.
 
-Made once, at the door of the engine (`microbatches`); everything behind it cuts samples out of a
-batch by `rows` alone.
+Made once, at the door of the engine (`trace/sharing.open_batch`); everything behind it cuts samples
+out of a batch by `Batch.rows` alone.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _spec_of_tuple(size: int) -> Any:
 
 @dataclass(frozen=True)
 class Batch:
-    """n samples, in the leaves of a model's inputs.
+    """A batch of n samples, in the leaves of a model's inputs.
 
     leaves: the inputs, flattened; spec: how to put them back together. n: the number of samples.
     per_sample: of each leaf, whether its dimension 0 counts the samples. Others are shared by all.
@@ -102,18 +102,18 @@ class Batch:
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     def with_shared(self, places: Sequence[int]) -> Batch:
-        """The same batch, with the leaves at these places shared by all samples."""
+        """Return the same batch, with the leaves at these places shared by all samples."""
         per_sample = tuple(
             has_rows and i not in places for i, has_rows in enumerate(self.per_sample)
         )
         return Batch(self.leaves, self.spec, self.n, per_sample, self.first)
 
     def with_leaves(self, leaves: tuple[Any, ...]) -> Batch:
-        """The same batch, with other leaves in the places of its own."""
+        """Return the same batch, with other leaves in the places of its own."""
         return Batch(leaves, self.spec, self.n, self.per_sample, self.first)
 
     def rows(self, rows: slice | Tensor) -> Batch:
-        """Some of the samples: a slice, or their indices."""
+        """Return a batch of some of the samples. rows: a slice, or their indices, (m,)."""
         leaves = tuple(
             leaf[rows] if has_rows else leaf
             for leaf, has_rows in zip(self.leaves, self.per_sample, strict=True)
@@ -131,7 +131,10 @@ class Batch:
         return Batch(leaves, self.spec, self.n, self.per_sample, self.first)
 
     def map(self, change: Callable[[Tensor, bool], Any]) -> Any:
-        """The inputs put back together; `change` gets each tensor, and whether it has samples."""
+        """Return the inputs put back together, each tensor in them changed.
+
+        change: gets a tensor, and whether it has a row for each sample.
+        """
         leaves = [
             change(leaf, has_rows) if isinstance(leaf, Tensor) else leaf
             for leaf, has_rows in zip(self.leaves, self.per_sample, strict=True)
@@ -159,8 +162,8 @@ class Batch:
         second = self.leaves[first].shape[1:2]
 
         def clear(tensor: Tensor) -> bool:
-            has_rows = tensor.shape[1:2]
-            return len(has_rows) == 1 and has_rows == second and has_rows != (self.n,)
+            sizes = tensor.shape[1:2]
+            return len(sizes) == 1 and sizes == second and sizes != (self.n,)
 
         return [
             i
@@ -272,12 +275,12 @@ def tensors_in(outputs: Any) -> list[Tensor]:
     leaves = leaves_of(outputs)
     if type(outputs) is Tensor:
         return leaves if _has_numbers(outputs) else []
-    tensor_ids: set[int] = set()
+    opened_ids: set[int] = set()
     for _ in range(_DEPTH):  # an object in an object: an independent distribution, say
-        objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in tensor_ids]
+        objects = [leaf for leaf in leaves if _is_object(leaf) and id(leaf) not in opened_ids]
         if not objects:
             break
-        tensor_ids.update(map(id, objects))
+        opened_ids.update(map(id, objects))
         leaves += [inner for leaf in objects for inner in tree_flatten(vars(leaf))[0]]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and _has_numbers(leaf)]
 

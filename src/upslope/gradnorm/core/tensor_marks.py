@@ -30,7 +30,7 @@ class Marks:
     """Whether the rows of several samples of unequal length are mingled in it, as the number of
     samples at each step says (`sequence_order`)."""
     is_copy: bool = False
-    """Whether it is a copy where the model has asked for a view (`core/operators`)."""
+    """Whether it is a copy where the model has asked for a view (`trace/operators`)."""
     convolution: int | None = None
     """The place of the convolution that put it out, counted over the pass (`conv_bn_fusion`)."""
     is_sized_by_data: bool = False
@@ -54,7 +54,7 @@ class Marks:
     """The tensor's version, by its count of writes, at which it had each sample's entries together
     in dimension 0 (`trace/rows_in_front`); below zero where that is not known."""
     is_drawn: bool = False
-    """Whether it holds random whole numbers, which may be an order (`core/program`)."""
+    """Whether it holds random whole numbers, which may be an order (`program/indices`)."""
     is_told: bool = False
     """Whether it is one of several numbers that have been noted together (`program/steering`)."""
     whole_numbers_of: object = None

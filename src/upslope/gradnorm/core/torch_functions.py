@@ -1,6 +1,6 @@
 """Torch's own functions: which work entry by entry, and how to run those written in Python.
 
-Asked by `vmapped` and by `trace/`.
+Asked by `vmap/`, `trace/` and `proofs/`.
 """
 
 from __future__ import annotations

@@ -91,7 +91,10 @@ class BatchNormEval(Kernel):
         return (product - self.mean * shift) * self._rate, shift
 
     def _at_once(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same where dimension 0 has a row for each sample, in a third of the calls."""
+        """Return what `_of_any_layout` does, in a third of the calls.
+
+        Dimension 0 must have one row per sample.
+        """
         if g.dim() == 2:
             scale = x - self.mean
             if scale.dtype == g.dtype == self._rate.dtype:  # in place, in the cache
@@ -103,7 +106,10 @@ class BatchNormEval(Kernel):
         return product.addcmul_(self.mean, shift, value=-1).mul_(self._rate), shift
 
     def _one_by_one(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same by torch's own backward pass of each sample, which reads g and x once."""
+        """Return what `_of_any_layout` does, by torch's own backward pass of each sample.
+
+        It reads g and x once. Dimension 0 must have one row per sample.
+        """
         sums = [
             torch.ops.aten.native_batch_norm_backward(
                 in_order(g[i : i + 1]), in_order(x[i : i + 1]), self.var, self.mean, self.var,

@@ -111,7 +111,7 @@ def scaled_dot_product_attention(
     def expand(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         return expand_to_samples(tape, tensor, shape) if tape.weights.is_weight(tensor) else tensor
 
-    bias_shape = (*query.shape[:-2], query.shape[-2], key.shape[-2])
+    bias_shape = (*(batch or query.shape[:-2]), query.shape[-2], key.shape[-2])
     query, key, value = (
         expand(t, (*(batch or t.shape[:-2]), *t.shape[-2:])) for t in (query, key, value)
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.chunks import CACHE, chunks, has_caches
 from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.layouts.layout import Samples, SamplesNotSeparable
 from upslope.gradnorm.core.uses.tape import Kernel, Tape
@@ -106,7 +106,7 @@ class LayerNorm(Kernel):
 def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """Return sum_t g (x - mean) rstd, (n, e). g, x: (n, t, e), mean, rstd: (n, t, 1)."""
     size = 3 * g.numel() * g.element_size()
-    if size > CACHE // 2 and (n := g.shape[0]) > 1:
+    if size > CACHE // 2 and has_caches(g) and (n := g.shape[0]) > 1:
         pieces = chunks(n, size // n, CACHE // 2)
         return torch.cat([_scale_gradient(g[c], x[c], mean[c], rstd[c]) for c in pieces])
     # The mean goes first: to subtract sums in its place would cancel where it is far from zero.

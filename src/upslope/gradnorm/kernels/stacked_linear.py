@@ -82,6 +82,10 @@ class StackedGradient(PerSampleGradient):
         total = self.products.add(same) if len(same) == len(others) else None
         return StackedGradient(total, self.n) if isinstance(total, OuterProducts) else None
 
+    def in_double(self) -> StackedGradient:
+        """Return the gradients in float64; see `PerSampleGradient`."""
+        return StackedGradient(self.products.in_double(), self.n)
+
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return the inner products with a direction; see `PerSampleGradient`."""
         g, x = self._by_group()

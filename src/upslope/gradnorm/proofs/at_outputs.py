@@ -122,7 +122,8 @@ def _pull_back(losses: Tensor, share: Tensor, ends: list[Tensor]) -> tuple[Tenso
 class _LossWatch(TorchFunctionMode):
     """Sees what a loss runs, and whether it differentiates.
 
-    Outputs that are cut off do not depend on each other.
+    Outputs that are cut off from the model do not depend on each other: a loss that differentiates
+    one of them by another finds nothing.
     """
 
     has_differentiated = False
@@ -316,8 +317,8 @@ def with_gradients(gradients: Sequence[Tensor]) -> Loss:
 
     def loss(outputs: Any) -> Tensor:
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        leaves_given: Tensor = _ReplaceGradients.apply(gradients, *ends)  # type: ignore[no-untyped-call]
-        return leaves_given
+        losses: Tensor = _ReplaceGradients.apply(gradients, *ends)  # type: ignore[no-untyped-call]
+        return losses
 
     return loss
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.model_io import Batch, call, clone_rows
+from upslope.gradnorm.core.model_io import Batch, call, clone_rows, tensors_in
 from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.core.state.model_state import ModelState
 from upslope.gradnorm.core.state.restoring import RandomState
 from upslope.gradnorm.core.uses.tape import ComputeOptions
 from upslope.gradnorm.core.vmap.vmapped import SeesThroughVmap
-from upslope.gradnorm.core.weights.weights import Weights
+from upslope.gradnorm.core.weights.weights import Weights, has_custom_function
 from upslope.gradnorm.torch_faults import exact_batch_norm
 
 _KEEP_NOTHING = ("torch.", "transformers.utils.output_capturing")
@@ -100,6 +100,25 @@ class BatchRun:
             return self.options.dtype
         floating = {t.to_real() for t in types if t.is_floating_point or t.is_complex}
         return max(floating, key=lambda t: torch.finfo(t).eps, default=torch.float32)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the backward pass is known to be linear: nothing in it may clip or round."""
+        ends = [x for x in tensors_in(self.outputs) if x.requires_grad]
+        return not (self.has_hooks or any(map(has_custom_function, ends)))
+
+    def require_linear(self, remedy: str) -> None:
+        """Refuse a backward pass that may clip or round gradients. remedy: a sentence.
+
+        Raises:
+            GradientNormError: it has a custom function or a hook.
+        """
+        if not self.is_linear:
+            raise GradientNormError(
+                "Expected a backward pass in which gradients of classes add up but a custom "
+                "`torch.autograd.Function` or a hook is there, which may clip or round them. "
+                f"{remedy}"
+            )
 
     @contextlib.contextmanager
     def forward_pass(self, batch: Batch) -> Iterator[None]:

@@ -51,7 +51,10 @@ class SummedGradient(NamedTuple):
     product: float = 0.0
 
     def add(self, name: str, parameter: Tensor, gradient: Tensor) -> SummedGradient:
-        """Return the same with the gradient of another group."""
+        """Return the numbers with the gradient of another group of samples added.
+
+        name, parameter: whose gradient it is.
+        """
         dense = (gradient.to_dense() if gradient.is_sparse else gradient).detach()
         product = Direction.of(name, parameter).product(dense[None])
         size = math.hypot(self.size, float(torch.linalg.vector_norm(dense)))
@@ -183,20 +186,20 @@ def _check_one(
     rows = kernel_gradients.rows
     pairs = {}
     for name in run.weights.parameters:
-        wanted_norm = autograd.rows_of_one.get(name)
+        theirs = autograd.rows_of_one.get(name)
         # Neither way reached it: it has zeros in both.
-        if wanted_norm is None and name not in rows:
+        if theirs is None and name not in rows:
             continue
-        if wanted_norm is None:
-            wanted_norm = autograd.missing_row(name)
-        got = rows[name][sample].double() if name in rows else torch.zeros_like(wanted_norm)
-        pairs[name] = got, wanted_norm
+        if theirs is None:
+            theirs = autograd.missing_row(name)
+        ours = rows[name][sample].double() if name in rows else torch.zeros_like(theirs)
+        pairs[name] = ours, theirs
     sizes = autograd.sizes_of_one
     # Reductions are of the square of a norm's size.
     largest = max(sizes.values(), default=0.0)
-    for name, (got, wanted_norm) in pairs.items():
+    for name, (ours, theirs) in pairs.items():
         largest_difference = near * sizes.get(name, 0.0) + 4 * floor * largest
-        if not bool(((got - wanted_norm).abs() <= largest_difference).all()):
+        if not bool(((ours - theirs).abs() <= largest_difference).all()):
             raise GradientsDiffer(
                 f"autograd finds another norm for {_uses(run, kernel_gradients, name)}"
             )

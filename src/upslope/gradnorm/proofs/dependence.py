@@ -10,7 +10,7 @@ Called by `statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -114,6 +114,91 @@ class Dependence(NamedTuple):
     owners: Tensor | None
 
 
+class _Call(NamedTuple):
+    """An operator that takes the numbers of samples in its first tensor alone, and what it made."""
+
+    name: str
+    args: Sequence[Any]
+    kwargs: Any
+    first: Tensor
+    owners: Tensor
+    """Of the first tensor."""
+    out: Tensor
+
+    @property
+    def counting(self) -> set[int]:
+        """The dimensions of the first tensor along which owners differ."""
+        return counting_dimensions(self.owners)
+
+    def is_of_samples_in_front(self) -> bool:
+        """Whether the samples are in dimension 0, and the output is as long there."""
+        return self.counting <= {0} and len(self.out) == len(self.first)
+
+    def owners_unless_in(self, count: int) -> Tensor | None:
+        """Return the owners; None where they differ along one of the last `count` dimensions."""
+        dims = self.first.dim()
+        return None if self.counting & {*range(dims - count, dims)} else self.owners
+
+
+def _of_images(call: _Call) -> Tensor | None:
+    """Return the owners of what comes of whole images: one of each."""
+    if _OF_IMAGES[call.name] != call.first.dim() or not call.is_of_samples_in_front():
+        return None
+    return call.owners.view(-1, *(1,) * (call.out.dim() - 1))
+
+
+def _of_resized(call: _Call) -> Tensor | None:
+    """Return the owners of images of another size."""
+    has_images = call.out.dim() == call.first.dim() > 2
+    return call.owners if has_images and call.is_of_samples_in_front() else None
+
+
+def _of_vectors(call: _Call) -> Tensor | None:
+    """Return the owners of a product of each vector, of one sample, with a matrix."""
+    return call.owners if call.owners.shape[-1:] == (1,) else None
+
+
+def _of_channels(call: _Call) -> Tensor | None:
+    """Return the owners of images that are normalised, each by itself."""
+    if not call.counting <= {0} or call.out.shape != call.first.shape:
+        return None
+    is_apart = call.name != "batch_norm" or _is_in_eval_mode(call.args, call.kwargs)
+    return call.owners if is_apart else None
+
+
+def _of_last_dimensions(call: _Call) -> Tensor | None:
+    """Return the owners of what is normalised over its last dimensions."""
+    if call.out.shape != call.first.shape or len(call.args) < 2:
+        return None
+    return call.owners_unless_in(len(tuple(call.args[1])))
+
+
+def _of_padded(call: _Call) -> Tensor | None:
+    """Return the owners of what is padded at both ends of its last dimensions."""
+    if len(call.args) < 2 or call.out.dim() != call.first.dim():
+        return None
+    return call.owners_unless_in(len(tuple(call.args[1])) // 2)
+
+
+def _of_rows_looked_up(call: _Call) -> Tensor | None:
+    """Return the owners of rows of a table, each looked up by one whole number."""
+    is_by_number = not call.first.is_floating_point() and call.first.dim() + 1 == call.out.dim()
+    return call.owners[..., None] if is_by_number else None
+
+
+_KEEPING_APART: Mapping[str, Callable[[_Call], Tensor | None]] = {
+    **dict.fromkeys(_OF_IMAGES, _of_images),
+    **dict.fromkeys(_OF_CHANNELS, _of_channels),
+    **dict.fromkeys(_OF_LAST, _of_last_dimensions),
+    "interpolate": _of_resized,
+    "linear": _of_vectors,
+    "pad": _of_padded,
+    "embedding": _of_rows_looked_up,
+}
+"""Operator that keeps samples apart -> what returns the owners of its output; None where the call
+is one that may mix them."""
+
+
 def keeps_apart(
     name: str, args: Sequence[Any], kwargs: Any, owners: Sequence[Tensor], out: Any
 ) -> Tensor | None:
@@ -122,27 +207,12 @@ def keeps_apart(
     name, args, kwargs: the operator and what it got. owners: of the tensors that hold samples, the
     first argument's first. out: what it has made.
     """
-    first = args[0] if args else None
-    if not (isinstance(first, Tensor) and isinstance(out, Tensor) and len(owners) == 1):
+    first, rule = args[0] if args else None, _KEEPING_APART.get(name)
+    if rule is None or len(owners) != 1:
         return None
-    counting = counting_dimensions(owners[0])
-    if _OF_IMAGES.get(name) == first.dim() and counting <= {0} and len(out) == len(first):
-        return owners[0].view(-1, *(1,) * (out.dim() - 1))
-    if name == "interpolate" and counting <= {0} and out.dim() == first.dim() > 2:
-        return owners[0] if len(out) == len(first) else None
-    if name == "linear" and owners[0].shape[-1:] == (1,):
-        return owners[0]
-    if name in _OF_CHANNELS and counting <= {0} and out.shape == first.shape:
-        return owners[0] if name != "batch_norm" or _is_in_eval_mode(args, kwargs) else None
-    if name in _OF_LAST and out.shape == first.shape and len(args) > 1:
-        last = range(first.dim() - len(tuple(args[1])), first.dim())
-        return None if counting & set(last) else owners[0]
-    if name == "pad" and len(args) > 1 and out.dim() == first.dim():
-        ends = range(first.dim() - len(tuple(args[1])) // 2, first.dim())
-        return None if counting & set(ends) else owners[0]
-    if name == "embedding" and first.dim() + 1 == out.dim() and not first.is_floating_point():
-        return owners[0][..., None]
-    return None
+    if not (isinstance(first, Tensor) and isinstance(out, Tensor)):
+        return None
+    return rule(_Call(name, args, kwargs, first, owners[0], out))
 
 
 def try_dependence(
@@ -218,7 +288,7 @@ def _compare_runs(
     """
     several = [torch.zeros(x.shape, dtype=torch.bool, device=x.device) for x in results]
     whose = [torch.zeros(x.shape, dtype=torch.long, device=x.device) for x in results]
-    reach_counts = [torch.zeros_like(x) for x in several]
+    is_reached = [torch.zeros_like(x) for x in several]
     for digit in range(max(1, largest.bit_length())):
         halves = []
         for value in (0, 1):
@@ -228,15 +298,14 @@ def _compare_runs(
             halves.append([_differ(a, b) for a, b in zip(numbers, results, strict=True)])
         for i, (zero, one) in enumerate(zip(*halves, strict=True)):
             several[i] |= zero & one
-            reach_counts[i] |= zero | one
+            is_reached[i] |= zero | one
             whose[i] |= one.long() << digit
     if any(bool(has_mixed.any()) for has_mixed in several):
         return [Dependence(True, None)] * len(results)
+    # Whole numbers may not move, though they depend on a sample.
     return [
         Dependence(False, compact(torch.where(reach, owner, NOBODY)) if _is_floating(x) else None)
-        for x, reach, owner in zip(
-            results, reach_counts, whose, strict=True
-        )  # whole numbers may not move
+        for x, reach, owner in zip(results, is_reached, whose, strict=True)
     ]
 
 

@@ -144,8 +144,7 @@ def loss_may_mix_samples(
     That is where it fails, and where it decides in Python what it does (`company`).
 
     outputs: what a model puts out for n samples, its tensors (n, ...). shared_places: the leaves
-        that are
-    as long by chance.
+    that are as long as the batch by chance.
     """
     leaves, spec = tree_flatten(outputs)
     watch, count = StatisticsWatch(n), _OperatorCount()

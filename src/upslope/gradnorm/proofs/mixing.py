@@ -107,11 +107,11 @@ def agree_in_double(run: BatchRun, rows: Tensor, quantiles: Quantiles | None = N
     if run.precision == torch.float64:
         return False
     replays = run.is_random and quantiles is None
-    result_alone = with_others_replaced(run, rows) if replays else run.batch.rows(rows)
+    some_samples = with_others_replaced(run, rows) if replays else run.batch.rows(rows)
     try:
         model = copy.deepcopy(run.model).double()
         pair = []
-        for part in (run.batch.to(torch.float64), result_alone.to(torch.float64)):
+        for part in (run.batch.to(torch.float64), some_samples.to(torch.float64)):
             constant = contextlib.nullcontext() if quantiles is None else ConstantDraws(quantiles)
             with torch.no_grad(), without_traces(model), constant:
                 pair.append(tensors_in(part.call(model)))
@@ -190,10 +190,10 @@ def refuse_company(run: BatchRun, outputs: Any, losses: Tensor) -> None:
     for rows in groups_without_others(run):
         with torch.no_grad():
             try:
-                company, result_alone = run_without_others(run, rows)
+                company, outputs_alone = run_without_others(run, rows)
             except Exception:  # a model for this size of batch alone: nothing can be said
                 return
-            compare_outputs(run, result_alone, company, unused_places)
+            compare_outputs(run, outputs_alone, company, unused_places)
 
 
 def refuse_other_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> None:
@@ -273,8 +273,8 @@ def _find_shared(run: BatchRun) -> set[int]:
 def shared_leaves(run: BatchRun) -> set[int]:
     """Return the places of those outputs among the leaves of `tree_flatten`."""
     tensors = tensors_in(run.outputs)
-    result_alone = {id(tensors[place]) for place in shared_tensors(run)}
-    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in result_alone}
+    shared_ids = {id(tensors[place]) for place in shared_tensors(run)}
+    return {i for i, leaf in enumerate(tree_flatten(run.outputs)[0]) if id(leaf) in shared_ids}
 
 
 def model_mixes(run: BatchRun, samples: Tensor) -> GradientNormError:

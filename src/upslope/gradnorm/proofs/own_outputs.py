@@ -65,8 +65,8 @@ def _refuse_losses_by_length(run: BatchRun, loss: Loss, outputs: Any, rows: Tens
     whole = Outputs(leaves, spec, run.n)
     values = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
     cut = [
-        crop(x, tensor_alone) if whole.has_samples(i) and is_shorter(tensor_alone, x) else x
-        for i, (x, tensor_alone) in enumerate(zip(values, fewer, strict=True))
+        crop(x, shorter) if whole.has_samples(i) and is_shorter(shorter, x) else x
+        for i, (x, shorter) in enumerate(zip(values, fewer, strict=True))
     ]
     before = whole.losses(loss, values)
     try:
@@ -124,9 +124,9 @@ def run_without_company(
     company, outputs = run_without_others(run, rows)
     try:
         compare_outputs(run, outputs, company, unused_places, may_be_shorter=True)
-        kernel_gradients = shares_alone(run, loss, shares, outputs, company)
+        own_shares = shares_alone(run, loss, shares, outputs, company)
     except GradientNormError as error:  # or a kernel is wrong: one by one, it will show
         raise ProofFailed("outputs are not those of ordinary passes without company") from error
     if not run.is_random:
         run.groups_apart.add(frozenset(rows.tolist()))
-    return company, outputs, kernel_gradients
+    return company, outputs, own_shares

@@ -82,8 +82,7 @@ def owners_of_output(
     """Return the owners of what an operator has made; None where they are not known.
 
     name, func, args, kwargs: the operator and what it got. inputs: every tensor that holds samples,
-    and its owners. out: what was made, or the tensor at
-    `place` of it where several were.
+    and its owners. out: what was made, or the tensor at `place` of it where several were.
     """
     if name == "__setitem__":
         owners_of_input = {id(tensor): owners for tensor, owners in inputs}

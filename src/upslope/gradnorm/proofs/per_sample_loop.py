@@ -7,7 +7,6 @@ elsewhere a backward pass of the whole batch.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,13 +84,13 @@ def sample_by_sample(
             yield from sample_by_sample(run, loss, samples[place:])
             return
         ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-        values_alone = shares_alone(run, loss, shares, outputs, rows)
-        for row in values_alone:
+        own_shares = shares_alone(run, loss, shares, outputs, rows)
+        for row in own_shares:
             row[1:] = 0  # a sample that went twice counts once
-        gradients = pull_back(ends, values_alone, parameters)
+        gradients = pull_back(ends, own_shares, parameters)
         if company is not None:
             rest = [_row_alone(share, i) for share in shares]
-            _refuse_company(run, i, gradients, functools.partial(pull_back, company, rest))
+            _refuse_company(run, i, gradients, company, rest)
         yield gradients
 
 
@@ -162,7 +161,7 @@ def _run_from_inputs(run: BatchRun) -> tuple[list[Tensor], Any]:
 def _floating_inputs(batch: Batch) -> list[Tensor]:
     """Return the floating inputs with rows of samples."""
     pairs = zip(batch.leaves, batch.per_sample, strict=True)
-    return [leaf for leaf, values_alone in pairs if values_alone and leaf.is_floating_point()]
+    return [leaf for leaf, has_rows in pairs if has_rows and leaf.is_floating_point()]
 
 
 def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> list[Tensor]:
@@ -171,7 +170,7 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
     A model may use operators on its raw inputs that have no derivative (`unique`, `heaviside`): no
     one asks for one in an ordinary pass. pull: takes the gradient at one input.
     """
-    names_reached = []
+    inputs_with_gradient = []
     for x in inputs:
         try:
             pull(x)
@@ -180,27 +179,29 @@ def _with_gradient(inputs: Sequence[Tensor], pull: Callable[[Tensor], Any]) -> l
             if "derivative for" not in str(error):
                 raise
         else:
-            names_reached.append(x)
-    return names_reached
+            inputs_with_gradient.append(x)
+    return inputs_with_gradient
 
 
 def _refuse_company(
     run: BatchRun,
     sample: int,
-    values_alone: Sequence[Tensor | None],
-    pull_in_company: Callable[[Sequence[Tensor]], Sequence[Tensor | None]],
+    gradients_alone: Sequence[Tensor | None],
+    ends: Sequence[Tensor],
+    shares: Sequence[Tensor],
 ) -> None:
     """Refuse if the gradient of a sample's loss is another one in the batch than alone.
 
-    pull_in_company: takes it in the batch, of some parameters.
+    gradients_alone: of each parameter. ends, shares: the outputs of the batch, and the gradients of
+    this sample's loss at them.
 
     Raises:
-        GradientNormError: it is.
+        GradientNormError: it is; or both are what rounding leaves.
     """
-    in_company = pull_in_company(list(run.weights.parameters.values()))
+    in_company = pull_back(ends, shares, list(run.weights.parameters.values()))
     pairs = [
         (a, b)
-        for a, b in zip(values_alone, in_company, strict=True)
+        for a, b in zip(gradients_alone, in_company, strict=True)
         if not (a is None and b is None)
     ]
     size = sum(_sum_of_sizes(pair) for pair in pairs) / 2
@@ -209,10 +210,19 @@ def _refuse_company(
         apart = (0 if a is None else a) - (0 if b is None else b)
         if float(torch.as_tensor(apart).abs().sum()) > apart_at_most * size:
             every = [p for p in run.model.parameters() if p.requires_grad]
-            largest = _sum_of_sizes(pull_in_company(every))
+            # Of a loss that is constant all gradients cancel, but not those of single outputs.
+            others = [_times_random_numbers(share) for share in shares]
+            pulls = (pull_back(ends, some, every) for some in (shares, others))
+            largest = max(map(_sum_of_sizes, pulls))
             if size <= _ROUNDING * torch.finfo(run.precision).eps * largest:
                 raise _rounding_error(run, size / largest)
             raise model_mixes(run, torch.tensor([sample]))
+
+
+def _times_random_numbers(share: Tensor) -> Tensor:
+    """Return a gradient at an output, each entry times a number of its own."""
+    factors = torch.randn(share.shape, generator=torch.Generator().manual_seed(0))
+    return share * factors.to(share)
 
 
 def _sum_of_sizes(gradients: Sequence[Tensor | None]) -> float:
@@ -227,8 +237,9 @@ def _rounding_error(run: BatchRun, share: float) -> GradientNormError:
         f"Expected parameters with gradients but those of {', '.join(names[:3])}{more} are what "
         f"rounding leaves of terms that cancel, {share:.0e} of the gradients of the whole model: "
         "the loss does not depend on these parameters, as it does not on the biases of keys in an "
-        "attention, or on biases ahead of an instance normalisation. Their norms would rank "
-        "nothing: ask for others, or for more."
+        "attention, or on biases ahead of an instance normalisation, or it is constant, as the "
+        "squared norm of normalised outputs. Their norms would rank nothing: ask for others, or "
+        "for more, or take another loss."
     )
 
 
@@ -332,14 +343,9 @@ def _refuse_mixing_at_outputs(run: BatchRun, outputs: Any, losses: Tensor) -> No
         if any(tensors[place] is x for place in shared_tensors(run)):
             continue
         for i in range(run.n):  # a model that differentiates itself may not be linear
-            (values_alone,) = pull_back([losses], [one_hot(losses, i)], [x])
-            if values_alone is not None:
-                felt = (
-                    (values_alone.isfinite() & (values_alone != 0))
-                    .reshape(run.n, -1)
-                    .any(dim=1)
-                    .cpu()
-                )
+            (of_one,) = pull_back([losses], [one_hot(losses, i)], [x])
+            if of_one is not None:
+                felt = (of_one.isfinite() & (of_one != 0)).reshape(run.n, -1).any(dim=1).cpu()
                 felt[i] = False
                 if bool(felt.any()):
                     raise loss_mixes(felt)

@@ -67,7 +67,9 @@ class SeparationFailed(ProofFailed):
 def check_separation(
     run: BatchRun, once: Checksums, scaled_sums: Mapping[int, Tensor], u: Tensor
 ) -> None:
-    """See 3. in the head of this file. once, scaled_sums: of the passes without and with powers u.
+    """Refuse a batch in which a sample's loss reaches another's place (3. in the head above).
+
+    once, scaled_sums: of the passes without and with the powers u, (n,).
 
     Raises:
         SeparationFailed: naming the operator that other samples' losses reach.
@@ -88,7 +90,9 @@ def check_separation(
 def check_gradients(
     run: BatchRun, loss: Loss, kernel_gradients: KernelGradients, reduction: Reduction
 ) -> None:
-    """See 1. and 2. in the head of this file. kernel_gradients: by the kernels, of `reduction`.
+    """Hold gradients and norms against those of autograd (1. and 2. in the head above).
+
+    kernel_gradients: what the kernels found, of `reduction`.
 
     Raises:
         ProofFailed: naming the parameter whose gradients differ.
@@ -223,15 +227,13 @@ def _hand_out(
 
     Their outputs must be what they are in the batch.
     """
-    company, outputs, kernel_gradients = run_without_company(run, loss, shares, rows)
+    company, outputs, own_shares = run_without_company(run, loss, shares, rows)
     ends = [x for x in tree_flatten(outputs)[0] if differentiable(x)]
-    if len(ends) != len(kernel_gradients):
+    if len(ends) != len(own_shares):
         raise ProofFailed("the model's outputs for some of the samples are of another kind")
     once = torch.arange(len(company)) < len(rows)  # a sample that went twice counts once
     weights = torch.where(once, w[company], 0)
-    weighted_gradients = [
-        g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in kernel_gradients
-    ]
+    weighted_gradients = [g * weights.to(g).view(-1, *(1,) * (g.dim() - 1)) for g in own_shares]
     hand_out_gradients(ends, weighted_gradients, run.weights.parameters, take)
 
 

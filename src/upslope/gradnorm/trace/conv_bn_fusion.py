@@ -2,8 +2,8 @@
 
 The first pass of two samples shows which kernels are followed by which normalisation. In the passes
 that count, the output of such a convolution is normalised already (`kernels/conv/fused.py`), and
-the model gets a token in its place: without values, and of use to that normalisation alone. A model
-that does anything else with it is run again with nothing folded.
+the model gets a placeholder for it: without values, and of use to that normalisation alone. A model
+that does anything else with it is run again with that pair, and in the end all pairs, left apart.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ConvBatchNormFusion:
                 mark(out).convolution = place
             return out
         out = tape.use(FusedConvolution(tape, kernel, norm), x)
-        # Whatever looks at it all the same gets no number that it could take for one.
+        # NaN, so that any use other than the expected normalisation is detected.
         placeholder = out.new_full((), math.nan).expand(out.shape).requires_grad_()
         mark(placeholder).placeholder_of = place
         self.placeholders.append(placeholder)
@@ -79,10 +79,12 @@ class ConvBatchNormFusion:
         return None
 
     def check(self, outputs: list[Tensor]) -> None:
-        """Raise if some token was not normalised, or is among the outputs of the model.
+        """Refuse a pass that has left a placeholder over.
+
+        outputs: of the model.
 
         Raises:
-            FusionMismatch: there is one.
+            FusionMismatch: a placeholder was not normalised, or is among the outputs.
         """
         for place in (*self._waiting, *(marks_of(t).placeholder_of for t in outputs)):
             if place is not None:
@@ -108,7 +110,10 @@ def pairs_of(inventory: Inventory, weights: Weights, learn: Callable[[], Pairs])
 def correct_pairs(
     inventory: Inventory, weights: Weights, wrong: int, learn: Callable[[], Pairs]
 ) -> Pairs:
-    """Return the same after the pair at the place `wrong` proved wrong. Others as of `pairs_of`."""
+    """Return the pairs that can be folded once one has proved wrong.
+
+    wrong: the place of that one. The other arguments are those of `pairs_of`.
+    """
     pairs_of_model, parameter_names = _pairs[inventory.modules[0]], tuple(weights.parameters)
     before, now = pairs_of_model[parameter_names], learn()
     if wrong in now and now[wrong].same(before[wrong]):  # used for something else as well

@@ -222,7 +222,10 @@ class Forward:
         return self._identity(loss, operators, self._interceptor.program.identity)
 
     def program_of_shapes(self, loss: Loss, operators: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the same without the numbers of constant indices; arguments as of `program`."""
+        """Return the identity of what ran but for the numbers of constant indices.
+
+        Arguments as of `program`.
+        """
         return self._identity(loss, operators, self._interceptor.program.identity_of_shapes)
 
     def _identity(self, loss: Loss, operators: tuple[Any, ...], ran: int) -> tuple[Any, ...]:

@@ -35,10 +35,9 @@ def refuse_inputs_of_parameters(batch: Batch, parameters: Mapping[str, Tensor]) 
                 raise GradientNormError(
                     f"Expected inputs that do not depend on the model's parameters but input "
                     f"{place} (counted from 0) is computed from `{parameter_names[0]}`, or is it: "
-                    "part of "
-                    "the gradient would go through the input, where it is not seen. Give the model "
-                    "what the input was computed from (the ids instead of their embeddings), or "
-                    "`detach()` the input, so that this part does not count."
+                    "part of the gradient would go through the input, where it is not seen. Give "
+                    "the model what the input was computed from (the ids instead of their "
+                    "embeddings), or `detach()` the input, so that this part does not count."
                 )
 
 

@@ -128,7 +128,7 @@ class Interceptor(OperatorRuns):
             return self._run_on_rows(operator, args, kwargs, outline, kinds == MEETING_ROWS)
         else:
             return self._run_asking(operator, args, kwargs)
-        self.program.note_hash(hash(outline))
+        self.program.note_hash(hash((*outline, *kwargs) if kwargs else outline))
         if isinstance(out, Tensor):
             if not out.dim():
                 self.program.steering.follow(func, operator.name, args, kwargs, out)

@@ -21,10 +21,10 @@ from upslope.gradnorm.core.layouts.layout import Layout
 PROOF_SHARE = 1 / 512
 """The share of the batches of a proven program that are proven again, at random."""
 
-ROUTED_PROOFS = 4
+_ROUTED_PROOFS = 4
 """The first batches of a program whose rows are routed that are proven: each has other rows."""
 
-STEERED_TRIALS = 4
+_STEERED_TRIALS = 4
 """The first batches of a program in which ways of single samples are tried again:
 what a number steers may be zero in all samples of one batch, behind a ReLU, and not in the next."""
 
@@ -147,6 +147,28 @@ class Memory:
         self._losses[loss] = None
         while len(self._losses) > _PROGRAMS:
             self._losses.popitem(last=False)
+
+    def is_to_be_proven(self, record: ProvenProgram | None, *, follows_data: bool) -> bool:
+        """Whether a batch is held against autograd, which is counted.
+
+        record: of its program, if it is known. follows_data: whether rows go where the data say.
+        """
+        if record is None or record.may_mix_samples or self.draw_proof():
+            return True
+        if follows_data and record.batches_proven < _ROUTED_PROOFS:
+            record.batches_proven += 1
+            return True
+        return False
+
+    def are_ways_settled(self, record: ProvenProgram | None) -> bool:
+        """Whether the ways of a program were tried often enough; asked once per batch.
+
+        record: as of `is_to_be_proven`.
+        """
+        if record is None:
+            return False
+        record.batches_steered += 1
+        return record.batches_steered > _STEERED_TRIALS and not self.draw_proof()
 
     def draw_proof(self) -> bool:
         """Whether a batch of a proven program is to be proven again."""

@@ -15,7 +15,6 @@ import contextlib
 import itertools
 import math
 import numbers
-import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upslope.autodiff import tensors_saved_for_backward
 from upslope.errors import GradientNormError
-from upslope.gradnorm.core.chunks import SCRATCH, evenly
+from upslope.gradnorm.core.chunks import SCRATCH, evenly, has_caches
 from upslope.gradnorm.core.heap import give_pages_back, keep_pages
 from upslope.gradnorm.core.model_io import Batch, Inputs, Loss, in_words, tensors_in
 from upslope.gradnorm.core.state.containers import Walk
@@ -56,8 +55,6 @@ _AVERAGE = 8 << 20
 
 _BLOCK = 31 << 20
 """Bytes of the largest activation that this allows: malloc has a limit of its own."""
-
-_IS_ON_CPU = operator.attrgetter("is_cpu")
 
 _sizes: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
 
@@ -146,7 +143,7 @@ def microbatches(inventory: Inventory, batch: Batch, options: ComputeOptions) ->
 def _most(model: nn.Module, batch: Batch, *, is_bounded: bool) -> int:
     """Return the most samples that a microbatch may have."""
     limit = (batch.n + 1) // 2 if is_bounded else batch.n
-    if not all(map(_IS_ON_CPU, batch.tensors)):
+    if not all(map(has_caches, batch.tensors)):
         return limit  # a GPU has no such caches
     sizes_of_model = _sizes.setdefault(model, {})
     # Of batches of one size, as nearly all are, one key serves here and for their program.
@@ -306,7 +303,13 @@ def samples_that_fit(model: nn.Module, inputs: Inputs, memory: int | None = None
     """
     if memory is not None:
         require_bytes("memory", memory)
-    sample_bytes, device = _held_by_first(model, open_batch(model, inputs), 1)
+    batch = open_batch(model, inputs)
+    if batch.n == 0:
+        raise GradientNormError(
+            "Expected `inputs` to hold one sample or more but got none: how much a sample takes is "
+            "seen by running one."
+        )
+    sample_bytes, device = _held_by_first(model, batch, 1)
     if memory is None:
         cuda = device.type == "cuda"
         memory = int(0.7 * torch.cuda.mem_get_info(device)[0]) if cuda else _CPU

@@ -246,32 +246,51 @@ def _counts_of_arguments(rule: Callable[..., Any]) -> range:
     return range(least, sys.maxsize if is_open else len(places) + 1)
 
 
+def _is_known_by_name(func: Callable[..., Any], name: str) -> bool:
+    """Whether a function's name says what it does: single overloads and scripts have none."""
+    is_special = func is Tensor.register_hook or func == TAKES_NODE
+    return bool(name) and name == name_of(func) and not is_special
+
+
+def _runs_on_constants(name: str) -> bool:
+    """Whether a function known by its name need only be run where it takes constants alone."""
+    return name not in ASKED_OF_CONSTANTS and name not in DRAWING_OPERATORS
+
+
+def _runs_on_samples(func: Callable[..., Any], name: str) -> bool:
+    """Whether a function known by its name need only be run, and noted, where it takes samples."""
+    is_noted = is_noted_in_outline(name) or name == "__setitem__"
+    return is_noted and name not in ASKED_OF_SAMPLES and func not in UNCOUNTED_WRITES
+
+
+def _works_on_weights(name: str) -> bool:
+    """Whether a function known by its name makes something new of the weights among its tensors."""
+    in_outline = is_noted_in_outline(name) or name in LOOKING_UP
+    return in_outline and not writes(name) and name not in LIKE_ANOTHER
+
+
 @functools.lru_cache(4096)  # asked of every operator
 def operator_of(func: Callable[..., Any]) -> Operator:
     """Return what is known of a torch function, whatever it is given."""
     name = getattr(func, "__name__", "")
     moves, check = name in MOVING, _CHECKS.get(func)
-    # What is told by a name must have one: single overloads and scripts have none.
-    is_named = bool(name) and name == name_of(func)
-    is_named = is_named and func is not Tensor.register_hook and func != TAKES_NODE
-    in_outline = is_named and (is_noted_in_outline(name) or name in LOOKING_UP)
-    asked_about = func in CHOOSING or func in BATCH_NORMS or func in EMBEDDINGS
-    whole = not is_written_in_python(func)
+    is_named = _is_known_by_name(func, name)
+    works_on_weights = is_named and _works_on_weights(name)
+    normalises, embeds, chooses = func in BATCH_NORMS, func in EMBEDDINGS, func in CHOOSING
+    # Of some of these only a look at their arguments says what they do with samples.
+    is_sure = check is not None or not (normalises or embeds or chooses)
+    # What is written in Python is met as the operators that it calls.
+    name_of_kernel = "" if is_written_in_python(func) else name
+    rule = REGISTRY.get(name_of_kernel)
     return Operator(
         func=func,
         name=name,
         inner_call=_INNER_CALLS.get(func),
         asks=func in _ASKING,
         asks_size=func in _ASKING_FOR_SIZE,
-        runs_on_constants=is_named
-        and name not in ASKED_OF_CONSTANTS
-        and name not in DRAWING_OPERATORS,
-        runs_on_samples=is_named
-        and (is_noted_in_outline(name) or name == "__setitem__")
-        and name not in ASKED_OF_SAMPLES
-        and func not in UNCOUNTED_WRITES,
-        runs_on_weights=in_outline
-        and not (writes(name) or name in LIKE_ANOTHER or func in BATCH_NORMS or func in EMBEDDINGS),
+        runs_on_constants=is_named and _runs_on_constants(name),
+        runs_on_samples=is_named and _runs_on_samples(func, name),
+        runs_on_weights=works_on_weights and not (normalises or embeds),
         lends=name in LENDING,
         moves=moves,
         puts=name == "__setitem__",
@@ -279,19 +298,17 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         run=view_samples if func is Tensor.view else func,
         tells_places=name == "where",
         decides=name in _DECIDING,
-        meets=in_outline
-        and not (moves or writes(name) or name in LIKE_ANOTHER)
-        and (check is not None or not asked_about),
+        meets=works_on_weights and not moves and is_sure,
         check=check,
-        rule=REGISTRY.get(name) if whole else None,
-        rule_counts=_counts_of_arguments(REGISTRY[name]) if whole and name in REGISTRY else (),
-        composition=COMPOSITIONS.get(name) if whole else None,
+        rule=rule,
+        rule_counts=() if rule is None else _counts_of_arguments(rule),
+        composition=COMPOSITIONS.get(name_of_kernel),
         is_composed=isinstance(func, types.FunctionType),
         is_entrywise=is_entrywise(name),
         joins_tensors=name in JOINING,
         is_like_another=name in LIKE_ANOTHER,
-        chooses=func in CHOOSING,
-        normalises=func in BATCH_NORMS,
-        embeds=func in EMBEDDINGS,
+        chooses=chooses,
+        normalises=normalises,
+        embeds=embeds,
         writes=writes(name),
     )

@@ -159,7 +159,7 @@ class OperatorRuns(TorchFunctionMode):
             out = self._meetings.meet(operator, args, kwargs, self)
         else:
             out = run_exactly(operator.func, args, kwargs)
-        self.program.note_hash(hash(outline))
+        self.program.note_hash(hash((*outline, *kwargs) if kwargs else outline))
         self._mark_samples(out)
         if not routes.take_rows(rows, tensors_of(out), range(first, len(self.tape.kernels))):
             self._lose_rows()

@@ -66,7 +66,7 @@ ASKED_OF_SAMPLES = frozenset(
 """Names of operators that need more than to be run, also where no weight is among the tensors."""
 
 ASKED_OF_CONSTANTS = frozenset(EXPANDING | REPEATING | _ALWAYS_ASKED_ABOUT)
-"""The same, where constants alone are among them."""
+"""Names of operators that need more than to be run, where all their tensors are constants."""
 
 
 _WHOLE = frozenset({"einsum", "embedding_bag"})
@@ -74,7 +74,7 @@ _WHOLE = frozenset({"einsum", "embedding_bag"})
 
 
 def is_entrywise(name: str) -> bool:
-    """Whether an operator is one of those, or its form in place or for operands exchanged."""
+    """Whether an operator is one of `ENTRYWISE`, in place, or with its operands exchanged."""
     plain = name.strip("_")
     return plain in ENTRYWISE or (plain[:1] in "ri" and plain[1:] in ENTRYWISE)
 
@@ -96,12 +96,12 @@ def view_samples(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def refuse_write_through_copy(args: tuple[Any, ...]) -> None:
-    """A write into such a copy would not reach the tensor that the model means.
+    """Refuse a write into a copy that the model takes for a view (`view_samples`).
 
-    args: of an operator that works in place.
+    It would not reach the tensor that the model means. args: of an operator that works in place.
 
     Raises:
-        SamplesNotSeparable: there is one.
+        SamplesNotSeparable: its first argument is such a copy, or a view of one.
     """
     for tensor in tensors_of(args[:1]):
         base = tensor if tensor._base is None else tensor._base

@@ -24,7 +24,6 @@ from upslope.gradnorm.core.model_io import (
     Loss,
     opens,
     refuse_outputs_without_rows,
-    tensors_in,
 )
 from upslope.gradnorm.core.state.model_state import ModelState
 from upslope.gradnorm.core.uses.reductions import (
@@ -43,8 +42,6 @@ from upslope.gradnorm.proofs.per_sample_loop import reduce_one_by_one
 from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.ladder import FALLS, KnownSlow, Ladder
 from upslope.gradnorm.trace.memory import (
-    ROUTED_PROOFS,
-    STEERED_TRIALS,
     ProvenProgram,
     closed_outputs,
     cut_off,
@@ -100,25 +97,6 @@ class Recording:
     def outputs(self) -> Any:
         """What the model put out, with its graph."""
         return self.run.outputs
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether the backward pass is known to be linear: nothing in it may clip or round."""
-        ends = [x for x in tensors_in(self.outputs) if x.requires_grad]
-        return not (self.run.has_hooks or any(map(has_custom_function, ends)))
-
-    def require_linear(self, remedy: str) -> None:
-        """Refuse a backward pass that may clip or round gradients. remedy: a sentence.
-
-        Raises:
-            GradientNormError: it has a custom function or a hook.
-        """
-        if not self.is_linear:
-            raise GradientNormError(
-                "Expected a backward pass in which gradients of classes add up but a custom "
-                "`torch.autograd.Function` or a hook is there, which may clip or round them. "
-                f"{remedy}"
-            )
 
     @property
     def fallback_reason(self) -> str | None:
@@ -240,7 +218,7 @@ class Recording:
         scaled_sums = None if probe is None or forward.is_routed else probe.checksums(places)
         layouts = forward.layouts_with_routes(places)
         forward.note_own_decisions(places)
-        if self._is_to_be_proven(record):
+        if self._memory.is_to_be_proven(record, follows_data=forward.follows_data):
             results = reduce_proven(
                 run, forward, reduction, loss, losses, layouts, scaled_sums,
                 last=last, looks_around=record is None, other_types=self, ways=self._ways(losses),
@@ -332,15 +310,6 @@ class Recording:
         shown_by = self._guess or probe
         return shown_by is None or shown_by.is_settled
 
-    def _is_to_be_proven(self, record: ProvenProgram | None) -> bool:
-        """Whether a batch is held against autograd. record: of its program, if it is known."""
-        if record is None or record.may_mix_samples or self._memory.draw_proof():
-            return True
-        if self.forward.follows_data and record.batches_proven < ROUTED_PROOFS:
-            record.batches_proven += 1
-            return True
-        return False
-
     def _ways(self, losses: Tensor) -> Sequence[Hashable]:
         """Return what is equal for samples that may go alone together, where they are proven."""
         ways = self.forward.steering.ways_apart()
@@ -356,12 +325,8 @@ class Recording:
         ways: Ways = set() if record is None else record.ways
         if run.n < 2 or not steering.numbers:
             return ways
-        are_settled = False
-        if record is not None:
-            are_settled = record.batches_steered >= STEERED_TRIALS
-            are_settled = are_settled and not self._memory.draw_proof()
-            record.batches_steered += 1
-        ways |= check_steered(run, loss, steering, ways if are_settled else ())
+        settled_ways = ways if self._memory.are_ways_settled(record) else ()
+        ways |= check_steered(run, loss, steering, settled_ways)
         return ways
 
     def _is_worth_keeping(self) -> bool:

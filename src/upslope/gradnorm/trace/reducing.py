@@ -100,13 +100,13 @@ def reduce_scaled(
     layouts: Mapping[int, Layout],
     factors: Tensor,
 ) -> ReducedGradients:
-    """Return the same of the losses times factors, (n,), after another forward pass if need be.
+    """Return the reduced gradients of the losses times factors, after a forward pass if need be.
 
-    Arguments are those of `reduce_unproven`; loss: gives the losses.
+    factors: (n,). loss: gives the losses. The other arguments are those of `reduce_unproven`.
     """
     forward.record()
     losses = forward.losses(loss)
-    listener = ReducingListener(forward.tape, run.n, layouts, reduction)
+    listener = ReducingListener(forward.tape, run.n, layouts, reduction, in_double=True)
     forward.backward(losses, factors, listener)
     return ReducedGradients(listener.finish(), listener.reached)
 
@@ -135,20 +135,41 @@ def bring_into_range(
     is_small, is_large = sizes < _LEAST, ~sizes.isfinite()
     if not bool(is_large.any()) and _are_flat(run, loss, is_small):
         return results
-    factors = torch.ones_like(sizes).masked_fill(is_small, 2.0**_POWER)
-    factors = factors.masked_fill(is_large, 2.0**-_POWER)
-    rows = {
+    ones, rows = torch.ones_like(sizes), results.rows
+    # In float64 squares of large numbers are none too large; scaled down, small ones would be zero.
+    factors = ones.masked_fill(is_small, 2.0**_POWER)
+    rows = _replace_rows(rows, is_small | is_large, factors, reduction, reduce_again)
+    is_large = ~_sizes(rows).isfinite()
+    if bool(is_large.any()):
+        factors = ones.masked_fill(is_large, 2.0**-_POWER)
+        rows = _replace_rows(rows, is_large, factors, reduction, reduce_again)
+    return results._replace(rows=rows)
+
+
+def _replace_rows(
+    rows: Mapping[str, Tensor],
+    samples: Tensor,
+    factors: Tensor,
+    reduction: Reduction,
+    reduce_again: Callable[[Tensor], ReducedGradients],
+) -> dict[str, Tensor]:
+    """Return rows in which some samples' are those of a pass of losses times factors, where finite.
+
+    rows: name -> (n, ...). samples: (n,) bool. factors: (n,). Others as of `bring_into_range`.
+    """
+    rows_again = {
         name: _divide(values, factors, reduction.degree)
         for name, values in reduce_again(factors).rows.items()
     }
-    if not rows:
-        return results
+    if not rows_again:
+        return dict(rows)
     # Not where the scaled gradients leave the range of float32 themselves.
-    is_better = (is_small | is_large) & _sizes(rows).isfinite()
-    for name, values in results.rows.items():
-        others = rows.get(name, values)
-        rows[name] = torch.where(is_better.view(-1, *(1,) * (values.dim() - 1)), others, values)
-    return results._replace(rows=rows)
+    is_better = samples & _sizes(rows_again).isfinite()
+    for name, values in rows.items():
+        others = rows_again.get(name, values)
+        is_row_better = is_better.view(-1, *(1,) * (values.dim() - 1))
+        rows_again[name] = torch.where(is_row_better, others, values)
+    return rows_again
 
 
 def _sizes(rows: Mapping[str, Tensor]) -> Tensor:
@@ -200,7 +221,7 @@ def reduce_separated(
     *,
     last: bool,
 ) -> ReducedGradients:
-    """Return the same, once powers of two have told the samples of this batch apart.
+    """Return the reduced gradients, once powers of two have told the samples of the batch apart.
 
     For a model whose backward pass may mix samples where its forward pass does not: a custom
     function that scales gradients by the norm of all, once that is large. Arguments are those of
@@ -229,7 +250,7 @@ def reduce_proven(
     ways: Sequence[Hashable],
     guess: FrontGuess | None = None,
 ) -> ReducedGradients:
-    """Return the same, held against what autograd alone says of this batch.
+    """Return the reduced gradients, held against what autograd alone says of the batch.
 
     scaled_sums: use -> checksums (n,) of a pass with u times the losses, where probing took one.
     looks_around: whether to see if samples may depend on others, as for each new program. guess:

@@ -143,9 +143,8 @@ def refuse_parameter_hooks(parameters: Mapping[str, nn.Parameter]) -> None:
         more = f" and {len(hooked_names) - 3} more" if len(hooked_names) > 3 else ""
         raise GradientNormError(
             f"Expected parameters without hooks on their gradients but {hooked_names[:3]}{more} "
-            "have "
-            "some, which may change the gradient of a batch; that of a single sample they never "
-            "see. Call `remove()` on what `register_hook` returned and on what "
+            "have some, which may change the gradient of a batch; that of a single sample they "
+            "never see. Call `remove()` on what `register_hook` returned and on what "
             "`register_post_accumulate_grad_hook` returned, and register them again afterwards."
         )
 

@@ -2,7 +2,7 @@
 
 `pack_padded_sequence` and its inverse choose by data, which would make the places of all samples
 behind them doubtful (`Tape.route`). They only permute: what is sorted carries the order, the
-recurrence takes it (`kernels/recurrent/packed`), and what is put back is as before. Anything else
+recurrence takes it (`kernels/recurrent/rules`), and what is put back is as before. Anything else
 that is done with sorted samples makes them doubtful after all. So does anything that is done with
 the rows of a packed sequence, sorted here or by the caller: whose they are say the lengths of this
 batch, and those of another may add up to as many rows.

@@ -148,12 +148,12 @@ def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:
     for rows in half(batch.n, seed=batch.n):
         try:
             with without_traces(model):
-                leaves_alone: list[Any] = tensors_in(batch.rows(rows).call(model))
+                outputs_alone: list[Any] = tensors_in(batch.rows(rows).call(model))
         except Exception:  # a mask that was cut does not fit: not this choice
             return False
         same = [
             _near(all_[rows], some)
-            for all_, some in zip(whole, leaves_alone, strict=False)
+            for all_, some in zip(whole, outputs_alone, strict=False)
             if all_.shape[:1] == (batch.n,) and some.shape[:1] == (len(rows),)
             and all_.shape[1:] == some.shape[1:]
         ]  # fmt: skip
@@ -162,7 +162,7 @@ def _explains(model: nn.Module, batch: Batch, whole: list[Tensor]) -> bool:
     return True
 
 
-def _near(wanted_value: Tensor, value: Tensor) -> bool:
-    size = torch.where(torch.isfinite(wanted_value), wanted_value.abs(), 0).max()
-    close = (value - wanted_value).abs() <= _NEAR * size + torch.finfo(value.dtype).tiny
-    return bool((close | (value == wanted_value) | (value.isnan() & wanted_value.isnan())).all())
+def _near(reference: Tensor, value: Tensor) -> bool:
+    size = torch.where(torch.isfinite(reference), reference.abs(), 0).max()
+    close = (value - reference).abs() <= _NEAR * size + torch.finfo(value.dtype).tiny
+    return bool((close | (value == reference) | (value.isnan() & reference.isnan())).all())

@@ -12,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.gradnorm.core.program.argument_outlines import AS_IT_IS, outline_of
+from upslope.gradnorm.core.program.argument_outlines import (
+    AS_IT_IS,
+    MINUS_ONE,
+    outline_of,
+)
 from upslope.gradnorm.core.program.program import Program
-from upslope.gradnorm.core.tensor_marks import MARKS, mark, marks_of, shared_marks
+from upslope.gradnorm.core.tensor_marks import MARKS, Marks, mark, marks_of, shared_marks
 from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.core.weights.weights import leaves
 from upslope.gradnorm.trace.operator_facts import Operator
@@ -36,9 +40,20 @@ _WHOLE_NUMBERS = frozenset({int})
 CONSTANTS, SAMPLES, MEETING, WEIGHTS, ROWS, MEETING_ROWS, UNREAD = range(7)
 """The kinds of tensors in most calls of operators: see `TensorKinds.read`."""
 
-_CONSTANTS: tuple[int, tuple[Any, ...]] = (CONSTANTS, ())
-_WEIGHTS: tuple[int, tuple[Any, ...]] = (WEIGHTS, ())
-_UNREAD: tuple[int, tuple[Any, ...]] = (UNREAD, ())
+_Reading = tuple[int, tuple[Any, ...]]
+"""What `TensorKinds.read` returns: the kinds, and the outline where it is noted."""
+
+_CONSTANTS: _Reading = (CONSTANTS, ())
+_WEIGHTS: _Reading = (WEIGHTS, ())
+_UNREAD: _Reading = (UNREAD, ())
+
+_CONSTANT, _SAMPLE, _WEIGHT, _PLACEHOLDER, _ROW, _ODD = (1 << place for place in range(6))
+"""The kinds of one tensor, a bit each, so that those of all that an operator takes are one number.
+A placeholder holds NaN until it is normalised, a row was sent by the data, and of what is odd more
+is to be asked."""
+
+_WITH_NUMBER = _SAMPLE | _ROW
+"""Those that have a number in the program."""
 
 
 def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
@@ -47,12 +62,12 @@ def _outline_of_index(index: Any) -> tuple[Any, ...] | None:
     for item in index if type(index) is tuple else (index,):
         kind = type(item)
         if kind in _PLACES:
-            parts.append(item)
+            parts.append(item if item != -1 else MINUS_ONE)
         elif kind is slice:
             part = (item.start, item.stop, item.step)
             if not _PLACES.issuperset(map(type, part)):
                 return None
-            parts.append(part)
+            parts.append(outline_of(part) if -1 in part else part)
         else:
             return None
     return tuple(parts)
@@ -63,6 +78,37 @@ def _puts_numbers(args: tuple[Any, ...]) -> bool:
     target, index, value = args
     whole = isinstance(value, Tensor) and not value.is_floating_point()
     return target.is_floating_point() and not whole and not isinstance(index, Tensor)
+
+
+def _outline_without_tensors(value: Any, is_index: bool) -> Any:
+    """Return what is noted of an argument that holds no tensor; None where it may hold some.
+
+    is_index: whether it may be an index, or a part of one.
+    """
+    type_of_value = type(value)
+    if type_of_value in _SEQUENCES and _WHOLE_NUMBERS.issuperset(map(type, value)):
+        return outline_of(value) if -1 in value else tuple(value)
+    if type_of_value in _PLAIN:
+        return outline_of(value)
+    return _outline_of_index(value) if is_index else None
+
+
+def _read_as_meeting(
+    operator: Operator,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    kinds: int,
+    outline: list[Any],
+) -> _Reading:
+    """Return what `TensorKinds.read` does of weights, with samples and placeholders or without.
+
+    Arguments as of `TensorKinds._decide`.
+    """
+    if not kinds & (_SAMPLE | _PLACEHOLDER):
+        return _WEIGHTS if operator.runs_on_weights else _UNREAD
+    meets = operator.meets and (kinds & _SAMPLE or operator.normalises)
+    is_checked = operator.check is None or (not kwargs and operator.check(args))
+    return (MEETING, tuple(outline)) if meets and is_checked else _UNREAD
 
 
 class TensorKinds:
@@ -158,113 +204,136 @@ class TensorKinds:
 
         operator, args, kwargs: the operator and what it got.
         """
-        moves, plain, tracked_ids = operator.moves, self._plain_marks, self._tracked_ids
-        in_front = self._marks_in_front
+        plain, in_front, number_of = self._plain_marks, self._marks_in_front, self._numbers.get
         outline: list[Any] = [operator.name]
-        number_of, numbers = self._numbers.get, list[int | None]()
-        samples, constants, meets, has_placeholder = 0, 0, False, False
-        rows: Any = None
+        numbers: list[int | None] = []
+        kinds, count, self.rows = 0, 0, None
         for value in (*args, *kwargs.values()) if kwargs else args:
-            kind = type(value)  # of a class derived from these nothing is known here
-            if kind is Tensor:
+            type_of_value = type(value)  # of a class derived from these nothing is known here
+            if type_of_value is Tensor:
                 marks = value.__dict__.get(MARKS)
                 if marks is plain:
-                    samples += 1
-                    numbers.append(number_of(id(value)))
+                    kind = _SAMPLE
                 elif marks is in_front:
-                    samples += 1
-                    numbers.append(number_of(id(value)))
-                    self.meets_front = True
-                elif marks is None:
-                    # What has a graph was made where no operator was seen.
-                    if value.grad_fn is not None:
-                        return _UNREAD
-                    constants += 1
-                elif marks.route is not None:
-                    group = marks.route.rows
-                    if group is None or (rows is not None and rows.rows is not group):
-                        return _UNREAD
-                    if marks.samples_in != self.session or marks.in_front >= 0:
-                        return _UNREAD
-                    rows = marks.route
-                    numbers.append(number_of(id(value)))
-                    outline.append((value.shape[1:],))  # the same of any number of rows
-                    continue
-                elif marks.is_packed:
-                    return _UNREAD
-                elif marks.placeholder_of is not None:  # which holds NaN until it is normalised
-                    has_placeholder = True
-                elif marks.made_of is self._key_of_weights and marks.samples_in is None:
-                    meets = True
-                elif marks.samples_in == self.session and marks.made_of is not self._key_of_weights:
-                    samples += 1
-                    numbers.append(number_of(id(value)))
-                    self.meets_front |= marks.in_front >= 0
+                    kind, self.meets_front = _SAMPLE, True
                 else:
-                    return _UNREAD
-                if value.layout is not _DENSE:
-                    return _UNREAD
-                outline.append(value.shape)
-            elif kind is nn.Parameter:
-                if id(value) in tracked_ids:
-                    meets = True
-                elif value.requires_grad or MARKS in value.__dict__:
-                    return _UNREAD
-                else:
-                    constants += 1
-                if value.layout is not _DENSE:
-                    return _UNREAD
-                outline.append(value.shape)
-            elif kind is int or kind in AS_IT_IS:
-                outline.append(value)
-            elif kind in _SEQUENCES:
-                if _WHOLE_NUMBERS.issuperset(map(type, value)):
-                    outline.append(value if kind is tuple else tuple(value))
-                elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
-                    samples += 1
-                    numbers += [number_of(id(tensor)) for tensor in value]
-                    outline.append(shapes)
-                elif moves and (index := _outline_of_index(value)) is not None:
-                    outline.append(index)
-                else:
-                    return _UNREAD
-            elif kind in _PLAIN:
-                outline.append(outline_of(value))
-            elif moves and (index := _outline_of_index(value)) is not None:
-                outline.append(index)
+                    kind = self._kind_by_marks(value, marks)
+                if kind & _WITH_NUMBER:
+                    numbers.append(number_of(id(value)))
+            elif type_of_value is nn.Parameter:
+                kind = self._kind_of_parameter(value)
+            elif type_of_value in AS_IT_IS:
+                outline.append(value if value != -1 else MINUS_ONE)
+                continue
+            elif operator.joins and (shapes := self._shapes_of_samples(value)) is not None:
+                kinds, count = kinds | _SAMPLE, count + 1
+                numbers += [number_of(id(tensor)) for tensor in value]
+                outline.append(shapes)
+                continue
             else:
+                part = _outline_without_tensors(value, operator.moves)
+                if part is None:
+                    return _UNREAD
+                outline.append(part)
+                continue
+            if kind == _ODD or value.layout is not _DENSE:
                 return _UNREAD
+            kinds, count = kinds | kind, count + 1
+            # Of rows the data say how many there are.
+            outline.append(value.shape if kind != _ROW else (value.shape[1:],))
         outline.append(tuple(numbers))
-        if rows is not None:
-            if samples or has_placeholder:
-                return _UNREAD
-            self.rows = rows
-            return (MEETING_ROWS if meets else ROWS), (*outline, rows.rows.number)
-        if meets:
-            if not (samples or has_placeholder):
-                return _WEIGHTS if operator.runs_on_weights else _UNREAD
-            meets = operator.meets and (samples > 0 or (has_placeholder and operator.normalises))
-            is_checked = operator.check is None or (not kwargs and operator.check(args))
-            return (MEETING, tuple(outline)) if meets and is_checked else _UNREAD
-        if has_placeholder:
-            return _UNREAD
-        if not samples:
-            return _CONSTANTS if operator.runs_on_constants else _UNREAD
-        # A constant that becomes as long as samples are is no sample yet.
-        if operator.lends and not (args and args[0].__dict__.get(MARKS) is plain):
-            return _UNREAD
-        if moves:
-            # What is put beside others, or moved in a row alone, has more to be asked.
-            is_told = _puts_numbers(args) if operator.puts else samples + constants == 1
-            if not is_told or _peek_at_transforms() is not None:
-                return _UNREAD
-        return (SAMPLES, tuple(outline)) if operator.runs_on_samples else _UNREAD
+        return self._decide(operator, args, kwargs, kinds, count, outline)
 
-    def _shapes_of_samples(self, values: Iterable[Any]) -> tuple[torch.Size, ...] | None:
+    def _decide(
+        self,
+        operator: Operator,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        kinds: int,
+        count: int,
+        outline: list[Any],
+    ) -> _Reading:
+        """Return what `read` does, once all arguments are looked at.
+
+        operator, args, kwargs: as of `read`. kinds, count: of the tensors, where a list of them
+        counts once. outline: of the call.
+        """
+        if kinds & _ROW:
+            return self._read_as_rows(kinds, outline)
+        if kinds & _WEIGHT:
+            return _read_as_meeting(operator, args, kwargs, kinds, outline)
+        if kinds & _PLACEHOLDER:
+            return _UNREAD
+        if kinds & _SAMPLE:
+            is_told = self._is_told_of_samples(operator, args, count)
+            return (SAMPLES, tuple(outline)) if is_told else _UNREAD
+        return _CONSTANTS if operator.runs_on_constants else _UNREAD
+
+    def _kind_by_marks(self, tensor: Tensor, marks: Marks | None) -> int:
+        """Return the kind of a tensor, no parameter, of which more than `_plain_marks` is known."""
+        if marks is None:
+            # What has a graph was made where no operator was seen.
+            return _CONSTANT if tensor.grad_fn is None else _ODD
+        if marks.route is not None:
+            return self._kind_of_routed(marks)
+        if marks.is_packed:
+            return _ODD
+        if marks.placeholder_of is not None:
+            return _PLACEHOLDER
+        is_made_of_weights = marks.made_of is self._key_of_weights
+        if is_made_of_weights and marks.samples_in is None:
+            return _WEIGHT
+        if is_made_of_weights or marks.samples_in != self.session:
+            return _ODD
+        self.meets_front |= marks.in_front >= 0
+        return _SAMPLE
+
+    def _kind_of_routed(self, marks: Marks) -> int:
+        """Return the kind of a tensor that the data have sent somewhere: a row, of one group alone.
+
+        marks: its marks. The group is that of the first row among an operator's arguments.
+        """
+        group, rows = marks.route.rows, self.rows
+        is_other_group = group is None or (rows is not None and rows.rows is not group)
+        if is_other_group or marks.samples_in != self.session or marks.in_front >= 0:
+            return _ODD
+        self.rows = marks.route
+        return _ROW
+
+    def _kind_of_parameter(self, parameter: nn.Parameter) -> int:
+        if id(parameter) in self._tracked_ids:
+            return _WEIGHT
+        return _ODD if parameter.requires_grad or MARKS in parameter.__dict__ else _CONSTANT
+
+    def _read_as_rows(self, kinds: int, outline: list[Any]) -> _Reading:
+        """Return what `read` does of routed rows; arguments as of `_decide`."""
+        if kinds & (_SAMPLE | _PLACEHOLDER):
+            return _UNREAD
+        outline.append(self.rows.rows.number)
+        return (MEETING_ROWS if kinds & _WEIGHT else ROWS), tuple(outline)
+
+    def _is_told_of_samples(self, operator: Operator, args: tuple[Any, ...], count: int) -> bool:
+        """Whether no more is to be asked of an operator on samples and constants alone.
+
+        operator, args, count: as of `_decide`.
+        """
+        # A constant that becomes as long as samples are is no sample yet.
+        if operator.lends and not (args and args[0].__dict__.get(MARKS) is self._plain_marks):
+            return False
+        if operator.moves:
+            # What is put beside others, or moved in a row alone, has more to be asked.
+            is_alone = _puts_numbers(args) if operator.puts else count == 1
+            if not is_alone or _peek_at_transforms() is not None:
+                return False
+        return operator.runs_on_samples
+
+    def _shapes_of_samples(self, values: Any) -> tuple[torch.Size, ...] | None:
         """Return the shapes of dense samples with dimensions, as they come to be joined.
 
-        None where there is anything else among the values.
+        None where the values are no sequence of these, or an empty one.
         """
+        if type(values) not in _SEQUENCES or not values:
+            return None
         shapes = []
         for value in values:
             if type(value) is not Tensor or value.layout is not _DENSE or not value.shape:

@@ -1,5 +1,16 @@
 // Learning curves: lines with bands, switched by their names, read off by pointer or arrow keys.
 
+// Runs of positions that have a value: a band ends where seeds do not differ, and has no interval there.
+function stretches(values) {
+  const runs = [];
+  values.forEach((value, i) => {
+    if (!known(value)) return;
+    if (i > 0 && known(values[i - 1])) runs[runs.length - 1].push(i);
+    else runs.push([i]);
+  });
+  return runs;
+}
+
 function curves(set, state) {
   const view = { bands: true, difference: false, at: null, near: null };
   const readout = h("div", { class: "readout", "aria-live": "polite" });
@@ -54,9 +65,9 @@ function curves(set, state) {
     for (const row of rows) {
       const style = look(state.slots.get(row.name)), line = series(row);
       const group = svg("g", { class: style.colour });
-      if (view.bands && line.low.every(known) && line.high.every(known)) {
-        const up = budgets.map((b, i) => `${x(b)} ${y(100 * clip(line.high[i]))}`);
-        const down = budgets.map((b, i) => `${x(b)} ${y(100 * clip(line.low[i]))}`).reverse();
+      if (view.bands) for (const part of stretches(line.high)) {
+        const up = part.map((i) => `${x(budgets[i])} ${y(100 * clip(line.high[i]))}`);
+        const down = part.map((i) => `${x(budgets[i])} ${y(100 * clip(line.low[i]))}`).reverse();
         group.append(svg("path", { d: `M${[...up, ...down].join("L")}Z`, class: "band" }));
       }
       for (const dots of line.dots || []) for (const [i, value] of dots.entries()) {
@@ -106,7 +117,7 @@ function curves(set, state) {
       readout.replaceChildren(h("p", { class: "head" }, `${count(budgets[index])} labels`), h("ul", {}, order.map((row) => {
         const line = series(row);
         const value = view.difference ? signed(100 * line.mean[index]) : percent(line.mean[index]);
-        const half = known(line.high[index]) ? ` ±${(100 * (line.high[index] - line.mean[index])).toFixed(view.difference ? 2 : 1)}` : "";
+        const half = line.high[index] - line.low[index] > 1e-12 ? ` ±${(100 * (line.high[index] - line.mean[index])).toFixed(view.difference ? 2 : 1)}` : "";
         return h("li", { class: row === near ? "near" : null }, named(row.name, state.slots.get(row.name)), h("span", {}, value, h("small", {}, half)));
       })), note("Point at the curves, or use the arrow keys on them, for other budgets."));
     };

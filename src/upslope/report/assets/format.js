@@ -21,9 +21,12 @@ function withHalf(interval, scale, show) {
   return h("span", {}, mean, " ", h("small", {}, "±" + fixed(scale * (interval.high - interval.mean), digits)));
 }
 
-function pValue(p) {
+// A p below the level of the verdict does not round up to it.
+function pValue(p, level) {
   if (!known(p)) return DASH;
-  return p < 0.001 ? "<0.001" : p.toFixed(3);
+  if (p < 0.001) return "<0.001";
+  const text = p.toFixed(3);
+  return p < level && Number(text) >= level ? `<${level}` : text;
 }
 
 // In whole percent; no probability is quite 0 or 1.

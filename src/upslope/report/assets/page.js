@@ -31,7 +31,7 @@ function figuresTable(set) {
     named(row.name, state.slots.get(row.name)),
     ...shown.map((i) => withHalf({ mean: row.curve.mean[i], high: row.curve.high[i] }, 100, (v) => fixed(v, 1))),
     withHalf(row.area, 100, (v) => fixed(v, 1)),
-    ...(set.reference ? [row.comparison ? withHalf(row.comparison.area, 100, (v) => signed(v, 2)) : "", row.comparison ? pValue(row.comparison.holm) : ""] : []),
+    ...(set.reference ? [row.comparison ? withHalf(row.comparison.area, 100, (v) => signed(v, 2)) : "", row.comparison ? pValue(row.comparison.holm, data.level) : ""] : []),
     seconds(row.selecting), seconds(row.training), String(row.seeds.length),
   ] }));
   return [table(head, rows, "Figures at each number of labels"), n > most ? note(`${most} of ${n} budgets; all of them stand in curves.csv.`) : null, set.notes.map((text) => note(text))];
@@ -49,7 +49,7 @@ function testsTable(set) {
       const c = row.comparison;
       return { kind: c.verdict === "better" ? "better" : c.verdict === "worse" ? "worse" : null, cells: [
         named(row.name, state.slots.get(row.name)), withHalf(c.area, 100, (v) => signed(v, 2)), `${c.wins} of ${c.seeds.length}`,
-        pValue(c.p), pValue(c.holm), pValue(c.signFlip), pValue(c.equal), pValue(c.notWorse), probability(c.rope[1]), VERDICTS[c.verdict] || "",
+        pValue(c.p, data.level), pValue(c.holm, data.level), pValue(c.signFlip, data.level), pValue(c.equal, data.level), pValue(c.notWorse, data.level), probability(c.rope[1]), VERDICTS[c.verdict] || "",
       ] };
     }), "Paired tests"),
     note(`The verdict is by Holm's p below ${data.level}. Differences are points of area under the budget curve, within the seed. A difference that is not shown is not a difference shown to be zero: that is what "equal within ${point} point" tests (two one-sided tests), "not worse" its lower half, and the chance within ${point} point is the probability that the mean lies there under the reference prior; none of these three is corrected for the number of strategies. The sign-flip test assumes nothing about the shape of the differences, but with these seeds its p cannot fall below ${Number(floor.toPrecision(2))}${floor >= data.level ? ", so that it cannot confirm any difference at that level" : ""}.`));

@@ -115,12 +115,13 @@ function rankDiagram(ranks, state) {
     bars.forEach(([i, j], n) => frame.root.append(svg("line", { x1: frame.right + 12 + 9 * n, x2: frame.right + 12 + 9 * n, y1: 60 + 24 * i, y2: 72 + 24 * j, class: "clique" })));
     return frame.root;
   };
+  const p = pValue(ranks.p, state.level);
   const shownNot = ranks.p >= state.level ? " That is no difference at this level, so that the bars are not to be read." : "";
   const caution = ranks.blocks === "seeds" ? " Ranks over the seeds of one data set say nothing about other data." : "";
   return [
     h("h3", {}, "Mean ranks"),
     figure((width) => (width >= 640 ? wide(width) : narrow(width)),
-      `Mean rank in area over ${count(ranks.count)} ${ranks.blocks}, 1 for the best (Demšar 2006). Bars join strategies that are not shown to differ (Nemenyi's test). Friedman test that any differ: p ${ranks.p < 0.001 ? "< 0.001" : `= ${ranks.p.toFixed(3)}`}.${shownNot}${caution}`),
+      `Mean rank in area over ${count(ranks.count)} ${ranks.blocks}, 1 for the best (Demšar 2006). Bars join strategies that are not shown to differ (Nemenyi's test). Friedman test that any differ: p ${p.startsWith("<") ? p : `= ${p}`}.${shownNot}${caution}`),
   ];
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from upslope.evaluation.curves import ROUNDING
 from upslope.files import csv_text
 from upslope.report.text_tables import DASH, markdown_table
 from upslope.reproduction.output.results import Row, Table, Value
@@ -26,7 +27,8 @@ _LATEX = {
 
 
 def format_value(value: Value | None, decimals: int) -> str:
-    """Return `12.3 ±0.4`; without the half where there is none, a dash for no value.
+    """Return `12.3 ±0.4`; without the half where there is none, or none but rounding, as of seeds
+    of one value; a dash for no value.
 
     decimals: of both numbers; a count has none.
     """
@@ -34,7 +36,8 @@ def format_value(value: Value | None, decimals: int) -> str:
         return DASH
     if value.count:
         return f"{int(value.mean):,}"
-    half = "" if math.isnan(value.half) else f" ±{_number(value.half, decimals)}"
+    has_half = value.half > ROUNDING * abs(value.mean)
+    half = f" ±{_number(value.half, decimals)}" if has_half else ""
     return f"{_number(value.mean, decimals)}{half}"
 
 

@@ -103,8 +103,10 @@ class Study:
         """
         config = load(self.document, sets=sets, overrides=overrides)
         labels = [choice.label for choice in config.strategies]
-        read_labels = [choice.label for choice in load(self.document).strategies] if sets else []
-        if missing := [label for label in read_labels if label not in labels]:
+        labels_of_study = (
+            [choice.label for choice in load(self.document).strategies] if sets else []
+        )
+        if missing := [label for label in labels_of_study if label not in labels]:
             raise ConfigError(
                 f"strategies: expected {', '.join(missing)} among those of a study, whose figures "
                 f"artefacts read, but got {', '.join(labels)}. Leave the strategies as they are, "

@@ -26,9 +26,10 @@ def live_rows(g: Tensor) -> Tensor | None:
 
 
 def live_rows_of_product(g: Tensor, width: int) -> Tensor | None:
-    """Return the same for rows that are to be multiplied with a matrix, if it is worth a look.
+    """Return `live_rows` of gradients that are to be multiplied with a matrix.
 
-    Only on a CPU: a GPU would have to wait for the answer.
+    None also where the product is too small to be worth a look, or no row is live; and on a GPU,
+    which would have to wait for the answer.
 
     g: gradients, (n, rows, columns). width: the other size of the matrix.
     """

@@ -141,7 +141,10 @@ class BagGradient(PerSampleGradient):
         return rows.div(self.count, rounding_mode="floor"), sums
 
     def lookups(self) -> LookupGradient:
-        """Return the same, a row for each look-up; zeros for what a sample has less than others."""
+        """Return the gradients with a row for each look-up.
+
+        Samples with fewer look-ups than others have zeros behind their own.
+        """
         owners, n = torch.repeat_interleave(self.sizes), len(self)
         first = self.sizes.cumsum(dim=0) - self.sizes
         place = owners, torch.arange(len(owners), device=owners.device) - first[owners]

@@ -18,7 +18,7 @@ import functools
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.chunks import CACHE, chunks, in_cache
 from upslope.gradnorm.core.gradients.sums_of_squares import (
     cancels,
     frobenius_norms,
@@ -64,7 +64,7 @@ def method_of(x: torch.Size, o: int, grams: int, element: int, scratch: int, thr
     if ghost < n * i * o * (t + _PRODUCT_ENTRY):
         return "ghost"
     bytes_each = element * max(1, i * o)
-    at_once = min(max(threads, _AT_ONCE // bytes_each), scratch // bytes_each)
+    at_once = min(max(threads, in_cache(_AT_ONCE, scratch) // bytes_each), scratch // bytes_each)
     return "direct, at once" if n <= at_once else "direct"
 
 
@@ -92,7 +92,7 @@ def direct(x: Tensor, g: Tensor, scratch: int) -> Tensor:
     width = max(1, min(o, scratch // (i * size)))
     if min(i, o) >= WIDE and prefers_onednn_for_each(t * i * width, left, right):
         return torch.stack([_norm_by_blocks(a, b, width) for a, b in zip(left, right, strict=True)])
-    together = max(torch.get_num_threads(), _BLOCK // (i * width * size))
+    together = max(torch.get_num_threads(), in_cache(_BLOCK, scratch) // (i * width * size))
     together = max(1, min(n, together, scratch // (i * width * size)))
     buffer = right.new_empty(together, width, i)
     out = []

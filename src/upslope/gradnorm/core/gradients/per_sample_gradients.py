@@ -4,8 +4,8 @@ The gradient of one sample's loss with respect to one weight is a `PerSampleGrad
 meet their input in a sum over positions s of products, G = sum_s g_s x_s^T (`OuterProducts`);
 `outer_norms` has the ways to its norm.
 
-A part never leaves the samples' order: row k of everything is sample k. Embeddings have a form of
-their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
+Gradients stay in the order of the samples: row k of everything is sample k. Embeddings have a form
+of their own (`lookup_gradients`), and so have weights that are made of others (`leaf_gradients`,
 `weight_norm`) and convolutions (`kernels/conv/methods`).
 """
 
@@ -26,6 +26,7 @@ from upslope.gradnorm.core.gradients.sums_of_squares import (
     SumOfSquares,
     as_type_of,
     squared_norms,
+    to_double,
     upcast,
 )
 from upslope.gradnorm.core.matrix_products import batched_products
@@ -82,7 +83,7 @@ class PerSampleGradient(ABC):
         """(len(rows), *weight.shape): the gradients themselves, for some of the samples."""
 
     def add(self, others: Sequence[PerSampleGradient]) -> PerSampleGradient | None:  # noqa: ARG002
-        """The sum with other parts of the same weight; None where they have no form in common."""
+        """Return the sum with other gradients of the same weight; None without a common form."""
         return None
 
     def inner_products(self, v: Tensor) -> Tensor | None:  # noqa: ARG002
@@ -142,6 +143,13 @@ class PerSampleGradient(ABC):
         pieces = map(upcast, self.pieces(bytes_each, scratch))  # half precision sums in float32
         return Dense(torch.cat([*pieces]))
 
+    def in_double(self) -> PerSampleGradient:
+        """Return the gradients in float64, where squares of their operands are taken.
+
+        Float32 may hold neither these, nor digits of them, and yet the gradients.
+        """
+        return self
+
     def cost(self) -> tuple[str, float]:
         """Return the method of the norm, "" where there is one alone, and what a sample costs.
 
@@ -200,7 +208,7 @@ class OfOneSample(PerSampleGradient):
     def squared_norms(self, scratch: int) -> Tensor:  # noqa: ARG002
         """Return the squared norms; see `PerSampleGradient`."""
         square = squared_norms(self.value[None])
-        return square.new_zeros(self.n).index_fill(0, self._place, 1) * square
+        return square.new_zeros(self.n).index_copy_(0, self._place, square)
 
     def materialize(self, rows: slice) -> Tensor:
         """Return the gradients themselves; see `PerSampleGradient`."""
@@ -306,6 +314,10 @@ class OuterProducts(PerSampleGradient):
         """Yield the products themselves; see `PerSampleGradient`."""
         return iter([OuterPieces([self.x], self.g)]) if self.x.shape[1] <= most else None
 
+    def in_double(self) -> OuterProducts:
+        """Return the gradients in float64; see `PerSampleGradient`."""
+        return OuterProducts(to_double(self.x), to_double(self.g))
+
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = sum_s g_ns^T V x_ns; see `PerSampleGradient`."""
         if v.dim() != 2:
@@ -345,7 +357,7 @@ class OuterProducts(PerSampleGradient):
 
 @dataclass(frozen=True)
 class TransposedGradient(PerSampleGradient):
-    """The transpose of another part's matrix: x @ W instead of x @ W.T."""
+    """The transposes of other gradients: those of W in x @ W, where others are of x @ W.T."""
 
     part: OuterProducts
 

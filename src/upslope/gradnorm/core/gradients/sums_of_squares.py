@@ -126,6 +126,11 @@ def as_type_of(other: Tensor, tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == other.dtype else tensor.to(other.dtype)
 
 
-def upcast(gram: Tensor) -> Tensor:
-    """A Gram matrix in a type whose sums can be trusted."""
-    return gram.float() if gram.dtype in (torch.bfloat16, torch.float16) else gram
+def upcast(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32 if it is in half precision, in which sums lose small terms."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def to_double(tensor: Tensor) -> Tensor:
+    """Return floating-point or complex numbers in double precision."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

@@ -44,7 +44,7 @@ class Layout:
         return self._blocks(tensor, n).flatten(1, 2)
 
     def _blocks(self, tensor: Tensor, n: int) -> Tensor:
-        """(n, a, b, *other dimensions): the same as a view of the tensor."""
+        """(n, a, b, *other dimensions): the entries of each sample, as a view of the tensor."""
         rows_first = tensor.movedim(self.dim, 0)
         k = rows_first.shape[0] // n
         b = k if self.b is None else self.b

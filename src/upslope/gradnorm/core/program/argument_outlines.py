@@ -16,7 +16,11 @@ from torch import Tensor
 from upslope.gradnorm.core.program.indices import hash_numbers, is_made_of_samples
 
 AS_IT_IS = frozenset({bool, int, str, torch.dtype, type(None)})
-"""Types of arguments that are their own outline."""
+"""Types of arguments that are their own outline, but for `MINUS_ONE`."""
+
+MINUS_ONE = "minus one"
+"""What stands for -1. Outlines are compared by their hashes, and Python has one hash for -1 and -2:
+a softmax over the classes would be taken for one over the samples."""
 
 
 def outline_of(value: Any) -> Any:
@@ -27,15 +31,16 @@ def outline_of(value: Any) -> Any:
     """
     kind = type(value)
     if kind in AS_IT_IS:  # asked of every argument of every operator
-        return value
+        return value if value != -1 else MINUS_ONE
     if kind is float:
-        return value if value in (0.0, 1.0) or not math.isfinite(value) else kind
+        # As text, for each NaN has a hash of its own.
+        return value if value in (0.0, 1.0) else kind if math.isfinite(value) else repr(value)
     if isinstance(value, Tensor):
         return value.shape
     if isinstance(value, (tuple, list)):
         return tuple(map(outline_of, value))
     if isinstance(value, (float, complex)):
-        return value if value in (0, 1) or not cmath.isfinite(value) else kind
+        return value if value in (0, 1) else kind if cmath.isfinite(value) else repr(value)
     return descriptor_of(value)
 
 
@@ -47,8 +52,10 @@ def descriptor_of(value: Any) -> Any:
         return tuple(value.shape), hash_numbers(value)
     if isinstance(value, (tuple, list)):
         return tuple(map(descriptor_of, value))
+    if isinstance(value, float) and math.isnan(value):
+        return repr(value)
     if isinstance(value, (int, float, str, bool, torch.dtype)) or value is None:
-        return value
+        return value if value != -1 else MINUS_ONE
     if isinstance(value, (np.ndarray, np.generic)):  # whose text leaves out what is in the middle
         array = np.asarray(value)
         return array.shape, array.dtype.str, hash(array.tobytes())

@@ -102,4 +102,6 @@ def hash_numbers(tensor: Tensor) -> int:
         if stride == 0 and shape[dim] > 1:  # expanded: the same numbers again
             numbers = numbers.narrow(dim, 0, 1)
     # Two ways to the same numbers, one of them expanded, would be two programs: both are proven.
+    # NumPy takes no numbers that are still to be conjugated or negated.
+    numbers = numbers.resolve_conj().resolve_neg()
     return hash((shape, numbers.shape, numbers.cpu().numpy().tobytes()))

@@ -16,10 +16,11 @@ MOVING = frozenset(
     {
         "__getitem__", "__setitem__", "cat", "chunk", "concat", "concatenate", "expand", "flatten",
         "flip", "fliplr", "flipud", "gather", "index_add", "index_add_", "index_copy",
-        "index_copy_", "index_fill", "index_put", "index_put_", "index_select", "masked_scatter",
-        "masked_scatter_", "movedim", "moveaxis", "narrow", "permute", "repeat",
-        "repeat_interleave", "reshape", "roll", "rot90", "scatter", "scatter_", "scatter_add",
-        "scatter_add_", "scatter_reduce", "scatter_reduce_", "select", "split", "squeeze", "stack",
+        "index_copy_", "index_fill", "index_put", "index_put_", "index_reduce", "index_reduce_",
+        "index_select", "masked_scatter", "masked_scatter_", "masked_select", "movedim",
+        "moveaxis", "narrow", "permute", "put", "put_", "repeat", "repeat_interleave", "reshape",
+        "roll", "rot90", "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce",
+        "scatter_reduce_", "segment_reduce", "select", "split", "squeeze", "stack",
         "swapaxes", "swapdims", "t", "take", "take_along_dim", "tile", "transpose", "unbind",
         "unflatten", "unfold", "unsqueeze", "view",
     }
@@ -51,7 +52,7 @@ BY_INDEX = frozenset(
         "gather", "index_add", "index_add_", "index_copy", "index_copy_", "index_put",
         "index_put_", "index_reduce", "index_reduce_", "masked_scatter", "masked_scatter_",
         "narrow", "put", "put_", "scatter", "scatter_", "scatter_add", "scatter_add_",
-        "scatter_reduce", "scatter_reduce_", "take_along_dim", "__setitem__",
+        "scatter_reduce", "scatter_reduce_", "segment_reduce", "take_along_dim", "__setitem__",
     }
 )  # fmt: skip
 """Operators that put entries where an index says: with one made of samples, the data decide."""

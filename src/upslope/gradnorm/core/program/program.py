@@ -67,8 +67,8 @@ class Program:
         garbage collector."""
         self.note_hash: Callable[[int], None] = self._hashes.append
         """Takes in an operator of which no more than its outline is noted (`is_noted_in_outline`):
-        the hash of its name, `outline_of` each argument, and `numbers_of` them. Called for most: it
-        must be fast."""
+        the hash of its name, `outline_of` each argument, `numbers_of` them, and the names of those
+        that have some. Called for most: it must be fast."""
         self.numbers: dict[int, int] = {}
         """`id` of a tensor of samples -> its number among those that the pass has made. One that is
         gone may have lent its `id` to another, which then has a number of its own."""
@@ -94,46 +94,60 @@ class Program:
             return
         if not of_samples:
             return
-        if name not in OF_INTEREST and _is_strided(args) and _is_strided(kwargs.values()):
-            if isinstance(out, Tensor) and out.dim() == 0:
-                self.steering.follow(func, name, args, kwargs, out)
-            if not self._is_reading:
-                self._add_outline(name, args, kwargs)
-            return
         if isinstance(out, Tensor) and out.dim() == 0:
             self.steering.follow(func, name, args, kwargs, out)
+        if name in OF_INTEREST or not (_is_strided(args) and _is_strided(kwargs.values())):
+            self._note_of_interest(name, args, kwargs, out)
+        elif not self._is_reading:
+            self._add_outline(name, args, kwargs)
+
+    def _note_of_interest(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """Take in an operator of which more than its outline may decide on places."""
         self.steering.mark_sizes(name, args, out)
         if name in MOVING or name in SIZED_OPERATORS:
-            self.steering.take_arguments((*args[name in MOVING :], *kwargs.values()))
+            sizes = args[1:] if name in MOVING else args  # behind the tensor that is moved
+            self.steering.take_arguments((*sizes, *kwargs.values()))
         if self._is_reading and name not in LEAVING and name not in UNREADABLE:
             return  # the caller's outline stands for all that would be noted
         by_index = self._is_placed_by_index(name, args, kwargs)
         if self._is_placed_unseen(name, args, kwargs):
             self.repeats = False
         elif by_index or name in MOVING or name in BY_STRIDES:
-            values = (*args, *kwargs.values())
-            numbers = self.numbers_of(values)
-            by_any = name == "__getitem__" or name in BY_INDEX
-            if by_any and may_move_within(name, args, kwargs):
-                outline = name, *map(outline_of, values), numbers
-                self._shapes_of_moves.append((len(self._hashes), hash(outline)))
-            self._add((name, *map(descriptor_of, values), numbers))
-            if name in BY_STRIDES:
-                self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
-            if by_index:
-                self.note_indices(values)
+            self._note_move(name, args, kwargs, by_index=by_index)
         elif name in LEAVING:
-            self._add((name, repr(out)))
-            if name == "__contains__" and len(args) == 2:
-                self.steering.leave_whether_contained(args[0], args[1], out)
-            else:
-                self.steering.leave(args[0] if args else None, out)
+            self._note_leaving(name, args, out)
         elif name in UNREADABLE:
             self.repeats = False
             if name not in POINTING:
                 self.steering.leave(None, None)
         else:
             self._add_outline(name, args, kwargs)
+
+    def _note_move(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, by_index: bool
+    ) -> None:
+        """Note an operator that puts entries elsewhere. by_index: where samples' numbers say."""
+        values = (*args, *kwargs.values())
+        numbers = self.numbers_of(values)
+        may_take_index = name == "__getitem__" or name in BY_INDEX
+        if may_take_index and may_move_within(name, args, kwargs):
+            outline = name, *map(outline_of, values), numbers, *kwargs
+            self._shapes_of_moves.append((len(self._hashes), hash(outline)))
+        self._add((name, *map(descriptor_of, values), numbers, *kwargs))
+        if name in BY_STRIDES:
+            self._add(tuple((t.stride(), t.storage_offset()) for t in tensors_among(values)))
+        if by_index:
+            self.note_indices(values)
+
+    def _note_leaving(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        """Note numbers of samples that leave for Python."""
+        self._add((name, repr(out)))
+        if name == "__contains__" and len(args) == 2:
+            self.steering.leave_whether_contained(args[0], args[1], out)
+        else:
+            self.steering.leave(args[0] if args else None, out)
 
     def number(self, tensor: Tensor) -> None:
         """Give a tensor of samples the next number. Called for every one of them."""
@@ -161,7 +175,7 @@ class Program:
         finally:
             self._is_reading = False
         self._drop_shapes(count)
-        self._hashes[count:], self.repeats = [hash(outline)], repeats
+        self._hashes[count:], self.repeats = [hash(descriptor_of(outline))], repeats
 
     def note_indices(self, values: Iterable[Any]) -> None:
         """Note the numbers of the indices of samples among some arguments: entries follow them."""
@@ -215,7 +229,7 @@ class Program:
 
     def _add_outline(self, name: str, args: Any, kwargs: Any) -> None:
         values = (*args, *kwargs.values())
-        self._add((name, *map(outline_of, values), self.numbers_of(values)))
+        self._add((name, *map(outline_of, values), self.numbers_of(values), *kwargs))
 
     def _drop_shapes(self, count: int) -> None:
         """Forget what was noted of indices of all but the first `count` operators."""

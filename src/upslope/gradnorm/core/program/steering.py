@@ -95,29 +95,43 @@ class Steering:
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None or any(isinstance(x, Tensor) for x in (*args[1:], *kwargs.values())):
             return
-        if marks_of(first).is_told:
+        marks = marks_of(first)
+        if marks.is_told:
             mark(out).is_told = True
-            return
-        own_numbers, own_counts = marks_of(first).own_numbers, marks_of(first).own_counts
-        if own_numbers is not None and name in _BY_ENTRY:
-            mark(out).own_numbers = func(own_numbers, *args[1:], **kwargs)
-        elif own_counts is not None:
+        elif marks.own_numbers is not None and name in _BY_ENTRY:
+            mark(out).own_numbers = func(marks.own_numbers, *args[1:], **kwargs)
+        elif (counts := marks.own_counts) is not None:
             # As many as there are: of each sample, as many as there are of it.
-            if name in _EQUAL and not kwargs and args[1] == own_counts.numel_of_each * self._n:
-                mark(out).own_counts = own_counts._replace(has_all=True)
+            if name in _EQUAL and not kwargs and args[1] == counts.numel_of_each * self._n:
+                mark(out).own_counts = counts._replace(has_all=True)
         elif name == "sum" and len(args) == 1 and not kwargs:
             if first.dtype == torch.bool and self._is_in_front(first):
                 size = first.numel() // self._n
                 counts = first.detach().reshape(self._n, size).sum(dim=1)
                 mark(out).own_counts = OwnCounts(counts, size)
-        elif name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
+        else:
+            is_whole = not (args[1:] or kwargs)
+            own_numbers = self._reduce_alone(name, first, out, is_whole=is_whole)
+            if own_numbers is not None:
+                mark(out).own_numbers = own_numbers
+
+    def _reduce_alone(
+        self, name: str, tensor: Tensor, out: Tensor, *, is_whole: bool
+    ) -> Tensor | None:
+        """Return what a reduction to one number would be for each sample alone; None if not known.
+
+        name: of the operator. tensor, out: what it got and made. is_whole: whether it got no more.
+        """
+        if name in _UNANIMOUS and bool(out) is _UNANIMOUS[name]:
             # Of a view of its own the garbage collector would see no circle.
-            mark(out).own_numbers = out.clone().expand(self._n)
-        elif name in _EXTREMES and not (args[1:] or kwargs) and self._has_rows_in_front(first):
-            whole = first.detach().reshape(self._n, -1)
-            if whole.shape[1] > 0:
-                reduce = _ALONG_ROWS.get(name, name)
-                mark(out).own_numbers = getattr(whole, reduce)(dim=1)
+            return out.clone().expand(self._n)
+        if name not in _EXTREMES or not is_whole or not self._has_rows_in_front(tensor):
+            return None
+        rows = tensor.detach().reshape(self._n, -1)
+        if rows.shape[1] == 0:
+            return None
+        numbers: Tensor = getattr(rows, _ALONG_ROWS.get(name, name))(dim=1)
+        return numbers
 
     def leave(self, tensor: Any, value: Any) -> None:
         """Take in a number that leaves, or a list of them. tensor: what it was. value: what is."""
@@ -233,9 +247,9 @@ class Steering:
         )
 
     def ways_apart(self) -> list[Hashable] | None:
-        """Return the same, but what is equal for samples that may go together, as in a proof.
+        """Return n values, equal for samples that may go together in a proof; None as `ways`.
 
-        What was decided again for each sample may be another thing for several of them.
+        What was decided again for each sample may be another thing for several of them together.
         """
         ways, together = self.ways(), self.together
         if ways is None or not self.has_decisions:

@@ -22,10 +22,13 @@ _HOOKS = (
 
 
 class Holder:
-    """A dict, and the entries that it held."""
+    """A dict, and the entries that it held.
 
-    def __init__(self, tensors: Any):
-        self.held = tensors
+    container: the dict; of the classes below, what else they put back.
+    """
+
+    def __init__(self, container: Any):
+        self.container = container
         self._keys, self._values = self._entries()
         self._values_to_be = self._values
 
@@ -45,13 +48,13 @@ class Holder:
             self._write(keys)
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
-        return list(self.held), list(self.held.values())
+        return list(self.container), list(self.container.values())
 
     def _write(self, keys: Sequence[Any]) -> None:
         if not _are(keys, self._keys):
-            self.held.clear()
+            self.container.clear()
         for key, value in zip(self._keys, self._values_to_be, strict=True):
-            self.held[key] = value
+            self.container[key] = value
 
 
 class HolderOfDicts(Holder):
@@ -82,9 +85,9 @@ class HolderOfDicts(Holder):
         """Let each dict hold what is expected, if a pass has changed it."""
         if self._holds(self._addresses_to_be):
             return
-        sizes = list(map(len, self.held))
+        sizes = list(map(len, self.container))
         starts = accumulate(self._sizes, initial=0)
-        places = list(zip(self.held, starts, self._sizes, sizes, strict=False))
+        places = list(zip(self.container, starts, self._sizes, sizes, strict=False))
         # A pass that changes anything adds an attribute, as a rule: the sizes tell where.
         for dictionary, start, size, size_now in places:
             if size_now != size:
@@ -109,7 +112,7 @@ class HolderOfDicts(Holder):
     def _holds(self, addresses_to_be: bytes) -> bool:
         # Asked of every entry of a model twice per call: without a loop of Python's.
         return (
-            self._sizes == list(map(len, self.held))
+            self._sizes == list(map(len, self.container))
             and addresses_of(tuple(chain.from_iterable(self._views))) == addresses_to_be
             and self._has_keys()
         )
@@ -143,23 +146,23 @@ class HolderOfScript(Holder):
     """The buffers or parameters of a compiled script."""
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
-        pairs = list(self.held.items())
+        pairs = list(self.container.items())
         return [key for key, _ in pairs], [value for _, value in pairs]
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
         for key, value in zip(self._keys, self._values_to_be, strict=True):
-            self.held[key] = value
+            self.container[key] = value
 
 
 class HolderOfList(Holder):
     """A list or a deque, and what it held."""
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
-        return (), list(self.held)
+        return (), list(self.container)
 
     def _write(self, keys: Sequence[Any]) -> None:  # noqa: ARG002
-        self.held.clear()
-        self.held.extend(self._values_to_be)
+        self.container.clear()
+        self.container.extend(self._values_to_be)
 
 
 class HolderOfSets(Holder):
@@ -171,13 +174,13 @@ class HolderOfSets(Holder):
 
     def is_as_before(self) -> bool:
         """Whether they hold what they held at first."""
-        return bool(self.held == self._copies)
+        return bool(self.container == self._copies)
 
     def put_back(self) -> None:
         """Let them hold what is expected, if a pass has changed one."""
-        if self.held == self._copies:
+        if self.container == self._copies:
             return
-        for entries, copy in zip(self.held, self._copies, strict=True):
+        for entries, copy in zip(self.container, self._copies, strict=True):
             if entries != copy:
                 entries.clear()
                 entries.update(copy)
@@ -189,14 +192,14 @@ class HolderOfSets(Holder):
 class HolderOfArray(Holder):
     """An array of NumPy, and the numbers that it held."""
 
-    def __init__(self, tensors: Any):
-        super().__init__(tensors)
-        self._copy = tensors.copy()
+    def __init__(self, array: Any):
+        super().__init__(array)
+        self._copy = array.copy()
 
     def put_back(self) -> None:
         """Let it hold what is expected, if a pass has changed it."""
-        if self.held.tobytes() != self._copy.tobytes():
-            self.held[...] = self._copy
+        if self.container.tobytes() != self._copy.tobytes():
+            self.container[...] = self._copy
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -213,8 +216,8 @@ class HolderOfHooks(Holder):
         everything = (vars(module).get(name) for module in modules for name in _HOOKS)
         super().__init__([hooks for hooks in everything if hooks is not None])
         # Nearly all are empty, and this is asked twice per call.
-        self._empty = [hooks for hooks in self.held if not hooks]
-        self._copies = [(hooks, dict(hooks)) for hooks in self.held if hooks]
+        self._empty = [hooks for hooks in self.container if not hooks]
+        self._copies = [(hooks, dict(hooks)) for hooks in self.container if hooks]
         self._modules, self._classes = modules, list(map(type, modules))
 
     def is_as_before(self) -> bool:
@@ -233,8 +236,8 @@ class HolderOfHooks(Holder):
         for hooks, copy in self._copies:
             _fill(hooks, copy)
         if list(map(type, self._modules)) != self._classes:
-            for module, own_fields in zip(self._modules, self._classes, strict=True):
-                module.__class__ = own_fields
+            for module, kind in zip(self._modules, self._classes, strict=True):
+                module.__class__ = kind
 
     def _entries(self) -> tuple[Sequence[Any], list[Any]]:
         return (), []
@@ -248,19 +251,19 @@ class HolderOfTensorHooks(Holder):
         super().__init__(list(tensors))
         self._copies = {
             id(tensor): [dict(hooks or {}) for hooks in _hooks_of(tensor)]
-            for tensor in self.held
+            for tensor in self.container
             if any(_hooks_of(tensor))
         }
 
     def is_as_before(self) -> bool:
         """Whether no tensor has hooks, nor had any."""
-        return not (self._copies or have_hooks(self.held))
+        return not (self._copies or have_hooks(self.container))
 
     def put_back(self) -> None:
         """Let tensors have the hooks that they had."""
         if self.is_as_before():
             return
-        for tensor in self.held:
+        for tensor in self.container:
             hooks = _hooks_of(tensor)
             if hooks[0] or hooks[1] or id(tensor) in self._copies:
                 for hook_dict, before in zip(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -187,3 +188,14 @@ def _by_device(stretches: Iterable[Stretch]) -> Iterable[tuple[list[Stretch], li
         small, large = devices.setdefault(stretch.own.device, ([], []))
         (small if len(stretch.own) <= _SMALL else large).append(stretch)
     return devices.values()
+
+
+class CopyPlan(NamedTuple):
+    """How the memory of a model is copied, to be copied in the same way by the next call."""
+
+    written_ids: set[int]
+    """The parameters that a pass writes."""
+    stretches_to_copy: list[Stretch]
+    stretches_to_watch: list[Stretch]
+    copies: WholeCopies
+    few: FewNumbers

@@ -18,8 +18,8 @@ and a first pass that writes them is refused as a later one is.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from upslope.gradnorm.core.state.containers import Walk, borrow_walk, return_walk
 from upslope.gradnorm.core.state.inventory import Inventory
 from upslope.gradnorm.core.state.memory_copies import (
+    CopyPlan,
     Digests,
     FewNumbers,
     WholeCopies,
@@ -38,6 +39,7 @@ from upslope.gradnorm.core.state.state_memory import (
     Looks,
     OddTensor,
     Stretch,
+    exchange,
     has_memory,
     stretches_of,
 )
@@ -132,7 +134,7 @@ class ModelState:
 
     def _copy_memory(self, walk: Walk) -> None:
         """Copy what passes may write, and a few numbers of what they should not."""
-        plan: _Plan | None = walk.notes.pop("plan", None)
+        plan: CopyPlan | None = walk.notes.pop("plan", None)
         if plan is not None and plan.written_ids == self._ids_of_writes and not self._learns:
             # The same memory as in the last call, in the same groups.
             plan.copies.copy_again()
@@ -243,7 +245,7 @@ class ModelState:
         for odd in self._odd:
             instead.setdefault(id(odd.original), odd.now)
         for holder in self._holders:
-            holder.expect(lambda value: _exchange(value, instead))
+            holder.expect(lambda value: exchange(value, instead))
 
     def restore(self) -> None:
         """At the end: the caller's own tensors are back, and hold what they held.
@@ -312,7 +314,7 @@ class ModelState:
                 stretch.copy = None
         else:
             self._copies.let_go()
-            notes["plan"] = _Plan(
+            notes["plan"] = CopyPlan(
                 set(self._ids_of_writes),
                 self._stretches_to_copy,
                 self._stretches_to_watch,
@@ -380,26 +382,3 @@ class ModelState:
 
     def _watch_only(self, stretches: list[Stretch]) -> None:
         self._stretches_to_watch, self._few = stretches, FewNumbers(stretches)
-
-
-class _Plan(NamedTuple):
-    """How the memory of a model is copied, to be copied in the same way by the next call."""
-
-    written_ids: set[int]
-    """The parameters that a pass writes."""
-    stretches_to_copy: list[Stretch]
-    stretches_to_watch: list[Stretch]
-    copies: WholeCopies
-    few: FewNumbers
-
-
-def _exchange(value: Any, instead: dict[int, Tensor]) -> Any:
-    """What stands for a value now: a tensor, or a tuple of such."""
-    if isinstance(value, Tensor):
-        return instead.get(id(value), value)
-    if isinstance(value, tuple) and any(isinstance(item, (Tensor, tuple)) for item in value):
-        items = [_exchange(item, instead) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            make: Callable[[Iterable[Any]], Any] = getattr(value, "_make", type(value))
-            return make(items)
-    return value

@@ -8,7 +8,7 @@ them small: one question for all of them costs less than one for each. Used by `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -299,3 +299,18 @@ def _look(storage: torch.UntypedStorage, place: _Place, like: Tensor, base: int)
     offset = (place.pointer - base) // place.dtype.itemsize
     empty = torch.empty(0, dtype=place.dtype, device=like.device)
     return empty.set_(storage, offset, place.shape, place.stride)
+
+
+def exchange(value: Any, instead: Mapping[int, Tensor]) -> Any:
+    """Return a value with other tensors in it: one itself, or those of a tuple.
+
+    instead: `id` of a tensor -> what stands for it.
+    """
+    if isinstance(value, Tensor):
+        return instead.get(id(value), value)
+    if isinstance(value, tuple) and any(isinstance(item, (Tensor, tuple)) for item in value):
+        items = [exchange(item, instead) for item in value]
+        if any(new is not old for new, old in zip(items, value, strict=True)):
+            make: Callable[[Iterable[Any]], Any] = getattr(value, "_make", type(value))
+            return make(items)
+    return value

@@ -60,7 +60,7 @@ def keeping_loss(loss: Loss, model: nn.Module) -> contextlib.AbstractContextMana
 
 @contextlib.contextmanager
 def _keeping(loss: Loss, model: nn.Module, modules: Sequence[nn.Module]) -> Iterator[Loss]:
-    """Do that for a loss that holds some modules beside those of the model."""
+    """Give the loss to call, as `keeping_loss`. modules: that it holds beside the model's."""
     with restoring(ModelState(*modules, apart_from=modules_of(model))) as state:
         yield StatefulLoss(loss, state)
 
@@ -114,7 +114,8 @@ def _parts(value: Any) -> Iterable[Any]:
         or getattr(part, "__globals__", None) is names
     ]
     defaults = getattr(value, "__defaults__", None) or ()
-    return (*cells, *globals_, *defaults, getattr(value, "__self__", None))
+    by_name = (getattr(value, "__kwdefaults__", None) or {}).values()
+    return (*cells, *globals_, *defaults, *by_name, getattr(value, "__self__", None))
 
 
 def _names_in(code: CodeType) -> set[str]:

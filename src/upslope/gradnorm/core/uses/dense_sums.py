@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import CACHE, chunks
+from upslope.gradnorm.core.chunks import CACHE, chunks, in_cache
 from upslope.gradnorm.core.gradients.per_sample_gradients import OfOneSample, PerSampleGradient
 from upslope.gradnorm.core.weights.weights import Weights
 
@@ -173,7 +173,7 @@ def group_parameters(
         size = sum(_bytes_of_gradients(weights, name, uses_of[name], n) for name in group)
         if size > room:
             passes.append(set())
-            room = min(CACHE, scratch)
+            room = in_cache(CACHE, scratch)
         passes[-1] |= group
         room -= size
     return [[name for name in uses_of if name in group] for group in passes]

@@ -27,6 +27,7 @@ class ReducingListener:
 
     has_total: whether squares are added up over all parameters beside what the reduction makes of
     each; without being asked where the reduction is `TotalSquaredNorms`, and nothing else then.
+    in_double: whether float32 may not hold squares of what single uses have as their inputs.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class ReducingListener:
         layouts: Mapping[int, Layout],
         reduction: Reduction,
         has_total: bool = False,
+        *,
+        in_double: bool = False,
     ):
         self.tape, self.n, self.layouts, self.reduction = tape, n, layouts, reduction
         self._weights, self._uses_of = tape.weights, tape.uses_of
         self._scratch = tape.options.scratch
-        self._usual = Samples(n)
+        self._usual, self._in_double = Samples(n), in_double
         self._results: dict[str, Tensor] = {}
         self._is_by_name = not isinstance(reduction, TotalSquaredNorms)
         self._total = SumOfSquares() if has_total or not self._is_by_name else None
@@ -84,6 +87,7 @@ class ReducingListener:
                 and uses_of[names[0]] == use.number
                 and (weight is parameters[names[0]] or weights.isometric(weight))
             ):
+                part = part.in_double() if self._in_double else part
                 if total is not None:
                     part.add_squares(total, self._scratch)
                 if self._is_by_name:

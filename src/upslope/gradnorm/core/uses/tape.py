@@ -229,10 +229,13 @@ _pull_once = torch.autograd.function.once_differentiable(_pull)
 
 
 def _writable(view: Tensor, others: tuple[Tensor, ...]) -> Tensor:
-    """The same memory as no view, which a model may write to, unless it belongs to others.
+    """Return an output that is no view, so that the model may write into it.
 
-    Autograd refuses writes to a view that was made in a kernel, be it of memory that nobody else
-    knows: of a product that was brought to another shape, for instance.
+    Autograd refuses writes to a view that was made in a kernel, even where nobody else knows its
+    memory: of a product that was brought to another shape, for instance. An output in the memory
+    of an input or a weight stays a view.
+
+    view: the output. others: inputs and weights.
     """
     base, place = view._base, view.untyped_storage().data_ptr()
     for other in others:

@@ -139,12 +139,15 @@ class EachRow:
         self._others = [None if isinstance(x, Tensor) else x for x in whole]
         self._places = [i for i, x in enumerate(whole) if isinstance(x, Tensor)]
         self._dims = tuple(0 if rows.has(whole[i]) else None for i in self._places)
-        # All that decides on places: a program is told from others by names (`core/program`).
-        self.__name__ = f"each row: {func.__name__} {self._dims} {self._others}"
+        # All that it is given but tensors, and in which places, be they keywords: a program is told
+        # from others by names (`core/program`), and of equal operators one may run for the other.
+        self.__name__ = f"each row: {func.__name__} {self._dims} {self._others} {spec}"
 
     def __eq__(self, other: object) -> bool:
-        """Return whether what is known of the one by its name holds for the other."""
-        return isinstance(other, EachRow) and self.__name__ == other.__name__
+        """Return whether both do the same, so that what is known of the one holds for the other."""
+        if not isinstance(other, EachRow):
+            return False
+        return self.__name__ == other.__name__ and bool(self._func == other._func)
 
     def __hash__(self) -> int:
         return hash(self.__name__)

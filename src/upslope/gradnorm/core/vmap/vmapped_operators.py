@@ -18,12 +18,18 @@ from upslope.gradnorm.core.torch_functions import ENTRYWISE, ENTRYWISE_BY_SIGN, 
 from upslope.gradnorm.core.vmap.vmapped_rows import Rows, Rule
 from upslope.gradnorm.core.vmap.vmapped_shapes import SHAPE_RULES
 
+_LENDING = frozenset({"to", "type_as"})
+"""Operators entry by entry that take the type alone of their other tensors."""
+
 
 def _entry_by_entry(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
     """Operators entry by entry: align the dimensions of all tensors from the right."""
     values = [*args, *kwargs.values()]
     tensors = [x for x in values if isinstance(x, Tensor)]
     if any(isinstance(x, (tuple, list)) for x in values):
+        return NotImplemented
+    # Rows that only lend a shape or a type: what comes out has none of its own.
+    if func.__name__ in _LENDING and not rows.has(args[0]):
         return NotImplemented
     ranks = [rows.rank(x) for x in tensors]
     # Beside others, a single number is of a weaker type; beside its row it would not be one.
@@ -98,7 +104,8 @@ def _linear(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
     if bias is None:
         return out
     # One bias for each row stands beside all of its positions.
-    for _ in range(out.dim() - 2 if rows.has(bias) else 0):
+    positions = out.dim() - 1 - (rows.has(x) or rows.has(weight))
+    for _ in range(positions if rows.has(bias) else 0):
         bias = bias.unsqueeze(1)
     return out + bias
 

@@ -122,7 +122,7 @@ class DividedGradient(PerSampleGradient):
         return self.part.inner_products(slope)
 
     def _sums_of(self, values: Tensor) -> Tensor:
-        """(m, 3): the same of gradients that are formed, (m, *shape)."""
+        """Return <G, Q>, <G, D> and |G|^2, (m, 3), of gradients that are formed, (m, *shape)."""
         # In the order in which they lie in memory: any other would be copied.
         order = sorted(range(1, values.dim()), key=values.stride, reverse=True)
         rows = upcast(values.permute(0, *order).flatten(1))

@@ -96,9 +96,9 @@ def pull_back(node: Any, output: int, gradients: FactoredGradient) -> OfParents 
 
 
 def pull_back_entries(node: Any, output: int, gradients: FactoredGradient) -> OfParents | None:
-    """Return the same; None also where entries of an input reach others of the output.
+    """Return what `pull_back` does for nodes that work entry by entry; None of all others.
 
-    Arguments as of `pull_back`. A smaller input that was broadcast is among the answers.
+    Arguments as of `pull_back`. An input may be smaller than the output, and have been broadcast.
     """
     if type(node).__name__ not in _OF_ENTRIES | _OF_PAIRS:
         return None
@@ -344,7 +344,7 @@ _OF_PAIRS = frozenset(
     {"AddBackward0", "AliasBackward0", "CloneBackward0", "DivBackward0", "MulBackward0",
      "SubBackward0"}
 )  # fmt: skip
-"""The same of two inputs that are broadcast, and of copies."""
+"""Nodes of operators that work entry by entry on two inputs, which are broadcast, and of copies."""
 
 _RULES: Mapping[str, Callable[[Any, FactoredGradient, tuple[int, ...]], OfParents | None]] = {
     "AddBackward0": _sum,
@@ -388,4 +388,5 @@ _HOLOMORPHIC = frozenset(
      "TransposeBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "ViewAsComplexBackward0",
      "ViewBackward0"}
 )  # fmt: skip
-"""Those that are read of complex numbers as well: whose derivative is one number."""
+"""Nodes that are gone through for complex numbers as well: operators whose derivative is a complex
+number, not a matrix of real ones."""

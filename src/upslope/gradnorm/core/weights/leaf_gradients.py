@@ -73,7 +73,10 @@ def gradients_of_leaves(
 def _pull(
     node: Any, part: PerSampleGradient, scratch: int
 ) -> list[tuple[Tensor, PerSampleGradient]] | None:
-    """Return the same for the output of a node of autograd's graph; None for an empty list."""
+    """Return what `gradients_of_leaves` does, for the output of a node of autograd's graph.
+
+    None where an operator is not known. part: the gradients of that output.
+    """
     leaf = getattr(node, "variable", None)
     if leaf is not None:
         return [(leaf, part)]
@@ -245,7 +248,7 @@ def _factors(part: PerSampleGradient, p: Tensor | None, q: Tensor | None) -> OfP
 
 
 def _factors_by_rows(values: Tensor, p: Tensor | None, q: Tensor | None) -> OfParents:
-    """Return the same from the gradients of P Q themselves. values: (n, r, o)."""
+    """Return what `_factors` does, from the gradients of P Q themselves. values: (n, r, o)."""
     rows = values.shape[1]
     live = live_rows(values)
     if live is not None and len(live):

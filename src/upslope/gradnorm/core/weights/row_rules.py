@@ -88,31 +88,28 @@ _Rule = Callable[[Node, _Parents], Reading | None]
 def _pair(at: Node, parents: _Parents) -> Reading | None:
     """Read a sum, a difference, a product, a quotient, a maximum or a minimum of two."""
     readings = [p for p in parents if p is not None]
-    kinds, behind = [p.kind for p in readings], readings[0].behind
-    if len(readings) == 2 and readings[1].behind != behind:
+    kinds, behind = {p.kind for p in readings}, readings[0].behind
+    if any(p.behind != behind for p in readings):
         return None
-    if set(kinds) == {NUMBERS}:
+    if kinds == {NUMBERS}:
         # A constant, or one of the numbers, may be broadcast to more than a number for each row.
         same = at.sizes.count_behind(NUMBERS, at.shape) == behind
         return _numbers_of_pair(at, parents, behind) if same else None
-    if not {ENTRIES, NUMBERS}.issuperset(kinds) or math.prod(at.shape) != at.sizes.size:
+    if not kinds <= {ENTRIES, NUMBERS} or math.prod(at.shape) != at.sizes.size:
         return None
     if at.name in {"Add", "Sub"}:
         return _sum_of_pair(at, parents, behind)
+    return _product_of_pair(at, parents) if at.name in {"Mul", "Div"} else None
+
+
+def _product_of_pair(at: Node, parents: _Parents) -> Reading | None:
+    """Read a product or a quotient, of which at least one part are whole rows."""
     first, second = parents
-    if (
-        first is None
-        or (at.name == "Div" and first.kind != ENTRIES)
-        or at.name not in {"Mul", "Div"}
-    ):
+    if first is None or (at.name == "Div" and first.kind != ENTRIES):
         return None
     if second is None:
-        factor = at.node._saved_other
-        if factor is None or factor.dim() > 0:
-            return None
-        factor = factor.item() if at.name == "Mul" else 1 / factor.item()
-        return first._replace(value=first.value * factor)
-    if kinds == [ENTRIES, ENTRIES]:
+        return _times_constant(at, first)
+    if first.kind == second.kind:
         is_square = at.name == "Mul" and at.node.next_functions[0] == at.node.next_functions[1]
         return _squares(first) if is_square else None
     entries, numbers = (first, second) if first.kind == ENTRIES else (second, first)
@@ -122,6 +119,15 @@ def _pair(at: Node, parents: _Parents) -> Reading | None:
     factors = at.corrected(numbers, record)[..., None]
     value = entries.value * factors if at.name == "Mul" else entries.value / factors
     return entries._replace(value=value)
+
+
+def _times_constant(at: Node, rows: Reading) -> Reading | None:
+    """Read whole rows times a constant, or divided by one: a single number."""
+    constant = at.node._saved_other
+    if constant is None or constant.dim() > 0:
+        return None
+    factor = constant.item() if at.name == "Mul" else 1 / constant.item()
+    return rows._replace(value=rows.value * factor)
 
 
 def _sum_of_pair(at: Node, parents: _Parents, behind: int) -> Reading | None:

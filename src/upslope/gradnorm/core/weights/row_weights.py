@@ -11,8 +11,7 @@ the plane of U, and
     |J^T G|^2 = a^2 (|G|^2 - |c|^2) + |M^T c|^2        c = U^T G
 
 so that nothing is formed but G, and G only where it has more positions than entries in a row. Gains
-take c alone. M are the derivatives of two numbers by two
-others. Called by `leaf_gradients`.
+take c alone. M are the derivatives of two numbers by two others. Called by `leaf_gradients`.
 """
 
 from __future__ import annotations
@@ -182,7 +181,7 @@ class _Sums:
         return torch.cat(every_c, dim=2), torch.cat(every_square)
 
     def _by_rows(self, rows: RowsOfProducts) -> tuple[Tensor, Tensor]:
-        """Return the same without forming any gradient but those that rounding errors ask for."""
+        """Return what `both` does, with no gradient formed but where rounding errors ask for it."""
         second = self.planes.second
         first = torch.full_like(second[:1], second[0].numel() ** -0.5)
         c = torch.stack([rows.products_of_rows(v).mT for v in (first, second)], dim=1)

@@ -2,8 +2,8 @@
 
 A network may use a parameter as it is, through a view (one third of a packed projection, a
 transpose), or through a function of parameters (weight normalisation, a low-rank update merged
-into a base weight). All are "weights": what a use is differentiated by. `sources` says from which
-parameters a weight is made, `combined` adds up all uses of one parameter, exactly.
+into a base weight). All are "weights": what a use is differentiated by. `Weights.sources` says from
+which parameters a weight is made, `gradients_of_parameters` brings its gradients back to these.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Weights:
             mark(tensor).made_of = self.key
 
     def view(self, tensor: Tensor) -> Tensor:
-        """The same, for a kernel's own views of a weight."""
+        """Return a kernel's own view of a weight, taken in as a weight (`mark_derived`)."""
         self.mark_derived(tensor)
         return tensor
 
@@ -72,7 +72,7 @@ class Weights:
         return True
 
     def select_weights(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        """Those of an operator's weights whose gradient is asked for."""
+        """Return those of an operator's tensors whose gradient is asked for."""
         names = self._names
         return tuple(
             [t for t in tensors if t is not None and (id(t) in names or self.is_weight(t))]
@@ -83,7 +83,7 @@ class Weights:
         return id(tensor) in self._names
 
     def sources(self, weight: Tensor) -> tuple[str, ...]:
-        """The names of the tracked parameters that a weight is made of."""
+        """Return the names of the tracked parameters that a weight is made of."""
         name = self._names.get(id(weight))
         if name is not None:
             return (name,)
@@ -94,7 +94,7 @@ class Weights:
         return self._sources[id(weight)][1]
 
     def in_memory_format(self, weight: Tensor, order: torch.memory_format) -> Tensor:
-        """The weight in this order of memory; copies of parameters serve all passes of a call."""
+        """Return a weight in a memory format. Copies of parameters serve all passes of a call."""
         if weight.is_contiguous(memory_format=order):
             return weight
         name = self._names.get(id(weight))

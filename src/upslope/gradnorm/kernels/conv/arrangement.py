@@ -1,7 +1,8 @@
 """How a convolution is run: in which order of memory, and as a product of matrices or not.
 
 All of that follows from shapes, strides, types and the number of threads, and is decided once for
-each of their combinations. Called by `convolution`.
+each of their combinations. On a GPU everything stays as the model has it: which order of memory is
+the fastest depends on its type, and its owner has chosen. Called by `convolution`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from upslope.gradnorm.core.chunks import has_caches
+from upslope.gradnorm.core.matrix_products import prefers_onednn
 from upslope.gradnorm.kernels.conv.operands import ORDERS, Geometry
 from upslope.gradnorm.torch_faults import is_unfolded, twice
 
@@ -22,6 +25,10 @@ small, and what follows stays in that order."""
 
 _FEW_IMAGES = 16
 """Images from which PyTorch gives convolutions of single pixels to oneDNN in any case."""
+
+_FEW_PIXELS = 2048
+"""Pixels of a batch up to which such a convolution is a product in any case: it takes half to nine
+tenths of oneDNN's time. Set by hand, with two threads and networks of 8 images."""
 
 
 class Arrangement(NamedTuple):
@@ -68,7 +75,7 @@ def arrange(
     return _arrange(
         x.shape, x.stride(), x.dtype,
         weight.shape, weight.stride(), weight.dtype,
-        geometry, is_first, is_transposed, x.is_cpu, torch.get_num_threads(),
+        geometry, is_first, is_transposed, has_caches(x), torch.get_num_threads(),
         torch.is_autocast_enabled("cpu"),
     )  # fmt: skip
 
@@ -90,11 +97,13 @@ def _arrange(
 ) -> Arrangement:
     x = torch.empty_strided(x_shape, x_stride, dtype=x_dtype, device="meta")
     weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
-    order, weight_order = ORDERS.get(x.dim()), ORDERS.get(weight.dim())
+    order = ORDERS.get(x.dim()) if is_on_cpu else None
+    weight_order = ORDERS.get(weight.dim()) if is_on_cpu else None
     # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
     # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
+    by_images = len(x) < _FEW_IMAGES and threads == 1
     is_product = (
-        (x.dim() != 4 or (len(x) < _FEW_IMAGES and threads == 1))
+        (x.dim() != 4 or by_images or _has_few_pixels(x, weight))
         and is_on_cpu
         and not is_transposed
         and math.prod((geometry.groups, *weight.shape[2:], *geometry.stride)) == 1
@@ -109,7 +118,7 @@ def _arrange(
         order = order if has_rows else None
     else:
         has_rows = True
-        if not is_first and _stays_plain(x, weight):
+        if is_on_cpu and not is_first and _stays_plain(x, weight):
             order, weight_order = None, torch.contiguous_format
     has_order = weight_order is None or weight.is_contiguous(memory_format=weight_order)
     # One number, expanded: it has the shape and the device that are asked about, and no memory.
@@ -125,6 +134,12 @@ def _arrange(
         has_rows=has_rows,
         is_one_volume=is_unfolded(volume),
     )
+
+
+def _has_few_pixels(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product by BLAS is faster than a call of oneDNN for a convolution of pixels."""
+    pixels = len(x) * math.prod(x.shape[2:])
+    return pixels <= _FEW_PIXELS and not prefers_onednn(pixels * weight.numel())
 
 
 def _stays_plain(x: Tensor, weight: Tensor) -> bool:

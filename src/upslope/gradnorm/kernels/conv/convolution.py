@@ -1,6 +1,6 @@
 """Convolutions in one, two and three dimensions, and transposed ones: kernel and rules.
 
-    y = conv(x, W) + b        dL_n/dW = the weight gradient of sample n by itself (see `part`)
+    y = conv(x, W) + b        dL_n/dW = the weight gradient of sample n by itself (see `methods`)
                               dL_n/db = sum of g_n over its positions
 
 A transposed convolution is the input gradient of a convolution, so that its weight gradient is
@@ -34,7 +34,7 @@ from upslope.gradnorm.kernels.conv.operands import (
 class Convolution(Kernel):
     """y = conv(x, W) + b. x: (n, c, *space), W: (o, c / groups, *kernel).
 
-    TransposedGradient, W: (c, o / groups, *kernel).
+    Of a transposed convolution, W: (c, o / groups, *kernel).
     """
 
     def __init__(
@@ -78,13 +78,6 @@ class Convolution(Kernel):
         if self.weights[0] is not self.weight:
             return None
         return id(self.weight), id(self.bias), self.geometry, self.is_transposed
-
-    def channels_last_weight(self) -> Tensor:
-        """Return the weight with its channels last."""
-        order = ORDERS.get(self.weight.dim())
-        return (
-            self.weight if order is None else self._all_weights.in_memory_format(self.weight, order)
-        )
 
     def _arranged_weight(self, arrangement: Arrangement) -> Tensor:
         """Return the weight in its order of memory.

@@ -19,6 +19,7 @@ from collections.abc import Container, Mapping
 import torch
 
 from upslope.gradnorm import torch_faults
+from upslope.gradnorm.core.chunks import has_caches
 from upslope.gradnorm.core.matrix_products import WORTH
 from upslope.gradnorm.kernels.conv.gradients import prefers_plain, samples_per_call
 from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
@@ -38,7 +39,8 @@ WRITE = 270.0
 """Cost of one entry of the weight gradient, which the library writes in an order of its own and
 then copies to the usual one."""
 PLAIN_WRITE = 80.0
-"""The same where images have their positions last: of signals, and of some layers with groups."""
+"""Cost of such an entry where images have their positions last: of signals, and of some layers
+with groups."""
 SINGLE_VOLUME = 5
 """Factor for the weight gradient of a single volume that PyTorch unfolds."""
 SAMPLE_CALL = 0.75
@@ -59,11 +61,12 @@ SLICE_CALL = 2.1
 UNFOLD = 33.0
 """Cost of copying one entry of a patch."""
 UNFOLD_GROUPS = 100.0
-"""The same where a layer has groups: of their few channels, less lies together in memory."""
+"""Cost of copying one entry where a layer has groups: of their few channels, less lies together in
+memory."""
 GRAM_ENTRY = 40.0
 """Cost of one entry of a Gram matrix, which is written, summed and multiplied."""
 BLAS = 1.2
-"""Cost of one multiply-add of a matrix product by BLAS (`products`)."""
+"""Cost of one multiply-add of a matrix product by BLAS (`core/matrix_products`)."""
 ONEDNN = 1.2
 """Cost of one multiply-add of a matrix product by oneDNN."""
 ONEDNN_CALL = 1e6
@@ -85,6 +88,8 @@ def best(operands: ConvOperands, among: Container[str] | None = None) -> str:
 
 def costs(operands: ConvOperands) -> Mapping[str, float]:
     """Return the estimated cost per sample of every method that applies, by its name."""
+    if not has_caches(operands.x):
+        return _costs_on_gpu(operands.x.shape, operands.g.shape, operands.shape, operands.geometry)
     return _costs(
         operands.x.shape,
         operands.g.shape,
@@ -150,6 +155,38 @@ def _costs(
         estimates["shifted_ghost"] = (
             product(pixels * pixels * c) + product(t * t * o) + GRAM_ENTRY * sum(kernel) * t * t
         )
+    return estimates
+
+
+TRAFFIC = 50.0
+"""Multiply-adds in whose time a GPU reads and writes one number. From data sheets (an H100 has
+33e12 multiply-adds of float32 a second, and reads or writes 0.8e12 numbers), not measured."""
+
+
+@functools.lru_cache(4096)
+def _costs_on_gpu(
+    x: torch.Size, g: torch.Size, shape: tuple[int, ...], geometry: Geometry
+) -> Mapping[str, float]:
+    """Return the costs per sample of the methods that serve many samples by one call.
+
+    By arithmetic and by numbers moved: a GPU has room for calls that are large enough.
+    """
+    t, taps = math.prod(g[3:]), math.prod(shape[2:])
+    o, c, *kernel = shape
+    images, groups = g[1], geometry.groups
+    if images > 1:
+        return {"direct": images * t * taps * o * c}
+    if c == 1 and groups > 1:
+        return {"windows": TRAFFIC * t * taps * o}
+    unfolding = TRAFFIC * t * taps * c * groups
+    estimates = {"im2col": t * taps * o * c + unfolding}
+    if groups > 1:
+        return estimates
+    estimates["ghost"] = t * t * (taps * c + o) + TRAFFIC * 2 * t * t + unfolding
+    if all(s == 1 for s in geometry.stride):
+        pixels = math.prod(x[3:])
+        sums = TRAFFIC * ((1 + sum(kernel)) * t * t + pixels * pixels)
+        estimates["shifted_ghost"] = pixels * pixels * c + t * t * o + sums
     return estimates
 
 

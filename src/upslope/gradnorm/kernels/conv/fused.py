@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import SCRATCH
+from upslope.gradnorm.core.chunks import SCRATCH, has_caches
 from upslope.gradnorm.core.gradients.per_sample_gradients import Dense, PerSampleGradient
 from upslope.gradnorm.core.layouts.layout import Samples
 from upslope.gradnorm.core.uses.tape import Tape
@@ -31,7 +31,7 @@ from upslope.gradnorm.kernels.batch_norm import Normalisation
 from upslope.gradnorm.kernels.conv import cost_model, gradients
 from upslope.gradnorm.kernels.conv.convolution import Convolution, in_front, sum_of_positions
 from upslope.gradnorm.kernels.conv.methods import ConvWeightGradient
-from upslope.gradnorm.kernels.conv.operands import ConvOperands, Geometry
+from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands, Geometry
 
 _WORTH = 2
 """Entries of the output per entry of the weight from which folding pays, since s W has to be
@@ -54,7 +54,10 @@ class FusedConvolution(Convolution):
                 self.bias = -self.centre * self.scale
             else:
                 self.bias = torch.addcmul(norm.bias, self.centre, self.scale, value=-1)
-            self.weight = plain.channels_last_weight() * _along_rows(self.scale, plain.weight)
+            weight, order = plain.weight, ORDERS.get(plain.weight.dim())
+            if order is not None and has_caches(weight):  # a GPU takes it as it is (`arrangement`)
+                weight = tape.weights.in_memory_format(weight, order)
+            self.weight = weight * _along_rows(self.scale, weight)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
@@ -89,8 +92,8 @@ def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     vectors = [id(v) for v in (kernel.bias, norm.weight, norm.bias) if v is not None]
     if len(set(vectors)) < len(vectors):  # one parameter in two places, with a gradient for each
         return False
-    threads = torch.get_num_threads()
-    return _is_cheaper(x.shape, weight.shape, kernel.geometry, dtype, threads, _WORTH)
+    device, threads = "cpu" if has_caches(x) else "meta", torch.get_num_threads()
+    return _is_cheaper(x.shape, weight.shape, kernel.geometry, dtype, device, threads, _WORTH)
 
 
 @functools.lru_cache(4096)  # every layer of every batch asks, and networks have few shapes
@@ -99,6 +102,7 @@ def _is_cheaper(
     shape: torch.Size,
     geometry: Geometry,
     dtype: torch.dtype,
+    device: str,
     threads: int,  # noqa: ARG001 (the costs depend on it)
     worth: int,
 ) -> bool:
@@ -109,7 +113,7 @@ def _is_cheaper(
         for size, k, step, pad, gap in zip(x_shape[2:], shape[2:], s, p, d, strict=True)
     ]
     n, channels = x_shape[:2]
-    nothing = torch.empty((), dtype=dtype)
+    nothing = torch.empty((), dtype=dtype, device=device)
     x, g = nothing.expand(n, 1, channels, *x_shape[2:]), nothing.expand(n, 1, shape[0], *space)
     if g.numel() < worth * math.prod(shape):
         return False

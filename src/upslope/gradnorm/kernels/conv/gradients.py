@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import chunks
+from upslope.gradnorm.core.chunks import chunks, in_cache
 from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
 from upslope.gradnorm.kernels.conv.operands import ORDERS, ConvOperands
 from upslope.gradnorm.kernels.conv.patches import (
@@ -101,7 +101,7 @@ def direct(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by grouped convolutions of as many samples as stay in the cache."""
     n = len(operands)
     bytes_each, together = _sizes(operands)
-    size = max(1, min(scratch // bytes_each, together))
+    size = max(1, in_cache(together * bytes_each, scratch) // bytes_each)
     starts = list(range(0, n, size))
     if len(starts) > 1 and size > 1 and n % size == 1:  # a call of one sample is the slowest
         starts.pop()
@@ -156,7 +156,7 @@ def _as_groups(x: Tensor) -> Tensor:
 
 
 def _as_plain_groups(x: Tensor) -> Tensor:
-    """Return the same as `_as_groups`, with the positions last in memory."""
+    """Return samples as groups of channels, as `_as_groups`, with the positions last in memory."""
     n, k, c, *space = x.shape
     # A single sample, for which it is a view, may have its channels last.
     return (x if k == 1 else x.transpose(0, 1)).reshape(k, n * c, *space).contiguous()
@@ -277,7 +277,7 @@ def per_tap(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield gradients by products of output gradients with shifted signals."""
     o, c, taps = operands.shape
     bytes_each = operands.x.element_size() * o * c * taps
-    for rows in chunks(len(operands), bytes_each, min(scratch, _BLOCK_BYTES)):
+    for rows in chunks(len(operands), bytes_each, in_cache(_BLOCK_BYTES, scratch)):
         x, g = operands.x[rows, 0], operands.g[rows, 0]
         # A sample's own lies together: sums over it would else be slow.
         gradient = g.new_empty(len(g), taps, o, c)
@@ -303,10 +303,11 @@ def im2col(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
 
 def _products_with_patches(operands: ConvOperands, scratch: int) -> Iterator[Tensor]:
     """Yield output gradients times patches, (m, o, c / groups * taps), of a few samples."""
-    if bytes_of_patches(operands) > SLAB_BYTES:
-        yield from (_product_by_slabs(operands, n) for n in range(len(operands)))
+    most = in_cache(SLAB_BYTES, scratch)
+    if bytes_of_patches(operands) > most:
+        yield from (_product_by_slabs(operands, n, most) for n in range(len(operands)))
         return
-    for x, g in patches(operands, min(scratch, _BLOCK_BYTES)):
+    for x, g in patches(operands, in_cache(_BLOCK_BYTES, scratch)):
         products = OuterProducts(x, g)
         if operands.geometry.groups == 1:
             yield from products.gradients(scratch)
@@ -314,9 +315,12 @@ def _products_with_patches(operands: ConvOperands, scratch: int) -> Iterator[Ten
             yield products.materialize(slice(None)).view(-1, operands.shape[0], x.shape[2])
 
 
-def _product_by_slabs(operands: ConvOperands, sample: int) -> Tensor:
-    """(1, o, c / groups * taps): the same of one sample, whose patches no cache has room for."""
-    slabs = patches_in_slabs(operands, sample, SLAB_BYTES)
+def _product_by_slabs(operands: ConvOperands, sample: int, most: int) -> Tensor:
+    """Return output gradients times patches, (1, o, c / groups * taps), of one sample.
+
+    A few rows of positions go at a time. most: bytes of patches that go together.
+    """
+    slabs = patches_in_slabs(operands, sample, most)
     x, g = next(slabs)
     # Half precision sums in float32.
     product = (g.mT @ x).to(torch.promote_types(g.dtype, torch.float32))
@@ -344,4 +348,5 @@ GRADIENTS: Mapping[str, Callable[[ConvOperands, int], Iterator[Tensor]]] = {
 Without `per_tap`, whose norm takes one tap after the other and never forms them (`methods`)."""
 
 GENERATORS = {**GRADIENTS, "per_tap": per_tap}
-"""The same with `per_tap`, for those who need the gradients themselves."""
+"""Name of a method -> a function as in `GRADIENTS`, `per_tap` among them: for those who need the
+gradients themselves."""

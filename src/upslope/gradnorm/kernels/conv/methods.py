@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import SCRATCH, chunks
+from upslope.gradnorm.core.chunks import SCRATCH, chunks, in_cache
 from upslope.gradnorm.core.gradients.per_sample_gradients import (
     OuterPieces,
     OuterProducts,
@@ -37,6 +37,7 @@ from upslope.gradnorm.core.gradients.sums_of_squares import (
     cancels,
     frobenius_norms,
     squared_norms,
+    to_double,
     upcast,
 )
 from upslope.gradnorm.core.matrix_products import batched_products
@@ -73,7 +74,7 @@ def _per_tap(operands: ConvOperands, scratch: int) -> Tensor:
 
 
 def _im2col(operands: ConvOperands, scratch: int) -> Tensor:
-    if bytes_of_patches(operands) > gradients.SLAB_BYTES:
+    if bytes_of_patches(operands) > in_cache(gradients.SLAB_BYTES, scratch):
         return torch.cat([squared_norms(one) for one in gradients.im2col(operands, scratch)])
     pairs = patches(operands, scratch)
     squares = torch.cat([OuterProducts(x, g).direct(scratch) for x, g in pairs])  # of each group
@@ -91,7 +92,7 @@ def _shifted_ghost(operands: ConvOperands, scratch: int) -> Tensor:
     side = max(math.prod(pixels), math.prod(positions))
     bytes_each = 3 * operands.x.element_size() * side**2
     out = []
-    for c in chunks(len(operands), bytes_each, min(scratch, _GRAM_BYTES)):
+    for c in chunks(len(operands), bytes_each, in_cache(_GRAM_BYTES, scratch)):
         x = operands.x[c, 0].flatten(2)  # (n, c, pixels)
         # Half precision sums in float32.
         gram = upcast(batched_products(x.mT, x))  # (n, pixels, pixels)
@@ -245,6 +246,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         x, g = torch.cat([o.x for o in same], dim=1), torch.cat([o.g for o in same], dim=1)
         return ConvWeightGradient(x, g, self.geometry, self.shape)
 
+    def in_double(self) -> ConvWeightGradient:
+        """See `PerSampleGradient`. Gram matrices are products of the operands with themselves."""
+        return dataclasses.replace(self, x=to_double(self.x), g=to_double(self.g))
+
     def inner_products(self, v: Tensor) -> Tensor | None:
         """Return <G_n, V> = <g_n, convolution of x_n with V>; see `PerSampleGradient`."""
         if self.x.is_complex():
@@ -276,7 +281,10 @@ class ConvWeightGradient(ConvOperands, PerSampleGradient):
         return dataclasses.replace(self, g=g)
 
     def rank_one_products(self, left: Tensor, right: Tensor) -> Tensor | None:
-        """Return the same of left (x) right: one output channel for each group, instead of all."""
+        """Return the inner products with left (x) right; see `PerSampleGradient`.
+
+        They take a convolution with one output channel for each group, instead of all.
+        """
         if self.x.is_complex():
             return None
         groups = self.geometry.groups

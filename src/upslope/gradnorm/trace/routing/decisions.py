@@ -73,32 +73,14 @@ class Decision(NamedTuple):
 def note_decision(
     func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
 ) -> None:
-    """Take note of an operator of `operators.DECIDING`, if it makes whole numbers of a router's.
+    """Take note of an operator that may decide (`operator_facts`), on a router's numbers.
 
     func, name, args, kwargs: the operator and what it got. out: what it has made.
     """
-    first = args[0] if args else None
-    if not isinstance(first, Tensor):
+    router = _router_behind(name, args, kwargs)
+    if router is None or args[0].numel() > _MOST_NUMBERS:
         return
-    if name in _CHOOSING:
-        # Along its rows alone, of a tensor of rows: those of a sample alone choose the same.
-        if first.dim() < 2 or not first.is_floating_point():
-            return
-        if not _goes_along_rows(name, args, kwargs):
-            return
-        router = first
-    else:
-        before = decision_of(first)
-        if before is None:
-            return
-        router = before.router
-    if first.numel() > _MOST_NUMBERS or any(isinstance(x, Tensor) for x in kwargs.values()):
-        return
-    for x in args[1:]:
-        other = decision_of(x) if isinstance(x, Tensor) else None
-        if isinstance(x, Tensor) and (other is None or other.router is not router):
-            return
-    if name in _RESHAPING and not _joins_rows(first, args[1:], kwargs):
+    if name in _RESHAPING and not _joins_rows(args[0], args[1:], kwargs):
         return
     _, place = _CHOOSING.get(name, (0, None))
     numbers = out if place is None else out[place]
@@ -107,6 +89,27 @@ def note_decision(
         mark(numbers).decision = Decision(
             func, args, dict(kwargs), place, router, numbers._version, versions
         )
+
+
+def _router_behind(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the router's numbers that all tensors of an operator are made of; None if not of one.
+
+    Arguments as of `note_decision`.
+    """
+    first = args[0] if args else None
+    if not isinstance(first, Tensor):
+        return None
+    router: Tensor | None = None
+    if name in _CHOOSING:
+        # Along its rows alone, of a tensor of rows: those of a sample alone choose the same.
+        has_rows = first.dim() >= 2 and first.is_floating_point()
+        router = first if has_rows and _goes_along_rows(name, args, kwargs) else None
+    elif (before := decision_of(first)) is not None:
+        router = before.router
+    if router is None or any(isinstance(x, Tensor) for x in kwargs.values()):
+        return None
+    others = [decision_of(x) for x in args[1:] if isinstance(x, Tensor)]
+    return router if all(d is not None and d.router is router for d in others) else None
 
 
 def decision_of(tensor: Tensor) -> Decision | None:

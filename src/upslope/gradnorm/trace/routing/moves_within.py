@@ -92,25 +92,22 @@ class MovesWithin:
         x, index = taking
         items = items_of(index)
         tensors = [item for item in items if isinstance(item, Tensor)]
-        if any(t.dtype != torch.int64 or marks_of(t).route is not None for t in tensors):
+        along = _dimensions_by_samples(items, samples)
+        if not along or not _is_index_of(x, items):
             return None
-        if len(items) > x.dim() or not all(type(i) in _PARTS_OF_INDEX for i in items):
-            return None
-        along = [d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples]
         outline = (name, x.shape, *_outline_of_items(items, samples))
-        if not along or 0 not in along:
+        if 0 not in along:
             # `x[arange(n), index]` alone has its samples in front whatever the data say.
             constants = [t for t in tensors if id(t) not in samples]
             is_known = any(t.shape == (self._n,) for t in constants)
-            return self._moving(outline, x, tuple(along)) if along and not is_known else None
+            return None if is_known else self._moving(outline, x, along)
         if len(tensors) > 1 or not takes_own_rows(x, items[0], self._n):
             return None
         if self._is_in_front(x):
             return Reading((*outline, "own rows in front"))
-        has_place = x.grad_fn is not None and self._places.is_as_before(x)
-        return (
-            Reading((*outline, "own rows"), place=x, must_be_in_front=True) if has_place else None
-        )
+        if not self._shows_places(x):
+            return None
+        return Reading((*outline, "own rows"), place=x, must_be_in_front=True)
 
     def read_putting(self, args: Sequence[Any], kinds: Mapping[int, str]) -> Reading | None:
         """Read `x[rows, index] = values`, whose rows are constant; None if not known.
@@ -119,21 +116,11 @@ class MovesWithin:
         """
         target, index, values = args
         items = items_of(index)
-        tensors = [t for t in (target, values, *items) if isinstance(t, Tensor)]
-        if not isinstance(values, Tensor) or any(marks_of(t).route is not None for t in tensors):
-            return None
-        if len(items) > target.dim() or not all(type(i) in _PARTS_OF_INDEX for i in items):
-            return None
-        if any(isinstance(i, Tensor) and i.dtype != torch.int64 for i in items):
-            return None
         samples = {key for key, kind in kinds.items() if kind == "sample"}
-        along = tuple(d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples)
-        if not along or 0 in along or not values.is_floating_point():
+        along = _dimensions_by_samples(items, samples)
+        if not along or 0 in along or not _is_index_of(target, items):
             return None
-        is_leaf = target.grad_fn is None and target.requires_grad
-        if is_leaf or not (target.requires_grad or values.requires_grad):
-            return None
-        if not self._places.is_as_before(target):
+        if not _shows_gradient(target, values) or not self._places.is_as_before(target):
             return None
         outline = ("put", target.shape, *_outline_of_items(items, samples), values.shape)
         return Reading(outline, place=target, along=along)
@@ -150,31 +137,77 @@ class MovesWithin:
         of_samples = [t for t in items if isinstance(t, Tensor) and kinds[id(t)] == "sample"]
         if not of_samples or not all(map(self._is_in_front, of_samples)) or not target.dim():
             return None
-        first = items[0]
-        if first is of_samples[0]:
-            fills = len(items) == 1 and first.dtype == torch.bool and len(first) == len(target)
+        if items[0] is of_samples[0]:
+            fills = len(items) == 1 and _is_mask_of_rows(target, items[0])
         else:
-            n = self._n
-            fills = len(target) == n and all(isinstance(t, Tensor) for t in items)
-            fills &= isinstance(first, Tensor) and torch.equal(first, torch.arange(n))
-            fills &= len(of_samples) == len(items) - 1 and all(t.shape == (n,) for t in of_samples)
+            fills = self._is_entry_of_each(target, items, of_samples)
         if not fills:
             return None
         outline = ("filled", target.shape, descriptor_of(index), descriptor_of(number))
         if kinds[id(target)] == "constant" or self._is_in_front(target):
             return Reading((*outline, "in front"), fills=target)
-        is_place = target.grad_fn is not None and self._places.is_as_before(target)
-        return Reading(outline, place=target, must_be_in_front=True) if is_place else None
+        if not self._shows_places(target):
+            return None
+        return Reading(outline, place=target, must_be_in_front=True)
+
+    def _is_entry_of_each(
+        self, target: Tensor, items: Sequence[Any], of_samples: Sequence[Tensor]
+    ) -> bool:
+        """Whether an index is that of one entry in the row of each sample: `[arange(n), index]`.
+
+        target: of n rows. items: the parts of the index. of_samples: those made of samples.
+        """
+        first, n = items[0], self._n
+        if len(target) != n or not all(isinstance(t, Tensor) for t in items):
+            return False
+        has_own_rows = len(of_samples) == len(items) - 1 and torch.equal(first, torch.arange(n))
+        return has_own_rows and all(t.shape == (n,) for t in of_samples)
+
+    def _shows_places(self, x: Tensor) -> bool:
+        """Whether a backward pass can show whose the entries of x are, as they are now."""
+        return x.grad_fn is not None and self._places.is_as_before(x)
 
     def _moving(
         self, outline: tuple[Any, ...], x: Tensor, along: tuple[int, ...]
     ) -> Reading | None:
         """Return the reading of an operator that moves entries of x along some dimensions."""
         # What has no gradient has no samples that a backward pass could show.
-        if x.grad_fn is not None and self._places.is_as_before(x):
+        if self._shows_places(x):
             return Reading(outline, place=x, along=along)
         is_told = self._is_in_front(x) and 0 not in along
         return Reading((*outline, "in front")) if is_told else None
+
+
+def _is_index_of(x: Tensor, items: Sequence[Any]) -> bool:
+    """Whether whole numbers, slices and numbers of Python are all that an index is made of.
+
+    None of it, nor x, may be sent somewhere by the data. items: the parts of the index.
+    """
+    tensors = [item for item in items if isinstance(item, Tensor)]
+    is_plain = len(items) <= x.dim() and all(type(i) in _PARTS_OF_INDEX for i in items)
+    are_whole = all(t.dtype == torch.int64 for t in tensors)
+    return is_plain and are_whole and all(marks_of(t).route is None for t in (x, *tensors))
+
+
+def _dimensions_by_samples(items: Sequence[Any], samples: Collection[int]) -> tuple[int, ...]:
+    """Return the dimensions along which numbers of samples say which entries are meant.
+
+    items: the parts of an index, one for each dimension. samples: as of `read_picking`.
+    """
+    return tuple(d for d, i in enumerate(items) if isinstance(i, Tensor) and id(i) in samples)
+
+
+def _shows_gradient(target: Tensor, values: Any) -> bool:
+    """Whether a gradient shows whose the entries are once values were put into a target."""
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        return False
+    is_leaf = target.grad_fn is None and target.requires_grad
+    is_routed = marks_of(values).route is not None
+    return not (is_leaf or is_routed) and (target.requires_grad or values.requires_grad)
+
+
+def _is_mask_of_rows(target: Tensor, index: Tensor) -> bool:
+    return index.dtype == torch.bool and len(index) == len(target)
 
 
 def _outline_of_items(items: Sequence[Any], samples: Collection[int]) -> tuple[Any, ...]:

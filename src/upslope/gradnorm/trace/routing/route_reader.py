@@ -116,34 +116,49 @@ class RouteReader:
         if not set(kinds.values()) <= {"sample", "weight", "constant"}:
             return None
         routes = [marks_of(t).route for t in args if isinstance(t, Tensor)]
-        # The first that is true of a tensor decides: what it is to the operator, by its mark.
-        if routes and routes[0] is not None and routes[0].wrapped is not None:
-            return _read_unwrapping(name, args, kwargs, routes[0].wrapped)
+        first = routes[0] if routes else None
+        # Of these the first that holds decides: what a tensor's mark says, or the operator's name.
+        if first is not None and first.wrapped is not None:
+            return _read_unwrapping(name, args, kwargs, first.wrapped)
         if name in _TELLING and len(args) == 1:
             return self._read_places(name, args, kwargs, samples)
-        if name in TAKING and args and isinstance(args[0], Tensor):
-            first = routes[0]
-            if first is None:
-                if kinds[id(args[0])] == "weight":
-                    return None
-                picking = self._moves_within.read_picking(name, args, kwargs, samples)
-                return picking or self.groups.read_taking(name, args, kwargs, samples)
-            if first.places is not None:
-                return _read_columns(name, args, kwargs, first.places)
+        if name in TAKING and first is None and args and isinstance(args[0], Tensor):
+            return self._read_taking(name, args, kwargs, kinds, samples)
         if name in MOVING_WITHIN:
             return self._moves_within.read_moving(name, args, kwargs, kinds)
         if name in PUTTING:
-            if "weight" in kinds.values():
-                return None
-            if name == "__setitem__" and type(args[2]) in {bool, int, float}:
-                return self._moves_within.read_filling(args, kinds)
-            reading = self.groups.read_putting(name, args, kwargs)
-            if reading is None and name == "__setitem__" and not kwargs and len(args) == 3:
-                reading = self._moves_within.read_putting(args, kinds)
-            return reading
-        if len(routes) == 1 and routes[0] is not None and routes[0].places is not None:
-            return _read_columns(name, args, kwargs, routes[0].places)
+            return self._read_putting(name, args, kwargs, kinds)
+        if first is not None and first.places is not None and len(routes) == 1:
+            return _read_columns(name, args, kwargs, first.places)
         return _read_rows(name, args, kwargs, samples)
+
+    def _read_taking(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        kinds: Mapping[int, str],
+        samples: Collection[int],
+    ) -> Reading | None:
+        """Read what takes entries of a tensor that no data have sent anywhere."""
+        if kinds[id(args[0])] == "weight":
+            return None
+        picking = self._moves_within.read_picking(name, args, kwargs, samples)
+        return picking or self.groups.read_taking(name, args, kwargs, samples)
+
+    def _read_putting(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], kinds: Mapping[int, str]
+    ) -> Reading | None:
+        """Read what puts rows back, or entries into each sample's own."""
+        if "weight" in kinds.values():
+            return None
+        sets_items = name == "__setitem__" and not kwargs and len(args) == 3
+        if sets_items and type(args[2]) in {bool, int, float}:
+            return self._moves_within.read_filling(args, kinds)
+        reading = self.groups.read_putting(name, args, kwargs)
+        if reading is None and sets_items:
+            return self._moves_within.read_putting(args, kinds)
+        return reading
 
     def _read_places(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], samples: Collection[int]

@@ -146,41 +146,63 @@ class Routes(RouteReader):
         layouts: of the other uses, and of the tensors that rows are taken from and put into, which
         have numbers below zero (`key_of_place`).
         """
-        every = {use: layout for use, layout in layouts.items() if use >= 0}
-        # Along a dimension that tells samples apart, an entry may have become another sample's.
-        for number, dims in self._moves:
-            layout_of_moved = layouts.get(key_of_place(number))
-            if type(layout_of_moved) is not Layout or layout_of_moved.dim in dims:
-                return None
-        for number in self._in_front:
-            layout_of_place = layouts.get(key_of_place(number))
-            if layout_of_place != Layout() or layout_of_place.doubtful is not None:
-                return None
-        of_group: dict[int, Layout] = {}
+        if not (self._moves_stay_within(layouts) and self._are_in_front(layouts)):
+            return None
+        layouts_of_groups: dict[int, Layout] = {}
         for group in self.groups.all:
             if len(group.index) == 0:  # no gradient reaches what takes no rows
                 continue
-            keys = [key_of_place(place) for place in group.places]
-            layouts_of_places = {layouts[key] for key in keys if key in layouts}
-            doubts = [layouts[key].doubtful for key in keys if key in layouts]
-            sizes = {self.places.shapes[place][0] for place in group.places}
-            # Rows of one index, taken from tensors that have their samples in different places,
-            # belong to two samples at once.
-            if len(layouts_of_places) != 1 or len(sizes) != 1:
+            owner = self._owners_of_rows(group, layouts)
+            if owner is None:
                 return None
-            (layout,), (size,) = layouts_of_places, sizes
-            if type(layout) is not Layout or layout.dim != 0 or size % self._n:
-                return None
-            owner = layout.owners(size, self._n)
-            of_all = [rows for rows in doubts if rows is not None]
-            if len(of_all) == len(doubts):  # no place has shown whose these are
-                owner[torch.stack(of_all).all(dim=0)] = -1
-            owner = owner[group.index.cpu()]
-            of_group[group.number] = IndexedLayout(0, owner=owner, n=self._n)
-        for use, group in self.uses.items():
-            if group.number in of_group:
-                every[use] = of_group[group.number]
-        return every
+            layouts_of_groups[group.number] = IndexedLayout(0, owner=owner, n=self._n)
+        others = {use: layout for use, layout in layouts.items() if use >= 0}
+        return others | {
+            use: layouts_of_groups[group.number]
+            for use, group in self.uses.items()
+            if group.number in layouts_of_groups
+        }
+
+    def _moves_stay_within(self, layouts: Mapping[int, Layout]) -> bool:
+        """Whether entries moved along none of the dimensions that tell samples apart.
+
+        Along such a dimension, an entry may have become another sample's.
+        """
+        for number, dims in self._moves:
+            layout = layouts.get(key_of_place(number))
+            if type(layout) is not Layout or layout.dim in dims:
+                return False
+        return True
+
+    def _are_in_front(self, layouts: Mapping[int, Layout]) -> bool:
+        """Whether the tensors that must have each sample's entries in front have them there."""
+        for number in self._in_front:
+            layout = layouts.get(key_of_place(number))
+            if layout != Layout() or layout.doubtful is not None:
+                return False
+        return True
+
+    def _owners_of_rows(self, group: RowGroup, layouts: Mapping[int, Layout]) -> Tensor | None:
+        """Return the sample of each row of a group, -1 for none; None if not known.
+
+        layouts: as of `layouts`.
+        """
+        keys = [key_of_place(place) for place in group.places]
+        layouts_of_places = {layouts[key] for key in keys if key in layouts}
+        doubts = [layouts[key].doubtful for key in keys if key in layouts]
+        sizes = {self.places.shapes[place][0] for place in group.places}
+        # Rows of one index, taken from tensors that have their samples in different places,
+        # belong to two samples at once.
+        if len(layouts_of_places) != 1 or len(sizes) != 1:
+            return None
+        (layout,), (size,) = layouts_of_places, sizes
+        if type(layout) is not Layout or layout.dim != 0 or size % self._n:
+            return None
+        owner = layout.owners(size, self._n)
+        rows_in_doubt = [rows for rows in doubts if rows is not None]
+        if len(rows_in_doubt) == len(doubts):  # no place has shown whose these are
+            owner[torch.stack(rows_in_doubt).all(dim=0)] = -1
+        return owner[group.index.cpu()]
 
     def probe_from_places(self, probe: LayoutProbe, backward: Callable[..., None]) -> None:
         """Tell `probe` of tensors that no loss has reached where their samples are.

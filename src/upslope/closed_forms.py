@@ -1,0 +1,123 @@
+"""Entropy and cross-entropy whose gradients keep their digits where a posterior is sure of a class.
+
+Where the other classes have 1e-8 together, 1 - p_s and log p_s of the sure class s round to 0 in
+float32, and with them that class's part of every gradient, which is as large as all the others'
+together. So neither is formed. With a_k = z_k - max z, and the rest r of all classes but the first,
+
+    log p_k = a_k - log(1 + r),           r = sum_{k != first} exp a_k
+    H       = log(1 + r) - m,             m = sum_k p_k a_k
+    dH/dz_k = p_k (m - a_k)
+
+in which no digits cancel, near uniform posteriors neither. Gradients of log p_k sum to zero over
+the classes, so that a sure class has minus the sum of the others'.
+
+Of logits, below whatever takes gradients of them; called by `gradnorm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Return the entropy of the posterior in nats, (n, ...). logits: (n, classes, ...)."""
+    if _is_transformed(logits):
+        log_p = logits.log_softmax(dim=1)
+        return -(log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=1)
+    entropy: Tensor = _Entropy.apply(logits)  # type: ignore[no-untyped-call]
+    return entropy
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return what `F.cross_entropy` of torch does with `reduction="none"`, (n, ...).
+
+    logits: (n, classes, ...); those in half precision are taken in float32. targets: (n, ...)
+    classes, or a probability for every logit.
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if _is_transformed(logits):
+        return F.cross_entropy(logits, targets, reduction="none")
+    log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
+    if targets.is_floating_point():
+        return -(targets * log_p).sum(dim=1)
+    # Of images in another order of memory PyTorch has no backward pass for this.
+    return F.nll_loss(log_p.contiguous(), targets, reduction="none")
+
+
+def _is_transformed(logits: Tensor) -> bool:
+    """Whether logits are in a transform of `torch.func`, or carry a derivative forward.
+
+    Operators of torch take part in all of them; a custom function that is differentiated forward
+    twice has zeros for its derivative, without a word.
+    """
+    if _is_transforming():
+        return True
+    return forward_ad.unpack_dual(logits).tangent is not None  # type: ignore[no-untyped-call]
+
+
+_is_transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+class _Entropy(torch.autograd.Function):
+    """From logits to the entropy."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        a, p, rest = _posterior_of(z)
+        a.clamp_(min=_LOWEST)
+        mean = (p * a).sum(dim=1, keepdim=True)
+        slope = a.neg_().add_(mean).mul_(p)
+        ctx.save_for_backward(z, slope)
+        return (rest.log1p() - mean).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        z, slope = ctx.saved_tensors
+        # What is differentiated once more must be made of the logits.
+        slope = _slope_at(z) if torch.is_grad_enabled() else slope
+        return g.unsqueeze(1) * slope
+
+
+class _LogPosterior(torch.autograd.Function):
+    """From logits to the logarithm of the posterior."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        a, p, rest = _posterior_of(z)
+        ctx.save_for_backward(z, p)
+        return a.sub_(rest.log1p())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        z, p = ctx.saved_tensors
+        p = z.softmax(dim=1) if torch.is_grad_enabled() else p
+        gradient = g - p * g.sum(dim=1, keepdim=True)
+        is_sure = p > 0.5  # one class at most; where there is none, no digits cancel in 1 - p
+        others = torch.where(is_sure, 0, gradient).sum(dim=1, keepdim=True)
+        return torch.where(is_sure, -others, gradient)
+
+
+_LOWEST = -1e4
+"""In place of lower a_k, of which classes that are masked with -inf have the lowest: p_k is 0."""
+
+
+def _posterior_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a and p, (n, classes, ...), and r, (n, 1, ...). z: logits (n, classes, ...)."""
+    a = z - z.amax(dim=1, keepdim=True)
+    powers, is_below = a.exp(), a < 0
+    rest = torch.where(is_below, powers, 0).sum(dim=1, keepdim=True)
+    ties = z.shape[1] - is_below.sum(dim=1, keepdim=True)
+    rest += ties - 1  # of classes that tie for the first, all but one are others
+    return a, powers.div_(1 + rest), rest
+
+
+def _slope_at(z: Tensor) -> Tensor:
+    """Return dH/dz by operators that autograd differentiates. z: logits (n, classes, ...)."""
+    p, a = z.softmax(dim=1), (z - z.detach().amax(dim=1, keepdim=True)).clamp(min=_LOWEST)
+    return p * ((p * a).sum(dim=1, keepdim=True) - a)
