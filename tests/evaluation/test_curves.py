@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from upslope import evaluation
 from upslope.errors import DataError
 from upslope.evaluation import area, labels_to_reach, mean_interval
 
@@ -86,3 +89,35 @@ def test_bad_seeds_are_named() -> None:
         mean_interval([])
     with pytest.raises(DataError, match="between 0 and 1 but got 95"):
         mean_interval([1.0, 2.0], confidence=95)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: evaluation.area([1, 2], rows),
+        lambda rows: evaluation.mean_interval(rows),
+        lambda rows: evaluation.labels_needed([1, 2], rows, rows),
+        lambda rows: evaluation.paired_comparison(rows, rows),
+        lambda rows: evaluation.sign_flip_test(rows),
+        lambda rows: evaluation.equivalence(rows, 0.1),
+        lambda rows: evaluation.win_matrix({"a": rows, "b": rows}),
+        lambda rows: evaluation.rank(rows),
+        lambda rows: evaluation.holm(rows),
+        lambda rows: evaluation.fleiss_kappa(rows),
+    ],
+)
+@pytest.mark.parametrize("rows", [[[0.5, 0.6], [0.5]], [["0.5", "a"]], {"a": 1}])
+def test_rows_of_different_lengths_and_text_are_one_error(
+    call: Callable[[Any], Any], rows: Any
+) -> None:
+    """As of seeds that stopped early; NumPy tells of an "inhomogeneous shape"."""
+    with pytest.raises(DataError, match="to be numbers, in rows of one length"):
+        call(rows)
+
+
+def test_no_seed_and_no_list_are_told() -> None:
+    none = np.zeros((0, 2))
+    with pytest.raises(DataError, match="curves of the same seeds"):
+        evaluation.labels_needed([1, 2], none, none)
+    with pytest.raises(DataError, match="in one dimension"):
+        evaluation.holm([[0.1], [0.2]])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from upslope.errors import DataError
+from upslope.evaluation.floats import as_floats
 
 
 def cohen_kappa(one: Sequence[object], other: Sequence[object]) -> float:
@@ -55,7 +56,7 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     Raises:
         DataError: counts of another form.
     """
-    table = np.asarray(counts, dtype=np.float64)
+    table = as_floats(counts, "counts")
     people = table.sum(axis=1) if table.ndim == 2 and len(table) else np.zeros(1)
     if people[0] < 2 or not (people == people[0]).all():
         raise DataError(

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
+from upslope.evaluation.floats import as_floats
 
 Array = NDArray[np.float64]
 ROUNDING = 1e-12
@@ -159,7 +160,7 @@ def check_curves(budgets: Any, curves: Any) -> tuple[Array, Array]:
 
 
 def _finite(values: Any, name: str) -> Array:
-    array = np.asarray(values, dtype=np.float64)
+    array = as_floats(values, name)
     if not bool(np.isfinite(array).all()):
         raise DataError(
             f"Expected `{name}` to be finite but {int((~np.isfinite(array)).sum())} of "

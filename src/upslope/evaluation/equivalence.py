@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from upslope.errors import DataError
+from upslope.evaluation.floats import as_floats
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def equivalence(differences: ArrayLike, margin: float) -> Equivalence:
     Raises:
         DataError: no difference, one that is not finite, or a margin that is not above 0.
     """
-    d = np.asarray(differences, dtype=np.float64)
+    d = as_floats(differences, "differences")
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
         raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
     if not margin > 0:

@@ -57,7 +57,7 @@ def labels_needed(
     """
     b, ours = check_curves(budgets, curves)
     _, theirs = check_curves(budgets, reference)
-    if ours.ndim != 2 or ours.shape != theirs.shape:
+    if ours.ndim != 2 or not len(ours) or ours.shape != theirs.shape:
         raise DataError(
             "Expected curves of the same seeds, (seeds, budgets), but got shapes "
             f"{ours.shape} and {theirs.shape}."

@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
+from upslope.evaluation.floats import as_floats
 
 _RESAMPLES = 1000
 _FEWEST = 4  # models that a resampled curve has at least
@@ -73,7 +74,7 @@ def predict_gain(
     Raises:
         DataError: fewer than three models or two samples, or labels that do not increase.
     """
-    n, right = np.asarray(labels, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    n, right = as_floats(labels, "labels"), as_floats(correct, "correct")
     if n.ndim != 1 or len(n) < 3 or n[0] < 1 or not bool((np.diff(n) > 0).all()):
         raise DataError(
             f"Expected three increasing numbers of labels or more but got {n.tolist()}."

@@ -31,6 +31,7 @@ from upslope.evaluation.curves import (
     have_spread,
     mean_interval,
 )
+from upslope.evaluation.floats import as_floats
 
 EXACT_SEEDS = 16
 """Up to here all 2^n sign patterns are visited; beyond, `SAMPLED_PATTERNS` random ones."""
@@ -78,7 +79,7 @@ def paired_comparison(
     Raises:
         DataError: lengths that differ, no seed, or a value that is not finite.
     """
-    a, b = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    a, b = as_floats(values, "values"), as_floats(reference, "reference")
     if a.shape != b.shape or a.ndim != 1:
         raise DataError(
             f"Expected one figure per seed on both sides but got shapes {a.shape} and {b.shape}. "
@@ -125,7 +126,7 @@ def sign_flip_test(differences: ArrayLike) -> float:
     Raises:
         DataError: no difference at all, or one that is not finite.
     """
-    d = np.asarray(differences, dtype=np.float64)
+    d = as_floats(differences, "differences")
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
         raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
     n = len(d)
@@ -153,9 +154,14 @@ def holm(p_values: ArrayLike) -> Array:
 
     Sorted p_(1) <= ... <= p_(m): adjusted p_(k) = max over j <= k of min(1, (m - j + 1) p_(j)).
 
-    p_values: of the tests, NaN where there was none.
+    p_values: of the tests, (m,), NaN where there was none.
+
+    Raises:
+        DataError: no list of numbers.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = as_floats(p_values, "p_values")
+    if p.ndim != 1:
+        raise DataError(f"Expected `p_values` in one dimension but got shape {p.shape}.")
     p_adjusted = np.full_like(p, np.nan)
     positions = np.flatnonzero(~np.isnan(p))
     order = positions[np.argsort(p[positions], kind="stable")]

@@ -27,6 +27,7 @@ from scipy import stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import ROUNDING
+from upslope.evaluation.floats import as_floats
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def measure_saving(
     Raises:
         DataError: shapes that do not fit, or fewer than two splits.
     """
-    n, ours = np.asarray(labels, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    theirs = np.asarray(random_correct, dtype=np.float64)
+    n, ours = as_floats(labels, "labels"), as_floats(correct, "correct")
+    theirs = as_floats(random_correct, "random_correct")
     if (
         theirs.ndim != 2
         or len(theirs) < 2

@@ -23,6 +23,7 @@ from scipy import stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import Array, difference_of
+from upslope.evaluation.floats import as_floats
 
 
 def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
@@ -38,7 +39,7 @@ def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
     Raises:
         DataError: fewer than two strategies, shapes that differ, or nothing left to compare.
     """
-    arrays = [np.asarray(values, dtype=np.float64) for values in curves.values()]
+    arrays = [as_floats(values, f"curves[{name!r}]") for name, values in curves.items()]
     shapes = {array.shape for array in arrays}
     if len(arrays) < 2 or len(shapes) > 1 or arrays[0].ndim != 2:
         raise DataError(
@@ -80,7 +81,7 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
     Raises:
         DataError: fewer than two cells or three strategies, or a figure that is not finite.
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = as_floats(values, "values")
     enough = array.ndim == 2 and array.shape[0] >= 2 and array.shape[1] >= 3
     if not enough or not bool(np.isfinite(array).all()):
         raise DataError(
