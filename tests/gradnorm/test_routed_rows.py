@@ -21,6 +21,7 @@ from upslope.gradnorm.trace.forward import Forward
 from upslope.gradnorm.trace.memory import Memory
 from upslope.gradnorm.trace.operator_facts import Operator
 from upslope.gradnorm.trace.operator_runs import OperatorRuns
+from upslope.gradnorm.trace.routing.row_operators import keeps_rows
 
 Route = Callable[[Tensor, Tensor, Any], Tensor]
 """From rows (r, 4), the numbers of their router (r, 3), and the experts, to the results (r, 4)."""
@@ -535,3 +536,15 @@ def test_experts_that_the_queue_of_others_decides_on_are_refused(dim, scale, n):
     model = Queued(1, dim, scale)
     model.router.weight.data.mul_(9)
     assert count_refused(model, batches(12, n, 3, seed=n)) > 0
+
+
+@pytest.mark.parametrize("name", ["to", "type_as"])
+def test_rows_that_lend_their_type_alone_lend_no_rows(name: str) -> None:
+    rows, constant = torch.zeros(4, 3), torch.zeros(4, 3)
+
+    def has_rows(tensor: Tensor) -> bool:
+        return tensor is rows
+
+    assert keeps_rows(name, [rows, constant.flatten()], {}, has_rows)
+    assert not keeps_rows(name, [constant, rows], {}, has_rows)
+    assert not keeps_rows(name, [constant[0], rows], {}, has_rows)

@@ -23,6 +23,10 @@ _ALONG = {
 """Operators along a dimension -> the position of that among their arguments."""
 
 
+_LENDING = frozenset({"to", "type_as"})
+"""Operators whose second tensor lends its type alone."""
+
+
 def keeps_rows(
     name: str,
     args: Sequence[Any],
@@ -58,10 +62,6 @@ def keeps_rows(
     if name == "__getitem__" and isinstance(first, Tensor) and has_rows(first):
         return _is_within_rows(first, args[1])
     return False
-
-
-_LENDING = frozenset({"to", "type_as"})
-"""Operators whose second tensor lends its type alone."""
 
 
 def _are_aligned(values: Sequence[Any], has_rows: Callable[[Tensor], bool], name: str) -> bool:
