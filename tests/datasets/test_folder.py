@@ -286,3 +286,11 @@ def test_a_manifest_may_have_other_delimiters_than_commas(tmp_path, delimiter):
     (tmp_path / "m.csv").write_text("\n".join(rows).replace(",", delimiter) + f"{delimiter}x\n")
     with pytest.raises(DataError, match=r"3 values, one per column, but got 4, line 4"):
         datasets.load("folder", tmp_path, manifest="m.csv")
+
+
+def test_an_empty_variable_of_the_environment_is_not_the_current_folder(tmp_path, monkeypatch):
+    by_class(tmp_path, {"cat": 3, "dog": 3})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UPSLOPE_DATA", "")
+    with pytest.raises(DataError, match="Expected a root"):
+        datasets.load("folder")

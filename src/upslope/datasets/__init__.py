@@ -292,7 +292,8 @@ def root_of(name: str, root: str | Path | None) -> Path | None:
     """
     if name in BUILT_IN:
         return None
-    root_path = root if root is not None else os.environ.get("UPSLOPE_DATA")
+    # A variable that is empty is one that is not set: as a path it would be the current folder.
+    root_path = root if root is not None else os.environ.get("UPSLOPE_DATA") or None
     if root_path is None:
         return None
     path = Path(root_path).expanduser()
