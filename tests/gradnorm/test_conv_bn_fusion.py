@@ -267,3 +267,25 @@ def test_a_linear_layer_before_a_write_in_place_has_its_kernel() -> None:
     rows = nn.Sequential(nn.Linear(8, 16), nn.ReLU(inplace=True), nn.Linear(16, 3))
     model = nn.Sequential(rows, nn.Flatten(1), nn.Linear(15, 3))
     assert_agrees(model, torch.randn(4, 5, 8))
+
+
+class MadeFilters(nn.Module):
+    """Filters that are twice as many numbers as the parameter they are made of, and then others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rates = nn.Parameter(torch.randn(4, 1))
+        self.second, self.norm = nn.Conv2d(4, 6, 3), norm(6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        filters = (self.rates * torch.tensor([0.5, 2.0]).to(x)).view(4, 1, 1, 2)
+        y = self.second(nn.functional.conv2d(x, filters))
+        return self.last(self.norm(y).relu().mean(dim=(2, 3)))
+
+
+def test_filters_that_two_samples_make_look_like_samples_themselves():
+    """In the pass of two that learns what is folded, their convolution is not counted."""
+    x = torch.randn(3, 1, 9, 9, generator=torch.Generator().manual_seed(1))
+    assert_agrees(MadeFilters(), x)

@@ -87,7 +87,10 @@ def is_fusible(kernel: Convolution, x: Tensor, norm: Normalisation) -> bool:
     weight, dtype = kernel.weight, x.dtype
     whole = kernel.weights and kernel.weights[0] is weight and not kernel.is_transposed
     one_type = weight.dtype == dtype and norm.mean.dtype == dtype
-    if not (whole and one_type and x.shape[0] > 0):
+    # Two samples have shown which follows; with other numbers of them, another convolution may be
+    # at this place.
+    of_outputs = norm.mean.shape == weight.shape[:1]
+    if not (whole and one_type and of_outputs and x.shape[0] > 0):
         return False
     vectors = [id(v) for v in (kernel.bias, norm.weight, norm.bias) if v is not None]
     if len(set(vectors)) < len(vectors):  # one parameter in two places, with a gradient for each
