@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,4 +40,14 @@ def end_without_collection() -> None:
     Its memory goes back to the system all the same. Objects outside such circles are still ended
     one by one, and what Python calls at exit is called before.
     """
-    atexit.register(gc.freeze)
+    atexit.register(leave_uncollected)
+
+
+def leave_uncollected() -> None:
+    """Keep what is there from the last searches, unless a library lists what these did not end.
+
+    Triton, which comes with torch's CUDA wheels, is bound by nanobind. As the interpreter ends, it
+    prints what is left of its objects, some thirty lines behind the output of every command.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
