@@ -1,6 +1,6 @@
 """Counts with their nouns."""
 
-from upslope.counts import format_count
+from upslope.counts import format_count, list_some
 
 
 def test_one_is_singular_and_every_other_number_plural() -> None:
@@ -12,3 +12,10 @@ def test_one_is_singular_and_every_other_number_plural() -> None:
     ]
     assert format_count(1, "row is", "rows are") == "1 row is"
     assert format_count(3, "row is", "rows are") == "3 rows are"
+
+
+def test_the_first_words_of_many_and_how_many_more_there_are() -> None:
+    assert list_some([], 2) == ""
+    assert list_some(["a", "b"], 2) == "a, b"
+    assert list_some(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert list_some(["a"] * 2000, 1) == "a and 1,999 more"

@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from upslope.counts import list_some
 from upslope.errors import ModelError
 from upslope.files import read_digested_json, write_atomically
 from upslope.memory import raise_memory_error
@@ -225,7 +226,7 @@ def _check_readable(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if others:
         raise ModelError(
             f"Expected {path} to hold plain tensors but these are sparse, quantised, nested or on "
-            f"the meta device, without numbers: {_first_of(others)}. Save the "
+            f"the meta device, without numbers: {list_some(others, _MOST_NAMES)}. Save the "
             "network's plain weights, `model.state_dict()`."
         )
 
@@ -292,7 +293,7 @@ def check_network(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     if others:
         raise ModelError(
             f"Expected {path} to hold floating-point weights but got "
-            f"{_first_of(others)}. Save the network's before it is converted."
+            f"{list_some(others, _MOST_NAMES)}. Save the network's before it is converted."
         )
 
 
@@ -312,15 +313,10 @@ def _check_shapes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], path:
         ),
     ):
         if names:
-            problems.append(f"{len(names)} {words}: {_first_of(names)}")
+            problems.append(f"{len(names)} {words}: {list_some(names, _MOST_NAMES)}")
     if problems:
         raise ModelError(
             f"Expected {path} to fit {type(model).__name__} but its weights are of another "
             f"network: {'; '.join(problems)}. Give the model, and the number of classes, that "
             "this checkpoint was trained with."
         )
-
-
-def _first_of(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"{', '.join(names[:_MOST_NAMES])}{more}"

@@ -1,4 +1,4 @@
-"""Counts in sentences: "1 image", "2 images", "1,024 classes"; the first lines of many."""
+"""Counts in sentences: "1 image", "2 images", "1,024 classes"; the first words or lines of many."""
 
 from __future__ import annotations
 
@@ -21,6 +21,15 @@ def first_lines(lines: Sequence[str], most: int) -> str:
     """
     more = [f"... and {len(lines) - most} more."] if len(lines) > most else []
     return "\n".join([*lines[:most], *more])
+
+
+def list_some(words: Sequence[str], most: int) -> str:
+    """Return the first words as a list in a sentence, and behind them how many more there are.
+
+    words: names, for instance. most: how many of them are shown.
+    """
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return f"{', '.join(words[:most])}{more}"
 
 
 def _plural(noun: str) -> str:

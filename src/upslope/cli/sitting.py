@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from upslope.cli.console import out
-from upslope.counts import format_count
+from upslope.counts import format_count, list_some
 from upslope.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,12 +31,11 @@ def check_one_strategy(config: Config) -> None:
     """Raise ConfigError where a run would have several strategies, or all of them."""
     if len(config.strategies) == 1:
         return
-    names = ", ".join(choice.label for choice in config.strategies[:_MOST_NAMES])
-    more = len(config.strategies) - _MOST_NAMES
+    names = list_some([choice.label for choice in config.strategies], _MOST_NAMES)
     raise ConfigError(
         f"Expected one strategy, as `upslope run` runs one, but `strategies` names "
-        f"{len(config.strategies)}: {names}{f' and {more} more' if more > 0 else ''}. Say which "
-        "with --strategy NAME, or take `upslope compare`, which runs them all."
+        f"{len(config.strategies)}: {names}. Say which with "
+        "--strategy NAME, or take `upslope compare`, which runs them all."
     )
 
 

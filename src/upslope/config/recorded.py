@@ -17,6 +17,7 @@ from upslope import datasets
 from upslope.checkpoints import file_sha256
 from upslope.config.read import load
 from upslope.config.schema import Config
+from upslope.counts import list_some
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.store import FILE, check_is_folder
@@ -175,10 +176,9 @@ def run_folder(path: Path) -> Path | None:
             "it is neither. Give runs/NAME/STRATEGY/seed-0 of a comparison, or a file."
         )
     if len(folders) > 1:
-        names = ", ".join(str(folder) for folder in folders[:_MOST_NAMES])
-        more = f" and {len(folders) - _MOST_NAMES} more" if len(folders) > _MOST_NAMES else ""
+        names = list_some([*map(str, folders)], _MOST_NAMES)
         raise ConfigError(
-            f"Expected one run but {path} holds {len(folders)}: {names}{more}. Name one of them."
+            f"Expected one run but {path} holds {len(folders)}: {names}. Name one of them."
         )
     return folders[0]
 

@@ -28,7 +28,7 @@ from upslope.datasets.readable import first_readable, input_type
 from upslope.errors import ConfigError, DataError, ModelError
 from upslope.experiment.network_record import (
     describe_network,
-    list_some,
+    list_differences,
     network_differences,
 )
 from upslope.files import json_digest
@@ -132,7 +132,8 @@ def _warn_of_other_settings(source: Source, model: nn.Module) -> None:
     if differences:
         warnings.warn(
             f"The weights of {source.checkpoint} were trained in another network: "
-            f"{list_some(differences)}. What is computed now may differ from what the run did.",
+            f"{list_differences(differences)}. What is computed now may differ from what the run "
+            "did.",
             stacklevel=2,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from upslope.counts import format_count
+from upslope.counts import format_count, list_some
 
 _MOST_NAMES = 3
 
@@ -39,5 +39,4 @@ class LeftOut:
 
 def name_some(names: Sequence[str]) -> str:
     """Return the first few of the names, quoted, as a list in a sentence."""
-    few = ", ".join(repr(name) for name in names[:_MOST_NAMES])
-    return few + (f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else "")
+    return list_some([*map(repr, names)], _MOST_NAMES)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.counts import list_some
 from upslope.errors import ModelError
 from upslope.experiment.plain_settings import plain_entries
 
@@ -105,15 +106,14 @@ def check_network_record(before: NetworkRecord, model: nn.Module, folder: Path) 
     if differences:
         raise ModelError(
             f"Expected the network given to be the one with which the run in {folder} began but "
-            f"that was another network: {list_some(differences)}. Give the network of the run, or "
-            "begin a run in another folder."
+            f"that was another network: {list_differences(differences)}. Give the network of the "
+            "run, or begin a run in another folder."
         )
 
 
-def list_some(differences: Sequence[str]) -> str:
+def list_differences(differences: Sequence[str]) -> str:
     """Return the first differences in words, and how many more there are."""
-    more = len(differences) - _MOST_NAMES
-    return f"{', '.join(differences[:_MOST_NAMES])}{f' and {more} more' if more > 0 else ''}"
+    return list_some(differences, _MOST_NAMES)
 
 
 def _describe_weights(model: nn.Module) -> dict[str, str]:

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from upslope.counts import list_some
 from upslope.errors import ConfigError, ModelError
 from upslope.models import head, with_features
 from upslope.seeds import generator, global_generator
@@ -123,11 +124,9 @@ def build_trained(factory: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Modul
     first, second = one.state_dict(), other.state_dict()
     random = [k for k in first if k not in inside and not torch.equal(first[k], second[k])]
     if random:
-        more = f" and {len(random) - _MOST_NAMES} more" if len(random) > _MOST_NAMES else ""
         raise ConfigError(
             f"Expected a network with trained weights below its head {name!r} for model.freeze "
-            f"but {', '.join(random[:_MOST_NAMES])}{more} of {type(one).__name__} begin at random. "
-            "Give "
+            f"but {list_some(random, _MOST_NAMES)} of {type(one).__name__} begin at random. Give "
             "the network its weights, or leave model.freeze out."
         )
     return one, other

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from upslope.counts import list_some
 from upslope.errors import DataError
 from upslope.registry import did_you_mean
 
@@ -153,10 +154,7 @@ def _sequence(answer: Any) -> list[Any] | None:
 
 
 def _names(classes: Sequence[str]) -> str:
-    some_names = ", ".join(repr(name) for name in classes[:_MOST_NAMES])
-    return some_names + (
-        f" and {len(classes) - _MOST_NAMES} more" if len(classes) > _MOST_NAMES else ""
-    )
+    return list_some([*map(repr, classes)], _MOST_NAMES)
 
 
 def _refuse(answer: Any, what_is_wanted: str) -> NoReturn:
