@@ -63,6 +63,17 @@ class WithCustomFunction(nn.Module):
         return self.last(Rounded.apply(self.first(x)))
 
 
+def check_norms(
+    model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], rtol: float
+) -> Tensor:
+    """Hold both norms in float32 to those in float64, and return those of tensors in float64."""
+    double = copy.deepcopy(model).double()
+    for norm in ("global", "tensor-sum"):
+        wanted = gradient_norms(double, x.double(), loss, norm=norm)
+        assert torch.allclose(gradient_norms(model, x, loss, norm=norm), wanted, rtol=rtol, atol=0)
+    return wanted
+
+
 @pytest.mark.parametrize("make", [dense, convolutional, positions])
 def test_norms_sketches_and_products_whose_squares_leave_float32(
     make: Callable[[], tuple[nn.Module, Tensor]],
@@ -72,10 +83,7 @@ def test_norms_sketches_and_products_whose_squares_leave_float32(
     double = copy.deepcopy(model).double()
     direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
     for _ in range(2):  # a batch that is proven, and one that is not
-        for norm in ("global", "tensor-sum"):
-            wanted = gradient_norms(double, x.double(), scaled_loss, norm=norm)
-            norms = gradient_norms(model, x, scaled_loss, norm=norm)
-            assert torch.allclose(norms, wanted, rtol=1e-4, atol=0)
+        check_norms(model, x, scaled_loss, rtol=1e-4)
         sketches = gradient_sketches(model, x, scaled_loss, dim=8)
         of_double = gradient_sketches(double, x.double(), scaled_loss, dim=8)
         assert torch.allclose(sketches.norms, of_double.norms, rtol=1e-4, atol=0)
@@ -199,11 +207,7 @@ def rated_loss(outputs: Tensor) -> Tensor:
 def test_inputs_whose_squares_leave_float32(layer: nn.Module, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.randn(len(SIZES), *shape) * SIZES.view(-1, *(1,) * len(shape))
-    double = copy.deepcopy(layer).double()
     for _ in range(2):  # a batch that is proven, and one that is not
-        for norm in ("global", "tensor-sum"):
-            wanted = gradient_norms(double, x.double(), rated_loss, norm=norm)
-            norms = gradient_norms(layer, x, rated_loss, norm=norm)
-            assert torch.allclose(norms, wanted, rtol=1e-5, atol=0)
+        wanted = check_norms(layer, x, rated_loss, rtol=1e-5)
         sketches = gradient_sketches(layer, x, rated_loss, dim=8)
         assert torch.allclose(sketches.norms, wanted, rtol=1e-5, atol=0)
