@@ -43,11 +43,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if _is_transformed(logits):
         return F.cross_entropy(logits, targets, reduction="none")
-    log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
     if targets.is_floating_point():
+        log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
         return -(targets * log_p).sum(dim=1)
-    # Of images in another order of memory PyTorch has no backward pass for this.
-    return F.nll_loss(log_p.contiguous(), targets, reduction="none")
+    losses: Tensor = _ClassLoss.apply(logits, targets.long())  # type: ignore[no-untyped-call]
+    return losses
 
 
 def _is_transformed(logits: Tensor) -> bool:
@@ -84,6 +84,42 @@ class _Entropy(torch.autograd.Function):
         return g.unsqueeze(1) * slope
 
 
+class _ClassLoss(torch.autograd.Function):
+    """From logits and classes to the cross-entropy, whose gradient is p less one at the class."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
+        is_label = _mask_of(labels, z)
+        p = z.softmax(dim=1)
+        log_first = p.amax(dim=1).log_()
+        others = p.masked_fill_(is_label, 0)
+        rest = others.sum(dim=1, keepdim=True)
+        below_first = z.amax(dim=1) + F.nll_loss(z, labels, reduction="none")
+        rest_of = rest.squeeze(1)
+        losses = torch.where(rest_of < 0.5, -rest_of.neg().log1p_(), below_first - log_first)
+        ctx.save_for_backward(z, is_label, labels, torch.where(is_label, -rest, others))
+        return losses.masked_fill_(labels == _LEFT_OUT, 0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        z, is_label, labels, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            others = z.softmax(dim=1).masked_fill(is_label, 0)
+            gradient = torch.where(is_label, -others.sum(dim=1, keepdim=True), others)
+        return g.masked_fill(labels == _LEFT_OUT, 0).unsqueeze(1) * gradient, None
+
+
+def _mask_of(labels: Tensor, z: Tensor) -> Tensor:
+    """Return which of the logits are those of the labels, (n, classes, ...).
+
+    Who watches operators does not see it: entries moved by an index would make a program of these
+    labels alone, while they are constants here, whatever the logits.
+    """
+    with torch._C.DisableTorchFunction():
+        mask = torch.zeros_like(z, dtype=torch.bool)
+        return mask.scatter_(1, labels.clamp(min=0).unsqueeze(1), True)
+
+
 class _LogPosterior(torch.autograd.Function):
     """From logits to the logarithm of the posterior."""
 
@@ -102,6 +138,9 @@ class _LogPosterior(torch.autograd.Function):
         others = torch.where(is_sure, 0, gradient).sum(dim=1, keepdim=True)
         return torch.where(is_sure, -others, gradient)
 
+
+_LEFT_OUT = -100
+"""The label that PyTorch's cross-entropy leaves out."""
 
 _LOWEST = -1e4
 """In place of lower a_k, of which classes that are masked with -inf have the lowest: p_k is 0."""
