@@ -11,6 +11,9 @@ together. So neither is formed. With a_k = z_k - max z, and the rest r of all cl
 in which no digits cancel, near uniform posteriors neither. Gradients of log p_k sum to zero over
 the classes, so that a sure class has minus the sum of the others'.
 
+Whoever watches operators meets each function as one, as those of `torch.nn.functional`; in the
+transforms of `torch.func` alone it is the operators of torch that it is made of.
+
 Of logits, below whatever takes gradients of them; called by `gradnorm`.
 """
 
@@ -23,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 
 def entropy_of(logits: Tensor) -> Tensor:
@@ -30,6 +34,8 @@ def entropy_of(logits: Tensor) -> Tensor:
     if _is_transformed(logits):
         log_p = logits.log_softmax(dim=1)
         return -(log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=1)
+    if has_torch_function_unary(logits):
+        return handle_torch_function(entropy_of, (logits,), logits)
     entropy: Tensor = _Entropy.apply(logits)  # type: ignore[no-untyped-call]
     return entropy
 
@@ -46,6 +52,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
         return -(targets * log_p).sum(dim=1)
+    if has_torch_function((logits, targets)):
+        arguments = (logits, targets)
+        return handle_torch_function(cross_entropy, arguments, *arguments)
     losses: Tensor = _ClassLoss.apply(logits, targets.long())  # type: ignore[no-untyped-call]
     return losses
 
@@ -89,35 +98,24 @@ class _ClassLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
-        is_label = _mask_of(labels, z)
-        p = z.softmax(dim=1)
-        log_first = p.amax(dim=1).log_()
-        others = p.masked_fill_(is_label, 0)
-        rest = others.sum(dim=1, keepdim=True)
-        below_first = z.amax(dim=1) + F.nll_loss(z, labels, reduction="none")
-        rest_of = rest.squeeze(1)
-        losses = torch.where(rest_of < 0.5, -rest_of.neg().log1p_(), below_first - log_first)
-        ctx.save_for_backward(z, is_label, labels, torch.where(is_label, -rest, others))
-        return losses.masked_fill_(labels == _LEFT_OUT, 0)
+        is_left_out = labels == _LEFT_OUT
+        at = labels.masked_fill(is_left_out, 0).unsqueeze(1)
+        others = z.softmax(dim=1)
+        log_first = others.amax(dim=1, keepdim=True).log_()
+        rest = others.scatter_(1, at, 0).sum(dim=1, keepdim=True)
+        gradient = others.scatter_(1, at, -rest)
+        below_first = z.amax(dim=1, keepdim=True).sub_(z.gather(1, at))
+        losses = torch.where(rest < 0.5, -rest.neg().log1p_(), below_first - log_first)
+        ctx.save_for_backward(z, at, is_left_out, gradient)
+        return losses.squeeze(1).masked_fill_(is_left_out, 0)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        z, is_label, labels, gradient = ctx.saved_tensors
+        z, at, is_left_out, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
-            others = z.softmax(dim=1).masked_fill(is_label, 0)
-            gradient = torch.where(is_label, -others.sum(dim=1, keepdim=True), others)
-        return g.masked_fill(labels == _LEFT_OUT, 0).unsqueeze(1) * gradient, None
-
-
-def _mask_of(labels: Tensor, z: Tensor) -> Tensor:
-    """Return which of the logits are those of the labels, (n, classes, ...).
-
-    Who watches operators does not see it: entries moved by an index would make a program of these
-    labels alone, while they are constants here, whatever the logits.
-    """
-    with torch._C.DisableTorchFunction():
-        mask = torch.zeros_like(z, dtype=torch.bool)
-        return mask.scatter_(1, labels.clamp(min=0).unsqueeze(1), True)
+            others = z.softmax(dim=1).scatter(1, at, 0)
+            gradient = others.scatter(1, at, -others.sum(dim=1, keepdim=True))
+        return g.masked_fill(is_left_out, 0).unsqueeze(1) * gradient, None
 
 
 class _LogPosterior(torch.autograd.Function):
