@@ -119,14 +119,22 @@ IMAGES = np.random.default_rng(1).normal(size=(30, 3, 5, 4)).astype(np.float32)
 MASKS = np.random.default_rng(2).integers(0, 3, (30, 5, 4))
 
 
-def opened_masks(folder, masks, cycles):
+def opened_masks(folder, masks, cycles, shared=None):
     splits = Splits.from_arrays(IMAGES[:20], masks[:20], IMAGES[20:], MASKS[20:], kind="masks")
     return Experiment(
         folder, splits=splits, task=tasks.build("segmentation", num_classes=3),
         model=lambda: nn.Conv2d(3, 3, 1), strategy=strategies.build("random"), device="cpu",
         settings=ExperimentSettings(initial=6, budget=4, cycles=cycles),
-        training=TrainingSettings(epochs=1), progress=False,
+        training=TrainingSettings(epochs=1), progress=False, shared=shared,
     )  # fmt: skip
+
+
+def test_a_first_model_of_other_masks_is_not_shared(tmp_path):
+    reused = []
+    for name, masks in (("one", MASKS), ("same", MASKS), ("drawn anew", (MASKS + 1) % 3)):
+        with opened_masks(tmp_path / name, masks, 1, tmp_path / "shared") as run_of_masks:
+            reused.append(run_of_masks.run().cycles[0].reused)
+    assert reused == [False, True, False]
 
 
 def test_masks_that_were_drawn_anew_are_told_until_they_are_meant(tmp_path):

@@ -24,6 +24,7 @@ from upslope.files import (
     write_digested_json,
     write_text,
 )
+from upslope.leftovers import process_mark
 from upslope.report.text_tables import markdown_table
 
 
@@ -203,7 +204,7 @@ def test_an_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
 def test_leftovers_of_a_name_as_patterns_have_are_removed(tmp_path: Path, name: str) -> None:
     """By a killed process of the same number, as containers give it again."""
     for part in ("file", "folder"):
-        (tmp_path / part / f".{name}.{os.getpid()}.part").mkdir(parents=True)
+        (tmp_path / part / f".{name}.{process_mark()}.part").mkdir(parents=True)
     write_text(tmp_path / "file" / name, "whole")
     with new_folder(tmp_path / "folder" / name) as folder:
         (folder / "x").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ def events_of(
     passes = {**passes_given, **dict.fromkeys(answers.unlabelled, "")}
     refuse(
         [
+            *_answered_twice(labels, passes_given, withdrawals),
             *_without_answer(state, position, withdrawals),
             *answers.problems,
             *_wrong_passes(passes, passes_given, position, state),
@@ -133,6 +135,19 @@ def _sort(
         elif not _same(pool, position[id_], label, state.labels[id_], state.masks.get(id_)):
             answers.corrections[id_] = label
     return answers
+
+
+def _answered_twice(
+    labels: Mapping[str, Any], passes: Mapping[str, str], withdrawals: Sequence[str]
+) -> list[str]:
+    """A sentence on each id that a call both labels, passes or takes back."""
+    ids = [*labels, *passes, *dict.fromkeys(withdrawals)]
+    return [
+        f"Expected one answer for {id_!r} but it is labelled, passed or taken back in the same "
+        "call. Leave one of these out."
+        for id_, count in Counter(ids).items()
+        if count > 1
+    ]
 
 
 def _wrong_passes(

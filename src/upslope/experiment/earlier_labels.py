@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from upslope.counts import format_count
 from upslope.datasets import recorded_root
 from upslope.datasets.base import Dataset, place_of
@@ -26,6 +28,7 @@ from upslope.errors import ConfigError, DataError, RunError, SelectionError
 from upslope.experiment.answers import differs, has_label, label_of
 from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
+from upslope.tasks.mask_answers import decode_mask
 
 _ROW_NUMBER = re.compile(r"(.*\D)\d{5,}")
 """Ids that readers make where files have none: `row-00042`."""
@@ -130,13 +133,16 @@ def _check_ids_name_samples(run: RunResult, pool: Dataset, root: str | None) -> 
 
 
 def _answer(old: Any, names: Sequence[str], classes: Sequence[str], run: RunResult) -> Any:
-    """The answer that a recorded label is, in the names of the earlier run.
+    """The answer that a recorded label is, in the names of the earlier run; of a mask with a class
+    that there is not here, the name of that class.
 
     Raises:
         DataError: labels or numbers that the new run asks for and the earlier one did not.
     """
     if isinstance(old, int):
         return names[old]
+    if isinstance(old, str):
+        return _mask_here(old, names, classes)
     if missing := [name for name in classes if name not in names]:
         raise DataError(
             f"Expected the run in {run.path} to have answered for each of "
@@ -148,6 +154,20 @@ def _answer(old: Any, names: Sequence[str], classes: Sequence[str], run: RunResu
     if all(isinstance(value, float) for value in old):
         return [by_name[name] for name in classes]
     return [name for name in classes if by_name[name]]
+
+
+def _mask_here(text: str, names: Sequence[str], classes: Sequence[str]) -> Any:
+    """The mask that is recorded as text, (h, w), with the positions of the classes here, or the
+    name of a class in it that is not here. Numbers of no class, of pixels that count nowhere, stay.
+    """
+    mask = decode_mask(text)
+    here = np.arange(256, dtype=np.int64)
+    for old in np.unique(mask).tolist():
+        if old < len(names):
+            if names[old] not in classes:
+                return names[old]
+            here[old] = classes.index(names[old])
+    return here[mask]
 
 
 def _no_match(

@@ -12,7 +12,8 @@ from torch import nn
 
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
 from upslope.experiment.network_record import NetworkRecord, check_network_record
-from upslope.files import disk_errors, sweep
+from upslope.files import disk_errors
+from upslope.leftovers import sweep
 from upslope.memory import memory_errors
 from upslope.seeds import global_generator
 from upslope.training import AuxiliaryModule, TrainingSettings, place

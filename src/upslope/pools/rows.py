@@ -26,8 +26,9 @@ from upslope.datasets.paths import cache_folder
 from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
 from upslope.errors import ConfigError, DataError, UpslopeError
-from upslope.files import disk_errors, make_folder, sweep
+from upslope.files import disk_errors, make_folder
 from upslope.images import Form
+from upslope.leftovers import process_mark, sweep
 from upslope.pools.listing import files_of
 from upslope.pools.parquet_rows import NO_IMAGES, NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
@@ -227,7 +228,7 @@ def temporary_file(shard: Shard) -> Iterator[Path]:
     with disk_errors(folder):
         make_folder(folder)
         sweep(folder)  # files of processes that were killed
-        handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
+        handle, name = tempfile.mkstemp(f".{process_mark()}.part", f".{shard.number}-", folder)
         os.close(handle)
     path = Path(name)
     try:
