@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
-from toy import context
+from toy import Toy, context
 
 from short_forms import mark_rest_long
+from upslope.errors import DataError
 from upslope.pool import Need
 from upslope.signals import build, sraal, vaal
 from upslope.signals.fitting import batches
@@ -205,3 +208,24 @@ def test_latents_update_is_adams_on_the_loss_by_hand() -> None:
     torch.optim.Adam(vae.parameters(), lr=5e-4).step()
     for one, other in zip(vae.parameters(), fitted.vae.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vaal", "sraal", "latents"])
+def test_unlabelled_samples_none_of_which_can_be_read_end_with_an_error(name: str) -> None:
+    """Where the run skips such samples, the next batch was waited for without end."""
+    reads = 0
+
+    class Damaged(Toy):
+        def inputs(self, indices: list[int]) -> Tensor:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000
+            if any(i >= 30 for i in indices):
+                raise DataError(f"sample {indices[0]} cannot be read")
+            return super().inputs(indices)
+
+    ctx = context(labelled=30)
+    broken = Damaged(ctx.dataset.inputs(list(range(120))))
+    ctx = dataclasses.replace(ctx, dataset=broken, skip_unreadable=True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="cannot be read"):
+        build(Need.of(name, steps=2)).fit(ctx)  # type: ignore[attr-defined]

@@ -80,6 +80,21 @@ def test_drawn_answers_estimate_the_listed_ones() -> None:
     assert torch.allclose(drawn.entropy(p[4:]), listed.entropy(p[4:]), atol=0.1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_are_drawn_by_their_probability_once_as_many_are_listed_as_may_be(
+    seed: int,
+) -> None:
+    """4^5 answers fill the list exactly: with ten classes and the default of 1000, 10^3 do."""
+    p = torch.randn(8, 6, 4, generator=generator(seed)).mul(3).softmax(dim=2).double()
+    listed, drawn = LabelConfigurations.none(6), LabelConfigurations.none(6)
+    rng = generator()
+    for i in range(7):
+        listed.extend(p[i], 4**7, rng)
+        drawn.extend(p[i], 4**5, rng)
+    assert len(drawn.pi) == 4**5
+    assert torch.allclose(drawn.entropy(p), listed.entropy(p), atol=0.05)
+
+
 def test_a_copy_of_a_chosen_sample_tells_less_than_it_did_alone() -> None:
     """BALD takes both of two equal samples; BatchBALD takes another first."""
     certain = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

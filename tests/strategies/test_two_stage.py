@@ -27,14 +27,14 @@ NAMES = sorted(TWO_STAGE)
 class Pool:
     """Signals in memory; remembers the most rows that were read at once."""
 
-    def __init__(self, length: int, *, alike: bool = False) -> None:
+    def __init__(self, length: int, *, alike: bool = False, classes: int = CLASSES) -> None:
         rng = torch.Generator().manual_seed(5)
         centres = 3 * torch.randn(12, WIDTH, generator=rng)
         of = torch.randint(12, (length,), generator=rng)
         x = centres[of] + torch.randn(length, WIDTH, generator=rng) * (0.2 + 0.05 * of[:, None])
         if alike:
             x = torch.ones_like(x)
-        p = (x @ torch.randn(WIDTH, CLASSES, generator=rng)).softmax(dim=1)
+        p = (x @ torch.randn(WIDTH, classes, generator=rng)).softmax(dim=1)
         changes = (p.argsort(dim=1)[:, 0] + torch.arange(length)) % 4
         self.signals = {
             "features": x, "probabilities": p, "gradient-sketch": x, "feature-dropout": changes,
@@ -105,6 +105,12 @@ def test_the_budget_is_met_by_distinct_samples_that_are_not_labelled(name: str) 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_that_are_all_alike_are_divided_too(name: str) -> None:
     assert len(set(choose(name, Pool(400, alike=True), 30, cell=40))) == 30
+
+
+def test_more_classes_than_features_divide_no_pool() -> None:
+    """Without labels u-herding is max-herding, whose cells are of features."""
+    pool = Pool(700, classes=4 * WIDTH)
+    assert choose("u-herding", pool, 40, cell=50) == choose("max-herding", pool, 40, cell=50)
 
 
 def nearest(x: Tensor, chosen: Sequence[int]) -> Tensor:

@@ -40,18 +40,23 @@ def input_type(dataset: Dataset) -> str | None:
     return "float" if sample.is_floating_point() else str(sample.dtype).removeprefix("torch.")
 
 
-def first_readable(dataset: Dataset, count: int = 2) -> Tensor:
+def first_readable(
+    dataset: Dataset, count: int = 2, indices: Sequence[int] | None = None
+) -> Tensor:
     """Return the inputs of the first `count` samples that can be read, fewer where there are not.
+
+    indices: where to look; in all of the data set where not given.
 
     Raises:
         DataError: none can be read; what the last one says.
     """
     inputs: list[Tensor] = []
-    for i in range(len(dataset)):
+    places = range(len(dataset)) if indices is None else indices
+    for number, i in enumerate(places, 1):
         try:
             inputs.append(dataset.inputs([i]))
         except DataError:
-            if i == len(dataset) - 1 and not inputs:
+            if number == len(places) and not inputs:
                 raise
         if len(inputs) == count:
             break

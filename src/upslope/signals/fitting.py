@@ -57,9 +57,10 @@ def readable_batches(context: FitContext, indices: Sequence[int], size: int) -> 
     Samples that cannot be read are left out of their batch where the run skips such samples.
 
     Raises:
-        DataError: a sample cannot be read, and the run does not skip it, or none can be.
+        DataError: a sample cannot be read, and the run does not skip it, or none of them can be.
     """
-    first_readable(context.dataset, 1)
+    if context.skip_unreadable:
+        first_readable(context.dataset, 1, indices)
     for places in batches(context, indices, size):
         positions = [indices[i] for i in places]
         if not context.skip_unreadable:

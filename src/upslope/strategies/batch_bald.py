@@ -25,6 +25,9 @@ from upslope.posterior import entropy, in_double
 from upslope.strategies.base import Choice, QueryStrategy
 from upslope.strategies.greedy import lazy_greedy
 
+ENTRIES = 2**23
+"""Numbers of the posteriors after answers that are computed at once: 64 MB."""
+
 
 @dataclass(frozen=True)
 class BatchBald(QueryStrategy):
@@ -61,17 +64,19 @@ class BatchBald(QueryStrategy):
             joint.extend(p[row], self.answers, rng)
 
         scores = (entropy(means, -1) - mean_entropies).clamp_(min=0)
-        positions = lazy_greedy(scores, budget, gains_of, take, most=256)
+        most = min(256, max(1, ENTRIES // (self.answers * p.shape[2])))
+        positions = lazy_greedy(scores, budget, gains_of, take, most)
         return Choice(positions, scores.float())
 
 
 @dataclass
 class LabelConfigurations:
     """Answers to the samples so far. pi: (M,) their probability; w: (M, T), given them, of each
-    network."""
+    network. are_drawn: each stands for an equal share of all; before, all are listed."""
 
     pi: Tensor
     w: Tensor
+    are_drawn: bool = False
 
     @classmethod
     def none(cls, passes: int) -> LabelConfigurations:
@@ -92,8 +97,9 @@ class LabelConfigurations:
             w = (self.w[:, None] * p.T).flatten(0, 1)  # (M C, T)
         else:
             rows = torch.arange(len(self.pi))
-            if len(self.pi) < most:
+            if not self.are_drawn:
                 rows = torch.multinomial(self.pi, most, replacement=True, generator=rng)
+                self.are_drawn = True
             labels = torch.multinomial(posteriors[rows], 1, generator=rng).flatten()
             self.pi = torch.full((len(rows),), 1 / len(rows), dtype=self.pi.dtype)
             w = self.w[rows] * p.T[labels]

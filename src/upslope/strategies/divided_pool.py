@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upslope.pool import Need, PoolView
-from upslope.strategies.base import QueryStrategy
+from upslope.strategies.base import POSTERIORS, QueryStrategy
 from upslope.strategies.cell_choices import Counts
 from upslope.strategies.cell_search import PROBES
 from upslope.strategies.cells import Cells, Positions, divide
@@ -67,11 +67,12 @@ class Vectors:
 
 
 def vectors_of(strategy: QueryStrategy, source: SignalSource, *, unit: bool) -> Vectors:
-    """Return the vectors whose distances divide a pool: the widest signal that a strategy needs.
+    """Return the vectors whose distances divide a pool: the widest signal that a strategy needs,
+    of those that are no posteriors.
 
     strategy: that chooses. source: the signals of the pool. unit: bring them to unit length.
     """
-    needs = [plain(need) for need in strategy.needs]
+    needs = [plain(need) for need in strategy.needs if need.name not in POSTERIORS]
     widest = max(needs, key=lambda need: math.prod(source.rows(need, [0]).shape))
     return Vectors(source, widest, unit)
 
