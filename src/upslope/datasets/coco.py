@@ -25,7 +25,7 @@ from upslope.datasets.layout import Entry, images_in
 from upslope.datasets.left_out import LeftOut, name_some
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.several import Several, one_class
 from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
@@ -146,10 +146,10 @@ def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
                 raise DataError(f"Expected COCO instances in {path} but there is no such file.")
         return files
     for place in (folder / "annotations", folder):
-        pair = [sorted(place.glob(f"instances_{part}*.json")) for part in ("train", "val")]
+        pair = [visible(place.glob(f"instances_{part}*.json")) for part in ("train", "val")]
         if all(len(one) == 1 for one in pair):
             return [pair[0][0], pair[1][0]]
-    every = sorted({*(folder / "annotations").glob("*.json"), *folder.glob("*.json")})
+    every = visible({*(folder / "annotations").glob("*.json"), *folder.glob("*.json")})
     if len(every) != 1:
         raise DataError(
             f"Expected annotations/instances_train*.json and instances_val*.json in {folder}, or "
