@@ -81,6 +81,9 @@ def load(
     )
     pairs = [Pair(*triple) for triple in triples]
     parts = _by_folder(pairs, folder, left_out, bool(pool_images)) or _by_share(pairs, test_share)
+    notes = (*left_out.notes(), *ignored_class_notes(codes.classes))
+    if parts["test"] and all(split_of(_top(pair.id)) == "validation" for pair in parts["test"]):
+        notes += ("The images of the validation split are the test set: no split test is there.",)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(pool_images.items())]
     return open_pairs(
         folder.name,
@@ -94,7 +97,7 @@ def load(
         memory=memory,
         progress=progress,
         white=white,
-        notes=(*left_out.notes(), *ignored_class_notes(codes.classes)),
+        notes=notes,
         duplicates=duplicates,
     )
 
