@@ -15,7 +15,14 @@ from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
 from upslope.errors import DataError
-from upslope.images import Form, check_pixels, is_deep_colour, load_whole, open_image
+from upslope.images import (
+    Form,
+    check_pixels,
+    is_deep_colour,
+    load_whole,
+    open_image,
+    read_header,
+)
 from upslope.mask_files import Storage, check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
@@ -28,7 +35,6 @@ _NO_CLASS_NAMES = (
     "ignore", "ignored", "ignore_index", "void", "don't care", "dontcare", "unlabeled",
     "unlabelled",
 )  # fmt: skip
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
 _Row = dict[str | Any, str | Any]
@@ -268,10 +274,7 @@ def _in_range(number: str, top: int) -> bool:
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:
-    with open_image(image, f"an image in {image}", "Repair or remove it.") as opened_image:
-        width, height = opened_image.size
-        if opened_image.getexif().get(0x0112) in _QUARTER_TURNS:
-            width, height = height, width
+    height, width = read_header(image, str(image)).size
     if size != (height, width):
         raise DataError(
             f"Expected the mask {path} to be of the size of its image {image}, {height} rows of "

@@ -19,7 +19,7 @@ import numpy as np
 
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, finite_floats
 from upslope.datasets.base import Dataset
-from upslope.datasets.encoded import EncodedDataset
+from upslope.datasets.encoded import EncodedDataset, Files
 from upslope.datasets.image_form import form_of
 from upslope.datasets.left_out import LeftOut
 from upslope.datasets.paths import cache_folder
@@ -128,8 +128,10 @@ def open_rows(files: ShardFiles, shard: Shard) -> Iterator[Rows]:
         assert files.index is not None  # both as `list_shards` made them
         assert shard.part is not None
         ids = files_of(files.index, shard.part)
-        addresses = Addresses(storage, files.root, files.root, ids, shard.name)
-        yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
+        images: Source = Addresses(storage, files.root, files.root, ids, shard.name)
+        if storage.is_local:  # files of a listing may be links to anywhere, unlike addresses
+            images = Files(Path(files.root), ids)
+        yield _check_rows(Rows(tuple(ids), images, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
         try:
