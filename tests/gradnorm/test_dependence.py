@@ -37,6 +37,7 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "singular values": lambda x: torch.linalg.svdvals(x).sum().expand(5),
     "covariance": lambda x: x.T.cov().diagonal(),
+    "correlation": lambda x: torch.corrcoef(x).nan_to_num().sum().expand(5),
     "spectrum": lambda x: torch.fft.rfft(x, dim=0)[0].real,
     "layer norm of the transpose": lambda x: F.layer_norm(x.T, (len(x),)).T,
     "mean": lambda x: x.mean(0),
