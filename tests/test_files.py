@@ -40,6 +40,15 @@ def test_json_has_null_in_place_of_what_is_no_number() -> None:
     assert read == {"a": [1.5, None, [None, True]], "2": "é", "path": "x"}
 
 
+def test_json_has_numbers_of_numpy_as_numbers() -> None:
+    """A float32 that is NaN was the text "nan", and a count the text "3"."""
+    value = {"a": np.float32("nan"), "b": np.float32(1.5), "c": np.int64(3), "d": np.bool_(True)}
+    array = np.array([[1, np.inf]], dtype=np.float32)
+    assert json.loads(to_json({**value, "e": array})) == {
+        "a": None, "b": 1.5, "c": 3, "d": True, "e": [[1, None]],
+    }  # fmt: skip
+
+
 def test_text_is_written_as_it_is_and_nothing_else_is_left(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "text"
     write_text(file, "old")

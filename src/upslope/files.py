@@ -188,8 +188,8 @@ def write_text(path: Path, text: str) -> None:
 def to_json(value: Any) -> str:
     """Return plain data as indented JSON that ends in a line break, null in place of NaN.
 
-    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does,
-        since JSON has neither. Any other object is written as its `str`.
+    value: mappings, lists, tuples, strings, numbers, None, arrays and numbers of NumPy; infinities
+        become null as NaN does, since JSON has neither. Any other object is written as its `str`.
     """
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
 
@@ -272,6 +272,8 @@ def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
 
 
 def _without_nan(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of NumPy: JSON knows its float64 alone
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_floats, as_number
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ def equivalence(differences: ArrayLike, margin: float) -> Equivalence:
         margin: half the width of the ROPE, above 0, in the unit of the differences.
 
     Raises:
-        DataError: no difference, one that is not finite, or a margin that is not above 0.
+        DataError: no difference, one that is not finite, or a margin that is no finite number above
+            0.
     """
     d = as_floats(differences, "differences")
     if d.ndim != 1 or len(d) == 0 or not bool(np.isfinite(d).all()):
         raise DataError(f"Expected finite differences, one per seed, but got {d.tolist()}.")
-    if not margin > 0:
+    margin = as_number(margin, "margin")
+    if margin <= 0:
         raise DataError(f"Expected `margin` to be above 0 but got {margin}.")
     if len(d) == 1:
         nan = float("nan")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upslope.errors import ModelError
+from upslope.tasks.output_checks import refuse_unknown
 
 BINS = 15
 """Bins of the calibration error: C. Guo et al., On Calibration of Modern Neural Networks, 2017."""
@@ -44,12 +44,7 @@ class ClassificationMetrics:
         """
         logits = self._task.logits(outputs).detach().float()
         confidence, answer = logits.softmax(dim=1).max(dim=1)
-        if unknown := int(confidence.isnan().sum()):
-            raise ModelError(
-                f"Expected outputs that give probabilities but those of {unknown} of "
-                f"{len(confidence)} samples are NaN: the network has diverged, or its inputs are "
-                "not finite. Lower `training.lr`, and look at the inputs."
-            )
+        refuse_unknown(confidence.isnan(), "probabilities")
         targets = targets.long()
         self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
         targets = targets.cpu()
