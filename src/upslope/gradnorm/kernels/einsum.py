@@ -36,12 +36,12 @@ class _Roles(NamedTuple):
     @classmethod
     def of(cls, x_term: str, w_term: str, out: str) -> _Roles:
         """Return the roles in a sum. x_term, w_term, out: the indices of x, w and the output."""
-        kept, shared = set(out), set(x_term) & set(w_term)
+        in_output, in_both = set(out), set(x_term) & set(w_term)
         return cls(
-            positions="".join(i for i in x_term if i in kept - shared),
-            matrices="".join(i for i in x_term if i in kept & shared),
-            columns="".join(i for i in x_term if i in shared - kept),
-            rows="".join(i for i in w_term if i in kept - shared),
+            positions="".join(i for i in x_term if i in in_output - in_both),
+            matrices="".join(i for i in x_term if i in in_output & in_both),
+            columns="".join(i for i in x_term if i in in_both - in_output),
+            rows="".join(i for i in w_term if i in in_output - in_both),
         )
 
 
@@ -81,9 +81,9 @@ def _multiply_matrices(
     x: (positions, matrices, columns). w: (matrices, columns, rows). sizes: of the indices.
     """
     positions, matrices, columns, rows = ([sizes[i] for i in indices] for indices in roles)
-    stacked = [math.prod(matrices)] if matrices else []
-    x = x.reshape(*positions, *stacked, *([1] if matrices else []), math.prod(columns))
-    w = w.reshape(*stacked, math.prod(columns), math.prod(rows))
+    stack = [math.prod(matrices)] if matrices else []
+    x = x.reshape(*positions, *stack, *([1] if matrices else []), math.prod(columns))
+    w = w.reshape(*stack, math.prod(columns), math.prod(rows))
     product = matmul(tape, x, tape.weights.view(w))
     if product is NotImplemented:
         return NotImplemented
