@@ -11,12 +11,16 @@ together. So neither is formed. With a_k = z_k - max z, and the rest r of all cl
 in which no digits cancel, near uniform posteriors neither. Gradients of log p_k sum to zero over
 the classes, so that a sure class has minus the sum of the others'.
 
-Of logits, below whatever takes gradients of them; called by `gradnorm`.
+Of logits, below whatever takes gradients of them; called by `gradnorm` and `influence`. The losses
+of tasks train networks too, at a third of the price by PyTorch's own cross-entropy; what takes a
+score from their gradients calls them within `keeping_digits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -28,7 +32,7 @@ from torch.nn import functional as F
 def entropy_of(logits: Tensor) -> Tensor:
     """Return the entropy of the posterior in nats, (n, ...). logits: (n, classes, ...)."""
     if _is_transformed(logits):
-        log_p = logits.log_softmax(dim=1)
+        log_p = _log_posterior_at(logits)
         return -(log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=1)
     entropy: Tensor = _Entropy.apply(logits)  # type: ignore[no-untyped-call]
     return entropy
@@ -41,13 +45,48 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     classes, or a probability for every logit.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    if _is_transformed(logits):
-        return F.cross_entropy(logits, targets, reduction="none")
-    log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
-    if targets.is_floating_point():
+    in_transform = _is_transformed(logits)
+    log_p: Tensor = (_log_posterior_at if in_transform else _LogPosterior.apply)(logits)
+    if targets.is_floating_point() and targets.shape == logits.shape:
         return -(targets * log_p).sum(dim=1)
     # Of images in another order of memory PyTorch has no backward pass for this.
     return F.nll_loss(log_p.contiguous(), targets, reduction="none")
+
+
+_keeps_digits: ContextVar[bool] = ContextVar("upslope_keeps_digits", default=False)
+
+
+@contextmanager
+def keeping_digits() -> Iterator[None]:
+    """Have `task_cross_entropy` take the closed form while the block runs."""
+    token = _keeps_digits.set(True)
+    try:
+        yield
+    finally:
+        _keeps_digits.reset(token)
+
+
+def task_cross_entropy(
+    logits: Tensor, targets: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return what `F.cross_entropy` does with `reduction="none"` and these options, (n, ...).
+
+    logits: (n, classes, ...). targets: (n, ...) classes. In closed form within `keeping_digits`.
+    """
+    if not _keeps_digits.get():
+        return F.cross_entropy(
+            logits,
+            targets,
+            ignore_index=ignore_index,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+    is_ignored = targets == ignore_index
+    losses = cross_entropy(logits, targets.masked_fill(is_ignored, 0))
+    if label_smoothing:
+        evenly = torch.full_like(logits, 1 / logits.shape[1])
+        losses = torch.lerp(losses, cross_entropy(logits, evenly), label_smoothing)
+    return losses.masked_fill(is_ignored, 0.0)
 
 
 def _is_transformed(logits: Tensor) -> bool:
@@ -115,6 +154,15 @@ def _posterior_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ties = z.shape[1] - is_below.sum(dim=1, keepdim=True)
     rest += ties - 1  # of classes that tie for the first, all but one are others
     return a, powers.div_(1 + rest), rest
+
+
+def _log_posterior_at(z: Tensor) -> Tensor:
+    """Return log p by operators that every transform knows. z: logits (n, classes, ...)."""
+    first = z.argmax(dim=1, keepdim=True)
+    a = z - z.gather(1, first)
+    rest = a.scatter(1, first, -torch.inf).exp().sum(dim=1, keepdim=True)
+    # Of the first class a_k is 0 whatever the logits are, and has no derivative.
+    return a.scatter(1, first, 0.0) - rest.log1p()
 
 
 def _slope_at(z: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy
 from upslope.errors import InfluenceError
 from upslope.gradnorm.losses import logits_of
 from upslope.influence.layers import Layer, layers_of, watching
@@ -215,7 +215,7 @@ class EKFAC:
         if self._draws == "given":
             return self._network.loss(outputs, aim)
         labels, weights = aim
-        losses: Tensor = weights * F.cross_entropy(logits_of(outputs), labels, reduction="none")
+        losses: Tensor = weights * cross_entropy(logits_of(outputs), labels)
         return losses
 
     def _add_diagonal(self, squares: Theta, inputs: Any, aim: Any) -> None:
