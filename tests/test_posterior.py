@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from upslope.posterior import closeness, entropy, least_confidence, margin
+from upslope.posterior import calibration_bins, closeness, entropy, least_confidence, margin
 from upslope.signals.mc_dropout import bald
+from upslope.signals.temperature import calibration_error
+from upslope.tasks.classification import Classification
 
 GAPS = torch.tensor([0.0, 1.0, 3.0, 8.0, 14.0, 17.5, 20.0, 40.0, 60.0])
 
@@ -71,3 +73,18 @@ def test_mutual_information_of_sure_networks() -> None:
     z[:, :, 0] += torch.arange(8)[:, None] * 3.0
     expected = bald(z.double().softmax(dim=-1))
     assert torch.allclose(bald(z.softmax(dim=-1)).double(), expected, rtol=1e-3, atol=0)
+
+
+def test_a_confidence_at_an_edge_belongs_to_the_lower_bin() -> None:
+    edges = torch.arange(1, 16, dtype=torch.float64) / 15
+    assert calibration_bins(edges).tolist() == list(range(15))
+    assert calibration_bins(torch.tensor([0.0, 1e-9, 0.07, 1.0])).tolist() == [0, 0, 1, 14]
+
+
+def test_both_calibration_errors_are_one_number() -> None:
+    z = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(200) % 3
+    metrics = Classification(3).metrics()
+    metrics.update(z, targets)
+    error = calibration_error(z.softmax(dim=1), targets)
+    assert metrics.compute()["calibration_error"] == pytest.approx(error, rel=1e-12)

@@ -14,12 +14,16 @@ the classes, so that a sure class has minus the sum of the others'.
 Whoever watches operators meets each function as one, as those of `torch.nn.functional`; in the
 transforms of `torch.func` alone it is the operators of torch that it is made of.
 
-Of logits, below whatever takes gradients of them; called by `gradnorm`.
+Of logits, below whatever takes gradients of them; called by `gradnorm` and `influence`. The losses
+of tasks train networks too, by PyTorch's own cross-entropy, which costs less; what takes a score
+from their gradients calls them within `keeping_digits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -32,7 +36,7 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 def entropy_of(logits: Tensor) -> Tensor:
     """Return the entropy of the posterior in nats, (n, ...). logits: (n, classes, ...)."""
     if _is_transformed(logits):
-        log_p = logits.log_softmax(dim=1)
+        log_p = _log_posterior_at(logits)
         return -(log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=1)
     if has_torch_function_unary(logits):
         return handle_torch_function(entropy_of, (logits,), logits)
@@ -47,16 +51,53 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     classes, or a probability for every logit.
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    if _is_transformed(logits):
-        return F.cross_entropy(logits, targets, reduction="none")
-    if targets.is_floating_point():
-        log_p: Tensor = _LogPosterior.apply(logits)  # type: ignore[no-untyped-call]
-        return -(targets * log_p).sum(dim=1)
+    in_transform = _is_transformed(logits)
+    log_posterior = _log_posterior_at if in_transform else _LogPosterior.apply
+    if targets.is_floating_point() and targets.shape == logits.shape:
+        return -(targets * log_posterior(logits)).sum(dim=1)
+    if in_transform or targets.is_floating_point():  # classes in such a type PyTorch refuses
+        return F.nll_loss(log_posterior(logits), targets, reduction="none")
     if has_torch_function((logits, targets)):
         arguments = (logits, targets)
         return handle_torch_function(cross_entropy, arguments, *arguments)
     losses: Tensor = _ClassLoss.apply(logits, targets.long())  # type: ignore[no-untyped-call]
     return losses
+
+
+_keeps_digits: ContextVar[bool] = ContextVar("upslope_keeps_digits", default=False)
+
+
+@contextmanager
+def keeping_digits() -> Iterator[None]:
+    """Have `task_cross_entropy` take the closed form while the block runs."""
+    token = _keeps_digits.set(True)
+    try:
+        yield
+    finally:
+        _keeps_digits.reset(token)
+
+
+def task_cross_entropy(
+    logits: Tensor, targets: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return what `F.cross_entropy` does with `reduction="none"` and these options, (n, ...).
+
+    logits: (n, classes, ...). targets: (n, ...) classes. In closed form within `keeping_digits`.
+    """
+    if not _keeps_digits.get():
+        return F.cross_entropy(
+            logits,
+            targets,
+            ignore_index=ignore_index,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+    is_ignored = targets == ignore_index
+    losses = cross_entropy(logits, targets.masked_fill(is_ignored, 0))
+    if label_smoothing:
+        evenly = torch.full_like(logits, 1 / logits.shape[1])
+        losses = torch.lerp(losses, cross_entropy(logits, evenly), label_smoothing)
+    return losses.masked_fill(is_ignored, 0.0)
 
 
 def _is_transformed(logits: Tensor) -> bool:
@@ -152,6 +193,15 @@ def _posterior_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ties = z.shape[1] - is_below.sum(dim=1, keepdim=True)
     rest += ties - 1  # of classes that tie for the first, all but one are others
     return a, powers.div_(1 + rest), rest
+
+
+def _log_posterior_at(z: Tensor) -> Tensor:
+    """Return log p by operators that every transform knows. z: logits (n, classes, ...)."""
+    first = z.argmax(dim=1, keepdim=True)
+    a = z - z.gather(1, first)
+    rest = a.scatter(1, first, -torch.inf).exp().sum(dim=1, keepdim=True)
+    # Of the first class a_k is 0 whatever the logits are, and has no derivative.
+    return a.scatter(1, first, 0.0) - rest.log1p()
 
 
 def _slope_at(z: Tensor) -> Tensor:

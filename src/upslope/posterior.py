@@ -18,6 +18,9 @@ from torch import Tensor
 SURE = 0.99
 """Below this, 1 - p_(1) is right to 10^-5 of it, and exact ties stay exact."""
 
+BINS = 15
+"""Of a calibration error, by confidence (Guo et al., ICML 2017)."""
+
 
 def in_double(p: Tensor) -> Tensor:
     """Return posteriors in double precision, where they sum to 1 as well as they did before.
@@ -65,6 +68,14 @@ def entropy(p: Tensor, dim: int = 1) -> Tensor:
     # The term of p_(1) anew: (1 - rest) log(1 - rest).
     anew = torch.xlogy(first, first) - (1 - rest) * torch.log1p(-rest)
     return torch.where(first > SURE, as_written + anew, as_written)
+
+
+def calibration_bins(confidence: Tensor) -> Tensor:
+    """Return the bin of each confidence p_(1), 0 to 14: in bin b, b / 15 < p_(1) <= (b + 1) / 15.
+
+    confidence: (n,).
+    """
+    return (confidence.double() * BINS).ceil().long().clamp(1, BINS) - 1
 
 
 def _rest(p: Tensor, first: Tensor, dim: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import (
+    estimated_rms_length,
     expected_gradient_length,
     explain,
     gradient_norms,
@@ -90,3 +91,9 @@ def test_what_is_read_off_a_sample_needs_one():
 def test_no_samples_have_no_expected_length(kind):
     found = expected_gradient_length(nn.Linear(5, 3), torch.randn(0, 5), kind=kind)
     assert [row.shape for row in found] == [(0,)] * 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_samples_have_no_estimate_and_no_warning():
+    estimate = estimated_rms_length(nn.Linear(5, 3), torch.randn(0, 5))
+    assert estimate.scores.shape == estimate.standard_error.shape == (0,)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from short_forms import mark_rest_long
 from upslope.errors import GradientNormError, InfluenceError
-from upslope.influence import Curvature, entropy_loss
+from upslope.influence import EKFAC, Curvature, entropy_loss
 
 MATRICES: dict[str, Callable[[Explicit], Tensor]] = {
     "hessian": Explicit.hessian,
@@ -250,3 +251,29 @@ def test_fisher_of_dense_outputs_is_refused() -> None:
         Curvature(model, data, kind="fisher").product(v)
     exact = Curvature(model, data).matrix()  # linear, so its Hessian is its Gauss-Newton matrix
     assert relative(Curvature(model, data, kind="gauss-newton").product(v), exact @ v) < 1e-10
+
+
+class Parts(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+class Joins(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head(self.norm(torch.cat([left, right], dim=1)))
+
+
+def test_inputs_that_are_a_named_tuple_are_those_of_a_tuple() -> None:
+    left, right, y = torch.randn(9, 2), torch.randn(9, 4), torch.arange(9) % 3
+    model = Joins()
+    results = []
+    for inputs in ((left, right), Parts(left, right)):
+        curvature = Curvature(model, [(inputs, y)], dtype=torch.float64)
+        v = torch.ones(curvature.size, dtype=torch.float64)
+        results.append((curvature.product(v), EKFAC(curvature).product(v)))
+    for expected, result in zip(*results, strict=True):
+        assert torch.equal(expected, result)

@@ -12,7 +12,7 @@ from pools import generator, make_pool
 from upslope.errors import SelectionError
 from upslope.pool import Need, PoolView
 from upslope.strategies import balls, build, cover, near_pairs
-from upslope.strategies.dcom import RESOLUTION, DCoM, competence
+from upslope.strategies.dcom import RESOLUTION, DCoM, competence, purity
 
 
 def scaled(values: list[float]) -> list[float]:
@@ -144,6 +144,20 @@ def test_competence_is_one_where_all_is_covered_and_half_at_the_centre() -> None
     assert competence(1.0, 30, 0.9) == pytest.approx(1)
     assert competence(0.9, 30, 0.9) == pytest.approx((1 + math.exp(-3)) / 2)
     assert competence(0.0, 30, 0.9) < 1e-9
+
+
+def test_a_steep_competence_is_none_where_little_is_covered() -> None:
+    assert competence(0.0, 1e4, 0.9) == pytest.approx(0, abs=1e-300)
+    assert competence(1.0, 1e4, 0.9) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("count", [5, 10, 45, 35_000])
+def test_a_ball_that_has_just_the_share_is_pure(count: int) -> None:
+    """Of 0.2 + 0.4, 27 of 45 and 3 of 5; in single precision one was pure and the other was not."""
+    pure = balls.PureRadii(torch.zeros(1, dtype=torch.int64), 0.75, RESOLUTION)
+    classes = (torch.arange(count) >= count * 3 // 5).long()
+    pure.count(torch.zeros(count, dtype=torch.int64), classes, torch.full((count,), 1e-4))
+    assert float(pure.radii(purity(1.0))) > 0.7
 
 
 def test_labels_of_another_kind_are_refused() -> None:

@@ -75,6 +75,7 @@ def estimated_rms_length(
             squares_of.append(torch.stack(squares, dim=1))
     every = torch.cat(squares_of)  # (n, probes)
     scores = every.mean(dim=1).sqrt()
+    spread = every.std(dim=1) if len(every) else scores  # of no samples PyTorch warns
     # d sqrt(m) = dm / (2 sqrt(m))
-    error = every.std(dim=1) / probes**0.5 / (2 * scores).clamp_min(torch.finfo(scores.dtype).tiny)
+    error = spread / probes**0.5 / (2 * scores).clamp_min(torch.finfo(scores.dtype).tiny)
     return Estimate(scores, error)

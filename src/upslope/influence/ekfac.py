@@ -22,12 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy
 from upslope.errors import InfluenceError
 from upslope.gradnorm.losses import logits_of
 from upslope.influence.layers import Layer, layers_of, watching
-from upslope.influence.network import Theta, differentiating_twice, sample_count
+from upslope.influence.network import (
+    Theta,
+    differentiating_twice,
+    map_tensors,
+    sample_count,
+)
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, check_damping, relative_residual
 
@@ -215,7 +220,7 @@ class EKFAC:
         if self._draws == "given":
             return self._network.loss(outputs, aim)
         labels, weights = aim
-        losses: Tensor = weights * F.cross_entropy(logits_of(outputs), labels, reduction="none")
+        losses: Tensor = weights * cross_entropy(logits_of(outputs), labels)
         return losses
 
     def _add_diagonal(self, squares: Theta, inputs: Any, aim: Any) -> None:
@@ -224,14 +229,15 @@ class EKFAC:
         diagonal = {name: network.theta[name] for name in squares}
 
         def loss(diagonal: Theta, one: Any, aim: Any) -> Tensor:
-            outputs = network.outputs({**network.theta, **diagonal}, _map(one, _batch_of_one))
-            return self._losses(outputs, _map(aim, _batch_of_one)).sum()
+            theta = {**network.theta, **diagonal}
+            outputs = network.outputs(theta, map_tensors(one, _batch_of_one))
+            return self._losses(outputs, map_tensors(aim, _batch_of_one)).sum()
 
         gradients = vmap(grad(loss), in_dims=(None, 0, None if aim is None else 0))
         chunk = max(1, SCRATCH // sum(p.numel() for p in diagonal.values()))
         for first in range(0, sample_count((inputs, None)), chunk):
             some = partial(_rows, first=first, end=first + chunk)
-            of_some = gradients(diagonal, _map(inputs, some), _map(aim, some))
+            of_some = gradients(diagonal, map_tensors(inputs, some), map_tensors(aim, some))
             for name, g in of_some.items():
                 squares[name] += g.square().sum(dim=0)
 
@@ -253,14 +259,3 @@ def _batch_of_one(tensor: Tensor) -> Tensor:
 
 def _rows(tensor: Tensor, first: int, end: int) -> Tensor:
     return tensor[first:end]
-
-
-def _map(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Return the same tree of tuples, lists and dicts with the function of each tensor."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: _map(t, function) for key, t in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_map(t, function) for t in tree)
-    return tree

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from upslope.closed_forms import cross_entropy
 from upslope.errors import InfluenceError
 from upslope.gradnorm import entropy, expected
 from upslope.gradnorm.losses import logits_of
@@ -22,7 +22,7 @@ def label_loss(outputs: Any, targets: Tensor) -> Tensor:
     outputs: logits. targets: labels.
     """
     # By hand, for what is wrong with labels is told by the place of their batch (`network`).
-    losses = F.cross_entropy(logits_of(outputs), targets, reduction="none")
+    losses = cross_entropy(logits_of(outputs), targets)
     return losses.flatten(1).mean(dim=1) if losses.dim() > 1 else losses
 
 

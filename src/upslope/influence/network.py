@@ -64,13 +64,11 @@ class Network:
 
     def as_stored(self, tree: T) -> T:
         """Return tensors of a batch on the model's device; floating ones in the type asked for."""
-        if isinstance(tree, Tensor):
-            return tree.to(self.device, self.dtype if tree.is_floating_point() else None)  # type: ignore[return-value]
-        if isinstance(tree, (tuple, list)):
-            return type(tree)(self.as_stored(t) for t in tree)
-        if isinstance(tree, dict):
-            return {key: self.as_stored(t) for key, t in tree.items()}  # type: ignore[return-value]
-        return tree
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+        return map_tensors(tree, move)
 
     def batches(self, data: Batches, name: str) -> Iterator[tuple[Any, Any]]:
         """Yield the batches of the data set `name`, moved.
@@ -218,6 +216,19 @@ class Network:
         if not bool(torch.isfinite(vector).all()):
             raise InfluenceError(f"Expected `{name}` to be finite but it holds NaN or infinity.")
         return vector.to(self.device, self.dtype)
+
+
+def map_tensors(tree: T, function: Callable[[Tensor], Tensor]) -> T:
+    """Return the same tree of tuples, lists and dicts with the function of each tensor."""
+    result: Any = tree
+    if isinstance(tree, Tensor):
+        result = function(tree)
+    elif isinstance(tree, dict):
+        result = {key: map_tensors(t, function) for key, t in tree.items()}
+    elif isinstance(tree, (tuple, list)):
+        parts = [map_tensors(t, function) for t in tree]
+        result = type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return result  # type: ignore[no-any-return]
 
 
 def pull_back(output: Tensor, theta: Theta, weights: Tensor | None = None) -> Theta:

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from upslope.closed_forms import keeping_digits
 from upslope.gradnorm import entropy_over, gradient_sketches, label_free
 from upslope.gradnorm.sketch import projection_digest
 from upslope.options import Options, Parameters
@@ -56,7 +57,8 @@ class GradientSketch(Options):
             logits = task.logits(outputs)
             if self.loss == "entropy":
                 return entropy_over(1)(logits)
-            return task.losses(outputs, logits.argmax(dim=1))
+            with keeping_digits():
+                return task.losses(outputs, logits.argmax(dim=1))
 
         sketches = gradient_sketches(
             model,

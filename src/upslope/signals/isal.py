@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upslope.autodiff import directional_derivative, dot, hessian_product
+from upslope.closed_forms import keeping_digits
 from upslope.errors import ModelError
 from upslope.gradnorm import entropy_over
 from upslope.options import Options
@@ -83,7 +84,7 @@ class Influence(Options):
                 yield context.task.losses(context.model(inputs), targets).sum() / len(places)
 
         parameters = weights(context.model)
-        with torch.enable_grad():
+        with torch.enable_grad(), keeping_digits():
             v = total(torch.autograd.grad(loss, parameters) for loss in losses())
 
             def damp(x: Vectors) -> Vectors:
@@ -107,7 +108,7 @@ class FittedInfluence:
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
-        with torch.enable_grad():
+        with torch.enable_grad(), keeping_digits():
             outputs = model(inputs)
             if self.label == "expected":
                 losses = entropy_over(1)(task.logits(outputs))

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from upslope.closed_forms import keeping_digits
 from upslope.errors import ModelError
 from upslope.gradnorm import gradient_norms
 from upslope.options import Norm, Options, Parameters
@@ -80,7 +81,8 @@ class FittedModelChange:
                 answers = task.predictions(member(inputs))
 
             def losses(outputs: Any, answers: Tensor = answers) -> Tensor:
-                return task.losses(outputs, answers)
+                with keeping_digits():
+                    return task.losses(outputs, answers)
 
             norms.append(
                 gradient_norms(

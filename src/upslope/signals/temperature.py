@@ -21,13 +21,13 @@ from torch import Tensor
 
 from upslope.errors import ConfigError
 from upslope.options import Options
+from upslope.posterior import BINS, calibration_bins
 from upslope.signals.base import FitContext, Signal
 from upslope.signals.fitting import read
 from upslope.tasks.base import IgnoresTargets
 
 HELD_OUT = 0.3
 LEAST = 4
-BINS = 15
 BATCH = 256
 POSITIONS = 100_000
 
@@ -115,8 +115,8 @@ def calibration_error(p: Tensor, targets: Tensor) -> float:
     """Return the expected calibration error. p: (n, C); targets: (n,)."""
     confidence, answers = p.double().max(dim=1)
     right = (answers == targets).double()
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, right - confidence)
+    gaps = torch.zeros(BINS, dtype=torch.float64)
+    gaps.index_add_(0, calibration_bins(confidence), right - confidence)
     return float(gaps.abs().sum() / len(targets))
 
 

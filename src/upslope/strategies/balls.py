@@ -18,6 +18,8 @@ from upslope.strategies.near_pairs import Lists, Pairs, near_pairs
 
 LABELS_AT_ONCE = 2048
 """Labelled samples after which candidates that are covered drop out."""
+_TIE = 1e-12
+"""Shares that differ by less differ by rounding: of 0.2 + 0.4, and three of five."""
 
 
 class _FewPairs:
@@ -73,12 +75,13 @@ class PureRadii:
         threshold: the least share of samples in its interior that are predicted to be of its class.
         """
         # How many lie within each radius of the grid.
-        pure, all_ = self._counts.view(2, len(self.labels), len(self.grid)).cumsum(dim=2)
+        pure, all_ = self._counts.view(2, len(self.labels), len(self.grid)).cumsum(dim=2).double()
         low = torch.zeros(len(self.labels), 1, dtype=torch.int64)
         high = torch.full_like(low, len(self.grid) - 1)
         for _ in range(self.rounds):
             middle = (low + high) // 2
-            is_pure = pure.gather(1, middle) >= threshold * all_.gather(1, middle)
+            least = (threshold - _TIE) * all_.gather(1, middle)
+            is_pure = pure.gather(1, middle) >= least
             low, high = torch.where(is_pure, middle, low), torch.where(is_pure, high, middle)
         radii: Tensor = self.grid[((low + high) // 2)[:, 0]]
         return radii

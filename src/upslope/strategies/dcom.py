@@ -40,6 +40,7 @@ from upslope.strategies.posteriors import posterior_need
 
 RESOLUTION = 0.05
 """Width at which the bisection of a radius ends, between unit vectors."""
+_LARGEST = 700.0  # of which double precision has the exponential
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def one_label_each(labels: Tensor | None, labelled: int) -> Tensor:
 def share_of(is_covered: Tensor, labelled: int) -> float:
     """Return the share of candidates and labelled samples that is covered: the latter all are, by
     their own balls. is_covered: (n,). labelled: how many there are."""
-    return float(torch.cat([is_covered, is_covered.new_ones(labelled)]).float().mean())
+    return (int(is_covered.sum()) + labelled) / (len(is_covered) + labelled)
 
 
 def purity(coverage: float) -> float:
@@ -148,7 +149,7 @@ def purity(coverage: float) -> float:
 def competence(coverage: float, slope: float, centre: float) -> float:
     """Return the weight of the margin: a logistic function that is 1 where all is covered."""
     whole = 1 + math.exp(-slope * (1 - centre))
-    return whole / (1 + math.exp(-slope * (coverage - centre)))
+    return whole / (1 + math.exp(min(slope * (centre - coverage), _LARGEST)))
 
 
 def scale(values: Tensor) -> Tensor:

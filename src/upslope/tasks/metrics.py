@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.posterior import BINS, calibration_bins
 from upslope.tasks.output_checks import refuse_unknown
-
-BINS = 15
-"""Bins of the calibration error: C. Guo et al., On Calibration of Modern Neural Networks, 2017."""
 
 
 class _HasLogits(Protocol):
@@ -52,10 +50,8 @@ class ClassificationMetrics:
         self._counts += torch.bincount(targets, minlength=len(self._counts))
         self._right += torch.bincount(targets, right, minlength=len(self._counts))
         confidence = confidence.cpu().double()
-        bins = (confidence * BINS).long().clamp(max=BINS - 1)
-        self._bins.index_add_(
-            0, bins, torch.stack((torch.ones_like(right), right, confidence), dim=1)
-        )
+        figures = torch.stack((torch.ones_like(right), right, confidence), dim=1)
+        self._bins.index_add_(0, calibration_bins(confidence), figures)
 
     def compute(self) -> dict[str, float]:
         """Return the figures over everything seen; empty before the first `update`."""

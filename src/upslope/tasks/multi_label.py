@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upslope.closed_forms import task_cross_entropy
 from upslope.errors import DataError
 from upslope.tasks.answers import label_set, label_set_answer
 from upslope.tasks.multi_label_metrics import MultiLabelMetrics
@@ -54,7 +54,7 @@ class MultiLabel(SoftmaxTask):
         """
         logits = self.logits(outputs)
         self._check_shape(targets, len(logits))
-        return F.cross_entropy(logits, targets.long(), reduction="none").mean(dim=1)
+        return task_cross_entropy(logits, targets.long()).mean(dim=1)
 
     def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
         """Raise DataError unless targets are 0 or 1, (n, num_classes). id_of: of each sample."""

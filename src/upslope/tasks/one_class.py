@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from upslope.closed_forms import task_cross_entropy
 from upslope.tasks.answers import class_answer, class_label
 from upslope.tasks.metrics import ClassificationMetrics
 from upslope.tasks.softmax import SoftmaxTask
@@ -38,9 +38,7 @@ class OneClassTask(SoftmaxTask):
         """
         logits = self.logits(outputs)
         classes = as_classes(targets, (len(logits),), self.name)
-        return F.cross_entropy(
-            logits, classes, reduction="none", label_smoothing=self.label_smoothing
-        )
+        return task_cross_entropy(logits, classes, label_smoothing=self.label_smoothing)
 
     def check_targets(self, targets: Tensor, id_of: Callable[[int], str]) -> None:
         """Raise DataError unless targets are classes, (n,). id_of: of each sample."""

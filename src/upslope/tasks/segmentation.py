@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from upslope.closed_forms import task_cross_entropy
 from upslope.errors import ConfigError, ModelError
 from upslope.reading import is_file
 from upslope.tasks.answers import MaskNeededError
@@ -96,7 +96,7 @@ class Segmentation(SoftmaxTask):
         """
         logits = self.logits(outputs)
         targets = as_classes(targets, (len(logits), *logits.shape[2:]), "segmentation")
-        losses = F.cross_entropy(logits, targets, ignore_index=self.ignore_index, reduction="none")
+        losses = task_cross_entropy(logits, targets, ignore_index=self.ignore_index)
         valid = (targets != self.ignore_index).flatten(1).sum(dim=1)
         return losses.flatten(1).sum(dim=1) / valid.clamp(min=1)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.autodiff import evaluating
+from upslope.closed_forms import keeping_digits
 from upslope.datasets.base import Dataset
 from upslope.gradnorm import gradient_norms
 from upslope.reproduction.metrics.sample_batches import SampleBatches
@@ -48,7 +49,8 @@ def label_norms(
     """
 
     def norms(inputs: Tensor, labels: Tensor) -> Tensor:
-        return gradient_norms(model, inputs, lambda out: task.losses(out, labels), norm=norm)
+        with keeping_digits():
+            return gradient_norms(model, inputs, lambda out: task.losses(out, labels), norm=norm)
 
     batches = SampleBatches(task, dataset, indices, targets, device, batch_size)
     with evaluating(model):
