@@ -13,12 +13,12 @@ from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.avif import coded_bits
-from upslope.image_formats import readable_formats
+from upslope.image_formats import describe_unread, readable_formats
 from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 from upslope.tiff import check_stored, select_page
@@ -84,7 +84,11 @@ def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator
         if not (source.stat().st_size if isinstance(source, Path) else source):
             raise ValueError("it is empty, of 0 bytes")
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=readable_formats()) as image:
+        try:
+            image = Image.open(stream, formats=readable_formats())
+        except UnidentifiedImageError as error:
+            raise ValueError(describe_unread(source)) from error
+        with image:
             refuse_pages(image)
             yield image
 

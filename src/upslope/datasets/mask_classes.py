@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
+from upslope.datasets.delimited import cut_delimiter_line
 from upslope.errors import DataError
 from upslope.images import (
     Form,
@@ -211,18 +212,19 @@ def _classes_by(
 
 def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
     """(names of the columns, (number of the line, cells) of each row) of a class table."""
-    text = read_text(path, encoding)
+    stated_delimiter, text = cut_delimiter_line(read_text(path, encoding))
+    cut = int(stated_delimiter is not None)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
         io.StringIO(text, newline=""),
-        delimiter=";" if semicolons else ",",
+        delimiter=stated_delimiter or (";" if semicolons else ","),
         skipinitialspace=True,
         strict=True,
     )
     with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         header = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = header
-        return header, [(reader.line_num, row) for row in reader]
+        return header, [(reader.line_num + cut, row) for row in reader]
 
 
 def _value_columns(header: Sequence[str], path: Path) -> tuple[bool, bool]:

@@ -114,8 +114,8 @@ def misspelt_class_notes(folder: Path, classes: Sequence[object]) -> tuple[str, 
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return tuple(
         f"Images in the folder {name!r} have no label, since it is written otherwise than the "
-        f"class {bare_classes[bare_name(name)]!r} (capitals, spaces, or accented letters in one "
-        "code point or in two). Rename it where that class is meant."
+        f"class {bare_classes[bare_name(name)]!r} (capitals, spaces, accented letters in one "
+        "code point or in two, or letters of another script). Rename it where that class is meant."
         for name in names
         if bare_name(name) in bare_classes
     )
