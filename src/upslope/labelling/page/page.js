@@ -379,6 +379,7 @@ function filter() {
 }
 
 function onKey(event) {
+  if (event.isComposing) return; // a key by which letters are put together, as of Japanese
   if (event.ctrlKey || event.metaKey || event.altKey) {
     if ((event.ctrlKey || event.metaKey) && event.key === "z" && !/INPUT/.test(event.target.tagName)) {
       event.preventDefault();
@@ -401,8 +402,11 @@ function onKey(event) {
     }
     return;
   }
-  if (event.repeat) return; // a key held down is one answer
   const onButton = event.target.tagName === "BUTTON" || event.target.tagName === "SUMMARY";
+  const scrolls = !onButton && event.target !== document.body &&
+    event.target.scrollHeight > event.target.clientHeight;
+  if (scrolls && /^Arrow(Up|Down)$/.test(event.key)) return; // a long text that somebody reads
+  if (event.repeat) return; // a key held down is one answer
   const actions = {
     ArrowLeft: undo, Backspace: undo, ArrowRight: skip, ArrowDown: cannotTell, ArrowUp: showGuess,
     "/": () => $("note").focus(),
