@@ -18,23 +18,23 @@ HERE, NUMBER = process_mark().split("-")
 DEAD = 999_999_999
 
 
-@pytest.mark.parametrize(
-    ("mark", "age", "stays"),
-    [
-        (f"{HERE}-{os.getppid()}", 30 * DAY, True),  # of a process that lives
-        (f"{HERE}-{DEAD}", 0.0, False),
-        (process_mark(), 0.0, False),  # of a process that had this one's number
-        (f"{os.getppid()}", 0.0, True),  # as earlier versions named it
-        (f"{DEAD}", 0.0, False),
-        (f"0badcafe-{NUMBER}", 0.0, True),  # another machine's, whatever lives here
-        (f"0badcafe-{DEAD}", 6 * DAY, True),
-        (f"0badcafe-{DEAD}", 8 * DAY, False),
-    ],
-)
+CASES = {
+    "of a process that lives": (f"{HERE}-{os.getppid()}", 30 * DAY, True),
+    "of one that is gone": (f"{HERE}-{DEAD}", 0.0, False),
+    "of one that had this one's number": (process_mark(), 0.0, False),
+    "as earlier versions named it": (f"{os.getppid()}", 0.0, True),
+    "as they named that of one that is gone": (f"{DEAD}", 0.0, False),
+    "another machine's, whatever lives here": (f"0badcafe-{NUMBER}", 0.0, True),
+    "another machine's of last week": (f"0badcafe-{DEAD}", 6 * DAY, True),
+    "another machine's of long ago": (f"0badcafe-{DEAD}", 8 * DAY, False),
+}
+"""What a file is -> the mark of its process, its age in seconds, and whether it stays."""
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_what_living_processes_fill_stays(
-    tmp_path: Path, mark: str, age: float, stays: bool, form: str
-) -> None:
+def test_what_living_processes_fill_stays(tmp_path: Path, case: str, form: str) -> None:
+    mark, age, stays = CASES[case]
     path = tmp_path / f".table.csv.{mark}.part"
     parts = [path]
     if form == "folder":
