@@ -14,7 +14,7 @@ from toy import context
 from upslope.errors import ModelError
 from upslope.pool import Need
 from upslope.signals import FitContext, build
-from upslope.signals.isal import conjugate_gradients
+from upslope.signals.isal import solve
 
 
 def small() -> FitContext:
@@ -89,10 +89,53 @@ def test_nothing_labelled_is_refused() -> None:
 
 
 def test_negative_curvature_ends_the_solution_where_it_is() -> None:
-    a = torch.tensor([[2.0, 0.0], [0.0, -1.0]])
-    v = (torch.tensor([0.0, 1.0]),)
+    a, v = torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.tensor([0.0, 1.0])
+    assert solve(lambda x: a @ x, v, 10).tolist() == [0.0, 1.0]
 
-    def times(x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (a @ x[0],)
 
-    assert conjugate_gradients(times, v, 10, lambda _: None)[0].tolist() == [0.0, 1.0]
+def test_a_gradient_whose_square_underflows_is_solved_for_too() -> None:
+    """That of a labelled set which is fitted perfectly."""
+    a, v = torch.tensor([[2.0, 1.0], [1.0, 4.0]]), torch.tensor([1e-25, -3e-25])
+    expected = torch.linalg.solve(a, v)
+    assert torch.allclose(solve(lambda x: a @ x, v, 10), expected, rtol=1e-5, atol=0)
+    assert solve(lambda x: a @ x, 0 * v, 10).tolist() == [0.0, 0.0]
+
+
+class Attends(nn.Module):
+    """By the fused operator, whose derivative PyTorch differentiates no further; and a head that
+    nothing uses, as networks have for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+        self.head, self.unused = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x.squeeze(1)).mean(dim=1))
+
+
+@pytest.mark.parametrize("label", ["pseudo", "expected"])
+def test_networks_with_attention_and_with_weights_that_are_not_used(label: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Attends().eval()
+    ctx = context(model=model, labelled=20)
+    damping = 1e6  # beside which the Hessian is nothing
+    signal = build(Need.of("influence", label=label, damping=damping)).fit(ctx)  # type: ignore[attr-defined]
+    inputs = ctx.dataset.inputs([50, 51, 100])
+    scores = signal.compute(model, ctx.task, inputs)
+    weights = [p for p in model.parameters() if p.ndim > 1]
+
+    def gradient(loss: Tensor) -> Tensor:
+        grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.flatten() for g in grads]).double()
+
+    v = gradient(F.cross_entropy(model(ctx.dataset.inputs(list(range(20)))), ctx.targets))
+    expected = []
+    for x in inputs:
+        z = model(x[None])
+        log_p = z.log_softmax(dim=1)
+        pseudo = F.cross_entropy(z, z.argmax(dim=1))
+        loss = pseudo if label == "pseudo" else -(log_p.exp() * log_p).sum()
+        expected.append(float(v @ gradient(loss)) / damping)
+    assert scores.tolist() == pytest.approx(expected, rel=1e-3)

@@ -103,3 +103,12 @@ def spoil(pool: Pool, name: str, value: float) -> Pool:
 def test_signals_of_any_block_are_checked(name: str, value: float, told: str) -> None:
     with pytest.raises(SelectionError, match=told):
         choose(spoil(Pool(240), name, value), 5, [])
+
+
+def test_information_beyond_the_digits_is_refused_as_by_the_exact_form() -> None:
+    pool = Pool(240)
+    pool.signals["features"] = 1e4 * pool.signals["features"]
+    with pytest.raises(SelectionError, match="rounding would decide"):
+        build("bait").select(pool.view("bait"), 20, torch.Generator())
+    with pytest.raises(SelectionError, match="rounding would decide"):
+        choose(pool, 20, [])

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.autodiff import differentiating_twice
 from upslope.errors import InfluenceError
 from upslope.gradnorm import gradient_norms
 from upslope.influence.influence import inner_products, inverse_test_gradient
 from upslope.influence.losses import LossFunction, loss_named
-from upslope.influence.network import Batches, Network, differentiating_twice
+from upslope.influence.network import Batches, Network
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, Solver
 

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
+from upslope.autodiff import differentiating_twice
 from upslope.closed_forms import cross_entropy
 from upslope.errors import InfluenceError
 from upslope.gradnorm.losses import logits_of
 from upslope.influence.layers import Layer, layers_of, watching
 from upslope.influence.network import (
     Theta,
-    differentiating_twice,
     map_tensors,
     sample_count,
 )

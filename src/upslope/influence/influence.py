@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from upslope.autodiff import differentiating_twice
 from upslope.errors import InfluenceError
 from upslope.influence.losses import LossFunction, loss_named
-from upslope.influence.network import Batches, Network, differentiating_twice, naming
+from upslope.influence.network import Batches, Network, naming
 from upslope.influence.products import Curvature
 from upslope.influence.solvers import Solution, Solver
 

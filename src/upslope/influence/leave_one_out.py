@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from upslope.autodiff import differentiating_twice
 from upslope.errors import InfluenceError
 from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, differentiating_twice, pull_back
+from upslope.influence.network import Batches, pull_back
 from upslope.influence.products import Curvature
 
 MOST_STEPS = 100

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from upslope.autodiff import directional_derivative, evaluating
@@ -275,21 +274,6 @@ def _shape(tree: Any) -> str:
     if isinstance(tree, Tensor):
         return f"{tuple(tree.shape)} {tree.dtype}".replace("torch.", "")
     return type(tree).__name__
-
-
-@contextmanager
-def differentiating_twice(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, with attention by formulas that have second derivatives.
-
-    model: the network; its modes, and PyTorch's switches, are as before afterwards.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @cache

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upslope.autodiff import hessian_product
+from upslope.autodiff import differentiating_twice, hessian_product
 from upslope.errors import InfluenceError
 from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
 from upslope.influence.network import (
     Batches,
     Network,
-    differentiating_twice,
     pull_back,
     sample_count,
 )

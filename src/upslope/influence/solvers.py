@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from upslope.conjugate_gradients import descend, scale_of
 from upslope.errors import InfluenceError
 from upslope.influence.network import sample_count
 from upslope.influence.products import Curvature
@@ -99,14 +100,17 @@ class ConjugateGradients:
     def _solve(self, curvature: Curvature, b: Tensor) -> Solution:
         x, length = torch.zeros_like(b), float(b.norm())
         precondition = self._preconditioner(curvature)
+
+        def times(vector: Tensor) -> Tensor:
+            return _damped_product(curvature, vector, self.damping)
+
         residual, iterations = b, 0
         before = math.inf
         while iterations < self.max_iterations:
-            x, steps, quotient = self._descend(
-                curvature, x, residual, precondition, length, self.max_iterations - iterations
-            )
+            enough, left = self.tolerance * length, self.max_iterations - iterations
+            x, steps, quotient = descend(times, x, residual, enough, left, precondition)
             iterations += steps
-            residual = b - _damped_product(curvature, x, self.damping)
+            residual = b - times(x)
             relative = float(residual.norm()) / length
             if quotient is not None:
                 return Solution(
@@ -123,38 +127,6 @@ class ConjugateGradients:
             before = relative
         detail = "Raise `max_iterations` or `damping`, or give a preconditioner."
         return Solution(x, relative, iterations, "iteration limit", detail)
-
-    def _descend(
-        self,
-        curvature: Curvature,
-        x: Tensor,
-        r: Tensor,
-        precondition: Callable[[Tensor], Tensor],
-        length: float,
-        limit: int,
-    ) -> tuple[Tensor, int, float | None]:
-        """Return one run of the recursion from x: (x, steps, the Rayleigh quotient if not
-        positive).
-        """
-        x, z = x.clone(), precondition(r)
-        d, rz = z, float(r @ z)
-        if rz <= 0:
-            raise InfluenceError(
-                f"Expected a positive definite preconditioner but r^T M^-1 r is {rz:.1e}."
-            )
-        for step in range(limit):
-            ad = _damped_product(curvature, d, self.damping)
-            curve = float(d @ ad)
-            if curve <= 0:
-                return x, step + 1, curve / float(d @ d)
-            x = x + (rz / curve) * d
-            r = r - (rz / curve) * ad
-            if float(r.norm()) <= self.tolerance * length:
-                return x, step + 1, None
-            z = precondition(r)
-            rz, last = float(r @ z), rz
-            d = z + (rz / last) * d
-        return x, limit, None
 
     def _preconditioner(self, curvature: Curvature) -> Callable[[Tensor], Tensor]:
         if self.preconditioner is None:
@@ -242,17 +214,11 @@ def _solve_to_scale(
     of two, so that nothing is rounded.
     """
     b = curvature.network.check_vector(b, "b")
-    scale = _scale_of(b)
+    scale = scale_of(b)
     if scale == 0:
         return Solution(torch.zeros_like(b), 0.0, 0, "converged")
     solution = solve(curvature, b / scale)
     return replace(solution, vector=solution.vector * scale)
-
-
-def _scale_of(b: Tensor) -> float:
-    """Return the power of two next to the largest entry of a vector; 0 where all are zero."""
-    largest = float(b.abs().max())
-    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 0.0
 
 
 def _damped_product(curvature: Curvature, vector: Tensor, damping: float) -> Tensor:
@@ -261,7 +227,7 @@ def _damped_product(curvature: Curvature, vector: Tensor, damping: float) -> Ten
 
 def relative_residual(curvature: Curvature, x: Tensor, b: Tensor, damping: float) -> float:
     """Return ||b - (C + damping I) x|| / ||b||, by one product; 0 where b and x are both zero."""
-    scale = _scale_of(b) or 1.0
+    scale = scale_of(b) or 1.0
     b, x = b / scale, x / scale
     left = float((b - _damped_product(curvature, x, damping)).norm())
     return left / float(b.norm()) if left else 0.0

@@ -19,16 +19,18 @@ in the source. The test set is never touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from upslope.autodiff import directional_derivative, dot, hessian_product
+from upslope.autodiff import differentiating_twice, directional_derivative, hessian_product
 from upslope.closed_forms import keeping_digits
+from upslope.conjugate_gradients import Product, descend, scale_of
 from upslope.errors import ModelError
 from upslope.gradnorm import entropy_over
 from upslope.options import Options
@@ -84,18 +86,20 @@ class Influence(Options):
                 yield context.task.losses(context.model(inputs), targets).sum() / len(places)
 
         parameters = weights(context.model)
-        with torch.enable_grad(), keeping_digits():
-            v = total(torch.autograd.grad(loss, parameters) for loss in losses())
+        shapes = [p.shape for p in parameters]
+        steps = count(1)
+        with differentiating_twice(context.model), keeping_digits():
+            v = total(gradients_of(loss, parameters) for loss in losses())
 
-            def damp(x: Vectors) -> Vectors:
-                product = total(hessian_product(loss, parameters, x) for loss in losses())
-                return tuple(h + self.damping * e for h, e in zip(product, x, strict=True))
+            def times(x: Tensor) -> Tensor:
+                """Return (H + damping I) x, one pass over the reference."""
+                parts = split(x, shapes)
+                product = total(hessian_product(loss, parameters, parts) for loss in losses())
+                context.progress(next(steps), self.iterations)
+                return product + self.damping * x
 
-            def report(count: int) -> None:
-                context.progress(count, self.iterations)
-
-            s = conjugate_gradients(damp, v, self.iterations, report)
-        return FittedInfluence(self.label, s)
+            s = solve(times, v, self.iterations)
+        return FittedInfluence(self.label, split(s, shapes))
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class FittedInfluence:
 
     def compute(self, model: nn.Module, task: Task, inputs: Tensor) -> Tensor:
         """(n,) for a prepared batch."""
-        with torch.enable_grad(), keeping_digits():
+        with differentiating_twice(model), keeping_digits():
             outputs = model(inputs)
             if self.label == "expected":
                 losses = entropy_over(1)(task.logits(outputs))
@@ -122,37 +126,37 @@ def weights(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
 
 
-def total(parts: Iterator[Vectors]) -> Vectors:
-    """Return the sum of vectors of several tensors."""
-    result = next(parts)
-    for part in parts:
-        result = tuple(a + b for a, b in zip(result, part, strict=True))
+def gradients_of(loss: Tensor, parameters: Sequence[Tensor]) -> Vectors:
+    """Return the gradient of a loss, tensor by tensor; zeros where a weight has no part in it."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+
+
+def total(parts: Iterator[Vectors]) -> Tensor:
+    """Return the sum of vectors of several tensors, (p,)."""
+    result = torch.cat([part.flatten() for part in next(parts)])
+    for vectors in parts:
+        result = result + torch.cat([part.flatten() for part in vectors])
     return result
 
 
-def conjugate_gradients(
-    times: Callable[[Vectors], Vectors], v: Vectors, iterations: int, report: Callable[[int], None]
-) -> Vectors:
-    """x with A x = v, to a relative residual of 1e-4 or as far as `iterations` bring it.
+def split(x: Tensor, shapes: Sequence[torch.Size]) -> Vectors:
+    """Return the tensors of these shapes that a vector is made of. x: (p,)."""
+    parts = torch.split(x, [shape.numel() for shape in shapes])
+    return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+def solve(times: Product, v: Tensor, iterations: int) -> Tensor:
+    """Return x with A x = v, to a relative residual of 1e-4 or as far as `iterations` bring it.
 
     Along a direction of negative curvature, where damping is too small for A to be positive, it
     stops at what it has; before the first step, at v.
+
+    times: returns A times a vector. v: (p,).
     """
-    x = tuple(torch.zeros_like(part) for part in v)
-    residual = direction = v
-    old = start = dot(v, v)
-    for iteration in range(iterations):
-        if old <= TOLERANCE**2 * start:
-            break
-        image = times(direction)
-        curvature = dot(direction, image)
-        if curvature <= 0:
-            return x if iteration else v
-        step = old / curvature
-        x = tuple(a + step * d for a, d in zip(x, direction, strict=True))
-        residual = tuple(r - step * i for r, i in zip(residual, image, strict=True))
-        new = dot(residual, residual)
-        direction = tuple(r + new / old * d for r, d in zip(residual, direction, strict=True))
-        old = new
-        report(iteration + 1)
-    return x
+    scale = scale_of(v)
+    if scale == 0:
+        return v
+    b = v / scale
+    enough = TOLERANCE * float(b.norm())
+    x, steps, quotient = descend(times, torch.zeros_like(b), b, enough, iterations)
+    return v if quotient is not None and steps == 1 else x * scale

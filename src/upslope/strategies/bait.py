@@ -101,10 +101,18 @@ class Bait(QueryStrategy):
                 "the ridge. Scale the features, or raise `ridge`."
             )
 
+    def check_information(self, largest: float) -> None:
+        """Refuse information so far above what is known that rounding decides. largest: tr Q.
+
+        Raises:
+            SelectionError: it is.
+        """
+        check_new(self.name, largest, self.ridge)
+
     def _search(self, p: Tensor, h: Tensor, labelled: Tensor, budget: int) -> Choice:
         fisher = Fisher(p, h, information(p, h), labelled, self.ridge)
         search = LazyGains(fisher, p)
-        check_new(self.name, search.most_new(MOST_NEW), self.ridge)
+        self.check_information(search.most_new(MOST_NEW))
         positions = [search.take() for _ in range(min(2 * budget, len(p)))]
         remaining = list(positions)
         while len(remaining) > budget:

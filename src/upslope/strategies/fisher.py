@@ -131,6 +131,11 @@ class Fisher:
             shares.append(_traces(torch.linalg.solve(_one(q) + q, q)))
         return torch.cat(traces), torch.cat(shares)
 
+    def most_new(self) -> float:
+        """Return the largest tr Q of the candidates now."""
+        self.settle(torch.arange(len(self.h)))
+        return float(_traces(self.q).max())
+
     def gains(self, rows: Tensor | None = None) -> Tensor:
         """By how much each candidate, or each of `rows`, would lower the trace: (k,)."""
         return self.gains_and_shares(torch.arange(len(self.h)) if rows is None else rows)[0]

@@ -90,11 +90,13 @@ def choose_in_blocks(
     labelled: Sequence[Positions],
     budget: int,
     ridge: float,
+    check: Callable[[float], None],
 ) -> tuple[list[int], float]:
     """Return `budget` positions in the order in which they were added, and tr(M^-1 F).
 
     read: positions -> posteriors (n, C) and features (n, d), in double precision. blocks: of
     candidates. labelled: blocks of those that are labelled. ridge: lambda.
+    check: called with the largest tr Q of the candidates of each block, by what M holds by then.
     """
     pool = sum_information(read, blocks)
     of_labelled = sum_information(read, labelled) if labelled else torch.zeros_like(pool)
@@ -113,6 +115,7 @@ def choose_in_blocks(
             del of_labelled  # M^-1 holds it
         else:
             fisher.follow(p, h)
+        check(fisher.most_new())
         rows = _add(fisher, share, count + len(positions))
         positions += block[rows].tolist()
     assert fisher is not None

@@ -243,7 +243,9 @@ def _select_in_blocks(
 
     # As many threads as torch has: another number would give other bits.
     with threadpool_limits(torch.get_num_threads(), user_api="blas"):
-        picks, trace = choose_in_blocks(read, blocks, of_labelled, budget, strategy.ridge)
+        picks, trace = choose_in_blocks(
+            read, blocks, of_labelled, budget, strategy.ridge, strategy.check_information
+        )
     notes = {"trace": trace, "blocks": float(len(blocks))}
     return Selection(tuple(source.ids(picks)), None, notes)
 
