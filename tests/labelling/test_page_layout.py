@@ -1,4 +1,4 @@
-"""The page in a real browser: what is in sight with many classes, and keys that are no answers."""
+"""The page in a real browser: what is in sight, what is told, and keys that are no answers."""
 
 from __future__ import annotations
 
@@ -106,4 +106,38 @@ def test_keys_that_put_letters_together_are_no_answers(
     assert page.evaluate("() => document.activeElement.id") == "note"
     page.evaluate(press, False)
     assert page.evaluate("() => document.activeElement.id") != "note"
+    page.close()
+
+
+def test_what_failed_is_told_until_it_has_come_through(
+    texts: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    """A full disk was told for four seconds at most, and a page that met one first was dead."""
+    page = browser.new_page()
+    refusals = dict.fromkeys(("project", "status", "answer"), 1)
+
+    def refuse_once(route: Any) -> None:
+        path = route.request.url.rpartition("/")[2]
+        if refusals.get(path):
+            refusals[path] -= 1
+            route.fulfill(status=500, json={"error": f"no room for {path}"})
+        else:
+            route.continue_()
+
+    page.route("**/api/*", refuse_once)
+    page.goto(page_server(texts).url)
+    for path in ("project", "status"):
+        page.wait_for_function(f"() => $('problem').textContent === 'no room for {path}'")
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#sample .text")
+    assert page.is_hidden("#problem")
+    page.keyboard.press("1")
+    page.wait_for_selector("#problem:not([hidden])")
+    with page.expect_response("**/api/status") as response:
+        response.value.finished()
+    page.wait_for_timeout(100)
+    assert page.inner_text("#problem") == "no room for answer"
+    page.keyboard.press("1")
+    page.wait_for_selector("#problem", state="hidden")
+    assert read_project(texts)[1].tally.labelled == 1
     page.close()
