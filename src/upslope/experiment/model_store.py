@@ -89,9 +89,9 @@ class ModelStore:
 
         digests: as `save` returned them. Those of a companion are missing from old records.
         """
-        if self._last_model is not None and self._last_model[0] == cycle:
-            return ""  # in memory, as it was read from a sound file
-        files = {"sha256": self.file(cycle)}
+        files = {}
+        if self._last_model is None or self._last_model[0] != cycle:
+            files["sha256"] = self.file(cycle)  # else in memory, as it was read from a sound file
         if self.companion:
             files["companion_sha256"] = self._companion_file(cycle)
         for key, path in files.items():
