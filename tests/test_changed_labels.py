@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from upslope import Experiment, ExperimentSettings, Splits, strategies, tasks
+from upslope.experiment import match_labels
 from upslope.training import TrainingSettings
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -158,6 +159,19 @@ def test_masks_that_were_drawn_anew_are_told_until_they_are_meant(tmp_path):
             else:
                 with pytest.raises(UserWarning, match=words):
                     run_of_masks.ask()
+
+
+def test_masks_taken_over_from_an_earlier_run_are_compared_too(tmp_path):
+    with opened_masks(tmp_path / "old", MASKS, 1) as run_of_masks:
+        earlier = run_of_masks.run()
+    with opened_masks(tmp_path / "new", MASKS, 2) as run_of_masks:
+        run_of_masks.begin_with(match_labels(earlier, run_of_masks.splits, run_of_masks.task))
+        assert run_of_masks.ask()
+    with (
+        opened_masks(tmp_path / "new", (MASKS + 1) % 3, 2) as run_of_masks,
+        pytest.warns(UserWarning, match="6 are others by now"),
+    ):
+        run_of_masks.ask()
 
 
 def test_masks_that_people_draw_are_compared_too(tmp_path):

@@ -181,13 +181,16 @@ def test_the_encoder_is_kept_on_the_disk_under_what_it_was_learnt_from(
     assert len(trainings) == 9
 
 
-def test_other_statistics_of_pixels_are_another_encoder(tmp_path: Path) -> None:
-    learnt = []
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_other_statistics_of_pixels_are_another_encoder(tmp_path: Path, place: str) -> None:
+    ctx = context(1)
+    pixels = (ctx.dataset.inputs(list(range(120))) * 50 + 120).byte()
+    learnt, kept = [], Toy(pixels)
     for mean in (0.2, 0.6):
-        ctx = context(1)
-        pixels = Toy((ctx.dataset.inputs(list(range(120))) * 50 + 120).byte())
         task = Classification(num_classes=2, mean=(mean,), std=(0.3,))
-        ctx = dataclasses.replace(ctx, dataset=pixels, task=task, cache=tmp_path)  # type: ignore[arg-type]
+        dataset = kept if place == "memory" else Toy(pixels)
+        cache = tmp_path if place == "disk" else None
+        ctx = dataclasses.replace(context(1), dataset=dataset, task=task, cache=cache)  # type: ignore[arg-type]
         learnt.append(weights_of(ctx))
     assert not same(*learnt)
 

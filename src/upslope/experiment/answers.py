@@ -88,8 +88,8 @@ def events_of(
     corrections = {"labels": answers.corrections, "before": before}
     bodies = (
         ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
-        ("labelled", _with_digests(pool, position, {"labels": answers.new}), answers.new),
-        ("corrected", _with_digests(pool, position, corrections), answers.corrections),
+        ("labelled", with_digests(pool, position, {"labels": answers.new}), answers.new),
+        ("corrected", with_digests(pool, position, corrections), answers.corrections),
         ("passed", {"ids": passes}, passes),
     )
     return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
@@ -171,10 +171,13 @@ def _wrong_passes(
     return with_answer + not_asked
 
 
-def _with_digests(
+def with_digests(
     pool: Dataset, position: Mapping[str, int], body: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of an event, with the digests of the labels that the data set holds."""
+    """Return the body of an event, with the digests of the labels that the data set holds.
+
+    position: id -> place in the pool. body: with `labels`.
+    """
     masks = {
         id_: mask_digest(pool.targets([position[id_]])[0])
         for id_, label in body["labels"].items()

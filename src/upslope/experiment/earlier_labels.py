@@ -25,7 +25,7 @@ from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.left_out import name_some
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
-from upslope.experiment.answers import differs, has_label, label_of
+from upslope.experiment.answers import differs, has_label, label_of, with_digests
 from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
 from upslope.tasks.mask_answers import decode_mask
@@ -48,12 +48,12 @@ class EarlierLabels:
     notes: tuple[str, ...] = ()
 
     def first_events(
-        self, path: Path, state: State, start: str | Mapping[str, Any], to_come: int, pool: int
+        self, path: Path, state: State, start: str | Mapping[str, Any], to_come: int, pool: Dataset
     ) -> list[Event]:
         """Return the events that begin a run with these labels; none where they have begun it.
 
         path, state: of the run. start: `experiment.start`. to_come: labels that later cycles ask
-        for. pool: the number of its samples.
+        for. pool: of the run.
 
         Raises: as `Experiment.begin_with` does.
         """
@@ -71,15 +71,16 @@ class EarlierLabels:
                 "Expected one way to the first labels but got those of an earlier run and "
                 f"`experiment.start`, {start!r}. Leave one of them out."
             )
-        if to_come > (left := pool - len(self.labels)):
+        if to_come > (left := len(pool) - len(self.labels)):
             raise SelectionError(
                 f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
                 f"left beside the {len(self.labels):,} labels taken over but it is {to_come:,}. "
                 "Lower `experiment.budget` or `experiment.cycles`."
             )
+        position = {id_: i for i, id_ in enumerate(pool.ids)}
         return [
             Event("asked", 0, {"ids": list(self.labels), "labels_from": source}),
-            Event("labelled", 0, {"labels": dict(self.labels)}),
+            Event("labelled", 0, with_digests(pool, position, {"labels": dict(self.labels)})),
         ]
 
 

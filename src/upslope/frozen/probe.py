@@ -30,10 +30,11 @@ Probe = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def summary(probe: Tensor) -> list[float]:
-    """Return eight numbers of the features of made-up samples: means over quarters of each, with 0
+    """Return the means over quarters of each row of features of made-up samples, (n, width), with 0
     for what is not finite, which no ledger holds."""
     finite = torch.where(probe.isfinite(), probe.double(), 0.0)
-    return [float(part.mean()) for row in finite for part in row.tensor_split(4)]
+    parts = [part for row in finite for part in row.tensor_split(4)]
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]
 
 
 def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
