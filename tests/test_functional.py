@@ -96,6 +96,17 @@ def test_the_positions_are_those_of_the_strategy(name: str, labelled: int) -> No
     assert function(**tensors, **sizes, **options, budget=6, seed=3) == expected
 
 
+@pytest.mark.parametrize("name", [n for n in strategies.REGISTRY if n not in OF_THE_NETWORK])
+def test_no_rows_are_nothing_labelled(name: str) -> None:
+    """As `features[labelled]` is before the first label."""
+    strategy = strategies.build(name, **OPTIONS.get(name, {}))
+    function = functional.FUNCTIONS[name.replace("-", "_")]
+    arrays, beside = arrays_of(strategy, 40, 0)
+    given = {**arrays, **({} if arrays else {"size": 40}), **OPTIONS.get(name, {}), "budget": 6}
+    empty = {f"labelled_{k}": v for k, v in beside.items()}
+    assert function(**given, **empty) == function(**given)
+
+
 def test_every_docstring_has_an_example_that_runs() -> None:
     tests = doctest.DocTestFinder(exclude_empty=True).find(functional, "functional")
     with_examples = {test.name.partition(".")[2] for test in tests if test.examples}

@@ -99,8 +99,10 @@ SIGNALS: dict[str, tuple[Argument, Reader]] = {
 """Signal -> the array that it is read from, and how."""
 
 
-def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
+def as_tensor(values: Any, argument: Argument, name: str, *, least: int = 1) -> Tensor:
     """Return an array as a tensor on the CPU, floats of 32 or 64 bits.
+
+    least: rows that it has at least.
 
     Raises:
         DataError: values that are no numbers, entries under a mask, another number of dimensions,
@@ -128,11 +130,11 @@ def as_tensor(values: Any, argument: Argument, name: str) -> Tensor:
     tensor = tensor.cpu()
     if tensor.dtype not in (torch.float32, torch.float64):
         tensor = tensor.float()
-    if tensor.ndim != argument.dimensions or not len(tensor):
+    if tensor.ndim != argument.dimensions or len(tensor) < least:
         raise DataError(
             f"Expected `{name}` to be {argument.help} but got shape {tuple(tensor.shape)}."
         )
-    if argument.posterior:
+    if argument.posterior and len(tensor):
         low, total = float(tensor.min()), tensor.sum(dim=-1)
         if low < 0 or not bool(((total - 1).abs() < 1e-2).all()):
             finite = bool(torch.isfinite(tensor).all())

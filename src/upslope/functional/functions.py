@@ -50,7 +50,7 @@ def function_of(name: str, strategy: type[QueryStrategy]) -> Select:
         arrays = {a.name: as_tensor(values[a.name], a, a.name) for a in arguments}
         size = size_of(arrays) if arguments else _whole("size", values["size"])
         labelled = {
-            a.name: as_tensor(values[f"labelled_{a.name}"], a, f"labelled_{a.name}")
+            a.name: as_tensor(values[f"labelled_{a.name}"], a, f"labelled_{a.name}", least=0)
             for a in beside
             if values[f"labelled_{a.name}"] is not None
         }
@@ -173,7 +173,7 @@ def _docstring(
     lines = [f"{a.name}: {a.help}." for a in arguments] or ["size: number of candidates."]
     lines += ["budget: how many to choose. seed: of random numbers, as `upslope.query` takes it."]
     lines += [
-        f"labelled_{a.name}: the same of the m labelled samples; None for nothing labelled."
+        f"labelled_{a.name}: the same of the m labelled samples; None, or no rows, for none."
         for a in beside
     ]
     lines += [f"{key}: {helps[key]}." for key in options]
