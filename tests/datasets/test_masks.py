@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from upslope import datasets
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 
 
 def save(path, pixels, mode=None):
@@ -292,3 +292,11 @@ def test_real_camvid():
     share = seen / seen.sum()
     assert share[3] == pytest.approx(0.295, abs=0.05)  # road, over all splits
     assert share[255] == pytest.approx(0.036, abs=0.03)
+
+
+def test_a_pool_without_masks_is_refused_for_a_comparison_without_a_word_on_words(tmp_path):
+    """No option of this reader says which words stand for no label, as the advice had it."""
+    my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]))
+    save(tmp_path / "images/unlabelled/a.png", photo(9))
+    with pytest.raises(ConfigError, match=r"first 'unlabelled/a'\. Take .*leave them out\.$"):
+        datasets.check_labelled(datasets.load("mask-folder", tmp_path).pool)
