@@ -92,8 +92,9 @@ def test_functions_are_told_apart_whatever_the_seed(monkeypatch: pytest.MonkeyPa
         lambda x: x.double(),
         lambda x: x[:, :3],
         lambda x: 1 / 0,
+        lambda x: torch.sin(1e5 * x),
     ],
-    ids=["random", "type", "shape", "error"],
+    ids=["random", "type", "shape", "error", "magnifies rounding"],
 )
 def test_what_would_not_last_tells_nothing(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[torch.Tensor], Any]
