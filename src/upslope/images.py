@@ -157,8 +157,9 @@ def pixels_of(image: Image.Image, form: Form) -> Pixels:
     # Both before loading, after which Pillow forgets how it was stored.
     _check_depth(image, form.white)
     _scale_transparent_level(image)
+    maximum = _ppm_maximum(image)
     load_whole(image)
-    image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white)
+    image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white, maximum)
     if form.size is not None and image.size != form.size[::-1]:
         image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
@@ -323,14 +324,14 @@ def _is_deep_grey(image: Image.Image) -> bool:
 
 def is_deep_colour(image: Image.Image) -> bool:
     """Return whether an open image has more than 8 bits for a colour, of which 8 alone are read."""
-    return not _is_deep_grey(image) and (";16" in _raw_mode(image) or _is_deep_ppm(image))
+    return not _is_deep_grey(image) and (";16" in _raw_mode(image) or _ppm_maximum(image) > 255)
 
 
-def _is_deep_ppm(image: Image.Image) -> bool:
-    """Whether a PPM file states a highest level above 255, by which Pillow scales to 8 bits."""
+def _ppm_maximum(image: Image.Image) -> int:
+    """The highest level that a PPM file states, by which Pillow scales to 8 or 16 bits; else 0."""
     tile = getattr(image, "tile", None)
     how = tile[0][3] if image.format == "PPM" and tile else None
-    return isinstance(how, tuple) and isinstance(how[-1], int) and how[-1] > 255
+    return how[-1] if isinstance(how, tuple) and isinstance(how[-1], int) else 0
 
 
 def _check_depth(image: Image.Image, white: int | None) -> None:
@@ -361,9 +362,9 @@ def _scale_transparent_level(image: Image.Image) -> None:
         image.info["transparency"] = scale * level
 
 
-def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
+def _to_mode(image: Image.Image, mode: Mode, white: int | None, maximum: int) -> Image.Image:
     if _is_deep_grey(image):
-        image = Image.fromarray(_scale_to_bytes(image, white))
+        image = Image.fromarray(_scale_to_bytes(image, white, maximum))
     elif image.mode == "F":
         raise ValueError("it holds floats (mode F), which have no grey levels; use the npz format")
     elif image.has_transparency_data:
@@ -373,9 +374,11 @@ def _to_mode(image: Image.Image, mode: Mode, white: int | None) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _scale_to_bytes(image: Image.Image, white: int | None) -> Pixels:
-    """16-bit grey levels as 8 bits: 0 to 0, `white` to 255."""
+def _scale_to_bytes(image: Image.Image, white: int | None, maximum: int) -> Pixels:
+    """16-bit grey levels as 8 bits: 0 to 0, `white` to 255. maximum: as `_ppm_maximum`."""
     levels = np.asarray(image)
+    if maximum and white not in (None, FULL):  # a white is of the levels as the file has them
+        levels = np.rint(levels * (maximum / FULL)).astype(np.int32)
     low, high = int(levels.min()), int(levels.max())
     if low < 0 or high > FULL:
         raise ValueError(f"grey levels from {low} to {high} exceed 16 bits")

@@ -198,3 +198,22 @@ def test_a_second_image_of_a_netpbm_file_is_refused(kind, maximum, between):
         read_header(one + between + other, "the file")
     for end in (b"", b"\n", b"P", bytes(40), b"Pictures of mine"):
         assert read_header(one + end, "the file") == read_header(one, "the file")
+
+
+@pytest.mark.parametrize(
+    ("maximum", "white", "grey"),
+    [
+        (4095, 4095, [0, 128, 255]),
+        (4095, FULL, [0, 128, 255]),  # the file says what is white
+        (1023, 4095, [0, 32, 64]),
+        (FULL, FULL, [0, 128, 255]),
+    ],
+)
+@pytest.mark.parametrize("as_text", [True, False])
+def test_levels_of_pgm_are_those_of_the_file(maximum, white, grey, as_text):
+    """Pillow brings them to 65,535, so that the white of the file's levels was refused as lower."""
+    levels = [0, (maximum + 1) // 2, maximum]
+    head = f"P{2 if as_text else 5}\n3 1\n{maximum}\n".encode()
+    text = " ".join(map(str, levels)).encode() + b"\n"
+    content = head + (text if as_text else np.array(levels, ">u2").tobytes())
+    assert decode(content, "a.pgm", Form("L", None, white)).ravel().tolist() == grey

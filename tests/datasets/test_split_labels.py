@@ -1,8 +1,10 @@
 """Labels of several splits that are numbers: those that stand for none, by the option for it."""
 
 import pyarrow as pa
+import pytest
 
 from upslope.datasets.split_labels import read_split_labels
+from upslope.errors import DataError
 
 
 def read(train, test=(0, 1), names=None, words=None):
@@ -39,3 +41,24 @@ def test_a_word_is_a_name_before_it_is_a_number():
 def test_without_the_option_numbers_stay_classes():
     names, labels, notes = read([0, 1, 2], (0, 2))
     assert (names, labels["train"].tolist(), notes) == (("0", "1", "2"), [0, 1, 2], ())
+
+
+@pytest.mark.parametrize("takes_classes", [True, False])
+def test_the_option_classes_is_advised_where_there_is_one(takes_classes):
+    column = pa.chunked_array([["cat", "", None]])
+    stated = {"data.classes" if takes_classes else "train": None}
+    with pytest.raises(DataError, match=r"at least 2 .* but got \['cat'\]") as error:
+        read_split_labels({"train": column}, stated, "label", "a")
+    assert ("data.classes" in str(error.value)) == takes_classes
+
+
+def test_names_of_the_option_classes_need_not_all_have_a_label():
+    """One class that is labelled so far was refused, with the advice to name the classes."""
+    stated = {"data.classes": ("cat", "None", "dog")}
+    column = pa.chunked_array([["dog", "", "None", None]])
+    names, labels, notes = read_split_labels({"train": column}, stated, "cls", "a.tar")
+    assert names == ("cat", "None", "dog")
+    assert labels["train"].tolist() == [2, -1, 1, -1]
+    assert notes[0].startswith("2 of 4 samples are unlabelled")
+    with pytest.raises(DataError, match=r"among the `data\.classes` .* but got \['owl'\]"):
+        read_split_labels({"train": pa.chunked_array([["owl"]])}, stated, "cls", "a.tar")

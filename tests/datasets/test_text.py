@@ -84,3 +84,13 @@ def test_faults_are_told(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ConfigError, match=r".\[text\]"):
         datasets.load("text", path, tokenizer=str(tokenizer))
+
+
+def test_fractions_as_classes_of_texts_are_refused_without_an_option_that_there_is_not(tmp_path):
+    path = lines(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": i / 2} for i in range(8)])
+    with pytest.raises(
+        DataError, match=r"got 0\.5\. Name another column with `data\.target`"
+    ) as error:
+        datasets.load("text", path)
+    assert not {"kind", "decimal"} & {*datasets.options("text")}
+    assert "data.kind" not in str(error.value)

@@ -22,7 +22,7 @@ import numpy as np
 
 from upslope.datasets import parquet
 from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
-from upslope.datasets.decoding import read_text
+from upslope.datasets.decoding import read_utf8
 from upslope.datasets.folder import Statistic, normalise_splits
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.published import PUBLISHED_SPLITS
@@ -172,7 +172,7 @@ def _archive(form: _PublishedForm, folder: Path, has_pickles: bool, where: str) 
     if has_pickles:
         names = _strings_after(form.names_key, folder / names_file)
     else:
-        names = read_text(folder / names_file).split()
+        names = read_utf8(folder / names_file).split()
 
     md5 = dict(zip((*form.train, form.test), form.md5, strict=True))
 

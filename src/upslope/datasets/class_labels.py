@@ -31,12 +31,14 @@ def read_classes(
     words: Collection[str] | None,
     samples: str = "rows",
     class_list: Sequence[object] | None = None,
+    takes_classes: bool = True,
 ) -> tuple[tuple[str, ...], Labels, tuple[str, ...]]:
     """Return (names of the classes in order, (n,) labels, notes) of a column of classes.
 
     Whole numbers are ordered by size, other names as text. what: "classes in the column ..." for
     messages. words: the option `missing_labels`. samples: what has the labels, in the plural.
     class_list: the option `classes`, all names in order; a word among them stands for its class.
+    takes_classes: the reader has that option, which messages may advise.
 
     Raises:
         ConfigError: names given that are no names.
@@ -52,7 +54,7 @@ def read_classes(
     if is_number(plain.type) and "int" not in str(plain.type):
         notes.append(f"Labels of type {plain.type} are whole numbers, and taken as classes.")
     labels = [cell for cell in cells if cell is not None and not is_missing(cell, words)]
-    names = _names_of(labels, class_list, what, notes)
+    names = _names_of(labels, class_list, what, notes, takes_classes)
     if class_list is None:
         _refuse_ids(names, labels, what)
         notes += _unused_notes(column, words)
@@ -62,7 +64,11 @@ def read_classes(
 
 
 def _names_of(
-    labels: Sequence[str], class_list: Sequence[object] | None, what: str, notes: Sequence[str]
+    labels: Sequence[str],
+    class_list: Sequence[object] | None,
+    what: str,
+    notes: Sequence[str],
+    takes_classes: bool,
 ) -> tuple[str, ...]:
     """Return the names of the classes, two or more: those given, or those of the labels.
 
@@ -77,6 +83,7 @@ def _names_of(
             f"Expected at least 2 {what} but got {list(names)}"
             + (f", since {notes[0]}" if notes else ".")
             + " Where nothing is labelled yet, name the classes: data.classes=[cat,dog]."
+            * takes_classes
         )
     return names
 

@@ -107,6 +107,37 @@ def decode_text(data: bytes, source: object, encoding: str | None = None) -> str
     return text
 
 
+def read_utf8(path: Path) -> str:
+    """Return the text of a file of a reader that has no option `encoding`.
+
+    Raises:
+        DataError: as `read_text`, without advice on that option.
+    """
+    try:
+        return read_text(path)
+    except UndecodableError as error:
+        raise _not_utf8(path, error.reason) from error
+
+
+def decode_utf8(data: bytes, source: object) -> str:
+    """Return the text of bytes for a reader that has no option `encoding`.
+
+    source: the file that messages name.
+
+    Raises:
+        DataError: as `decode_text`, without advice on that option.
+    """
+    try:
+        return decode_text(data, source)
+    except UndecodableError as error:
+        raise _not_utf8(source, error.reason) from error
+
+
+def _not_utf8(source: object, reason: str) -> UndecodableError:
+    message = f"Expected {source} to be text in UTF-8 but {reason}. Write it again in UTF-8."
+    return UndecodableError(message, reason)
+
+
 def _lookup(encoding: str | None) -> str | None:
     """Return the name of an encoding as Python writes it.
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from upslope.datasets.decoding import read_text
+from upslope.datasets.decoding import read_utf8
 from upslope.datasets.encoded import Decoders, Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import Entry
@@ -140,7 +140,7 @@ def _validation(
             f"{WHERE}, or sort the images into a folder a wnid."
         )
     assert kit is not None
-    lines = read_text(kit / TRUTH).split()
+    lines = read_utf8(kit / TRUTH).split()
     files = [file for file in _jpegs(val) if _FLAT.fullmatch(file)]
     if len(files) != len(lines) or not files:
         raise DataError(

@@ -27,7 +27,7 @@ from upslope.datasets.arrays import (
     build_dataset,
     refuse_wrapped,
 )
-from upslope.datasets.decoding import decode_text
+from upslope.datasets.decoding import decode_utf8
 from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
@@ -130,7 +130,7 @@ def _texts(values: Array, name: str, path: Path) -> list[str]:
             f"type {values.dtype} and shape {values.shape}. Save them as text."
         )
     if values.dtype.kind == "S":
-        return [decode_text(bytes(value), f"`{name}` in {path}") for value in values]
+        return [decode_utf8(bytes(value), f"`{name}` in {path}") for value in values]
     return [str(value) for value in values]
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Names = tuple[str, ...]
+OPTION = "data.classes"
+"""What the names are called that the option `classes` states, of readers that have it."""
 _SPARSE = 1000
 """Class numbers without a sample at most, where no names are stated: more are ids or counts."""
 
@@ -34,7 +36,8 @@ def read_split_labels(
     and truth values are names themselves. Numbers and stated names that are among the words stand
     for no label, and such a name for no class.
 
-    columns: split -> its labels. names_by_split: the names that each split's files state, if any.
+    columns: split -> its labels. names_by_split: the names that each split's files state, if any,
+    and those of the option `classes`, under `OPTION`, of readers that have it.
     column, source: for messages. words: the option `missing_labels`.
 
     Raises:
@@ -67,7 +70,14 @@ def read_split_labels(
         )
     texts = [texts_of(one, what) for one in plain.values()]
     all_labels = pa.chunked_array([pa.array(one, pa.large_string()) for one in texts])
-    classes, values, notes = read_classes(all_labels, what, words, "samples")
+    classes, values, notes = read_classes(
+        all_labels,
+        what,
+        words,
+        "samples",
+        names_by_split.get(OPTION),
+        takes_classes=OPTION in names_by_split,
+    )
     if names is not None and (absent := sorted(set(classes) - set(names))):
         raise DataError(f"Expected {what} to be among those stated but got {absent[:5]}.")
     if names is not None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import Labels
-from upslope.datasets.decoding import decode_text
-from upslope.datasets.split_labels import read_split_labels
+from upslope.datasets.decoding import decode_utf8
+from upslope.datasets.split_labels import OPTION, read_split_labels
 from upslope.datasets.tar_index import read_content
 from upslope.datasets.tar_samples import LABELS, TarSamples
 from upslope.datasets.unlabelled import class_names
@@ -80,7 +80,7 @@ def read_labels(
     _refuse_several_kinds(samples, values, label, folder)
     column = pa.chunked_array([pa.array(values)])
     names, labels, notes = read_split_labels(
-        {"the shards": column}, {"data.classes": stated_names}, f".{label}", folder, words
+        {"the shards": column}, {OPTION: stated_names}, f".{label}", folder, words
     )
     return names, labels["the shards"], (*notes, *_notes(samples, values, label))
 
@@ -146,7 +146,7 @@ def _value(
     shard = samples.shard[position]
     content = read_content(samples.paths[shard], member._replace(name=name), samples.stamps[shard])
     if label != "json":
-        return decode_text(content, name).strip() or None
+        return decode_utf8(content, name).strip() or None
     try:
         record = from_json(content)
     except (ValueError, RecursionError) as error:

@@ -127,12 +127,14 @@ def read_targets(
     kind: str,
     missing_labels: Collection[str] | None = None,
     classes: Sequence[object] | None = None,
+    has_kinds: bool = True,
 ) -> TargetColumns:
     """Return the answers of all rows.
 
     missing_labels: words that stand for no answer; None for the usual ones.
 
     classes: their names, in order; then no row need have one, and the column may be missing.
+    has_kinds: the reader has the options `kind` and `decimal`, which messages may advise.
 
     Raises:
         ConfigError: columns that do not exist, or several for a class.
@@ -150,7 +152,7 @@ def read_targets(
     if kind == "class":
         column = rows.column(columns[0], "target")
         what = f"classes in the column `{columns[0]}` of {rows.path}"
-        _refuse_fractions(column, what)
+        _refuse_fractions(column, what, has_kinds)
         with_categories = rows.table.column(columns[0])  # those that no row has too
         return TargetColumns(
             columns, *read_classes(with_categories, what, missing_labels, class_list=classes)
@@ -223,7 +225,7 @@ def _columns(rows: Rows, target: str | list[str] | None, kind: str) -> tuple[str
     return columns
 
 
-def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
+def _refuse_fractions(column: pa.ChunkedArray, what: str, has_kinds: bool) -> None:
     """Raise DataError where cells are numbers, and not all of them whole."""
     if is_text(column.type):
         for decimal in (".", ","):
@@ -240,10 +242,15 @@ def _refuse_fractions(column: pa.ChunkedArray, what: str) -> None:
     finite = values[~np.isnan(values)]
     fractions = finite[~np.isfinite(finite) | (finite != np.floor(finite))]
     if len(fractions):
+        advice = (
+            "Set `data.kind` to numbers (and `data.decimal` where there are decimal commas), or "
+            "name another column with `data.target`."
+            if has_kinds
+            else "Name another column with `data.target`, or write the classes as words: texts "
+            "are learnt with a class each."
+        )
         raise DataError(
-            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. Set "
-            "`data.kind` to numbers (and `data.decimal` where there are decimal commas), or name "
-            "another column with `data.target`."
+            f"Expected {what} to be names or whole numbers but got {fractions[0]:g}. {advice}"
         )
 
 

@@ -78,7 +78,7 @@ def from_rows(
     """Make the splits of rows with a text each; the arguments are the options of `load`."""
     text_tokenizer = None if tokenizer == WORDS else _tokenizer(tokenizer)
     texts = _texts(rows, text)
-    target_columns = read_targets(rows, target, "class", missing_labels, classes)
+    target_columns = read_targets(rows, target, "class", missing_labels, classes, has_kinds=False)
     if text_tokenizer is None:
         tokens = [[hash_word(word) for word in cut_words(one)] for one in texts]
         values, notes = _array([one[:length] for one in tokens], 0), _cut(tokens, length)

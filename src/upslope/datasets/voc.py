@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from upslope.counts import format_count
-from upslope.datasets.decoding import read_text
+from upslope.datasets.decoding import read_utf8
 from upslope.datasets.encoded import Memory, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.layout import Entry, is_image
@@ -138,7 +138,7 @@ def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[
     there.
     """
     pairs = []
-    for id_ in filter(None, map(str.strip, read_text(listing).splitlines())):
+    for id_ in filter(None, map(str.strip, read_utf8(listing).splitlines())):
         if "/" in id_ or "\\" in id_:
             raise DataError(
                 f"Expected names of images in {listing} but got {id_!r}, a path. Remove it."
