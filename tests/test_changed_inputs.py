@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from small_tasks import MODEL, TASK, Points, perceptron, splits
 from upslope import Experiment, ExperimentSettings, Splits, models, strategies, tasks
@@ -97,6 +98,40 @@ def test_other_options_of_the_task_are_refused_by_name(tmp_path: Path, option: s
         run(tmp_path, **image_options(OTHER_TASKS[option]))
     rounded = replace(PLAIN, mean=(0.5000001, 0.5, 0.5))  # type: ignore[type-var]
     run(tmp_path, **image_options(rounded))
+    assert read_run(tmp_path).finished
+
+
+class WithState(nn.Module):
+    """A network that keeps something beside its weights."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self.layer, self.state = nn.Linear(2, 3), state
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs)
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+    def set_extra_state(self, state: Any) -> None:
+        self.state = state
+
+
+@pytest.mark.parametrize("state", [{"calls": 1}, 3])
+def test_state_that_no_file_of_weights_holds_is_refused_before_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(loop.Training, "_step", refuse)
+    with pytest.raises(
+        ModelError, match=rf"tensors alone.* got _extra_state \({type(state).__name__}"
+    ):
+        run(tmp_path, model=partial(WithState, state))
+    monkeypatch.undo()
+    run(tmp_path, model=partial(WithState, torch.ones(2)))
     assert read_run(tmp_path).finished
 
 

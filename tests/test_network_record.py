@@ -170,6 +170,15 @@ def halve(model: nn.Module, labelled: Any, context: Any, factor: float = 0.5) ->
     return model
 
 
+class Renamed(Points):
+    """Points of which one that no probe looks at has another id."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        first, _, *others = super().ids
+        return (first, "another", *others)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -177,8 +186,9 @@ def halve(model: nn.Module, labelled: Any, context: Any, factor: float = 0.5) ->
         {"task": replace(TASK, label_smoothing=0.2)},
         {"trainer": partial(halve, factor=0.1)},
         {"splits": replace(splits(), pool=Points(200, seed=7))},
+        {"splits": replace(splits(), test=Renamed(len(splits().test), seed=1))},
     ],
-    ids=lambda other: next(iter(other)),
+    ids=["model", "task", "trainer", "pool", "ids of the test set"],
 )
 def test_a_first_model_of_other_objects_is_not_shared(
     tmp_path: Path, other: dict[str, Any]

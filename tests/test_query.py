@@ -335,3 +335,13 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     wanted = query(network, x, 3, "random", candidates=10, seed=3).ids
     assert query(network, x, 3, "random", candidates=np.int64(10), seed=3).ids == wanted
     assert query(network, x, np.int32(3), "random", candidates=10, seed=3.0).ids == wanted
+
+
+def test_a_device_may_be_named_with_its_number(digits):
+    loaded, task, network = digits
+    model = network()
+    asked = [
+        query(model, loaded.pool, 5, "margin", task=task, device=device).ids
+        for device in (None, "cpu", "cpu:0")
+    ]
+    assert asked[0] == asked[1] == asked[2]

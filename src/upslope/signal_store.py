@@ -36,7 +36,7 @@ BLOCK = 1024
 """Rows of a block: what a kill may cost."""
 MAPS = 4096
 """Blocks mapped at once; systems allow some 65,000 maps per process."""
-_METADATA, _DIGEST = b"upslope", "sha256"
+_METADATA, _DIGEST, _CONTENT = b"upslope", "sha256", "content"
 
 Precision = Literal["float16", "float32"]
 
@@ -59,10 +59,19 @@ class StoreWriter:
         """Return the file of a block. need: the signal. shard, start: which block."""
         return self.folder / folder_of(need) / f"{shard}-{start:06d}{SUFFIX}"
 
-    def write(self, need: Need, shard: str, start: int, ids: Sequence[str], values: Tensor) -> None:
+    def write(
+        self,
+        need: Need,
+        shard: str,
+        start: int,
+        ids: Sequence[str],
+        values: Tensor,
+        content: str = "",
+    ) -> None:
         """Write a block, whole or not at all.
 
-        need: the signal. shard, start: which block. ids, values: of each row, (n, ...).
+        need: the signal. shard, start: which block. ids, values: of each row, (n, ...). content:
+        tells what the shard holds from what it held at another time.
 
         Raises:
             DataError: numbers that are not finite, or too large for float16.
@@ -74,19 +83,30 @@ class StoreWriter:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise DataError(_advice_on_size(need, ids[row], values[row], self.precision))
-        digests = [hashlib.sha256(id_.encode()).digest() for id_ in ids]
+        digests = [row_digest(id_, content) for id_ in ids]
         write_block(self.path(need, shard, start), digests, array, self.precision)
 
-    def finish(self, shard: str, ids: Sequence[str], blocks: Sequence[tuple[int, int]]) -> None:
+    def finish(
+        self,
+        shard: str,
+        ids: Sequence[str],
+        blocks: Sequence[tuple[int, int]],
+        content: str = "",
+    ) -> None:
         """Write the ids of a shard whose blocks are all there.
 
-        shard: its name. ids: of its rows. blocks: (start, rows) of each block.
+        shard: its name. ids: of its rows. blocks: (start, rows) of each block. content: as of
+        `write`.
 
         Raises:
             RunError: the disk is full or cannot be written.
         """
         plain = [list(block) for block in blocks]
-        record = {"blocks": plain, _DIGEST: json_digest([plain, list(ids)])}
+        record = {
+            "blocks": plain,
+            _CONTENT: content,
+            _DIGEST: json_digest([plain, list(ids), content]),
+        }
         table = pa.table({"id": pa.array(ids, pa.string())})
         table = table.replace_schema_metadata({_METADATA: to_json(record)})
 
@@ -158,7 +178,7 @@ class SignalStore:
                     f"Expected signals of all shards in {self.folder} but {shard!r} has none, or "
                     "not all of its blocks. Run the command that computes them again."
                 )
-            blocks = [_Block(shard, start, rows) for start, rows in blocks_of(path)]
+            blocks = [_Block(shard, start, rows) for start, rows in read_ids(path)[0]]
             self._blocks += blocks
             self._shards.append((shard, total))
             total += sum(block.rows for block in blocks)
@@ -259,6 +279,14 @@ class SignalStore:
         return self._maps[key]
 
 
+def row_digest(id_: str, content: str = "") -> bytes:
+    """Return what tells a row of a block from others, 32 bytes.
+
+    id_: of the sample. content: as of `StoreWriter.write`.
+    """
+    return hashlib.sha256(f"{content}\n{id_}".encode() if content else id_.encode()).digest()
+
+
 def folder_of(need: Need) -> str:
     """Return the name of the folder of a signal: its name, and its options by their digest.
 
@@ -280,9 +308,9 @@ def need_of(plain: Sequence[Any]) -> Need:
     return Need.of(str(plain[0]), **plain[1])
 
 
-def blocks_of(path: Path) -> list[tuple[int, int]]:
-    """Return (start, rows) of each block of a shard, once its ids were compared with their digest;
-    those of earlier versions have none.
+def read_ids(path: Path) -> tuple[list[tuple[int, int]], str | None]:
+    """Return (start, rows) of each block of a shard, and what tells its content, once its ids were
+    compared with their digest; those of earlier versions have neither.
 
     path: of its ids.
 
@@ -296,15 +324,18 @@ def blocks_of(path: Path) -> list[tuple[int, int]]:
             record = from_json((table.schema.metadata or {})[_METADATA])
             blocks = [(int(start), int(rows)) for start, rows in record["blocks"]]
             ids = table.column("id").to_pylist()
-        digest = json_digest([[list(block) for block in blocks], ids])
-        strangers = record.keys() - {"blocks", _DIGEST}  # the digest, where its name is damaged
+        content = record.get(_CONTENT)
+        more = [] if content is None else [content]
+        digest = json_digest([[list(block) for block in blocks], ids, *more])
+        # The digest, where its name is damaged.
+        strangers = record.keys() - {"blocks", _CONTENT, _DIGEST}
         if (
             strangers
             or record.get(_DIGEST, digest) != digest
             or sum(rows for _, rows in blocks) != len(ids)
         ):
             raise ValueError("its content is not what was written")
-        return blocks
+        return blocks, content
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise RunError(
             f"Expected the ids of a shard in {path} but the file is damaged. Remove it, and run "

@@ -35,7 +35,7 @@ from upslope.frozen.probe import store_folder
 from upslope.frozen.store import FeatureStore, gather, map_block
 from upslope.labelling.project import Project
 from upslope.scoring.score_files import check_joined, read_scores, with_facts, write_joined
-from upslope.signal_store import StoreWriter, blocks_of
+from upslope.signal_store import StoreWriter, read_ids
 from upslope.training.state import load_position
 
 _AT_ONCE = 100
@@ -179,7 +179,7 @@ def _write_ids(folder: Path) -> None:
 
 def _read_ids(folder: Path) -> list[Any]:
     file = StoreWriter(folder).ids_of("a")
-    blocks = blocks_of(file)
+    blocks, _ = read_ids(file)
     with pa.OSFile(str(file)) as source:
         return [blocks, pa.ipc.open_file(source).read_all().column("id").to_pylist()]
 

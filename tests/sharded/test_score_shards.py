@@ -103,6 +103,21 @@ def test_a_folder_of_another_network_or_score_is_refused(tmp_path: Path) -> None
         score_pool(scorer(pool, tmp_path / "out", names=("margin",)))
 
 
+@pytest.mark.parametrize("option", ["views", "class"])
+def test_a_folder_of_another_task_is_refused(tmp_path: Path, option: str) -> None:
+    class Weighed(tasks.Classification):
+        pass
+
+    first = scorer(write_parquet(tmp_path / "pool", 2, 4), tmp_path / "out")
+    first.prepare()
+    first.score(first.pool.shards[0])
+    options = {"num_classes": 4, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    other = Weighed(**options) if option == "class" else replace(TASK, views="flip")  # type: ignore[arg-type,type-var]
+    with pytest.raises(RunError, match=rf"task was .*'{option}': .* and is .*'{option}': .* now"):
+        score_pool(replace(first, task=other))
+    score_pool(first)
+
+
 @pytest.mark.parametrize("shard", [0, 2])
 @pytest.mark.parametrize("type_", [pa.null(), pa.binary()])
 def test_a_shard_without_any_image_is_left_out(

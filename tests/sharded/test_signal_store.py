@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from shards_to_write import id_of, write_parquet
@@ -102,6 +103,29 @@ def test_blocks_that_are_missing_or_damaged_are_computed_again_bit_equal(tmp_pat
         score_pool(scorer(pool, tmp_path / "out"))
     assert files(tmp_path / "out") == once
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kill", ["among blocks", "before the scores"])
+def test_signals_of_a_shard_that_was_another_are_computed_again(tmp_path: Path, kill: str) -> None:
+    """Killed in a shard, which is then replaced by one of the same ids and other images."""
+    pool, shard = write_parquet(tmp_path / "pool", 1, 10), "part-00000.parquet"
+    other = write_parquet(tmp_path / "other", 2, 10) / "part-00001.parquet"
+    images = pq.read_table(other).column("image")
+    score_pool(scorer(pool, tmp_path / "out"))
+    signals = tmp_path / "out" / "signals"
+    (tmp_path / "out" / "shards" / f"{shard}.parquet").unlink()
+    (tmp_path / "out" / "scores.parquet").unlink()
+    if kill == "among blocks":
+        (signals / "ids" / f"{shard}.arrow").unlink()
+        (signals / "probabilities" / f"{shard}-000008.npy").unlink()
+    table = pq.read_table(pool / shard)
+    place = table.column_names.index("image")
+    pq.write_table(table.set_column(place, "image", images), pool / shard)
+    score_pool(scorer(pool, tmp_path / "out"))
+    score_pool(scorer(pool, tmp_path / "whole"))
+    stores = [SignalStore(tmp_path / name / "signals") for name in ("out", "whole")]
+    for need in NEEDS:
+        assert torch.equal(*(store.rows(need, range(10)) for store in stores))
 
 
 def test_ids_with_a_flipped_bit_are_told_and_written_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.batches import read_targets
-from upslope.counts import format_count
+from upslope.counts import format_count, list_some
 from upslope.datasets.left_out import name_some
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, ModelError, SelectionError
@@ -25,6 +25,7 @@ from upslope.tasks.base import Task
 from upslope.tasks.common import CommonTask
 from upslope.training import auxiliary_module
 
+_MOST_NAMES = 5
 _MOST_LOOKED_AT = 8
 """Samples of a split among which one with a target is looked for: each may be a file of a mask."""
 
@@ -111,6 +112,24 @@ def check_factory(model: Any) -> None:
         ) from error
     except ValueError:  # of C code, which has no signature to look at
         return
+
+
+def check_state(model: nn.Module) -> None:
+    """Raise ModelError where a network's state holds what no file of weights can: all but tensors.
+
+    model: with its initial weights.
+    """
+    others = [
+        f"{name} ({type(value).__name__})"
+        for name, value in model.state_dict().items()
+        if not isinstance(value, Tensor)
+    ]
+    if others:
+        raise ModelError(
+            f"Expected the state of {type(model).__name__} to be tensors alone, as its weights are "
+            f"kept in safetensors files, but got {list_some(others, _MOST_NAMES)}. Return a tensor "
+            "from `get_extra_state`, or keep what it returns elsewhere."
+        )
 
 
 def check_layers(model: nn.Module, names: Collection[str]) -> None:

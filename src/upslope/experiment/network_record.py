@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from upslope.counts import list_some
 from upslope.errors import ModelError
 from upslope.experiment.network_outputs import describe_outputs, same_outputs
-from upslope.experiment.plain_settings import plain_entries
+from upslope.plain_settings import plain_entries
 
 _MODULES, _SETTINGS, _WEIGHTS, _OUTPUTS = "modules", "settings", "weights", "outputs"
 _NUMBERS = "numbers"

@@ -32,8 +32,12 @@ from upslope.pool import Strategy
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings, auxiliary_module
 
-_OF_A_MODEL = ("network", "task", "mean", "std", "input_type", "probe")
-"""Facts of a run that its models depend on, and that no configuration names in Python."""
+_OF_A_MODEL = (
+    "network", "task", "mean", "std", "input_type", "probe",
+    "test_ids_sha256", "validation_ids_sha256",
+)  # fmt: skip
+"""Facts of a run that its models and their figures depend on, and that no configuration names in
+Python."""
 
 
 @dataclass(frozen=True)

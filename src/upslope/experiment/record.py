@@ -19,13 +19,13 @@ from upslope.experiment.changes import (
 from upslope.experiment.checks import describe_strategy
 from upslope.experiment.network_record import NetworkRecord
 from upslope.experiment.own_training import Trainer, name_of
-from upslope.experiment.plain_settings import settings_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
-from upslope.experiment.task_record import task_options
 from upslope.files import json_digest
+from upslope.plain_settings import settings_of
 from upslope.pool import Strategy
 from upslope.tasks.base import Normalises, Task
+from upslope.tasks.recorded_options import task_options
 from upslope.training import TrainingSettings
 
 

@@ -13,7 +13,13 @@ from torch import Tensor
 from upslope.checkpoints import check_same_network, load_weights
 from upslope.datasets.base import Dataset
 from upslope.errors import warn_user
-from upslope.experiment.checks import as_tensor, check_fit, check_layers, scores_of
+from upslope.experiment.checks import (
+    as_tensor,
+    check_fit,
+    check_layers,
+    check_state,
+    scores_of,
+)
 from upslope.experiment.context import RunContext
 from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.first_model_cache import FirstModelCache
@@ -164,6 +170,7 @@ class Steps:
             return
         model = self.models.weights.fresh()
         if cycle == 0:
+            check_state(model)
             sample = self.run.splits.pool.inputs(labelled[:2]).to(self.run.device)
             inputs = self.run.task.prepare(sample)
             names = [*model.state_dict()]

@@ -39,6 +39,7 @@ from upslope.signal_store import Precision
 from upslope.signals import build
 from upslope.signals.base import FittedSignal
 from upslope.tasks.base import Normalises, Task
+from upslope.tasks.recorded_options import task_options
 
 RECORD, SHARDS, TABLE, SIGNALS = "pool.json", "shards", "scores.parquet", "signals"
 _NOT_FITTED_ON_POOL = (
@@ -107,7 +108,7 @@ class ShardScorer:
         Raises:
             ConfigError: no score, one that must first be trained on the whole pool, or a column
                 of the name of ids.
-            RunError: the folder holds scores of another pool, network or seed.
+            RunError: the folder holds scores of another pool, network, task or seed.
         """
         if not self.scores and not self.keep:
             raise ConfigError("Expected at least one score, or signals to keep, but got none.")
@@ -232,7 +233,7 @@ class ShardScorer:
 
     def _is_done(self, shard: Shard) -> bool:
         path = self.file_of(shard)
-        if not path.is_file() or (self.storer is not None and not self.storer.is_done(shard)):
+        if not path.is_file():
             return False
         try:
             _, facts = read_scores(path)
@@ -240,7 +241,7 @@ class ShardScorer:
             warnings.warn(f"{path} is damaged: its shard is scored again.", stacklevel=2)
             return False
         self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
-        return True
+        return self.storer is None or self.storer.is_done(shard)
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -257,6 +258,7 @@ class ShardScorer:
                 if isinstance(self.task, Normalises)
                 else {}
             ),
+            "task": task_options(self.task),
             "seed": self.seed,
             "on_corrupt": self.on_corrupt,
             **({"classes": list(self.classes)} if self.classes else {}),

@@ -25,9 +25,10 @@ from upslope.signal_store import (
     RECORD,
     Precision,
     StoreWriter,
-    blocks_of,
     need_of,
     plain_need,
+    read_ids,
+    row_digest,
 )
 from upslope.signals import build
 from upslope.signals.base import HasProjection
@@ -109,11 +110,13 @@ class ShardStorer:
         if not writer.ids_of(name).is_file():
             return False
         try:
-            starts = [start for start, _ in blocks_of(writer.ids_of(name))]
+            blocks, content = read_ids(writer.ids_of(name))
         except RunError:
             warnings.warn(f"{writer.ids_of(name)} is damaged: it is written again.", stacklevel=2)
             return False
-        return all(writer.path(n, name, start).is_file() for n in self.needs for start in starts)
+        if content not in (None, _content_of(shard)):
+            return False  # the shard was another then
+        return all(writer.path(n, name, start).is_file() for n in self.needs for start, _ in blocks)
 
     def store(
         self,
@@ -133,7 +136,8 @@ class ShardStorer:
             Interrupted: a stop was requested; blocks that are whole stay.
         """
         writer, name = self.writer, shard.file_name
-        by_digest = {hashlib.sha256(i.encode()).digest(): i for i in rows.ids}
+        content = _content_of(shard)
+        by_digest = {row_digest(i, content): i for i in rows.ids}
         ids: list[str] = []
         blocks: list[tuple[int, int]] = []
         shapes = {str(n): tuple(s["shape"]) for n, s in self._stored_signals()}
@@ -157,11 +161,11 @@ class ShardStorer:
                 )
                 there = [rows.ids[i] for i in table.candidates]
                 for need in self.needs if there else ():
-                    writer.write(need, name, start, there, table.signals[need])
+                    writer.write(need, name, start, there, table.signals[need], content)
             if there:
                 blocks.append((start, len(there)))
                 ids += there
-        writer.finish(name, ids, blocks)
+        writer.finish(name, ids, blocks, content)
 
     def _there(
         self, name: str, start: int, by_digest: dict[bytes, str], shapes: dict[str, tuple[int, ...]]
@@ -219,6 +223,11 @@ def _projections(needs: Sequence[Need]) -> dict[str, str]:
     """Return the random projection of each signal that has one."""
     signals = ((str(need), build(need)) for need in needs)
     return {need: s.projection for need, s in signals if isinstance(s, HasProjection)}
+
+
+def _content_of(shard: Shard) -> str:
+    """Return what tells a shard from what it was at another time, as far as its storage does."""
+    return f"{shard.size} {shard.tag}"
 
 
 def _address(shard: Shard, start: int) -> int:
