@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,33 @@ def test_core_set_is_exact_where_distances_are_small_beside_the_vectors(
     pool.signals["features"] = x
     expected = farthest_in_double(x, labelled, 60)
     assert choose("core-set", pool, 60, cell=100, labelled=labelled) == expected
+
+
+@pytest.mark.parametrize("name", ["core-set", "bait"])
+def test_what_was_passed_over_is_neither_labelled_nor_a_candidate(name: str) -> None:
+    """The choice is that from a pool without it."""
+    pool, gone = Pool(600), set(range(300, 600, 2))
+    labelled = [*range(0, 300, 9), *sorted(gone)]
+    labels = torch.tensor([-1 if i in gone else 0 for i in labelled])
+    rng = torch.Generator().manual_seed(2)
+    selection = select_in_cells(
+        built(name), pool, 30, rng, labelled=labelled, labels=labels, cell=60
+    )
+    rest = [i for i in range(600) if i not in gone]
+    view = pool.view(name, [i for i in labelled if i not in gone])
+    kept = [i for i, id_ in enumerate(view.candidates) if int(id_) not in gone]
+    view = replace(
+        view,
+        candidates=[view.candidates[i] for i in kept],
+        signals={need: values[kept] for need, values in view.signals.items()},
+    )
+    exact = built(name).select(view, 30, torch.Generator().manual_seed(2))
+    assert {int(i) for i in selection.ids} <= set(rest) - set(labelled)
+    if name == "core-set":
+        assert selection.ids == exact.ids
+    else:
+        assert exact.notes["trace"] * (1 - 1e-6) < selection.notes["trace"]
+        assert selection.notes["trace"] < 1.1 * exact.notes["trace"]
 
 
 @pytest.mark.parametrize("labelled", [(), range(0, 3000, 150)])

@@ -42,6 +42,7 @@ from upslope.strategies.dcom import DCoM
 from upslope.strategies.divided_pool import (
     DividedPool,
     SignalSource,
+    by_state,
     divide_pool,
     plain,
     vectors_of,
@@ -120,7 +121,8 @@ def select_in_cells(
 
     strategy: one of `TWO_STAGE`. source: the signals that it needs. rng: of everything random.
     labelled: positions that are labelled already, and not chosen again. labels: the class of each,
-    for strategies that read it; -1 of those that were passed over. cell: samples of a cell.
+    any number for strategies that do not read it; -1 of those that were passed over, which count as
+    neither labelled nor candidates. cell: samples of a cell.
 
     Returns: the ids in order of choice; notes say how many cells, or blocks, there were.
 
@@ -132,7 +134,7 @@ def select_in_cells(
     stages = TWO_STAGE[strategy.name]
     if stages.way == "blocks" and len(source) > 2 * cell:
         assert isinstance(strategy, Bait)
-        return _select_in_blocks(strategy, source, budget, rng, labelled, cell)
+        return _select_in_blocks(strategy, source, budget, rng, labelled, labels, cell)
     pool = divide_pool(
         source, vectors_of(strategy, source, unit=stages.unit), cell, rng, labelled, labels
     )
@@ -186,8 +188,9 @@ def _pick_by_balls(
 def _pick_by_search(
     next_choices: Callable[[Search], list[int]], pool: DividedPool, budget: int
 ) -> list[int]:
-    labelled = np.flatnonzero(pool.is_labelled)
-    with searching(pool.vectors.raw, pool.cells, labelled, budget) as (search, order):
+    labelled = np.sort(np.concatenate(pool.labelled_of))
+    parts = pool.cells, pool.free, labelled
+    with searching(pool.vectors.raw, *parts, budget) as (search, order):
         picks: list[int] = order[next_choices(search)].tolist()
     return picks
 
@@ -225,16 +228,16 @@ def _select_in_blocks(
     budget: int,
     rng: torch.Generator,
     labelled: Sequence[int],
+    labels: Tensor | None,
     size: int,
 ) -> Selection:
-    is_labelled = np.zeros(len(source), dtype=bool)
-    is_labelled[list(labelled)] = True
-    blocks = blocks_of(np.flatnonzero(~is_labelled), size, budget, rng)
-    labels = np.flatnonzero(is_labelled)
-    of_labelled = [labels[start : start + size] for start in range(0, len(labels), size)]
+    is_free, has_label = by_state(len(source), labelled, labels)
+    blocks = blocks_of(np.flatnonzero(is_free), size, budget, rng)
+    places = np.flatnonzero(has_label)
+    of_labelled = [places[start : start + size] for start in range(0, len(places), size)]
 
     def read(positions: Positions) -> tuple[Tensor, Tensor]:
-        view, _ = view_at(strategy, source, positions, labels[:0], None)
+        view, _ = view_at(strategy, source, positions, places[:0], None)
         strategy.check(view, 1)
         p, h = (view.signal(need).double() for need in strategy.needs)
         check_size(p.shape[1], h.shape[1])
