@@ -33,7 +33,7 @@ from upslope.errors import ModelError, RunError
 from upslope.options import Options
 from upslope.signals.base import FitContext
 from upslope.signals.fitting import readable_batches, seeding, training_steps
-from upslope.signals.learnt import key_of, load_learnt, save_learnt
+from upslope.signals.learnt import key_of, load_learnt, prepared_bytes, save_learnt
 from upslope.tasks.base import Augments, Task
 
 BATCH = 256
@@ -64,7 +64,8 @@ class ContrastiveFeatures(Options):
 
     def fit(self, context: FitContext) -> EncoderFeatures:
         """Train the encoder on all of the pool, or take the one that was trained before."""
-        key = (self, context.rng.initial_seed(), _mirrors(context.task), str(context.device))
+        seed, mirrors = context.rng.initial_seed(), _mirrors(context.task)
+        key = (self, seed, mirrors, str(context.device), prepared_bytes(context))
         encoder = _LAST.get(context.dataset, key)
         if encoder is None:
             encoder = self._read_or_learn(context)

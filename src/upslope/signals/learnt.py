@@ -32,12 +32,19 @@ def key_of(context: FitContext, **about: object) -> str:
     digest = hashlib.sha256()
     for content in content_digests(context.dataset, report):
         digest.update(content or bytes(32))
-    # The statistics are no property that every task has: what they make of samples tells them.
-    sample_inputs = context.task.prepare(first_readable(context.dataset)).contiguous()
-    digest.update(sample_inputs.numpy().tobytes())
+    digest.update(prepared_bytes(context))
     settings = {**about, "seed": context.rng.initial_seed(), "device": context.device.type}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def prepared_bytes(context: FitContext) -> bytes:
+    """Return what the task makes of the first samples that can be read.
+
+    Its statistics are no property that every task has: what they make of samples tells them.
+    """
+    sample_inputs = context.task.prepare(first_readable(context.dataset)).contiguous()
+    return sample_inputs.numpy().tobytes()
 
 
 def load_learnt(path: Path, key: str) -> dict[str, Tensor] | None:
