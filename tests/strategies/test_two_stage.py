@@ -16,9 +16,11 @@ from torch import Tensor
 from upslope import strategies
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView
+from upslope.posterior import closeness
 from upslope.strategies import cell_search
 from upslope.strategies.cell_choices import apportion, take_by_gain
 from upslope.strategies.cells import divide
+from upslope.strategies.kernel_width import smallest_distance
 from upslope.strategies.two_stage import TWO_STAGE, select_in_cells
 
 CLASSES, WIDTH = 3, 6
@@ -225,6 +227,27 @@ def test_coverage_is_within_three_hundredths_of_the_exact(name: str) -> None:
 
     whole = coverage([int(i) for i in exact.ids])
     assert coverage(choose(name, pool, 60, cell=200)) >= 0.97 * whole
+
+
+@pytest.mark.parametrize("known", [5, 30])
+def test_u_herding_has_the_kernel_and_the_weights_of_the_pool_in_all_cells(known: int) -> None:
+    """Most cells see none of the labels, which lie close together."""
+    pool = Pool(2000)
+    unit = torch.nn.functional.normalize(pool.signals["features"], dim=1)
+    labelled = (unit - unit[7]).norm(dim=1).argsort()[: 20 * known : 20].tolist()
+    view = pool.view("u-herding", labelled)
+    exact = built("u-herding").select(view, 60, torch.Generator())
+    width = smallest_distance(unit[labelled])
+    weights = closeness(pool.signals["probabilities"])
+    weights[labelled] = 0
+
+    def coverage(chosen: Sequence[int]) -> float:
+        near = nearest(unit, [*labelled, *chosen]) / width
+        return float((-near.square()).exp() @ weights / weights.sum())
+
+    whole = coverage([int(i) for i in exact.ids])
+    in_cells = coverage(choose("u-herding", pool, 60, labelled=labelled, cell=200))
+    assert in_cells >= 0.98 * whole
 
 
 def test_no_more_than_two_cells_of_rows_are_read_at_once() -> None:

@@ -38,6 +38,7 @@ from upslope.strategies.cell_balls import searching_balls
 from upslope.strategies.cell_choices import AHEAD, GreedyRun, apportion, take_by_gain
 from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
 from upslope.strategies.cells import Positions
+from upslope.strategies.coverage import CoverageStrategy
 from upslope.strategies.dcom import DCoM
 from upslope.strategies.divided_pool import (
     DividedPool,
@@ -93,7 +94,7 @@ TWO_STAGE: dict[str, TwoStage] = {
     "gradnorm-diverse": TwoStage("share", False, f"{_DIVIDE} 2 c dim; K c dim"),
     "prob-cover": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "max-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
-    "u-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
+    "u-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d + m d; 3 n c d + m^2 d / 2"),
     "facility-location": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "typiclust": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means, then n c d"),
     "dropquery": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
@@ -160,6 +161,10 @@ def _pick(
 ) -> tuple[list[int], Mapping[str, float]]:
     """The positions chosen, in order, and notes; of a single cell every strategy chooses itself."""
     way = TWO_STAGE[strategy.name].way
+    if isinstance(strategy, CoverageStrategy) and len(pool.free) > 1:
+        labelled = np.sort(np.concatenate(pool.labelled_of)).tolist()
+        features = pool.source.rows(plain(strategy.needs[0]), labelled)
+        strategy = strategy.in_cells(features.flatten(start_dim=1).float())
     if way == "balls" and len(pool.free) > 1:
         assert isinstance(strategy, DCoM)
         return _pick_by_balls(strategy, pool, budget)
