@@ -17,7 +17,8 @@ from small_tasks import TASK, Points, perceptron
 from upslope import datasets, models, strategies, tasks
 from upslope.cli.engines import sharing
 from upslope.datasets import Dataset, Splits
-from upslope.distributed.ranks import Fingerprint, Ranks
+from upslope.distributed.fingerprint import Fingerprint
+from upslope.distributed.ranks import Ranks
 from upslope.experiment import Experiment, ExperimentSettings
 from upslope.ledger import read_run
 from upslope.pool import Need

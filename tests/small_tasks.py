@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from upslope import strategies
 from upslope.datasets import Splits
 from upslope.errors import DataError
+from upslope.experiment import Experiment
 from upslope.tasks import Classification
 
 CLASSES = ("left", "right", "far")
@@ -67,3 +72,22 @@ MODEL = partial(perceptron, 16)
 
 def splits(n: int = 200, **options: object) -> Splits:
     return Splits(Points(n, **options), Points(80, seed=1, name="test points"))  # type: ignore[arg-type]
+
+
+@contextmanager
+def opening(folder: Path, **defaults: Any) -> Iterator[Callable[..., Experiment]]:
+    """Yield a function that opens experiments below a folder, and close them all at the end.
+
+    It takes the name of a run's folder, a strategy or the name of one, and other arguments of
+    `Experiment` in place of the defaults.
+    """
+    with ExitStack() as opened:
+
+        def open_one(name: str = "run", strategy: Any = "margin", **options: Any) -> Experiment:
+            arguments = {"splits": splits(), "task": TASK, "model": MODEL, "device": "cpu"}
+            arguments |= {**defaults, **options}
+            if isinstance(strategy, str):
+                strategy = strategies.build(strategy)
+            return opened.enter_context(Experiment(folder / name, strategy=strategy, **arguments))
+
+        yield open_one

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from small_tasks import MODEL, TASK, Points, splits
+from small_tasks import Points, opening, splits
 from upslope import datasets, models, strategies, tasks
 from upslope.errors import DataError
 from upslope.experiment import Experiment, ExperimentSettings
@@ -25,29 +25,13 @@ from upslope.training import TrainingSettings, loop
 
 SETTINGS = ExperimentSettings(initial=8, budget=4, cycles=3)
 TRAINING = TrainingSettings(epochs=1, batch_size=8)
+UNLABELLED = replace(splits(60), pool=Points(60, labelled=False))
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    opened: list[Experiment] = []
-
-    def open_one(folder: str = "run", strategy: str = "margin", **options: Any) -> Experiment:
-        arguments = {
-            "splits": replace(splits(60), pool=Points(60, labelled=False)),
-            "task": TASK,
-            "model": MODEL,
-            "settings": SETTINGS,
-            "training": TRAINING,
-            "device": "cpu",
-            **options,
-        }
-        built = strategies.build(strategy)
-        opened.append(Experiment(tmp_path / folder, strategy=built, **arguments))
-        return opened[-1]
-
-    yield open_one
-    for experiment in opened:
-        experiment.close()
+    with opening(tmp_path, splits=UNLABELLED, settings=SETTINGS, training=TRAINING) as open_one:
+        yield open_one
 
 
 def truth(ids: tuple[str, ...]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from upslope import Experiment, ExperimentSettings, Splits, models, strategies, 
 from upslope.errors import ModelError, RunError, UpslopeError
 from upslope.ledger import read_run
 from upslope.progress import Interrupted, Progress, Stop
+from upslope.tasks import Classification
 from upslope.training import TrainingSettings, loop
 
 WIDER = partial(perceptron, 24)
@@ -97,6 +98,20 @@ def test_other_options_of_the_task_are_refused_by_name(tmp_path: Path, option: s
     rounded = replace(PLAIN, mean=(0.5000001, 0.5, 0.5))  # type: ignore[type-var]
     run(tmp_path, **image_options(rounded))
     assert read_run(tmp_path).finished
+
+
+class Weighed(Classification):
+    """A task with the options of its base, and other losses."""
+
+    def losses(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        return super().losses(outputs, targets) * (1 + targets)
+
+
+def test_another_class_of_task_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, ("train", 0, 3))
+    with pytest.raises(RunError, match=r"task\.class: Classification there, Weighed now"):
+        run(tmp_path, task=Weighed(num_classes=3))
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["ids", "samples"])

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from upslope import Experiment, ExperimentSettings, Splits, strategies, tasks
+from upslope.experiment import match_labels
 from upslope.training import TrainingSettings
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -119,14 +120,22 @@ IMAGES = np.random.default_rng(1).normal(size=(30, 3, 5, 4)).astype(np.float32)
 MASKS = np.random.default_rng(2).integers(0, 3, (30, 5, 4))
 
 
-def opened_masks(folder, masks, cycles):
+def opened_masks(folder, masks, cycles, shared=None):
     splits = Splits.from_arrays(IMAGES[:20], masks[:20], IMAGES[20:], MASKS[20:], kind="masks")
     return Experiment(
         folder, splits=splits, task=tasks.build("segmentation", num_classes=3),
         model=lambda: nn.Conv2d(3, 3, 1), strategy=strategies.build("random"), device="cpu",
         settings=ExperimentSettings(initial=6, budget=4, cycles=cycles),
-        training=TrainingSettings(epochs=1), progress=False,
+        training=TrainingSettings(epochs=1), progress=False, shared=shared,
     )  # fmt: skip
+
+
+def test_a_first_model_of_other_masks_is_not_shared(tmp_path):
+    reused = []
+    for name, masks in (("one", MASKS), ("same", MASKS), ("drawn anew", (MASKS + 1) % 3)):
+        with opened_masks(tmp_path / name, masks, 1, tmp_path / "shared") as run_of_masks:
+            reused.append(run_of_masks.run().cycles[0].reused)
+    assert reused == [False, True, False]
 
 
 def test_masks_that_were_drawn_anew_are_told_until_they_are_meant(tmp_path):
@@ -150,6 +159,19 @@ def test_masks_that_were_drawn_anew_are_told_until_they_are_meant(tmp_path):
             else:
                 with pytest.raises(UserWarning, match=words):
                     run_of_masks.ask()
+
+
+def test_masks_taken_over_from_an_earlier_run_are_compared_too(tmp_path):
+    with opened_masks(tmp_path / "old", MASKS, 1) as run_of_masks:
+        earlier = run_of_masks.run()
+    with opened_masks(tmp_path / "new", MASKS, 2) as run_of_masks:
+        run_of_masks.begin_with(match_labels(earlier, run_of_masks.splits, run_of_masks.task))
+        assert run_of_masks.ask()
+    with (
+        opened_masks(tmp_path / "new", (MASKS + 1) % 3, 2) as run_of_masks,
+        pytest.warns(UserWarning, match="6 are others by now"),
+    ):
+        run_of_masks.ask()
 
 
 def test_masks_that_people_draw_are_compared_too(tmp_path):

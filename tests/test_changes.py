@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from small_tasks import MODEL, TASK, Points, splits
+from small_tasks import MODEL, TASK, Points, opening, splits
 from upslope import report, strategies
 from upslope.comparison import compare
 from upslope.errors import ConfigError, RunError, SelectionError
-from upslope.experiment import Experiment, ExperimentSettings
+from upslope.experiment import ExperimentSettings
 from upslope.experiment.changes import _decode, _encode, _hashes
 from upslope.ledger import read_run
 from upslope.ledger.status import lines, status
@@ -29,25 +29,8 @@ TRAINING = TrainingSettings(epochs=2, batch_size=8)
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    opened: list[Experiment] = []
-
-    def open_one(folder: str = "run", **options: Any) -> Experiment:
-        arguments = {
-            "splits": splits(),
-            "task": TASK,
-            "model": MODEL,
-            "strategy": strategies.build("margin"),
-            "settings": SETTINGS,
-            "training": TRAINING,
-            "device": "cpu",
-            **options,
-        }
-        opened.append(Experiment(tmp_path / folder, **arguments))
-        return opened[-1]
-
-    yield open_one
-    for experiment in opened:
-        experiment.close()
+    with opening(tmp_path, settings=SETTINGS, training=TRAINING) as open_one:
+        yield open_one
 
 
 def figures(run: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,12 @@ def test_a_shared_model_is_the_one_that_would_have_been_trained(tmp_path: Path) 
     shared = run(tmp_path / "both")
     alone = run(tmp_path / "alone", strategies={"margin": STRATEGIES["margin"]})
     assert fingerprints(shared)["margin"] == fingerprints(alone)["margin"]
+
+
+def test_seeds_may_be_an_array(tmp_path: Path) -> None:
+    """They were refused as no whole numbers."""
+    result = run(tmp_path, strategies={"random": STRATEGIES["random"]}, seeds=np.arange(1))
+    assert [run.seed for run in result.runs["random"]] == [0]
 
 
 def test_strategies_and_seeds_may_be_added(tmp_path: Path) -> None:
@@ -124,6 +131,10 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         run(tmp_path, strategies={"../out": STRATEGIES["random"]}, seeds=[-1], workers=0)
     assert all(words in str(caught.value) for words in ("folders", "seeds", "workers"))
+    with pytest.raises(ConfigError, match="each of `seeds` once but got 1 again"):
+        run(tmp_path, seeds=[1, 0, 1])  # it counted twice: an interval of no width from one run
+    with pytest.raises(ConfigError, match="each of `full_data_seeds` once"):
+        run(tmp_path, full_data_seeds=[0, 0])
     with pytest.raises(ConfigError, match="picklable"):
         run(tmp_path, model=lambda: MODEL(), workers=2)
     with pytest.raises(RunError, match="there are none"):

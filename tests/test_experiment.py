@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from small_tasks import MODEL, TASK, Points, splits
-from upslope import checkpoints, strategies
+from small_tasks import MODEL, Points, opening, splits
+from upslope import checkpoints
 from upslope.checkpoints import load_tensors
 from upslope.datasets import Splits
 from upslope.errors import ConfigError, DataError, ModelError, RunError, SelectionError
-from upslope.experiment import Experiment, ExperimentSettings
+from upslope.experiment import ExperimentSettings
 from upslope.ledger.status import lines, status
 from upslope.pool import Need, PoolView, Selection
 from upslope.progress import Interrupted, Progress, Stop
@@ -30,25 +30,8 @@ TRAINING = TrainingSettings(epochs=2, batch_size=8)
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Any]:
-    opened: list[Experiment] = []
-
-    def open_one(folder: str = "run", strategy: Any = "margin", **options: Any) -> Experiment:
-        named = strategies.build(strategy) if isinstance(strategy, str) else strategy
-        arguments = {
-            "splits": splits(),
-            "task": TASK,
-            "model": MODEL,
-            "settings": SETTINGS,
-            "training": TRAINING,
-            "device": "cpu",
-            **options,
-        }
-        opened.append(Experiment(tmp_path / folder, strategy=named, **arguments))
-        return opened[-1]
-
-    yield open_one
-    for experiment in opened:
-        experiment.close()
+    with opening(tmp_path, settings=SETTINGS, training=TRAINING) as open_one:
+        yield open_one
 
 
 def test_the_run_grows_by_its_budget_and_is_recorded(start: Any) -> None:

@@ -165,30 +165,20 @@ def norm_with_inputs(model: nn.Module, data: Points) -> tuple[nn.BatchNorm1d, Te
     return norm, inputs[0]
 
 
-def test_recomputed_statistics_are_those_of_the_labelled_set() -> None:
-    model, data = fresh(norm=True), Points(50)
-    train(
-        model,
-        TASK,
-        data,
-        range(50),
-        replace(SETTINGS, batch_statistics="recomputed"),
-        seed=3,
-        device=CPU,
-    )
-    norm, inputs = norm_with_inputs(model, data)
-    torch.testing.assert_close(norm.running_mean, inputs.mean(dim=0))
-    torch.testing.assert_close(norm.running_var, inputs.var(dim=0))
-    assert norm.momentum == 0.1
-
-
-def test_recomputed_statistics_weigh_every_sample_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "STATISTICS_BATCH", 45)  # 50 samples: not 45 and 5
+@pytest.mark.parametrize("most", [loop.STATISTICS_BATCH, 45])  # 50 samples: not 45 and 5
+def test_recomputed_statistics_are_those_of_the_labelled_set(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Where they take several batches, every sample weighs the same."""
+    monkeypatch.setattr(loop, "STATISTICS_BATCH", most)
     model, data = fresh(norm=True), Points(50)
     settings = replace(SETTINGS, batch_statistics="recomputed")
     train(model, TASK, data, range(50), settings, seed=3, device=CPU)
     norm, inputs = norm_with_inputs(model, data)
     torch.testing.assert_close(norm.running_mean, inputs.mean(dim=0))
+    if most > 50:
+        torch.testing.assert_close(norm.running_var, inputs.var(dim=0))
+    assert norm.momentum == 0.1
 
 
 def test_label_smoothing_of_training_leaves_the_task_of_scores_alone() -> None:

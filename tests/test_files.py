@@ -24,6 +24,7 @@ from upslope.files import (
     write_digested_json,
     write_text,
 )
+from upslope.leftovers import process_mark
 from upslope.report.text_tables import markdown_table
 
 
@@ -37,6 +38,15 @@ def test_json_has_null_in_place_of_what_is_no_number() -> None:
 
     read = json.loads(text, parse_constant=refuse)
     assert read == {"a": [1.5, None, [None, True]], "2": "é", "path": "x"}
+
+
+def test_json_has_numbers_of_numpy_as_numbers() -> None:
+    """A float32 that is NaN was the text "nan", and a count the text "3"."""
+    value = {"a": np.float32("nan"), "b": np.float32(1.5), "c": np.int64(3), "d": np.bool_(True)}
+    array = np.array([[1, np.inf]], dtype=np.float32)
+    assert json.loads(to_json({**value, "e": array})) == {
+        "a": None, "b": 1.5, "c": 3, "d": True, "e": [[1, None]],
+    }  # fmt: skip
 
 
 def test_text_is_written_as_it_is_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -203,7 +213,7 @@ def test_an_array_is_as_numpy_writes_it(tmp_path: Path) -> None:
 def test_leftovers_of_a_name_as_patterns_have_are_removed(tmp_path: Path, name: str) -> None:
     """By a killed process of the same number, as containers give it again."""
     for part in ("file", "folder"):
-        (tmp_path / part / f".{name}.{os.getpid()}.part").mkdir(parents=True)
+        (tmp_path / part / f".{name}.{process_mark()}.part").mkdir(parents=True)
     write_text(tmp_path / "file" / name, "whole")
     with new_folder(tmp_path / "folder" / name) as folder:
         (folder / "x").touch()

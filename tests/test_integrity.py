@@ -9,14 +9,17 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from upslope import datasets, models, strategies, tasks
 from upslope.cli import app
 from upslope.errors import RunError
+from upslope.experiment import Experiment, ExperimentSettings
 from upslope.experiment.model_store import ModelStore
 from upslope.experiment.verify import repair_run, verify_run
 from upslope.ledger import Event, Ledger, read_run
@@ -296,3 +299,38 @@ def test_an_empty_ledger_beside_models_is_damaged(tmp_path: Path) -> None:
     assert "restore the ledger" in problem
     with pytest.raises(RunError, match="restore the ledger"):
         repair_run(tmp_path, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_a_damaged_companion_is_told_after_the_selection_too(tmp_path: Path, fault: str) -> None:
+    """The module that predicts losses chooses once more where a sample is passed."""
+    loaded = datasets.load("digits", limit=80, test_limit=20)
+    mean, std = datasets.statistics(loaded.pool)
+    shape = loaded.pool.input_shape
+
+    def opened(name: str) -> Experiment:
+        return Experiment(
+            tmp_path / name, splits=loaded, strategy=strategies.build("ll4al"), device="cpu",
+            task=tasks.build("classification", num_classes=10, mean=mean, std=std),
+            model=partial(models.build, "cnn-small", num_classes=10, input_shape=shape, width=4),
+            settings=ExperimentSettings(initial=10, budget=5, cycles=2),
+            training=TrainingSettings(epochs=2), progress=False,
+        )  # fmt: skip
+
+    asked = []
+    for name in ("sound", fault):
+        with opened(name) as run:
+            run.tell(dict.fromkeys(run.ask()))
+            run.skip(run.ask()[:2])
+        file = tmp_path / name / "models" / "cycle-0.companion"
+        if name == "damaged":
+            file.write_bytes(file.read_bytes()[:-4] + bytes(4))
+        elif name == "missing":
+            file.unlink()
+        with opened(name) as run:
+            if name == "sound":
+                asked.append(run.ask())
+                continue
+            with pytest.warns(UserWarning, match=rf"0\.companion is {fault}: the model of cycle 1"):
+                asked.append(run.ask())
+    assert asked[0] == asked[1]

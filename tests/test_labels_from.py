@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from upslope import datasets, models, strategies, tasks
@@ -19,6 +20,7 @@ from upslope.cli.sitting import WAITING
 from upslope.errors import DataError
 from upslope.experiment import Experiment, ExperimentSettings, match_labels
 from upslope.ledger import RunResult, read_run
+from upslope.tasks.mask_answers import decode_mask
 from upslope.training import TrainingSettings
 
 QUICK = ["-s", "training.epochs=20", "-s", "training.batch_size=8", "--device", "cpu"]
@@ -235,3 +237,37 @@ def test_ids_that_count_rows_are_not_matched_between_files(tmp_path: Path) -> No
     with pytest.raises(DataError, match="'row-00000' and so on, count its rows"):
         match_labels(run, other, task, str(tmp_path / "b.csv"))
     assert match_labels(run, splits, task).labels == dict(sorted(run.labels.items()))
+
+
+def of_masks(folder: Path, classes: tuple[str, ...], masks: np.ndarray[Any, Any]) -> Experiment:
+    images = np.random.default_rng(1).normal(size=(12, 3, 5, 4)).astype(np.float32)
+    splits = datasets.Splits.from_arrays(
+        images[:8], masks[:8], images[8:], masks[8:], kind="masks", classes=classes
+    )
+    return Experiment(
+        folder, splits=splits, task=tasks.build("segmentation", num_classes=3, classes=classes),
+        model=lambda: nn.Conv2d(3, 3, 1), strategy=strategies.build("random"), device="cpu",
+        settings=ExperimentSettings(initial=4, budget=2, cycles=2),
+        training=TRAINING, progress=False,
+    )  # fmt: skip
+
+
+def test_masks_that_people_drew_are_taken_by_the_names_of_their_classes(tmp_path: Path) -> None:
+    masks = np.random.default_rng(2).integers(0, 2, (12, 5, 4))
+    masks[:, 0, 0] = 255
+    with of_masks(tmp_path / "old", ("sky", "sea", "sand"), masks) as run:
+        told = {id_: masks[int(id_[-5:])].copy() for id_ in run.ask()}
+        odd = next(iter(told))
+        told[odd][1, 1] = 2
+        run.tell(told)
+    earlier = read_run(tmp_path / "old")
+    here = np.array([2, 0, *[255] * 254])  # sky and sea there, sea, land and sky here
+    with of_masks(tmp_path / "new", ("sea", "land", "sky"), here[masks]) as run:
+        matched = match_labels(earlier, run.splits, run.task)
+        assert any("'sand' (1)" in note for note in matched.notes)
+        run.begin_with(matched)
+        labels = run.state.labels
+    assert labels.keys() == told.keys() - {odd}
+    for id_, text in labels.items():
+        assert isinstance(text, str)
+        assert (decode_mask(text) == here[told[id_]]).all()

@@ -21,6 +21,14 @@ def as_palette(entries, greys):
     return image
 
 
+def test_a_class_that_no_byte_holds_is_refused():
+    """Class 299 of 300 was recorded as class 43."""
+    answer = np.full((2, 2), 299)
+    with pytest.raises(DataError, match=r"classes up to 255.*got class 299"):
+        mask_of(answer, 300, -1)
+    assert np.array_equal(decode_mask(mask_of(answer - 44, 300, -1)), answer - 44)
+
+
 @pytest.mark.parametrize(("kind", "options"), [("JPEG", {}), ("TIFF", {"compression": "jpeg"})])
 def test_a_mask_with_losses_is_refused(tmp_path, kind, options):
     path = tmp_path / "mask.png"

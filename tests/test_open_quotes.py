@@ -9,7 +9,7 @@ from upslope import datasets
 from upslope.cryoet.particles import read_particles
 from upslope.datasets.mask_classes import read_mask_classes
 from upslope.errors import UpslopeError
-from upslope.labelling.csv_rows import split_rows
+from upslope.experiment.sheet_rows import split_rows
 from upslope.labelling.imported_labels import read_label_table
 from upslope.strategies.costs import read_costs
 
@@ -40,7 +40,12 @@ def test_a_manifest(tmp_path):
         (lambda path: read_costs(str(path)), "id,cost,note", "{i},1,x", '{i},1,"x'),
         (read_mask_classes, "id,name,note", "{i},c{i},x", '{i},c{i},"x'),
         (read_particles, "tomogram,x,y,z,note", "t.mrc,{i},8,8,x", 't.mrc,{i},8,8,"x'),
-        (lambda path: split_rows(path.read_text(), ",", path), "id,label", "a,x", 'a,"x'),
+        (
+            lambda path: split_rows(path, path.read_text(), ("id", "label")),
+            "id,label",
+            "a,x",
+            'a,"x',
+        ),
     ],
 )
 def test_other_tables(tmp_path: Path, read, header, row, open_row) -> None:

@@ -284,3 +284,25 @@ def test_a_comparison_pairs_runs_of_an_own_loop(tmp_path):
         assert one.initial == other.initial
         assert one.cycles[0].model_sha256 == other.cycles[0].model_sha256
         assert one.labels != other.labels
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({"steps": 2}, {"steps": 2, "rate": 0.5}),
+        ({"steps": 2, "rate": 0.5}, {"steps": 2}),
+        ({}, {"rate": 0.5}),
+        ({"rate": 0.5}, {}),
+        ({"rate": 0.5}, {"rate": 0.4}),
+    ],
+)
+def test_a_run_is_gone_on_with_under_the_same_arguments_alone(then, now, tmp_path):
+    experiment(tmp_path, partial(with_rate, **then)).close()
+    with pytest.raises(RunError, match=r"trainer\.rate: .* there, .* now"):
+        experiment(tmp_path, partial(with_rate, **now) if now else with_rate)
+    with experiment(tmp_path, partial(with_rate, **then) if then else with_rate):
+        pass
+
+
+def with_rate(model, labelled, context, steps=2, rate=0.1):
+    return model

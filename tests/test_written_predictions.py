@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 import torch
 
-from upslope import datasets, models, tasks
+from small_tasks import MODEL, TASK, Points
+from upslope import datasets, models, strategies, tasks
 from upslope.experiment.guesses import predict_chosen
 from upslope.progress import Stop
-from upslope.scoring import predict_to_file
+from upslope.scoring import files, predict_to_file, score_to_file
 from upslope.training import evaluate
 
 
@@ -48,3 +51,34 @@ def test_the_confidence_recorded_is_that_of_the_class_predicted() -> None:
     assert body["guesses"] == posterior.argmax(dim=1).tolist()
     for recorded, p in zip(body["confidences"], posterior, strict=True):
         assert abs(recorded - float(p.max())) < 1e-5
+
+
+@pytest.mark.parametrize("corrupt", [{6}, {0, 1, 2}, {3, 4, 5, 6}])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_parts_without_a_readable_sample_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corrupt: set[int], ending: str
+) -> None:
+    monkeypatch.setattr(files, "_ROWS", 3)
+    pool, model, cpu = Points(7, corrupt=frozenset(corrupt)), MODEL().eval(), torch.device("cpu")
+    paths = tmp_path / f"predictions.{ending}", tmp_path / f"scores.{ending}"
+    reports = [
+        predict_to_file(
+            paths[0], model=model, task=TASK, dataset=pool, device=cpu, on_corrupt="skip"
+        ),
+        score_to_file(
+            paths[1], {"margin": strategies.build("margin")},
+            model=model, task=TASK, dataset=pool, device=cpu, on_corrupt="skip",
+        ),
+    ]  # fmt: skip
+    there = [id_ for i, id_ in enumerate(pool.ids) if i not in corrupt]
+    for path, report in zip(paths, reports, strict=True):
+        assert report.skipped == tuple(pool.ids[i] for i in sorted(corrupt))
+        assert ids_of(path) == there
+
+
+def ids_of(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        ids: list[str] = pq.read_table(path).column("id").to_pylist()
+        return ids
+    with path.open(newline="") as file:
+        return [row["id"] for row in csv.DictReader(file)]

@@ -11,9 +11,12 @@ together. So neither is formed. With a_k = z_k - max z, and the rest r of all cl
 in which no digits cancel, near uniform posteriors neither. Gradients of log p_k sum to zero over
 the classes, so that a sure class has minus the sum of the others'.
 
+Whoever watches operators meets each function as one, as those of `torch.nn.functional`; in the
+transforms of `torch.func` alone it is the operators of torch that it is made of.
+
 Of logits, below whatever takes gradients of them; called by `gradnorm` and `influence`. The losses
-of tasks train networks too, at a third of the price by PyTorch's own cross-entropy; what takes a
-score from their gradients calls them within `keeping_digits`.
+of tasks train networks too, by PyTorch's own cross-entropy, which costs less; what takes a score
+from their gradients calls them within `keeping_digits`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 
 def entropy_of(logits: Tensor) -> Tensor:
@@ -34,6 +38,8 @@ def entropy_of(logits: Tensor) -> Tensor:
     if _is_transformed(logits):
         log_p = _log_posterior_at(logits)
         return -(log_p.exp() * log_p.clamp(min=_LOWEST)).sum(dim=1)
+    if has_torch_function_unary(logits):
+        return handle_torch_function(entropy_of, (logits,), logits)
     entropy: Tensor = _Entropy.apply(logits)  # type: ignore[no-untyped-call]
     return entropy
 
@@ -46,11 +52,16 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     in_transform = _is_transformed(logits)
-    log_p: Tensor = (_log_posterior_at if in_transform else _LogPosterior.apply)(logits)
+    log_posterior = _log_posterior_at if in_transform else _LogPosterior.apply
     if targets.is_floating_point() and targets.shape == logits.shape:
-        return -(targets * log_p).sum(dim=1)
-    # Of images in another order of memory PyTorch has no backward pass for this.
-    return F.nll_loss(log_p.contiguous(), targets, reduction="none")
+        return -(targets * log_posterior(logits)).sum(dim=1)
+    if in_transform or targets.is_floating_point():  # classes in such a type PyTorch refuses
+        return F.nll_loss(log_posterior(logits), targets, reduction="none")
+    if has_torch_function((logits, targets)):
+        arguments = (logits, targets)
+        return handle_torch_function(cross_entropy, arguments, *arguments)
+    losses: Tensor = _ClassLoss.apply(logits, targets.long())  # type: ignore[no-untyped-call]
+    return losses
 
 
 _keeps_digits: ContextVar[bool] = ContextVar("upslope_keeps_digits", default=False)
@@ -123,6 +134,31 @@ class _Entropy(torch.autograd.Function):
         return g.unsqueeze(1) * slope
 
 
+class _ClassLoss(torch.autograd.Function):
+    """From logits and classes to the cross-entropy, whose gradient is p less one at the class."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
+        is_left_out = labels == _LEFT_OUT
+        at = labels.masked_fill(is_left_out, 0).unsqueeze(1)
+        others = z.softmax(dim=1)
+        log_first = others.amax(dim=1, keepdim=True).log_()
+        rest = others.scatter_(1, at, 0).sum(dim=1, keepdim=True)
+        gradient = others.scatter_(1, at, -rest)
+        below_first = z.amax(dim=1, keepdim=True).sub_(z.gather(1, at))
+        losses = torch.where(rest < 0.5, -rest.neg().log1p_(), below_first - log_first)
+        ctx.save_for_backward(z, at, is_left_out, gradient)
+        return losses.squeeze(1).masked_fill_(is_left_out, 0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        z, at, is_left_out, gradient = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            others = z.softmax(dim=1).scatter(1, at, 0)
+            gradient = others.scatter(1, at, -others.sum(dim=1, keepdim=True))
+        return g.masked_fill(is_left_out, 0).unsqueeze(1) * gradient, None
+
+
 class _LogPosterior(torch.autograd.Function):
     """From logits to the logarithm of the posterior."""
 
@@ -141,6 +177,9 @@ class _LogPosterior(torch.autograd.Function):
         others = torch.where(is_sure, 0, gradient).sum(dim=1, keepdim=True)
         return torch.where(is_sure, -others, gradient)
 
+
+_LEFT_OUT = -100
+"""The label that PyTorch's cross-entropy leaves out."""
 
 _LOWEST = -1e4
 """In place of lower a_k, of which classes that are masked with -inf have the lowest: p_k is 0."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from upslope.errors import RunError
 from upslope.file_limits import WANT_OF_ROOM, is_too_large, size_advice
+from upslope.leftovers import process_mark, sweep
 from upslope.memory import raise_memory_error
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: the disk is full or cannot be written.
     """
-    folder = path.with_name(f".{path.name}.{os.getpid()}.part")
+    folder = path.with_name(f".{path.name}.{process_mark()}.part")
     temporary = folder / path.name
     with disk_errors(path):
         make_folder(path.parent)
@@ -130,7 +131,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    name = f".{folder.name}.{os.getpid()}.part"
+    name = f".{folder.name}.{process_mark()}.part"
     with disk_errors(folder):
         make_folder(folder.parent)
         for place in (folder.parent, folder):
@@ -187,8 +188,8 @@ def write_text(path: Path, text: str) -> None:
 def to_json(value: Any) -> str:
     """Return plain data as indented JSON that ends in a line break, null in place of NaN.
 
-    value: mappings, lists, tuples, strings, numbers, None; infinities become null as NaN does,
-        since JSON has neither. Any other object is written as its `str`.
+    value: mappings, lists, tuples, strings, numbers, None, arrays and numbers of NumPy; infinities
+        become null as NaN does, since JSON has neither. Any other object is written as its `str`.
     """
     return json.dumps(_without_nan(value), indent=2, default=str) + "\n"
 
@@ -271,6 +272,8 @@ def _is_digest_of_rest(data: Mapping[str, Any], name: str) -> bool:
 
 
 def _without_nan(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # of NumPy: JSON knows its float64 alone
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -342,36 +345,6 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
-
-
-def sweep(folder: Path, pattern: str = ".*.part", *, is_only_writer: bool = False) -> None:
-    """Remove the temporary files that killed processes left in a folder.
-
-    pattern: of their names. is_only_writer: nobody else writes there, so that those that bear the
-    number of a living process are left over as well: numbers are used again.
-    """
-    for leftovers in folder.glob(pattern):
-        if not is_only_writer and _lives(leftovers.name.split(".")[-2]):
-            continue
-        if leftovers.is_dir() and not leftovers.is_symlink():
-            shutil.rmtree(leftovers, ignore_errors=True)
-        else:
-            leftovers.unlink(missing_ok=True)
-
-
-def _lives(number: str) -> bool:
-    """Whether a process of this number may be running on this machine."""
-    if not number.isdigit() or int(number) == os.getpid():
-        return False
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(int(number), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def sync_file(path: Path) -> None:

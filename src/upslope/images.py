@@ -13,11 +13,12 @@ from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from upslope.image_formats import readable_formats
+from upslope.avif import coded_bits
+from upslope.image_formats import describe_unread, readable_formats
 from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 from upslope.tiff import check_stored, select_page
@@ -83,7 +84,11 @@ def open_image(source: bytes | Path, wanted_words: str, advice: str) -> Iterator
         if not (source.stat().st_size if isinstance(source, Path) else source):
             raise ValueError("it is empty, of 0 bytes")
         stream = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(stream, formats=readable_formats()) as image:
+        try:
+            image = Image.open(stream, formats=readable_formats())
+        except UnidentifiedImageError as error:
+            raise ValueError(describe_unread(source)) from error
+        with image:
             refuse_pages(image)
             yield image
 
@@ -174,7 +179,8 @@ class Header:
     mode: Pillow's, such as RGB, CMYK or I;16. size: (height, width) once turned. deep: more than 8
     bits per channel. turned: its EXIF data ask for it. transparent: it has an alpha channel or a
     transparent colour. further: pictures beside the first that belong to it (MPO files of phones).
-    wide: it has a colour profile other than sRGB's, such as Display P3 or Adobe RGB.
+    wide: it has a colour profile other than sRGB's, such as Display P3 or Adobe RGB. coded_bits: of
+    a colour of AVIF and HEIC pictures, of which 8 are given.
     """
 
     mode: str
@@ -184,6 +190,7 @@ class Header:
     transparent: bool
     further: bool
     wide: bool
+    coded_bits: int = 8
 
     @property
     def natural(self) -> Mode:
@@ -209,6 +216,7 @@ def read_header(source: bytes | Path, name: str) -> Header:
             image.has_transparency_data,
             getattr(image, "n_frames", 1) > 1,
             natural_mode(image.mode) == "RGB" and _has_other_profile(image),
+            _coded_bits(image),
         )
 
 
@@ -284,6 +292,13 @@ def _orientation(image: Image.Image, name: str) -> int:
             return 1
         check_pixels(image, name, most_pixels())
     return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _coded_bits(image: Image.Image) -> int:
+    """How many bits an open file has for a colour, by its kind where Pillow gives 8 of more."""
+    if image.format == "AVIF" and isinstance(image, ImageFile.ImageFile) and image.fp is not None:
+        return coded_bits(_peek(image.fp, 0))
+    return int(image.info.get("bit_depth") or 8)  # of pillow-heif
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -12,6 +12,7 @@ rows of a pool that does not fit.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -72,12 +73,7 @@ class StoreWriter:
         bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            largest = float(values[row].abs().max())
-            raise DataError(
-                f"Expected finite numbers of {need} but those of {ids[row]!r} are not, in "
-                f"{self.precision}: the largest is {largest:g}. "
-                + ("Keep float32." if np.isfinite(largest) else "Look at the network's training.")
-            )
+            raise DataError(_advice_on_size(need, ids[row], values[row], self.precision))
         digests = [hashlib.sha256(id_.encode()).digest() for id_ in ids]
         write_block(self.path(need, shard, start), digests, array, self.precision)
 
@@ -106,6 +102,22 @@ class StoreWriter:
     def ids_of(self, shard: str) -> Path:
         """Return the file of the ids of a shard. shard: its name."""
         return self.folder / IDS / f"{shard}.arrow"
+
+
+def _advice_on_size(need: Need, id_: str, values: Tensor, precision: Precision) -> str:
+    """Say what is wrong with numbers of a row that a store cannot keep.
+
+    values: of the row. precision: of the numbers on the disk.
+    """
+    largest = float(values.double().abs().max())
+    advice = "Look at the network's training."
+    if math.isfinite(largest):
+        larger = largest <= torch.finfo(torch.float32).max and precision != "float32"
+        advice = "Keep float32." if larger else "No precision that a store has can hold it."
+    return (
+        f"Expected finite numbers of {need} but those of {id_!r} are not, in {precision}: the "
+        f"largest is {largest:g}. {advice}"
+    )
 
 
 @dataclass(frozen=True)

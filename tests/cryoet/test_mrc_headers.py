@@ -162,3 +162,28 @@ def test_a_voxel_size_that_the_header_contradicts(tmp_path):
     assert header.oddities == (
         "has voxels of 1 angstrom by its header, not the 7.84 of `data.voxel`",
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (3, r"mode is 3: complex numbers, .* Take the volume in real space\."),
+        (4, r"mode is 4: complex numbers, .* Take the volume in real space\."),
+        (16, r"mode is 16: three colours a voxel\. Save one number a voxel\."),
+        (101, r"mode is 101: two numbers of 4 bits a byte\. .* `newstack -mode 0` does\."),
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_that_are_not_read_are_told_as_what_they_are(tmp_path, mode, words, order):
+    path = tmp_path / "v.mrc"
+    content = written(path, DATA.astype(DATA.dtype.newbyteorder(order))) + bytes(DATA.nbytes)
+    path.write_bytes(put(content, 12, struct.pack(f"{order}i", mode)))
+    with pytest.raises(DataError, match=words):
+        read_volume(path)
+
+
+def test_an_image_is_told_as_no_volume(tmp_path):
+    path = tmp_path / "v.mrc"
+    path.write_bytes(written(path, DATA[0]))
+    with pytest.raises(DataError, match="it is an image of 5 rows and 6 columns"):
+        read_volume(path)

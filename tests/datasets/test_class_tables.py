@@ -51,3 +51,12 @@ def test_a_name_with_a_comma_needs_quotes(tmp_path):
     path.write_text("name,id\nroad, 0,1\nother,2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"2 cells in line 2 of .* got more"):
         read_mask_classes(path)
+
+
+def test_the_line_of_excel_about_the_delimiter_is_no_header(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("sep=;\nname;id\nroad, wet;0\nsky;1\n", encoding="utf-8")
+    assert read_mask_classes(path).classes == ("road, wet", "sky")
+    path.write_text("sep=;\nname;id\nroad;0\nsky;x\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 4 of"):
+        read_mask_classes(path)

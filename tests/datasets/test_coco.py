@@ -346,3 +346,19 @@ def test_objects_beside_their_images_are_counted(tmp_path):
     write(tmp_path, "instances.json", [f"{i}.png" for i in range(5)], entries)
     notes = load(tmp_path, target="masks").notes
     assert any("2 objects lie beside the image, first that of '1.png'" in note for note in notes)
+
+
+@pytest.mark.parametrize("target", ["classes", "masks"])
+def test_images_may_lie_beside_the_root(tmp_path, target):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    entries = [annotation(i, DOG if i % 2 else CAT, square(1, 1, 3)) for i in range(1, 11)]
+    path = write(disk, "instances.json", [f"{i}.png" for i in range(10)], entries)
+    root.mkdir()
+    path.rename(root / "instances.json")
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(disk / "other.png")
+    ids = [f"../disk/{i}.png" for i in range(10)]
+    for images in (str(disk), "../disk"):
+        splits = load(root, target=target, images=images, duplicates="off")
+        assert sorted([*splits.pool.ids, *splits.test.ids]) == ids
+        assert splits.pool.inputs([0]).shape == (1, 3, 6, 8)
+        assert "Left out 1 image that no annotations list: '../disk/other.png'." in splits.notes

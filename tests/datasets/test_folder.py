@@ -288,6 +288,19 @@ def test_a_manifest_may_have_other_delimiters_than_commas(tmp_path, delimiter):
         datasets.load("folder", tmp_path, manifest="m.csv")
 
 
+@pytest.mark.parametrize("line", ["sep=;\n", "SEP=;\r\n"])
+def test_the_line_of_excel_about_the_delimiter_is_no_header(tmp_path, line):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", i)
+    rows = "path;label;split\n0.png;a,b;train\n1.png;c;train\n2.png;c;test\n"
+    (tmp_path / "m.csv").write_text(line + rows, newline="")
+    splits = datasets.load("folder", tmp_path, manifest="m.csv")
+    assert splits.pool.classes == ("a,b", "c")
+    (tmp_path / "m.csv").write_text(line + rows + "2.png;c;test\n", newline="")
+    with pytest.raises(DataError, match=r"'2\.png' is listed again, line 6 of"):
+        datasets.load("folder", tmp_path, manifest="m.csv")
+
+
 def test_an_empty_variable_of_the_environment_is_not_the_current_folder(tmp_path, monkeypatch):
     by_class(tmp_path, {"cat": 3, "dog": 3})
     monkeypatch.chdir(tmp_path)

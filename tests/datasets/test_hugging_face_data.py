@@ -131,3 +131,19 @@ def test_what_decoding_changes_in_images_is_told(tmp_path):
     kind = {"image": hf.Image(), "label": hf.Value("int64")}
     (note,) = datasets.load("hf", saved(tmp_path, kind, train=train, test=test)).notes
     assert note.startswith("4 of 6 images can be transparent in part, and are laid over white.")
+
+
+def test_a_missing_part_of_a_split_in_arrow_files_is_refused(tmp_path):
+    features = hf.Features({"image": hf.Image(), "label": NAMES})
+    columns = {"image": [Image.fromarray(p) for p in images(4)], "label": [0, 1, 2, 0]}
+    hf.Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "saved"))
+    content = next((tmp_path / "saved").glob("*.arrow")).read_bytes()
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in ("train-00000-of-00003", "train-00002-of-00003", "test"):
+        (folder / f"{name}.arrow").write_bytes(content)
+    with pytest.raises(DataError, match=r"Expected 3 files, as train-00000-of-00003\.arrow says"):
+        datasets.load("hf", folder)
+    (folder / "train-00001-of-00003.arrow").write_bytes(content)
+    (folder / "._test.arrow").write_bytes(b"\0\5\x16\7")
+    assert len(datasets.load("hf", folder).pool) == 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -158,3 +160,16 @@ def test_a_drawn_test_set_holds_none_that_is_unlabelled_by_a_word(labels, kind):
     assert len(splits.test) == 4
     assert (np.asarray(splits.test.labels) >= 0).all()
     assert (np.asarray(splits.pool.labels) < 0).sum() == 10
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+@pytest.mark.parametrize("at", [0, 3])
+def test_advice_on_an_image_is_none_of_a_command(content, at):
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    cells = [{"bytes": picture.getvalue(), "path": None}] * 6
+    cells[at] = None if content is None else {"bytes": content, "path": None}
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=["a", "b"])})
+    rows = hf.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
+    with pytest.raises(DataError, match=rf"train-0000{at} .*Repair or remove it\.$"):
+        Splits.from_hugging_face(hf.DatasetDict({"train": rows, "test": rows}))

@@ -108,3 +108,15 @@ def test_fashion_mnist_as_published():
     values = splits.pool.inputs(range(60_000)).double() / 255
     assert splits.pool.mean[0] == pytest.approx(values.mean().item(), abs=5e-5)
     assert splits.pool.std[0] == pytest.approx(values.std().item(), abs=5e-5)
+
+
+def test_numbers_from_0_that_no_sample_has_are_told(tmp_path):
+    """As of the letters of EMNIST, which count from 1."""
+    for split, n in (("train", 6), ("t10k", 3)):
+        images, labels = np.zeros((n, 4, 4), np.uint8), np.arange(n, dtype=np.uint8) % 3 + 1
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx_bytes(images))
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    (note,) = datasets.load("idx", tmp_path).notes
+    assert note.startswith("1 of 4 classes have no sample: 0. Labels count from 0")
+    names = ["-", "a", "b", "c"]
+    assert datasets.load("idx", tmp_path, classes=names).notes == ()

@@ -186,3 +186,12 @@ def correlation(a, b):
         for x in (a, b)
     ]
     return float(np.corrcoef(small[0].flatten(), small[1].flatten())[0, 1])
+
+
+def test_grey_levels_with_transparency_are_no_colours(root):
+    for path in root.glob("*/*/*.png"):
+        photograph().convert("LA").save(path)
+    told = " ".join(notes(root, mode="L"))
+    assert "in colour" not in told
+    assert "16 of 16 images can be transparent in part" in told
+    assert "16 of 16 images are grey, repeated in three channels (16 LA)" in " ".join(notes(root))

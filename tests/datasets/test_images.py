@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from upslope import image_formats, images
 from upslope.errors import DataError
 from upslope.images import FULL, Form, decode, read_header
 
@@ -180,3 +181,20 @@ def test_a_second_image_in_a_file_of_grey_levels_is_refused(magic):
     assert decode(one, "x", Form("L", None)).shape == (1, 3, 2)
     with pytest.raises(DataError, match="another image follows in the same file"):
         decode(one + one, "x", Form("L", None))
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_heic_picture_under_another_suffix_is_told_as_such(as_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_formats, "reads_heic", lambda: False)
+    content = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(64)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"it is a HEIC picture, .* pip install '\.\[label\]'"):
+        images.read_header(path if as_file else content, "a.jpg")
+
+
+def test_messages_name_no_object_in_memory():
+    with pytest.raises(DataError) as error:
+        images.read_header(b"no image at all", "a.jpg")
+    assert "cannot identify it as one of AVIF, BMP" in str(error.value)
+    assert "BytesIO" not in str(error.value)

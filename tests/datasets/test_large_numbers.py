@@ -135,3 +135,12 @@ def test_inputs_far_from_zero_are_told_to_lose_digits(reader, tmp_path):
         read(inputs)
     read(inputs - inputs.mean(axis=0))  # warnings are errors here
     read(inputs * 0 + 0.1 + 1e-17 * inputs)
+
+
+def test_fractions_in_lines_far_from_whole_numbers_beyond_64_bits_are_no_less_refused(tmp_path):
+    """Read apart, 20,000 lines at a time, and joined as floats: the whole numbers were rounded."""
+    fraction, large = {"a": 0.5, "label": "x"}, {"a": 2**70 + 1, "label": "y"}
+    for first, last in ((fraction, large), (large, fraction)):
+        path = write_lines(tmp_path / "t.jsonl", [first] * 20_000 + [last])
+        with pytest.raises(DataError, match="in 'a', fractions are beside whole numbers beyond 64"):
+            datasets.load("table", root=path)

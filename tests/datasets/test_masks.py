@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from upslope import datasets
-from upslope.errors import DataError
+from upslope.errors import ConfigError, DataError
 
 
 def save(path, pixels, mode=None):
@@ -195,13 +195,25 @@ def test_pairs_that_cannot_be_used_are_left_out_where_asked(tmp_path):
         assert splits.pool.targets([0]).shape == (1, 6, 8)
 
 
-def test_rotated_photograph_is_compared_as_it_is_seen(tmp_path):
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png"])
+def test_rotated_photograph_is_compared_as_it_is_seen(suffix, tmp_path):
     my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]))
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "images/train/1.png").unlink()
-    Image.fromarray(photo(1, 8, 6)).save(tmp_path / "images/train/1.jpg", exif=exif)
+    Image.fromarray(photo(1, 8, 6)).save(tmp_path / f"images/train/1.{suffix}", exif=exif)
     assert datasets.load("mask-folder", tmp_path).pool.inputs([1]).shape == (1, 3, 6, 8)
+
+
+def test_a_validation_split_that_is_tested_on_is_told(tmp_path):
+    my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]), ("train", "val"))
+    splits = datasets.load("mask-folder", tmp_path)
+    assert splits.test.ids == ("val/0", "val/1")
+    assert splits.notes == (
+        "The images of the validation split are the test set: no split test is there.",
+    )
+    my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]), ("train", "val", "test"))
+    assert datasets.load("mask-folder", tmp_path, duplicates="off").notes == ()
 
 
 def test_camvid_in_both_layouts(tmp_path):
@@ -280,3 +292,11 @@ def test_real_camvid():
     share = seen / seen.sum()
     assert share[3] == pytest.approx(0.295, abs=0.05)  # road, over all splits
     assert share[255] == pytest.approx(0.036, abs=0.03)
+
+
+def test_a_pool_without_masks_is_refused_for_a_comparison_without_a_word_on_words(tmp_path):
+    """No option of this reader says which words stand for no label, as the advice had it."""
+    my_folder(tmp_path, INDEX, lambda seed: labels(seed, [1, 7]))
+    save(tmp_path / "images/unlabelled/a.png", photo(9))
+    with pytest.raises(ConfigError, match=r"first 'unlabelled/a'\. Take .*leave them out\.$"):
+        datasets.check_labelled(datasets.load("mask-folder", tmp_path).pool)

@@ -72,13 +72,35 @@ def test_classes_that_differ_in_how_they_are_written_alone_are_named():
         (("01", "1", "2"), "'01' and '1'"),
         (("1", "1.0", "2"), "'1' and '1.0'"),
         (("K\u00e4fer", "Ka\u0308fer"), "'Ka\u0308fer' and 'K\u00e4fer'"),
+        (("cat", "c\u0430t"), "'cat' and 'c\u0430t'"),
+        (
+            ("KOT", "\u043a\u043e\u0442", "\u041a\u043e\u0442"),
+            "'KOT' and '\u041a\u043e\u0442' and '\u043a\u043e\u0442'",
+        ),
+        (("\u03b1-helix", "a helix"), "'a helix' and '\u03b1-helix'"),
+        (("hot\u2013dog", "hot-dog"), "'hot-dog' and 'hot\u2013dog'"),
+        (("\u0661", "1"), "'1' and '\u0661'"),
+        (("1", "1e0", "2"), "'1' and '1e0'"),
+        (("100", "1E+2", "1.00e2"), "'1.00e2' and '100' and '1E+2'"),
+        (("0.5", ".50"), "'.50' and '0.5'"),
     ):
         everything = array([0, 1], names)
         (note,) = Splits(everything, everything).notes
         assert note.startswith(f"The classes {alike} differ in how they are written alone")
-    for names in (("-1", "1"), ("1-2", "12"), ("a b", "ab"), ("1.5", "15"), ("cat", "cats")):
+    for names in (
+        ("-1", "1"), ("1-2", "12"), ("a b", "ab"), ("1.5", "15"), ("cat", "cats"), ("1e9999", "1"),
+        ("1e1", "e1"), ("\u0431", "b"), ("\u03c0", "n"),
+        ("\u043a\u043e\u0442", "\u043a\u043e\u0434"),
+    ):  # fmt: skip
         everything = array([0, 1], names)
         assert not Splits(everything, everything).notes
+
+
+def test_letters_of_classes_that_look_the_same_are_told_by_number():
+    for names in (("cat", "c\u0430t"), ("K\u00e4fer", "Ka\u0308fer")):
+        everything = array([0, 1], names)
+        (note,) = Splits(everything, everything).notes
+        assert note.endswith(f" They look alike and are {' and '.join(map(ascii, sorted(names)))}.")
 
 
 def test_ids_that_look_alike_are_told():

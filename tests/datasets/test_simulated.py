@@ -152,3 +152,29 @@ def test_presets_from_the_real_structures(tmp_path):
     assert torch.bincount(noisy.pool.targets(range(100))).tolist() == [2] * 50
     correlation = (noisy.pool.inputs(range(100)) * clean.pool.inputs(range(100))).mean()
     assert correlation.item() == pytest.approx((0.05 / 1.05) ** 0.5, abs=0.01)
+
+
+def save_map(path, *sides):
+    mrcfile = pytest.importorskip("mrcfile")
+    values = np.random.default_rng(0).random(sides).astype(np.float32)
+    with mrcfile.new(path, overwrite=True) as out:
+        out.set_data(values)
+        out.voxel_size = 20
+
+
+def test_two_structures_of_one_name_are_refused(tmp_path):
+    for name in ("a.map", "a.mrc", "b.mrc"):
+        save_map(tmp_path / name, 12, 12, 12)
+    with pytest.raises(DataError, match=r"'a' is there again, in a\.mrc: each is a class"):
+        datasets.load("cryoet-simulated", tmp_path)
+
+
+def test_a_hidden_file_is_no_structure_and_a_stack_no_map(tmp_path):
+    for name in ("a.mrc", "b.mrc"):
+        save_map(tmp_path / name, 12, 12, 12)
+    (tmp_path / "._a.mrc").write_bytes(b"\0\5\x16\7")
+    options = {**SMALL, "cache": str(tmp_path / "cache"), "train": 4, "test": 2}
+    assert datasets.load("cryoet-simulated", tmp_path, **options).pool.classes == ("a", "b")
+    save_map(tmp_path / "c.mrc", 2, 12, 12, 12)
+    with pytest.raises(DataError, match=r"one density map in .*c\.mrc but got a stack of 2"):
+        datasets.load("cryoet-simulated", tmp_path, **options)

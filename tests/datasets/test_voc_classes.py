@@ -136,3 +136,11 @@ def test_images_in_no_list_other_years_and_images_in_both_lists(tmp_path, target
     (lists / "val.txt").write_text("a\nd")
     with pytest.raises(DataError, match="in one list, once, but 'a' is listed twice"):
         datasets.load("voc", tmp_path, target=target, size=6)
+
+
+def test_names_of_images_may_hold_spaces(tmp_path):
+    names = ["my cat", "my dog", "my other dog", "cat"]
+    root = write(tmp_path, {name: xml("dog" if "dog" in name else "cat") for name in names})
+    splits = load(root)
+    assert splits.pool.ids == ("my cat.png", "my dog.png")
+    assert splits.test.ids == ("my other dog.png", "cat.png")

@@ -96,3 +96,11 @@ def test_files_of_two_writers_and_without_rows_are_one_split(first, tmp_path):
     assert splits.pool.labels.tolist() == expected
     levels = splits.pool.inputs([0, 1])[:, 0, 0, 0].tolist()
     assert levels == [9 if label else 7 for label in expected]
+
+
+def test_the_largest_number_of_64_bits_is_not_taken_for_no_label(tmp_path):
+    path, y = tmp_path / "a.npz", labels("int64").astype("uint64")
+    y_test = np.arange(6) % 3
+    np.savez(path, x_train=X, y_train=y, x_test=X[:6] + 1, y_test=y_test, classes=["a", "b", "c"])
+    with pytest.raises(DataError, match="but got 18446744073709551615 at 'train-00007'"):
+        datasets.load("npz", root=path)

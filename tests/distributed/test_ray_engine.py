@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ import ray_functions
 from forked import until
 from small_tasks import TASK, Points, perceptron
 from upslope import strategies
+from upslope.cli.engines import fingerprint_of
 from upslope.comparison import read_comparison
 from upslope.distributed.engine import using
+from upslope.distributed.fingerprint import Fingerprint
 from upslope.distributed.ray_engine import RayEngine
-from upslope.errors import ConfigError, DataError, RunError
+from upslope.errors import ConfigError, DataError, ModelError, RunError
 from upslope.pool import PoolView
 from upslope.pools import ReadOptions, open_pool
 from upslope.scoring import ShardScorer, compute_signals, score_pool
@@ -60,6 +63,37 @@ def signals(model: nn.Module, pool: Points, name: str = "margin", **options: Any
         strategies.build(name).needs, model, TASK, pool, range(len(pool)),
         device=CPU, seed=2, batch_size=8, **options,
     )  # fmt: skip
+
+
+def network_by_process(leader: int, seen: str) -> nn.Module:
+    """A network whose code is another in the workers, as on a machine with another checkout."""
+    if os.getpid() == leader or seen == "alike":
+        return points_network()
+    return perceptron(norm=True, dropout=0.25).eval()
+
+
+@pytest.mark.parametrize("seen", ["alike", "otherwise"])
+def test_a_worker_that_builds_another_network_is_refused(engine: RayEngine, seen: str) -> None:
+    pool, make_model = Points(60), partial(network_by_process, os.getpid(), seen)
+    with engine.together({"pool": pool}, CPU, make_model, fingerprint_of):
+        if seen == "alike":
+            assert len(signals(points_network(), pool).candidates) == 60
+            return
+        words = r"all workers of Ray to build the same network but the one on .* other layers"
+        with pytest.raises(ModelError, match=words):
+            signals(points_network(), pool)
+
+
+def test_a_worker_that_opens_other_samples_is_refused(engine: RayEngine) -> None:
+    def count_samples(datasets: Any, _: Any) -> Fingerprint:
+        return Fingerprint(os.getpid() == leader)
+
+    leader = os.getpid()
+    with (
+        engine.together({"pool": Points(60)}, CPU, points_network, count_samples),
+        pytest.raises(DataError, match="all workers of Ray to open the same data but the one on"),
+    ):
+        signals(points_network(), Points(60))
 
 
 def test_scores_are_those_of_one_process_bit_for_bit(engine: RayEngine) -> None:

@@ -85,6 +85,7 @@ def test_what_is_not_reached_is_infinite() -> None:
     saving = measure_saving([1, 2], np.zeros((2, 2)), 1, theirs)
     assert saving.needed == saving.needed_high == math.inf
     assert saving.share == -math.inf
-    assert math.isnan(measure_saving([1, 2], np.zeros((2, 2)), 3, theirs).difference)
+    three_of_four = np.array([[np.nan] * 3 + [1.0], [1.0] + [np.nan] * 3])
+    assert math.isnan(measure_saving([1, 2], np.zeros((2, 4)), 3, three_of_four).difference)
     with pytest.raises(DataError, match="shapes"):
         measure_saving([1, 2], np.zeros((2, 3)), 1, theirs)

@@ -119,8 +119,9 @@ def test_transposed_with_dilation_and_an_output_size():
         (nn.ConvTranspose2d(4, 8, (5, 4), (1, 2), 0, (0, 2), 2, dilation=(1, 3)), (6, 7)),
         (nn.ConvTranspose1d(4, 6, 1, dilation=3, output_padding=1), (7,)),
         (nn.ConvTranspose3d(4, 8, (1, 2, 3), (1, 2, 1), 0, (2, 1, 0), 4, dilation=3), (4, 4, 3)),
+        (nn.ConvTranspose2d(4, 6, (3, 2), (2, 1), (1, 2), (0, 1), 2, dilation=(1, 3)), (5, 6)),
     ],
-    ids=["depthwise", "groups", "a pixel", "volumes"],
+    ids=["depthwise", "groups", "a pixel", "volumes", "padding"],
 )
 def test_transposed_with_a_border_that_no_window_needs(conv, space):
     torch.manual_seed(0)

@@ -37,9 +37,14 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "singular values": lambda x: torch.linalg.svdvals(x).sum().expand(5),
     "covariance": lambda x: x.T.cov().diagonal(),
+    "correlation": lambda x: torch.corrcoef(x).nan_to_num().sum().expand(5),
     "spectrum": lambda x: torch.fft.rfft(x, dim=0)[0].real,
     "layer norm of the transpose": lambda x: F.layer_norm(x.T, (len(x),)).T,
     "mean": lambda x: x.mean(0),
+    "comparison": lambda x: torch.greater(x, x.flip(0)).to(x),
+    "bits": lambda x: torch.bitwise_xor((9 * x).long(), (9 * x.flip(0)).long()).to(x),
+    "divisors": lambda x: torch.gcd((9 * x).long(), (9 * x.flip(0)).long()).to(x),
+    "products of counts": lambda x: torch.outer(*[(9 * x[:, 0]).long()] * 2).sum(1, True).to(x),
 }
 
 

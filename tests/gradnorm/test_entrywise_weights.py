@@ -149,3 +149,24 @@ def test_a_quantised_network(shape: tuple[int, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # samples do not go one by one
         assert_agrees(model, x)
+
+
+@pytest.mark.parametrize("positions", [(), (5,)])
+@pytest.mark.parametrize("sizes", [(), (8, 1), (8, 6)])
+def test_a_weight_between_learned_bounds(
+    sizes: tuple[int, ...], positions: tuple[int, ...]
+) -> None:
+    """`torch.clamp` with tensors has gradients for these as well."""
+
+    class Bounded(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 8)
+            self.low = nn.Parameter(torch.full(sizes, -0.1))
+            self.high = nn.Parameter(torch.full(sizes, 0.2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = torch.clamp(self.weight, self.low, self.high)
+            return F.linear(x, weight, self.bias).flatten(1)
+
+    torch.manual_seed(0)
+    assert_agrees(Bounded(), torch.randn(4, *positions, 6))

@@ -180,3 +180,70 @@ def test_what_autocast_cannot_run_is_told_by_pytorch_itself() -> None:
     with pytest.raises(RuntimeError, match="same dtype") as refusal:
         gradient_norms(model, x, "entropy", dtype=torch.bfloat16)
     assert "number of samples" not in str(refusal.value)
+
+
+class Autocasting(nn.Module):
+    """A network that enters autocast itself: its backward pass is outside of that."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.layers(x).float().flatten(1)
+
+
+class Heads(nn.Module):
+    """A matrix for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] @ self.weight).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3)], (6,)),
+        ([nn.Linear(6, 8), nn.LayerNorm(8, bias=False), nn.Tanh(), nn.Linear(8, 3)], (5, 6)),
+        ([Heads(), nn.Tanh(), nn.Linear(4, 3)], (5, 6)),
+        ([nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 3, 3)], (3, 8, 8)),
+    ],
+    ids=["vectors", "positions", "a stack", "images"],
+)
+def test_a_network_that_enters_autocast_itself(
+    layers: list[nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model, x = Autocasting(*layers).eval(), torch.randn(7, *shape)
+    wanted = gradient_norms(model.layers, x, lambda z: z.flatten(1).square().sum(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        norms = gradient_norms(model, x, lambda z: z.square().sum(1))
+    assert torch.allclose(norms, wanted, rtol=3e-2)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.LayerNorm(6),
+        nn.LayerNorm(6, bias=False),
+        nn.Sequential(nn.Unflatten(1, (2, 3)), nn.GroupNorm(2, 2), nn.Flatten()),
+        nn.Sequential(
+            nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, affine=True), nn.Flatten()
+        ),
+    ],
+)  # fmt: skip
+def test_a_normalisation_in_float32_within_half_precision(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    first, last = nn.Linear(4, 6).bfloat16(), nn.Linear(6, 3).bfloat16()
+    model, x = nn.Sequential(first, norm, last), torch.randn(7, 4).bfloat16()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GradientNormWarning)
+        half = gradient_norms(model, x, lambda z: z.float().square().sum(1))
+    wanted = gradient_norms(model.double(), x.double(), lambda z: z.square().sum(1))
+    assert torch.allclose(half, wanted, rtol=5e-2)

@@ -256,6 +256,34 @@ def test_constants_that_send_rows_elsewhere_make_another_program(case: str) -> N
         gradient_norms(model, torch.randn(4, 4).double(), "entropy")
 
 
+TABLE = torch.ones(4, 4).double().tril() + torch.eye(4).double()
+
+SWAPPED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "attributes": (lambda h: h.real, lambda h: h.T),
+    "matmul": (lambda h: h @ TABLE, lambda h: TABLE @ h),
+    "by names": (
+        lambda h: torch.matmul(input=h, other=TABLE), lambda h: torch.matmul(input=TABLE, other=h)),
+    "linear": (lambda h: F.linear(h, TABLE), lambda h: F.linear(TABLE, h)),
+    "einsum": (
+        lambda h: torch.einsum("ij,jk->ik", h, TABLE),
+        lambda h: torch.einsum("ij,jk->ik", TABLE, h)),
+}  # fmt: skip
+"""Operators on samples and a table of one shape, and what they are with the two exchanged."""
+
+
+@pytest.mark.filterwarnings("ignore::upslope.errors.GradientNormWarning")
+@pytest.mark.parametrize("case", SWAPPED)
+def test_a_table_behind_samples_and_before_them_make_two_programs(case: str) -> None:
+    torch.manual_seed(0)
+    apart, across = SWAPPED[case]
+    model = AlongDim(lambda h, dim: (apart if dim == -1 else across)(h)).double()
+    for _ in range(2):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+    model.dim = -2
+    with pytest.raises(GradientNormError, match="model mixes samples"):
+        gradient_norms(model, torch.randn(4, 4).double(), "entropy")
+
+
 def by_position(inner: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda out, inner=inner: inner(out)
 

@@ -114,6 +114,20 @@ def test_cross_entropy_is_that_of_torch():
         torch.testing.assert_close(cross_entropy(z, targets), plain)
 
 
+def test_masked_classes_have_no_share_in_cross_entropy():
+    z = torch.randn(4, 5, dtype=torch.float64)
+    z[1, 3] = z[2, 1] = -math.inf  # of the third sample it is the label's
+    labels = torch.tensor([0, 2, 1, -100], dtype=torch.int64)
+    outputs = z.requires_grad_(), z.detach().clone().requires_grad_()
+    ours = cross_entropy(outputs[0], labels)
+    plain = F.cross_entropy(outputs[1], labels, reduction="none")
+    torch.testing.assert_close(ours, plain)
+    gradients = [
+        torch.autograd.grad(v.sum(), z)[0] for v, z in zip((ours, plain), outputs, strict=True)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
 def plain_entropy(z: Tensor) -> Tensor:
     log_p = z.log_softmax(dim=1)
     return -(log_p.exp() * log_p).sum(dim=1)

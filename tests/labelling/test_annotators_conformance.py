@@ -244,7 +244,7 @@ def test_a_column_that_a_spreadsheet_would_run_is_escaped_in_the_sheet_and_comes
 
 
 def sheet_rows(annotator: FilesAnnotator) -> list[dict[str, str]]:
-    with (annotator.folder / "to-label.csv").open(newline="") as file:
+    with (annotator.folder / "to-label.csv").open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -312,3 +312,39 @@ def test_columns_of_the_data_are_not_those_of_the_sheet(tmp_path: Path) -> None:
     write_rows(annotator, [list(row), list(row.values())])
     (answer,) = annotator.pull()
     assert (answer.seconds, answer.note) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter", "first"),
+    [("utf-8", ",", ""), ("utf-8-sig", ";", "sep=;\n"), ("utf-16", "\t", ""), ("utf-8", "|", "")],
+)
+def test_a_sheet_as_spreadsheets_save_it(
+    tmp_path: Path, encoding: str, delimiter: str, first: str
+) -> None:
+    """Excel leaves out empty cells at the end of a row where all of its block of rows have none."""
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push(tasks("a.png", "b.png", "grün.png"))
+    columns, *rows = [list(sheet_rows(annotator)[0]), *(r.values() for r in sheet_rows(annotator))]
+    at = columns.index("label")
+    answers = ["red", "", "blue"]
+    lines = [
+        [*list(row)[:at], *[text] * bool(text)] for row, text in zip(rows, answers, strict=True)
+    ]
+    text = "".join(f"{delimiter.join(cells)}\n" for cells in [columns, *lines])
+    (tmp_path / "to-label.csv").write_text(first + text, encoding=encoding)
+    assert [(a.id, a.answer) for a in annotator.pull()] == [("a.png", "red"), ("grün.png", "blue")]
+    annotator.push(tasks("d.png"))
+    assert [row["label"] for row in sheet_rows(annotator)] == [*answers, ""]
+
+
+def test_a_sheet_with_other_letters_has_the_mark_by_which_excel_reads_it(tmp_path: Path) -> None:
+    annotator = FilesAnnotator(tmp_path, "class", CLASSES, "ann")
+    annotator.push(tasks("grün.png"))
+    assert (tmp_path / "to-label.csv").read_bytes().startswith("\ufeff".encode())
+    assert annotator.pushed() == {"grün.png"}
+
+
+def test_two_columns_of_a_name_are_refused_as_one_of_them_would_be_lost(tmp_path: Path) -> None:
+    (tmp_path / "to-label.csv").write_text("id,file,label,mine,mine\na.png,,red,1,2\n")
+    with pytest.raises(DataError, match="one column mine"):
+        FilesAnnotator(tmp_path, "class", CLASSES, "ann").pull()

@@ -17,6 +17,7 @@ from upslope.errors import ConfigError, DataError, RunError
 from upslope.files import FORMULA, plain_cell, safe_cell
 from upslope.labelling.coco import export_coco
 from upslope.labelling.exports import export_folders, export_table
+from upslope.labelling.imported_labels import read_label_table
 from upslope.labelling.imports import import_labels
 from upslope.labelling.project import Project, read_project
 from upslope.labelling.settings import ProjectSettings
@@ -135,6 +136,32 @@ def test_what_cannot_be_taken_in_is_refused_as_a_whole(
         with pytest.raises(DataError, match=what):
             import_labels(project, folder / "bad.csv")
         assert project.state.events == before
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8-sig", "sep=;\nid;label;note\nsquare-000.png;red\nsquare-001.png;blue;x\n"),
+        ("utf-16", "ID\tLabel\nsquare-000.png\tred\nsquare-001.png\tblue\n"),
+        ("utf-8", "id|label|more\nsquare-000.png|red||\nsquare-001.png|blue\n"),
+    ],
+)
+def test_a_table_as_spreadsheets_save_it_is_taken_in(
+    squares: tuple[Path, dict[str, str]], encoding: str, text: str
+) -> None:
+    folder, _ = squares
+    (folder / "table.csv").write_text(text, encoding=encoding)
+    assert read_label_table(folder / "table.csv") == [
+        ("square-000.png", "red"),
+        ("square-001.png", "blue"),
+    ]
+
+
+def test_a_table_in_another_encoding_is_refused(squares: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = squares
+    (folder / "table.csv").write_text("id,label\ngrün.png,red\n", encoding="cp1252")
+    with pytest.raises(DataError, match=r'Save it again as "CSV UTF-8"\. Nothing was recorded'):
+        read_label_table(folder / "table.csv")
 
 
 def test_folders_that_are_no_classes_are_refused(squares: tuple[Path, dict[str, str]]) -> None:

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +339,42 @@ def test_watching_a_tool_ends_in_order(here: Path, number: signal.Signals) -> No
 def watch(project: Path) -> int:
     arguments = ["label", "watch", str(project), "--tool", "files", "--every", "60"]
     return CliRunner().invoke(app, arguments, prog_name="upslope").exit_code
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("no username")])
+def test_a_user_without_a_login_name_says_who_answers(
+    here: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As in a container whose user has no entry in its list of users."""
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", fail)
+    for command in (("serve", "p", "--no-browser"), ("next", "p", "--count", "0")):
+        assert "--name NAME" in run(*command, code=2)
+    run("next", "p", "--count", "0", "--name", "ann")
+
+
+def test_the_page_is_served_while_a_browser_of_the_terminal_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_squares(here / "squares", 4)
+    run("init", "p", "--data", "squares", "--classes", "red,blue")
+    is_served, seen = threading.Event(), []
+
+    def serve(_session: object, listener: socket.socket, *_: object) -> None:
+        listener.close()
+        is_served.set()
+
+    monkeypatch.setattr("upslope.labelling.server.serve", serve)
+
+    def browse(_url: str) -> None:
+        seen.append(is_served.wait(10))
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    run("serve", "p", "--port", "0")
+    until(lambda: bool(seen))
+    assert seen == [True]

@@ -77,6 +77,13 @@ def test_what_people_look_at_survives_a_server_that_is_killed(session: Session) 
     assert first(Session(session.project, session.samples), "ann")["id"]
 
 
+def test_questions_come_where_what_people_look_at_cannot_be_written(session: Session) -> None:
+    """As on a full disk: an answer that was recorded was told as one that was not."""
+    (session.project.folder / QUESTIONS_FILE).mkdir()
+    one, two = answer(session), answer(session)
+    assert set(session.project.state.answers) == {one, two}
+
+
 def test_undo_shows_the_sample_again_and_then_the_one_before_it(session: Session) -> None:
     one, two = answer(session), answer(session)
     assert session.undo("me")

@@ -46,21 +46,28 @@ def test_pretrained_has_the_published_weights_below_a_head_from_the_generator():
     assert not torch.equal(one["_fc.weight"], other["_fc.weight"])
 
 
+def assert_norms_are_autograds(model, images, targets, tolerance):
+    """targets: (n,) classes or (n, h, w) masks. tolerance: relative."""
+
+    def losses(logits):
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+        return losses.flatten(1).mean(dim=1) if losses.ndim > 1 else losses
+
+    got = gradient_norms(model, images, losses)
+    for i in range(len(images)):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(images[i : i + 1]), targets[i : i + 1]).backward()
+        expected = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt()
+        assert float(got[i]) == pytest.approx(float(expected), rel=tolerance)
+
+
 @needs_weights
 def test_gradient_norms_are_autograds():
     torch.manual_seed(0)
     model = models.build("pretrained", num_classes=4, input_shape=(3, 40, 40)).eval()
     images, labels = torch.randn(3, 3, 40, 40), torch.tensor([0, 3, 1])
 
-    def loss(logits):
-        return nn.functional.cross_entropy(logits, labels, reduction="none")
-
-    got = gradient_norms(model, images, loss)
-    for i in range(3):
-        model.zero_grad()
-        nn.functional.cross_entropy(model(images[i : i + 1]), labels[i : i + 1]).backward()
-        expected = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt()
-        assert float(got[i]) == pytest.approx(float(expected), rel=1e-4)
+    assert_norms_are_autograds(model, images, labels, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (9, 6), (25, 13)])
@@ -165,15 +172,7 @@ def test_norms_of_masks_are_autograds():
     ).eval()
     images, masks = torch.randn(3, 3, 40, 36), torch.randint(0, 3, (3, 40, 36))
 
-    def loss(logits):
-        return nn.functional.cross_entropy(logits, masks, reduction="none").mean(dim=(1, 2))
-
-    got = gradient_norms(model, images, loss)
-    for i in range(3):
-        model.zero_grad()
-        nn.functional.cross_entropy(model(images[i : i + 1]), masks[i : i + 1]).backward()
-        expected = sum(p.grad.double().square().sum() for p in model.parameters()).sqrt()
-        assert float(got[i]) == pytest.approx(float(expected), rel=1e-3)
+    assert_norms_are_autograds(model, images, masks, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("blocks", [0, 3, 16])

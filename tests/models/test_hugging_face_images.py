@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,34 @@ def test_a_library_that_is_not_installed_is_told(library, monkeypatch):
         models.build(f"{library}:resnet18", num_classes=3, input_shape=SHAPE)
     with pytest.raises(ConfigError, match="did you mean `checkpoint`"):
         models.check_options(f"{library}:resnet18", {"checkpiont": "x"})
+
+
+def test_the_form_of_torchvisions_networks_of_other_kinds(monkeypatch):
+    """Those for masks have no crop, which was an AttributeError; a wrong name was a ValueError."""
+    stated = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    forms = {
+        "resnet18": {**stated, "crop_size": [224]},
+        "fcn_resnet50": {**stated, "resize_size": [520]},
+        "ssd300": {},
+    }
+
+    def get_model_weights(name):
+        if name not in forms:
+            raise ValueError(f"Unknown model {name}")
+        return SimpleNamespace(
+            DEFAULT=SimpleNamespace(transforms=lambda: SimpleNamespace(**forms[name]))
+        )
+
+    library = SimpleNamespace(models=SimpleNamespace(get_model_weights=get_model_weights))
+    monkeypatch.setitem(sys.modules, "torchvision", library)
+
+    def form(name):
+        return image_form(f"torchvision:{name}", {"checkpoint": "w.pth"})
+
+    assert form("resnet18") == models.ImageForm((0.5,) * 3, (0.25,) * 3, 224)
+    assert form("fcn_resnet50") == models.ImageForm((0.5,) * 3, (0.25,) * 3, None)
+    assert form("ssd300") is None
+    assert form("resnet19") is None
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

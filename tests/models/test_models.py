@@ -1,6 +1,7 @@
 """The table of models, parameter counts, shapes, factories of the user's."""
 
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from torch import nn
 from upslope import models
 from upslope.errors import ConfigError, ModelError
 from upslope.models.small import quarters
+
+OTHER_INPUTS = ("mlp", "bag-of-words", "transformers")
+"""Models that take other inputs than images, or of any shape."""
 
 
 def count(model):
@@ -133,6 +137,26 @@ def test_options_are_checked_together():
     for line in models.describe():
         assert 20 < len(line.summary) < 100
         assert all(option.help for option in line.options)
+
+
+@pytest.mark.parametrize("name", [n for n in models.REGISTRY if n not in OTHER_INPUTS])
+def test_the_smallest_images_that_are_taken_are_answered(name):
+    """cnn-small took images of 4 to 7 pixels, and failed on them with an error of a pooling."""
+    options = {"weights": False} if name.startswith("pretrained") else {}
+    dimensions = 3 if name.endswith("-3d") else 2
+
+    def build(size):
+        with torch.device("meta"):
+            shape = (3, *(size,) * dimensions)
+            return models.build(name, num_classes=4, input_shape=shape, **options).eval()
+
+    for size in range(1, 41):
+        with suppress(ModelError):
+            network = build(size)
+            break
+    for side in (size, size + 1):
+        outputs = network(torch.empty(2, 3, *(side,) * dimensions, device="meta"))
+        assert outputs.shape[:2] == (2, 4)
 
 
 @pytest.fixture

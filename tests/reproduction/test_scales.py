@@ -14,6 +14,8 @@ from upslope.datasets.subset import labels_of
 from upslope.errors import ConfigError, DataError
 from upslope.experiment.settings import amount
 from upslope.reproduction import ARTEFACTS, SCALES, VARIANTS, paper
+from upslope.reproduction.artefacts import Artefact
+from upslope.reproduction.output.results import Result, mean_over_seeds
 from upslope.reproduction.scales import read_scale
 from upslope.reproduction.studies.runner import StudyRunner
 from upslope.reproduction.studies.substitute_data import SUBSTITUTES, Volumes
@@ -183,6 +185,34 @@ def test_missing_data_fails_what_was_asked_and_not_all(
     page = report.page.read_text()
     assert "table7" in page
     assert "fashion-mnist" in page
+
+
+def test_what_fails_with_its_data_at_hand_is_no_missing_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure that is NaN was told as data that are not there, and the command ended well."""
+
+    def make(_: object) -> Result:
+        mean_over_seeds([[float("nan")]])
+        raise AssertionError
+
+    artefact = Artefact("Title", make, lambda scale: (scale.class_wise,))
+    monkeypatch.setitem(ARTEFACTS, "table7", artefact)  # type: ignore[arg-type]
+    request = reproduction.ask("all", scale="smoke", out=tmp_path)
+    object.__setattr__(request, "names", ("table7",))
+    report = reproduction.reproduce(request)
+    assert not report.missing
+    assert "NaN" in str(report.failed["table7"])
+
+
+@pytest.mark.parametrize("artefact", ["table3", "table4", "figure1", "figure3", "all"])
+def test_one_cycle_is_refused_where_numbers_of_several_are_shown(
+    tmp_path: Path, artefact: str
+) -> None:
+    """Studies were run, and then came an IndexError, a KeyError or "missing data"."""
+    with pytest.raises(ConfigError, match=r"`experiment.cycles` of at least 2 for (table|figure)"):
+        reproduction.ask(artefact, scale="smoke", out=tmp_path, sets=["experiment.cycles=1"])
+    reproduction.ask("table1", scale="smoke", out=tmp_path, sets=["experiment.cycles=1"])
 
 
 def test_dry_run_plans_and_trains_nothing(tmp_path: Path) -> None:

@@ -104,6 +104,22 @@ def test_papers_numbers_are_marked_as_such(made: Made) -> None:
     assert "| data | digits" in page
 
 
+def test_a_class_without_test_samples_has_no_accuracy(tmp_path: Path) -> None:
+    """It ended with a KeyError, once the runs were finished."""
+    sets = ["data.test_limit=5", "seeds=1", "experiment.cycles=1", "training.epochs=1"]
+    request = reproduction.ask(
+        "table7", scale="smoke", out=tmp_path, sets=sets, overrides={"device": "cpu"}
+    )
+    result = reproduction.reproduce(request).results["table7"]
+    rows = {row.label: row.values for row in result.tables[0].rows if row.source == "ours"}
+    test = request.runner.open("imbalanced").setup.splits.test
+    tested = {int(c) for c in test.targets(range(len(test)))}
+    accuracies = rows["random, accuracy"]
+    assert [c for c in range(10) if accuracies[c] is not None] == sorted(tested)
+    assert len(tested) < 10
+    assert "random" in result.findings[0]
+
+
 def test_same_choice_when_made_again(made: Made) -> None:
     opened = made.opened("main")
     for strategy in opened.setup.strategies:

@@ -207,3 +207,21 @@ def test_a_signal_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Expected the signal committee"):
         SignalStore(tmp_path / "out" / "signals").rows(Need.of("committee"), [0])
     np.testing.assert_array_equal(SignalStore(tmp_path / "out" / "signals").ids([]), [])
+
+
+@pytest.mark.parametrize(
+    ("values", "precision", "advice"),
+    [
+        (torch.tensor([1.0, 70_000.0]), "float16", "the largest is 70000. Keep float32."),
+        (torch.tensor([1.0, 1e39], dtype=torch.float64), "float16", r"1e\+39. No precision"),
+        (torch.tensor([1.0, 1e39], dtype=torch.float64), "float32", r"1e\+39. No precision"),
+        (torch.tensor([1.0, torch.inf]), "float16", "inf. Look at the network's training"),
+        (torch.tensor([1.0, torch.nan]), "float32", "nan. Look at the network's training"),
+    ],
+)
+def test_the_advice_on_numbers_that_are_too_large_helps(
+    tmp_path: Path, values: torch.Tensor, precision: signal_store.Precision, advice: str
+) -> None:
+    writer = StoreWriter(tmp_path, precision)
+    with pytest.raises(DataError, match=rf"those of 'a' are not, in {precision}: .*{advice}"):
+        writer.write(NEEDS[0], "shard", 0, ["a"], values[None])

@@ -132,6 +132,36 @@ def test_a_shard_is_read_when_it_is_opened_and_leaves_nothing(
         pass
 
 
+class _Failing:
+    """A stream whose rows end in an error."""
+
+    num_shards = 1
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def shard(self, *_: Any, **__: Any) -> _Failing:
+        return self
+
+    with_format = shard
+
+    def iter(self, batch_size: int) -> Any:
+        yield pa.table({"image": [png(n) for n in range(min(3, batch_size))]})
+        raise self.error
+
+
+def test_errors_of_the_network_are_those_of_the_storage() -> None:
+    """Those of the packages that streams are read by are no OSErrors, and ended in a traceback."""
+    timeout = type("ReadTimeout", (Exception,), {"__module__": "httpx2"})
+    for error in (timeout("timed out"), ConnectionError("refused")):
+        with pytest.raises(
+            StorageError, match=r"the stream failed: .*(timed out|refused)\. The same"
+        ):
+            stream_pool(_Failing(error), "photos")
+    with pytest.raises(KeyError):  # of a function that the user maps over the rows
+        stream_pool(_Failing(KeyError("x")), "photos")
+
+
 def test_what_is_no_stream_or_has_addresses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="list"):
         stream_pool([1, 2], "photos")

@@ -181,16 +181,16 @@ def test_the_encoder_is_kept_on_the_disk_under_what_it_was_learnt_from(
     assert len(trainings) == 9
 
 
-@pytest.mark.parametrize("from_disk", [True, False])
-def test_other_statistics_of_pixels_are_another_encoder(from_disk: bool, tmp_path: Path) -> None:
-    learnt = []
-    pixels = Toy((context(1).dataset.inputs(list(range(120))) * 50 + 120).byte())
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_other_statistics_of_pixels_are_another_encoder(tmp_path: Path, place: str) -> None:
+    ctx = context(1)
+    pixels = (ctx.dataset.inputs(list(range(120))) * 50 + 120).byte()
+    learnt, kept = [], Toy(pixels)
     for mean in (0.2, 0.6):
         task = Classification(num_classes=2, mean=(mean,), std=(0.3,))
-        ctx = dataclasses.replace(context(1), dataset=pixels, task=task)  # type: ignore[arg-type]
-        # A process has one data set; another process has one of its own.
-        own = Toy(pixels.values.clone()) if from_disk else pixels
-        ctx = dataclasses.replace(ctx, dataset=own, cache=tmp_path if from_disk else None)  # type: ignore[arg-type]
+        dataset = kept if place == "memory" else Toy(pixels)
+        cache = tmp_path if place == "disk" else None
+        ctx = dataclasses.replace(context(1), dataset=dataset, task=task, cache=cache)  # type: ignore[arg-type]
         learnt.append(weights_of(ctx))
     assert not same(*learnt)
 

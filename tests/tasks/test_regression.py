@@ -108,24 +108,18 @@ def test_expected_change_is_gradient_norm_times_pseudo_residual(norm):
     torch.testing.assert_close(found, steep * residual, rtol=1e-10, atol=0)
 
 
-def test_expected_change_of_several_numbers_against_autograd():
-    task, model, x = Regression(2), network(), inputs()
-    members = tuple(network(2, seed) for seed in (1, 2))
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [
+        pytest.param(Regression(2), lambda o, f: (o - f).square().sum() / 2, id="several numbers"),
+        pytest.param(Classification(4), lambda o, f: -o.log_softmax(0)[f.argmax()], id="votes"),
+    ],
+)
+def test_expected_change_is_the_mean_over_what_members_answer(task, loss):
+    model, x = network(task.num_classes), inputs()
+    members = tuple(network(task.num_classes, seed) for seed in (1, 2))
     found = FittedModelChange(members, "global", None).compute(model, task, x)
-    each = [
-        norms(model, x, lambda o, i, f=f: (o[0] - f(x)[i].detach()).square().sum() / 2)
-        for f in members
-    ]
-    torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=1e-10, atol=0)
-
-
-def test_expected_change_of_a_classifier_is_at_the_votes():
-    model, x = network(4), inputs()
-    members = tuple(network(4, seed) for seed in (1, 2))
-    found = FittedModelChange(members, "global", None).compute(model, Classification(4), x)
-    each = [
-        norms(model, x, lambda o, i, f=f: -o[0].log_softmax(0)[f(x)[i].argmax()]) for f in members
-    ]
+    each = [norms(model, x, lambda o, i, f=f: loss(o[0], f(x)[i].detach())) for f in members]
     torch.testing.assert_close(found, torch.stack(each).mean(0), rtol=1e-10, atol=0)
 
 

@@ -18,6 +18,7 @@ from upslope.signals.committee import FittedCommittee
 from upslope.tasks import Segmentation, Task
 from upslope.tasks.answers import MaskNeededError
 from upslope.tasks.masks import random_window
+from upslope.tasks.pixels import reduce_pixels
 from upslope.training import evaluate
 
 
@@ -310,6 +311,14 @@ def test_uncertainties_by_each_rule():
             task = Segmentation(4, pixels=rule, top_share=0.25)
             signal = build(Need.of("uncertainty", measure="entropy"))
             assert signal.compute(model, task, x)[i].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.07, 7), (0.55, 55), (0.555, 56), (1e-9, 1)])
+def test_the_top_share_is_rounded_up_from_the_number_that_was_given(share, count):
+    """0.07 of 100 pixels were 8, as the product is 7.000000000000001."""
+    values = torch.arange(100.0).reshape(1, 10, 10)
+    top = reduce_pixels(values, torch.zeros(1, 10, 10), "top", share, 2)
+    assert top.item() == 99 - (count - 1) / 2
 
 
 def test_disagreements_go_by_the_same_rule():

@@ -110,6 +110,30 @@ def test_figures_have_the_primary_one_and_rank_perfect_outputs_first(
     assert figures[0][task.primary] < figures[1][task.primary]
 
 
+def test_figures_of_outputs_that_are_nan_are_refused(case: tuple[Task, Case]) -> None:
+    """Masks of NaN had a mean IoU of 1 where all pixels are of the first class."""
+    task, made = case
+    outputs = made.outputs.clone()
+    outputs[1] = torch.nan
+    with pytest.raises(ModelError, match="of 1 of 6 samples are NaN"):
+        task.metrics().update(outputs, made.targets)
+
+
+def test_losses_of_half_precision_are_those_of_the_same_numbers(case: tuple[Task, Case]) -> None:
+    """As under autocast, where targets of a regression lost their digits before the centre was
+    taken away: of 10,015 and 9,980 with centre 10,000 and scale 30 nothing was left."""
+    task, made = case
+    targets = made.targets
+    if isinstance(task, tasks.Regression):
+        task = dataclasses.replace(task, centre=(1e4,) * CLASSES, scale=(30.0,) * CLASSES)
+        targets = 1e4 + 30 * targets
+    outputs = made.outputs.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = task.losses(outputs, targets)
+    torch.testing.assert_close(losses, task.losses(outputs.float(), targets))
+    assert torch.equal(task.predictions(outputs), task.predictions(outputs.float()))
+
+
 def test_logits_are_there_or_refused_by_name(case: tuple[Task, Case]) -> None:
     task, made = case
     if isinstance(task, tasks.Regression):

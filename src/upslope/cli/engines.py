@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from upslope.config import Config, Setup
+    from upslope.distributed.fingerprint import Fingerprint
     from upslope.distributed.ranks import Ranks
     from upslope.distributed.ray_engine import RayEngine
 
@@ -135,19 +136,31 @@ def sharing(
     if engine is None:
         yield True
         return
-    from upslope.distributed.ranks import Fingerprint
     from upslope.distributed.ray_engine import RayEngine
+
+    if isinstance(engine, RayEngine):
+        with engine.together(datasets, device, make_model, fingerprint_of) as leads:
+            yield leads
+        return
+    fingerprint = fingerprint_of(datasets, make_model)
+    with engine.together(datasets, device, make_model, fingerprint) as leads:
+        yield leads
+
+
+def fingerprint_of(
+    datasets: Mapping[str, Any], make_model: Callable[[], nn.Module] | None
+) -> Fingerprint:
+    """Return what must be equal in all processes of a command.
+
+    datasets: by name. make_model: as of `sharing`.
+    """
+    from upslope.distributed.fingerprint import Fingerprint
     from upslope.experiment.network_record import describe_lastingly
     from upslope.files import json_digest
 
-    if isinstance(engine, RayEngine):
-        with engine.together(datasets, device, make_model) as leads:
-            yield leads
-        return
     ids = {name: (len(data), json_digest(list(data.ids))) for name, data in datasets.items()}
     network = json_digest(describe_lastingly(make_model)) if make_model else None
-    with engine.together(datasets, device, make_model, Fingerprint(ids, network)) as leads:
-        yield leads
+    return Fingerprint(ids, network)
 
 
 @contextmanager

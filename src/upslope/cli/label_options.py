@@ -44,6 +44,30 @@ GO_ON = "Every answer is kept: the same command goes on."
 """What is said where a command was stopped."""
 
 
+def author_of(name: str | None) -> str:
+    """Return who answers: the name that was given, or the login name.
+
+    Raises:
+        ConfigError: none was given, and the system has none for the user, as in a container.
+        DataError: a name by which answers would be taken for imported labels.
+    """
+    import getpass
+
+    from upslope.errors import ConfigError
+    from upslope.labelling.project import check_author
+
+    if name is None:
+        try:
+            name = getpass.getuser()
+        except (KeyError, OSError) as error:  # the former before Python 3.13
+            raise ConfigError(
+                "Expected a login name, by which answers are recorded, but the system has none for "
+                "this user. Say who answers: --name NAME."
+            ) from error
+    check_author(name)
+    return name
+
+
 def say(line: str) -> None:
     """Print a line as it is: no markup, no wrapping."""
     out.print(line, markup=False, soft_wrap=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import importlib.util
 import json
+import threading
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -26,6 +26,7 @@ from upslope.cli.label_options import (
     ReadLimit,
     Wage,
     White,
+    author_of,
     say,
     take_in_changes,
 )
@@ -282,14 +283,13 @@ def _serve(
 ) -> None:
     from upslope.errors import ConfigError
     from upslope.labelling.project import Project as LabelProject
-    from upslope.labelling.project import check_author
     from upslope.labelling.samples import samples_of
     from upslope.labelling.server import LOOPBACK, listen
     from upslope.labelling.server import serve as serve_page
     from upslope.labelling.session import Session
     from upslope.labelling.settings import OUTLINES
 
-    check_author(name or "")
+    author = author_of(name)
     with LabelProject(folder) as project:
         settings = project.settings
         if settings.kind in OUTLINES:
@@ -315,8 +315,10 @@ def _serve(
         say(f"label at {url}")
         say("Ctrl-C ends; every answer is kept.")
         if browser:
-            webbrowser.open(url)
-        serve_page(session, listener, name or getpass.getuser(), LOOPBACK if local else None)
+            # In a thread: a browser of the terminal, as lynx, is over when people have left it, and
+            # would wait for the page until then.
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        serve_page(session, listener, author, LOOPBACK if local else None)
 
 
 def _need_page() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import subprocess
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from upslope.cli.console import telling_errors
-from upslope.cli.label_options import GO_ON, Name, say, take_in_changes
+from upslope.cli.label_options import GO_ON, Name, author_of, say, take_in_changes
 from upslope.cli.label_options import Project as ProjectFolder
 from upslope.counts import format_count
 from upslope.progress import answering_signals
@@ -122,15 +121,15 @@ def _exchange(
     folder: Path, tool: str, url: str | None, token: str | None, name: str | None, guesses: bool
 ) -> Iterator[tuple[Exchange, subprocess.Popen[bytes] | None]]:
     from upslope.labelling.exchange import Exchange
-    from upslope.labelling.project import Project, check_author
+    from upslope.labelling.project import Project
     from upslope.labelling.samples import samples_of
 
-    check_author(name or "")
+    author = author_of(name)
     with Project(folder) as project:
         settings = project.settings
         samples = samples_of(settings)
         take_in_changes(project, samples)
-        annotator, process = _annotator(project, samples, tool, url, token, name)
+        annotator, process = _annotator(project, samples, tool, url, token, author)
         yield Exchange(project, samples, annotator, guesses), process
 
 
@@ -140,7 +139,7 @@ def _annotator(
     tool: str,
     url: str | None,
     token: str | None,
-    name: str | None,
+    author: str,
 ) -> tuple[Annotator, subprocess.Popen[bytes] | None]:
     from upslope.errors import ConfigError
     from upslope.labelling.annotators import TOOLS
@@ -153,7 +152,6 @@ def _annotator(
     if tool == "files":
         where = project.folder / "files"
         say(f"answers: {where / 'to-label.csv'}, or images moved to {where / 'images'}/<class>/")
-        author = name or getpass.getuser()
         return FilesAnnotator(where, settings.kind, settings.classes, author), None
     if tool != "label-studio":
         raise ConfigError(f"Expected --tool to be one of {', '.join(TOOLS)} but got {tool!r}.")

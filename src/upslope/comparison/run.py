@@ -8,11 +8,13 @@ order and hence the first model, which is trained once.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -170,7 +172,7 @@ def compare(
 
     Raises:
         ConfigError: `splits` of another kind, samples of the pool without a label, no strategy, no
-            seed, a name that is no folder's, workers out of range.
+            seed, one that is there twice, a name that is no folder's, workers out of range.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP; the same call goes on.
         RunError: worker processes were killed, and no other could take their seeds over.
         UpslopeError: a run failed; what was recorded stays.
@@ -201,6 +203,7 @@ def compare(
             "Expected one of `training`, settings of the loop of Upslope, and `trainer`, a loop of "
             "your own, but got both. Leave one out."
         )
+    seeds, full_data_seeds = [*map(_plain, seeds)], [*map(_plain, full_data_seeds)]
     plan = RunMatrix(
         Path(out),
         dict(strategies),
@@ -218,6 +221,8 @@ def compare(
     )
     order = list(dict.fromkeys([*seeds, *full_data_seeds]))
     _check(plan, order, workers)
+    _check_each_once(seeds, "seeds")
+    _check_each_once(full_data_seeds, "full_data_seeds")
     _check_budget(plan, seeds)
     runs = sum(len(plan.names(seed)) for seed in order)
     run_observer = watching_unless_observed(observer, runs, progress=progress)
@@ -284,6 +289,19 @@ def _since(run: RunResult | None, budget: int | float) -> int:
 def names_a_folder(label: str) -> bool:
     """Return whether the runs of a strategy can lie in a folder of this name."""
     return label not in _OTHER_FOLDERS and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label))
+
+
+def _plain(seed: Any) -> Any:
+    """Return a whole number of NumPy as one of Python, which a ledger can record."""
+    return int(seed) if isinstance(seed, np.integer) else seed
+
+
+def _check_each_once(seeds: Sequence[int], name: str) -> None:
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise ConfigError(
+            f"Expected each of `{name}` once but got {twice[0]} again: its run would count twice "
+            "in means and tests. Leave it out."
+        )
 
 
 def _check(plan: RunMatrix, seeds: Sequence[int], workers: int) -> None:

@@ -6,7 +6,7 @@ Called by the commands `score`, `select` and `predict`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,8 @@ from upslope.experiment.network_record import (
     describe_network,
     list_differences,
     network_differences,
+    outputs_record,
+    tells_outputs,
 )
 from upslope.files import json_digest
 from upslope.frozen import (
@@ -118,18 +120,32 @@ def load_trained_model(
     classes = len(class_list) or trained_classes(build, weights)
     model, device = build(classes or 2), resolve_device(config.device)
     load_weights(model, source.checkpoint)
-    _warn_of_other_settings(source, model)
+    count = classes or 2
+    _warn_of_other_settings(
+        source, model, lambda: build(count), lambda: task_of(count).prepare(first_readable(pool))
+    )
     model.eval()
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
     return TrainedModel(pool, task_of(classes), model.to(device), device, tuple(class_list))
 
 
-def _warn_of_other_settings(source: Source, model: nn.Module) -> None:
-    """Warn where a network takes the weights of a run and yet computes otherwise than in it."""
+def _warn_of_other_settings(
+    source: Source,
+    model: nn.Module,
+    build: Callable[[], nn.Module],
+    sample: Callable[[], torch.Tensor],
+) -> None:
+    """Warn where a network takes the weights of a run and yet computes otherwise than in it.
+
+    build: makes another such network, as untrained as that of the run was when it was recorded.
+    sample: gives a prepared batch.
+    """
     before = source.run.info.get("network") if source.run else None
-    differences = network_differences(before, describe_network(model)) if before else []
-    if differences:
+    if not before:
+        return
+    outputs = outputs_record(build, sample) if tells_outputs(before) else {}
+    if differences := network_differences(before, {**describe_network(model), **outputs}):
         warnings.warn(
             f"The weights of {source.checkpoint} were trained in another network: "
             f"{list_differences(differences)}. What is computed now may differ from what the run "

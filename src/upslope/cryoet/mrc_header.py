@@ -22,6 +22,14 @@ _BYTES, _SIGNED_MAX = 0, 127  # the mode of 8-bit files, and the largest value t
 _IMOD_STAMP, _IMOD_AT, _IMOD_SIGNED = 1146047817, 152, 1
 """IMOD's mark in a header, where it lies, and the bit of the next word that says "bytes are
 signed"; https://bio3d.colorado.edu/imod/doc/mrc_format.txt."""
+_COMPLEX = ("complex numbers, as of a Fourier transform", "Take the volume in real space")
+_UNREAD = {
+    3: _COMPLEX,
+    4: _COMPLEX,
+    16: ("three colours a voxel", "Save one number a voxel"),
+    101: ("two numbers of 4 bits a byte", "Make bytes of them, as IMOD's `newstack -mode 0` does"),
+}
+"""Mode of a file that is not read -> what it holds, and what to do."""
 _STAMPS = {0x44: "<", 0x11: ">"}
 ANISOTROPY = 1e-3
 """Relative difference of voxel edges above which they count as different."""
@@ -107,7 +115,7 @@ def _fitting_layout(raw: bytes, size: int | None, path: Path) -> _Layout:
     problem = ""
     for order in (stated_order, {"<": ">", ">": "<"}[stated_order]):
         try:
-            layout = _layout(raw, order)
+            layout = _layout(raw, order, path)
             if size is not None and size < layout.needs:
                 raise ValueError(f"it has {size} bytes and its header asks for {layout.needs}")
             break
@@ -118,17 +126,18 @@ def _fitting_layout(raw: bytes, size: int | None, path: Path) -> _Layout:
             f"Expected an MRC file in {path} but {problem}. It is cut short or of another format: "
             "get it again."
         )
-    if len(layout.shape) not in (3, 4) or layout.kind.kind not in "fiu":
+    _refuse_unread_mode(int(layout.fields.mode), path)
+    if len(layout.shape) not in (3, 4):
         raise DataError(
-            f"Expected volumes of real numbers in {path} but got shape {layout.shape} of "
-            f"{layout.kind}."
+            f"Expected a volume, or a stack of volumes, in {path} but it is an image of "
+            f"{layout.shape[0]} rows and {layout.shape[1]} columns. Take the reconstructed volume."
         )
     return layout
 
 
-def _layout(raw: bytes, order: str) -> _Layout:
+def _layout(raw: bytes, order: str, path: Path) -> _Layout:
     """Return the layout in a byte order. Raises ValueError, with the reason, where it describes
-    none.
+    none; DataError where it is one of numbers that are not read.
     """
     import_package("mrcfile", "to read this file", "cryoet")
     from mrcfile.dtypes import HEADER_DTYPE
@@ -145,9 +154,23 @@ def _layout(raw: bytes, order: str) -> _Layout:
     depth = int(fields.mz) if spacegroup_is_volume_stack(fields.ispg) else sides[2]
     if depth < 1 or sides[2] % depth:
         raise ValueError(f"its {sides[2]} sections are no stack of volumes of {depth}")
-    kind, shape = data_dtype_from_header(fields), data_shape_from_header(fields)
+    try:
+        kind = data_dtype_from_header(fields)
+    except ValueError:  # a mode that mrcfile does not know
+        _refuse_unread_mode(int(fields.mode), path)
+        raise
+    shape = data_shape_from_header(fields)
     offset = HEADER_BYTES + int(fields.nsymbt)
     return _Layout(fields, order, kind, shape, offset, offset + math.prod(shape) * kind.itemsize)
+
+
+def _refuse_unread_mode(mode: int, path: Path) -> None:
+    if mode in _UNREAD:
+        content, advice = _UNREAD[mode]
+        raise DataError(
+            f"Expected volumes of real numbers in {path} but its mode is {mode}: {content}. "
+            f"{advice}."
+        )
 
 
 def _oddities_of_format(raw: bytes, size: int | None, layout: _Layout) -> list[str]:

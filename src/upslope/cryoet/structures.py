@@ -77,6 +77,11 @@ def read_structure(path: Path | str) -> Structure:
         raise DataError(f"Expected a structure in {path} but there is no such file.")
     if suffix in MAPS:
         volume = read_volume(path)
+        if volume.values.ndim != 3:
+            raise DataError(
+                f"Expected one density map in {path} but got a stack of {len(volume.values)}. Save "
+                "each as a file of its own."
+            )
         return Map(Path(name).stem, volume.values, volume.voxel)
     if suffix not in ATOMS:
         raise DataError(
@@ -115,6 +120,8 @@ def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structu
             structures[id_] = _centre(id_, values, arrays[f"{id_}_z"])
         elif f"{key}_voxel_A" in arrays:
             voxel = float(arrays[f"{key}_voxel_A"])
+            if values.ndim != 3:
+                raise ValueError(f"{key} is of shape {values.shape}, not one density (d, h, w)")
             structures[key] = Map(key, values.astype(np.float32), voxel)
     return structures
 

@@ -17,15 +17,18 @@ _OPTION = re.compile(r"`data\.(\w+)`")
 _WITH_VALUE = re.compile(r"(?:-s )?\bdata\.(\w+)=")
 _LIST_OF_NAMES = re.compile(r"\bdata\.(\w+)=\[([\w, ]+)\]")
 """Options alone: a path or a column may be called data.csv, and is not quoted with backticks."""
+_LEAVE_OUT = re.compile(r", or leave such \w+ out: `(-s )?experiment\.on_corrupt=skip`")
+"""Advice that is for runs alone: what is opened otherwise leaves nothing out."""
 
 
 def as_arguments(text: str) -> str:
     """Return a sentence in which options of a configuration are called as arguments."""
-    return _WITH_VALUE.sub(r"\1=", _OPTION.sub(r"`\1`", text))
+    return _WITH_VALUE.sub(r"\1=", _OPTION.sub(r"`\1`", _LEAVE_OUT.sub("", text)))
 
 
 def as_command_options(text: str) -> str:
     """Return a sentence in which options of a configuration are called as those of a command."""
+    text = _LEAVE_OUT.sub("", text)
     text = _LIST_OF_NAMES.sub(lambda m: f"{_option_name(m[1])} {m[2].replace(' ', '')}", text)
     return _OPTION.sub(lambda match: f"`{_option_name(match[1])}`", text)
 

@@ -174,15 +174,15 @@ def check_labels(
             f"Expected one integer label per sample in {source} but got an array of type "
             f"{labels.dtype} and shape {labels.shape}."
         )
-    result = labels.astype(np.int64)
-    bad = np.flatnonzero((result < UNKNOWN) | (result >= len(classes)))
+    numbers = labels.astype(np.float64)  # as int64, the largest of uint64 would be -1, no label
+    bad = np.flatnonzero((numbers < UNKNOWN) | (numbers >= len(classes)))
     if len(bad):
         raise DataError(
             f"Expected labels between 0 and {len(classes) - 1} ({len(classes)} classes), or -1 for "
-            f"a sample without a label, in {source} but got {int(result[bad[0]])} at "
+            f"a sample without a label, in {source} but got {labels[bad[0]]} at "
             f"{ids[bad[0]]!r} ({len(bad)} such labels). Name all classes or repair the labels."
         )
-    return result
+    return labels.astype(np.int64)
 
 
 def refuse_wrapped(parts: Iterable[Array], what: str, remedy: str) -> None:

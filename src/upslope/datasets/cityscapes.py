@@ -14,7 +14,7 @@ from pydantic import Field
 from upslope.datasets.encoded import Memory, OnError
 from upslope.datasets.mask_classes import IGNORE, MaskClasses
 from upslope.datasets.masks import Pair, open_pairs, pair_files
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
@@ -51,7 +51,7 @@ def load(
         images, masks = (
             {
                 path.name.removesuffix(ending): path
-                for path in (folder / kind / name).glob(f"*/*{ending}")
+                for path in visible((folder / kind / name).glob(f"*/*{ending}"))
             }
             for kind, ending in (
                 ("leftImg8bit", "_leftImg8bit.png"),

@@ -7,6 +7,7 @@ root/instances.json                        root/images/...      a share is drawn
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.coco_json import CocoImage, Instances, read_instances, refuse_shares
+from upslope.datasets.coco_json import Instances, read_instances, refuse_shares
 from upslope.datasets.encoded import Memory, ModeOption, OnError, SizeOption
 from upslope.datasets.folder import open_entries
 from upslope.datasets.image_duplicates import DuplicatesOption
@@ -25,7 +26,7 @@ from upslope.datasets.layout import Entry, images_in
 from upslope.datasets.left_out import LeftOut, name_some
 from upslope.datasets.masks import Pair, open_pairs
 from upslope.datasets.outlines import OutlineMasks
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.several import Several, one_class
 from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
@@ -53,7 +54,8 @@ def load(
         str | None, Field(description="JSON of instances to test on, a path from the root")
     ] = None,
     images: Annotated[
-        str | None, Field(description="folder that the names of images start from, in the root")
+        str | None,
+        Field(description="folder that the names of images start from, a path from the root"),
     ] = None,
     several: Several = "refuse",
     crowd: Annotated[
@@ -146,10 +148,10 @@ def _files(folder: Path, train: str | None, test: str | None) -> list[Path]:
                 raise DataError(f"Expected COCO instances in {path} but there is no such file.")
         return files
     for place in (folder / "annotations", folder):
-        pair = [sorted(place.glob(f"instances_{part}*.json")) for part in ("train", "val")]
+        pair = [visible(place.glob(f"instances_{part}*.json")) for part in ("train", "val")]
         if all(len(one) == 1 for one in pair):
             return [pair[0][0], pair[1][0]]
-    every = sorted({*(folder / "annotations").glob("*.json"), *folder.glob("*.json")})
+    every = visible({*(folder / "annotations").glob("*.json"), *folder.glob("*.json")})
     if len(every) != 1:
         raise DataError(
             f"Expected annotations/instances_train*.json and instances_val*.json in {folder}, or "
@@ -221,9 +223,9 @@ def _notes_on_unlisted(folder: Path, parts: Sequence[Part]) -> tuple[str, ...]:
     """Return a sentence on the images beside those that the annotations list."""
     files = {(home / image.file).resolve() for _, home, part in parts for image in part.images}
     there = {
-        path: (folder / path).resolve()
+        _id(folder, home, path): (home / path).resolve()
         for home in {home for _, home, _ in parts}
-        for path in images_in(folder, home, LeftOut())
+        for path in images_in(home, home, LeftOut())
     }
     left_out = LeftOut()
     for path in sorted(path for path, file in there.items() if file not in files):
@@ -260,8 +262,14 @@ def _outside_notes(parts: Sequence[Part]) -> tuple[str, ...]:
     )
 
 
-def _id(folder: Path, home: Path, image: CocoImage) -> str:
-    return (home / image.file).relative_to(folder).as_posix()
+def _id(folder: Path, home: Path, file: str) -> str:
+    """The path of an image from the root, which it may lie beside: images may have a disk of their
+    own."""
+    path = home / file
+    if not path.is_relative_to(folder):
+        path, folder = home.resolve() / file, folder.resolve()
+        return Path(os.path.relpath(path, folder)).as_posix()
+    return path.relative_to(folder).as_posix()
 
 
 def _entries(
@@ -271,7 +279,7 @@ def _entries(
     names = parts[0][2].categories
     splits = ("train", "test") if len(parts) > 1 else ("",)
     labels = {
-        (_id(folder, home, image), split): sorted(names[number] for number in image.numbers)
+        (_id(folder, home, image.file), split): sorted(names[number] for number in image.numbers)
         for (_, home, part), split in zip(parts, splits, strict=True)
         for image in part.images
     }
@@ -294,7 +302,7 @@ def _pairs(folder: Path, part: Part, empty: str) -> list[Pair]:
         )
     return [
         Pair(
-            _id(folder, home, image),
+            _id(folder, home, image.file),
             home / image.file,
             path if image.outlines or empty == "background" else None,
         )

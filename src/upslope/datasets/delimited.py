@@ -56,11 +56,9 @@ def read_delimited(
             "Expected `data.delimiter` to be comma, semicolon, tab, bar or one character but got "
             f"{delimiter!r}."
         )
-    text = read_text(path, encoding)
+    stated_delimiter, text = cut_delimiter_line(read_text(path, encoding))
+    delimiter = delimiter or stated_delimiter
     notes: list[str] = []
-    first, _, rest = text.partition("\n")
-    if delimiter is None and first.strip().lower().startswith("sep=") and len(first.strip()) == 5:
-        delimiter, text = first.strip()[4], rest  # Excel's own line about the delimiter
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     if delimiter is None:
         delimiter = _delimiter(text, usual, path)
@@ -86,6 +84,16 @@ def read_delimited(
     arrays = [pa.chunked_array(chunks, pa.large_string()) for chunks in columns]
     named_columns, column_notes = _name_columns(names, arrays, path)
     return pa.table(named_columns), (*notes, *column_notes)
+
+
+def cut_delimiter_line(text: str) -> tuple[str | None, str]:
+    """Return (the character that Excel's own first line, such as sep=;, says to be between cells,
+    the text without that line); None where the text has no such line.
+    """
+    first, _, rest = text.partition("\n")
+    if first.strip(" \r").lower().startswith("sep=") and len(first.strip(" \r")) == len("sep=;"):
+        return first.strip(" \r")[-1], rest
+    return None, text
 
 
 def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -37,7 +37,7 @@ from upslope.datasets.image_form import White, form_of
 from upslope.datasets.image_survey import survey_parts
 from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MissingLabels
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import check_all_shards, needed_root, visible
 from upslope.datasets.split_labels import read_split_labels
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
@@ -247,18 +247,24 @@ def _from_hub(path: str, subset: str | None) -> dict[str, Any]:
 def _from_disk(folder: Path) -> dict[str, Any]:
     """Return the splits of what `save_to_disk` wrote, or of files train*.arrow, test*.arrow."""
     library = _library()
-    shards: dict[str, list[Any]] = {}
+    files_by_split: dict[str, list[Path]] = {}
     with reporting_damage(f"a data set that `datasets` saved in {folder}", "Save it again."):
-        for file in sorted(folder.glob("**/*.arrow")):
+        for file in visible(folder.glob("**/*.arrow")):
             check_ipc(file)
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             rows = library.load_from_disk(str(folder))
             return dict(rows) if isinstance(rows, dict) else {"train": rows}
-        for file in sorted(folder.glob("*.arrow")):
+        for file in visible(folder.glob("*.arrow")):
             if file.name.startswith("cache-"):  # of the library's own
                 continue
             split = next((s for s in ("train", *TESTS) if file.name.startswith(s)), file.stem)
-            shards.setdefault(split, []).append(library.Dataset.from_file(str(file)))
+            files_by_split.setdefault(split, []).append(file)
+        for files in files_by_split.values():
+            check_all_shards(files)
+        shards = {
+            split: [library.Dataset.from_file(str(file)) for file in files]
+            for split, files in files_by_split.items()
+        }
     if not {"train", *TESTS} & shards.keys():
         raise DataError(
             f"Expected dataset_dict.json, as `save_to_disk` writes it, or files train*.arrow and "

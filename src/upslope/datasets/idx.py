@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from upslope.datasets.arrays import Array, ArrayDataset, build_dataset
+from upslope.datasets.arrays import Array, ArrayDataset, absent_number_notes, build_dataset
 from upslope.datasets.paths import check_md5, needed_root
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
@@ -111,7 +111,10 @@ def _read(
         str(i) for i in range(1 + max(int(arrays[s, FILES[s][1]].max(initial=0)) for s in FILES))
     ]
     part = partial(_split, name, paths, arrays, names, mean, std)
-    return Splits(pool=part("train"), test=part("test"))
+    pool, test = part("train"), part("test")
+    every_label = np.concatenate([pool.labels, test.labels])
+    notes = () if classes else absent_number_notes(every_label, len(names), "labels")
+    return Splits(pool, test, notes=notes)
 
 
 def _split(

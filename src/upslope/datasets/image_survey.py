@@ -18,6 +18,8 @@ from upslope.images import FULL, Form, Header, read_header
 _LOOKED_AT = 5000
 _COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
 """Modes that become RGB without a loss but for transparency."""
+_GREY = ("LA", "La")
+"""Modes of grey levels with transparency."""
 _HOW = {
     "index": "the numbers of palette entries count as grey levels do",
     "colour": "by colour",
@@ -112,7 +114,7 @@ def _levels(form: Form) -> str:
 
 
 def _loses_colour(header: Header, form: Form) -> bool:
-    return form.mode == "L" and header.natural == "RGB"
+    return form.mode == "L" and header.natural == "RGB" and header.mode not in _GREY
 
 
 def _converts_mode(header: Header, form: Form) -> bool:
@@ -120,7 +122,7 @@ def _converts_mode(header: Header, form: Form) -> bool:
 
 
 def _repeats_channels(header: Header, form: Form) -> bool:
-    return form.mode == "RGB" and header.natural == "L"
+    return form.mode == "RGB" and (header.natural == "L" or header.mode in _GREY)
 
 
 def _crops(header: Header, form: Form) -> bool:
@@ -143,6 +145,10 @@ _CHANGES = (
     (
         lambda header, _: header.deep,
         "hold 16 bits: with {white} as white (`data.white`), {levels} of their levels become one.",
+    ),
+    (
+        lambda header, _: header.coded_bits > 8,
+        "have more than 8 bits for a colour (AVIF, HEIC), of which the upper 8 are read.",
     ),
     (lambda header, _: header.transparent, "can be transparent in part, and are laid over white."),
     (lambda header, _: header.turned, "are turned as their EXIF data say."),

@@ -57,7 +57,21 @@ def read_json_lines(path: Path, encoding: str | None = None) -> pa.Table:
     if not tables:
         raise DataError(f"Expected rows in {path} but got none.")
     with reporting_damage(f"columns of one type each in {path}", "Write their cells alike."):
+        _check_large_numbers(tables)
         return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _check_large_numbers(tables: Sequence[pa.Table]) -> None:
+    """Raise ValueError where some lines of a column have fractions, and others whole numbers that
+    floats cannot hold: joined, those would be rounded."""
+    import pyarrow as pa
+
+    kinds: dict[str, set[bool]] = {}
+    for field in (field for table in tables for field in table.schema):
+        if pa.types.is_decimal(field.type) or pa.types.is_floating(field.type):
+            kinds.setdefault(field.name, set()).add(pa.types.is_decimal(field.type))
+    if both_kinds := [name for name, them in kinds.items() if len(them) > 1]:
+        raise ValueError(f"in {both_kinds[0]!r}, fractions are beside whole numbers beyond 64 bits")
 
 
 def _column(rows: Sequence[dict[str, Any]], name: str) -> pa.Array:

@@ -11,6 +11,7 @@ from typing import Any
 
 from upslope.counts import format_count
 from upslope.datasets.decoding import read_text
+from upslope.datasets.delimited import cut_delimiter_line
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.layout import Entry, images_in
 from upslope.datasets.left_out import LeftOut, name_some
@@ -76,8 +77,10 @@ _Row = dict[str | Any, str | Any]
 
 def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
     """Return (names of the columns, (number of the line, cells) of each row) of a manifest."""
-    text = read_text(path, encoding)
-    first, *others = (_header_of(text, delimiter, path) for delimiter in _DELIMITERS)
+    stated_delimiter, text = cut_delimiter_line(read_text(path, encoding))
+    cut = int(stated_delimiter is not None)
+    delimiters = stated_delimiter or _DELIMITERS
+    first, *others = (_header_of(text, delimiter, path) for delimiter in delimiters)
     reader, columns = next((one for one in others if {*one[1]} >= _COLUMNS), first)
     if columns.count("path") != 1 or columns.count("label") != 1:
         raise DataError(
@@ -87,7 +90,7 @@ def _rows_of(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[in
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"Expected each column of {path} once but {twice[0]!r} is there twice.")
     with reporting_damage(f"a CSV file in {path}", "Save it again."):
-        return columns, [(reader.line_num, row) for row in reader]
+        return columns, [(reader.line_num + cut, row) for row in reader]
 
 
 def _header_of(text: str, delimiter: str, path: Path) -> tuple[csv.DictReader[str], list[str]]:

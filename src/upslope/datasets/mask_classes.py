@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from upslope.datasets.decoding import read_text
+from upslope.datasets.delimited import cut_delimiter_line
 from upslope.errors import DataError
-from upslope.images import Form, check_pixels, is_deep_colour, load_whole, open_image
+from upslope.images import (
+    Form,
+    check_pixels,
+    is_deep_colour,
+    load_whole,
+    open_image,
+    read_header,
+)
 from upslope.mask_files import Storage, check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
@@ -28,7 +36,6 @@ _NO_CLASS_NAMES = (
     "ignore", "ignored", "ignore_index", "void", "don't care", "dontcare", "unlabeled",
     "unlabelled",
 )  # fmt: skip
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 Mask = NDArray[np.uint8]
 _Row = dict[str | Any, str | Any]
@@ -205,18 +212,19 @@ def _classes_by(
 
 def _table_rows(path: Path, encoding: str | None) -> tuple[list[str], list[tuple[int, _Row]]]:
     """(names of the columns, (number of the line, cells) of each row) of a class table."""
-    text = read_text(path, encoding)
+    stated_delimiter, text = cut_delimiter_line(read_text(path, encoding))
+    cut = int(stated_delimiter is not None)
     semicolons = ";" in text.partition("\n")[0]  # as Excel writes where the comma is decimal
     reader = csv.DictReader(
         io.StringIO(text, newline=""),
-        delimiter=";" if semicolons else ",",
+        delimiter=stated_delimiter or (";" if semicolons else ","),
         skipinitialspace=True,
         strict=True,
     )
     with reporting_damage(f"a class table in {path}", "Save it again as CSV."):
         header = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = header
-        return header, [(reader.line_num, row) for row in reader]
+        return header, [(reader.line_num + cut, row) for row in reader]
 
 
 def _value_columns(header: Sequence[str], path: Path) -> tuple[bool, bool]:
@@ -268,10 +276,7 @@ def _in_range(number: str, top: int) -> bool:
 
 
 def _same_size(path: Path, size: tuple[int, int], image: Path) -> None:
-    with open_image(image, f"an image in {image}", "Repair or remove it.") as opened_image:
-        width, height = opened_image.size
-        if opened_image.getexif().get(0x0112) in _QUARTER_TURNS:
-            width, height = height, width
+    height, width = read_header(image, str(image)).size
     if size != (height, width):
         raise DataError(
             f"Expected the mask {path} to be of the size of its image {image}, {height} rows of "

@@ -33,7 +33,7 @@ from upslope.datasets.layout import UNLABELLED
 from upslope.datasets.left_out import LeftOut
 from upslope.datasets.mask_classes import ignored_class_notes, read_mask_classes
 from upslope.datasets.masks import Pair, by_name, open_pairs, pair_files
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.datasets.subset import draw
 from upslope.errors import DataError
@@ -72,7 +72,7 @@ def load(
     left_out = LeftOut()
     images = by_name(folder / "images", WHERE, left_out)
     pool_images = {key: path for key, path in images.items() if _top(key).lower() in UNLABELLED}
-    none_yet = pool_images == images and not any((folder / "masks").glob("**/*.*"))
+    none_yet = pool_images == images and not visible((folder / "masks").glob("**/*.*"))
     masks = {} if none_yet else by_name(folder / "masks", WHERE, left_out)
     triples = pair_files(
         {k: p for k, p in images.items() if k not in pool_images},
@@ -81,6 +81,9 @@ def load(
     )
     pairs = [Pair(*triple) for triple in triples]
     parts = _by_folder(pairs, folder, left_out, bool(pool_images)) or _by_share(pairs, test_share)
+    notes = (*left_out.notes(), *ignored_class_notes(codes.classes))
+    if parts["test"] and all(split_of(_top(pair.id)) == "validation" for pair in parts["test"]):
+        notes += ("The images of the validation split are the test set: no split test is there.",)
     parts["train"] += [Pair(key, path, masks.get(key)) for key, path in sorted(pool_images.items())]
     return open_pairs(
         folder.name,
@@ -94,7 +97,7 @@ def load(
         memory=memory,
         progress=progress,
         white=white,
-        notes=(*left_out.notes(), *ignored_class_notes(codes.classes)),
+        notes=notes,
         duplicates=duplicates,
     )
 

@@ -28,7 +28,7 @@ from upslope.datasets.arrays import (
     refuse_wrapped,
 )
 from upslope.datasets.decoding import decode_text
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
 from upslope.progress import Observer, no_progress
@@ -137,7 +137,7 @@ def _texts(values: Array, name: str, path: Path) -> list[str]:
 def _the_file(root: Path) -> Path:
     if root.is_file():
         return root
-    files = sorted(root.glob("*.npz"))
+    files = visible(root.glob("*.npz"))
     if len(files) != 1:
         raise DataError(
             f"Expected one .npz file in {root} but got {[p.name for p in files] or 'none'}. Give "

@@ -31,7 +31,7 @@ from upslope.datasets.image_form import White, form_of
 from upslope.datasets.image_survey import survey_parts
 from upslope.datasets.left_out import name_some
 from upslope.datasets.missing import MissingLabels
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import check_all_shards, needed_root, visible
 from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
@@ -143,7 +143,7 @@ def _left_out_notes(
         notes.append(f"The files of {first.partition('-')[0].removesuffix('.parquet')} are the "
                      "test set: there are none of test.")  # fmt: skip
     there = {*folder.glob("*.parquet"), *folder.glob("*/*.parquet")}
-    others = sorted(there - {path for files in paths.values() for path in files})
+    others = visible(there - {path for files in paths.values() for path in files})
     if others:
         names = [path.relative_to(folder).as_posix() for path in others]
         notes.append(f"Left out {format_count(len(names), 'file')}: {name_some(names)}.")
@@ -160,12 +160,7 @@ def _all_shards(files: list[Path]) -> list[Path]:
             f"Expected the Parquet files of one data set in {files[0].parent.parent} but got those "
             f"of {len(folders)}: {', '.join(folders)}. Give the folder of one as the root."
         )
-    total = files[0].stem.rpartition("-of-")[2]
-    if total.isdigit() and len(files) != int(total):
-        raise DataError(
-            f"Expected {int(total)} files, as {files[0].name} says, in {files[0].parent} but got "
-            f"{len(files)}: {', '.join(path.name for path in files)}. Get the missing ones."
-        )
+    check_all_shards(files)
     return files
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from upslope.errors import ConfigError, DataError, RunError
@@ -45,6 +45,28 @@ def refuse_empty_path(path: str | Path, what: str) -> None:
             f"Expected {what} to be the path of a file or folder but got an empty text, perhaps of "
             "a variable that is not set. Write . for the current folder."
         )
+
+
+def check_all_shards(paths: Sequence[Path]) -> None:
+    """Compare the number of files with that in their names, two of train-00000-of-00002.
+
+    paths: of one split, in order.
+
+    Raises:
+        DataError: some are missing.
+    """
+    total = paths[0].stem.rpartition("-of-")[2]
+    if total.isdecimal() and len(paths) != int(total):
+        raise DataError(
+            f"Expected {int(total)} files, as {paths[0].name} says, in {paths[0].parent} but got "
+            f"{len(paths)}: {', '.join(path.name for path in paths)}. Get the missing ones."
+        )
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Return the paths in order, without hidden files: those that macOS writes beside others, as
+    ._a.csv, have the suffix of a.csv and another content."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def check_md5(path: Path, published_md5: str, where: str) -> None:

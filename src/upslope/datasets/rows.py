@@ -22,6 +22,7 @@ from upslope.datasets.arrow import is_number, is_text, plain_column, read_parque
 from upslope.datasets.delimited import read_delimited
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.json_lines import read_json_lines
+from upslope.datasets.paths import visible
 from upslope.datasets.subset import draw
 from upslope.errors import ConfigError, DataError
 
@@ -200,7 +201,7 @@ def _files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
     """Return (one file, or those of the training and the test set; notes)."""
     if root.is_file():
         return [root], ()
-    tables = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+    tables = visible(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
     pair = [[p for p in tables if p.stem.lower() == name] for name in ("train", "test")]
     if all(len(files) == 1 for files in pair):
         files = [one for files in pair for one in files]

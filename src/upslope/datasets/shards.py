@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upslope.datasets.folder_names import split_of
 from upslope.datasets.left_out import name_some
+from upslope.datasets.paths import visible
 from upslope.errors import ConfigError, DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -56,7 +57,7 @@ def find_shards(root: Path, train: str | None, test: str | None, validation: str
 
 
 def _tars_in(root: Path) -> list[Path]:
-    paths = sorted(p for p in root.rglob("*.tar") if not p.name.startswith("."))
+    paths = visible(root.rglob("*.tar"))
     if paths:
         return paths
     archive = min((p.name for p in root.rglob("*.t*gz")), default=None)
@@ -107,7 +108,7 @@ def _matching(root: Path, pattern: str, option: str) -> list[Path]:
     for one in expand_pattern(pattern, option):
         anchor = Path(one).anchor  # of an absolute path, which `glob` takes in parts alone
         start = Path(anchor) if anchor else root
-        files = sorted(start.glob(one.removeprefix(anchor)))
+        files = visible(start.glob(one.removeprefix(anchor)))
         if not files:
             raise ConfigError(
                 f"Expected tar files {one} in {root}, as `data.{option}` says, but there are none."

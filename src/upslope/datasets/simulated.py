@@ -17,7 +17,7 @@ from upslope.cryoet.imaging import Imaging
 from upslope.cryoet.structures import ATOMS, MAPS, Structure, read_library, read_structure
 from upslope.datasets.encoded import Memory
 from upslope.datasets.name_lists import OptionalNames, split_names
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.datasets.volumes import simulate_splits
 from upslope.errors import DataError
@@ -176,9 +176,14 @@ def _structures(root: Path | None, name: str) -> dict[str, Structure]:
     structures: dict[str, Structure] = {}
     if any((folder / file).is_file() for file in ("structures.npz", "maps.npz")):
         structures |= read_library(folder)
-    for path in sorted(folder.iterdir()):
+    for path in visible(folder.iterdir()):
         if Path(path.name.removesuffix(".gz")).suffix.lower() in ATOMS + MAPS:
             structure = read_structure(path)
+            if structure.id in structures:
+                raise DataError(
+                    f"Expected a structure of each name once in {folder} but {structure.id!r} is "
+                    f"there again, in {path.name}: each is a class. Rename or remove one."
+                )
             structures[structure.id] = structure
     if not structures:
         raise DataError(f"Expected structures in {folder} ({WHERE}) but there are none.")

@@ -31,7 +31,8 @@ def read_split_labels(
     """Return (names of the classes, split -> (n,) labels, notes).
 
     Whole numbers of any type are positions in the names, -1 and empty cells being unlabelled; text
-    and truth values are names themselves.
+    and truth values are names themselves. Numbers and stated names that are among the words stand
+    for no label, and such a name for no class.
 
     columns: split -> its labels. names_by_split: the names that each split's files state, if any.
     column, source: for messages. words: the option `missing_labels`.
@@ -46,9 +47,11 @@ def read_split_labels(
     names = same_names(names_by_split, source)
     if all(is_number(one.type) or pa.types.is_null(one.type) for one in plain.values()):
         labels = {split: _whole_numbers(one, what) for split, one in plain.items()}
+        if words is not None:
+            names, labels = _without_missing(names, labels, words)
         notes = tuple(
             f"{int((one == UNKNOWN).sum()):,} of {len(one):,} samples of {split} are unlabelled: "
-            "their label is empty or -1."
+            f"their label is empty{', -1 or among `data.missing_labels`' if words else ' or -1'}."
             for split, one in labels.items()
             if (one == UNKNOWN).any()
         )
@@ -129,6 +132,27 @@ def _whole_numbers(column: pa.ChunkedArray, what: str) -> Labels:
         wrong = fractions[0] if len(fractions) else np.inf
         raise DataError(f"Expected {what} to be whole numbers or text but got {wrong:g}.")
     return np.where(np.isnan(values), UNKNOWN, values).astype(np.int64)
+
+
+def _without_missing(
+    names: Names | None, labels: Mapping[str, Labels], words: Collection[str]
+) -> tuple[Names | None, dict[str, Labels]]:
+    """Return the names that are not among the words, and labels by them, `UNKNOWN` where they or
+    their names are.
+    """
+    all_names = names or ()
+    class_places = [i for i, name in enumerate(all_names) if name not in words]
+    new_number = {old: new for new, old in enumerate(class_places)}
+
+    def number(label: int) -> int:
+        if 0 <= label < len(all_names):
+            return new_number.get(label, UNKNOWN)
+        return UNKNOWN if str(label) in words else label
+
+    return None if names is None else tuple(all_names[i] for i in class_places), {
+        split: np.array([number(label) for label in one.tolist()], dtype=np.int64)
+        for split, one in labels.items()
+    }
 
 
 def _as_numbers(labels: Mapping[str, Labels], what: str) -> Names:

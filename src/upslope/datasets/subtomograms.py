@@ -24,7 +24,7 @@ from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError, left_out_text
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
-from upslope.datasets.paths import needed_root
+from upslope.datasets.paths import needed_root, visible
 from upslope.datasets.splits import Splits
 from upslope.datasets.subset import Subset, draw
 from upslope.datasets.volume_notes import volume_notes
@@ -223,7 +223,7 @@ def _first_edge(particles: Sequence[Particle], voxel: float | None, on_error: st
 def _table(path: Path) -> Path:
     if path.is_file():
         return path
-    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
+    tables = visible(p for p in path.iterdir() if p.suffix.lower() in (".star", ".csv"))
     if len(tables) != 1:
         raise DataError(
             f"Expected one .star or .csv file in {path} but got "

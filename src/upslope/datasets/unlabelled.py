@@ -114,8 +114,8 @@ def misspelt_class_notes(folder: Path, classes: Sequence[object]) -> tuple[str, 
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     return tuple(
         f"Images in the folder {name!r} have no label, since it is written otherwise than the "
-        f"class {bare_classes[bare_name(name)]!r} (capitals, spaces, or accented letters in one "
-        "code point or in two). Rename it where that class is meant."
+        f"class {bare_classes[bare_name(name)]!r} (capitals, spaces, accented letters in one "
+        "code point or in two, or letters of another script). Rename it where that class is meant."
         for name in names
         if bare_name(name) in bare_classes
     )
@@ -151,13 +151,17 @@ def check_labelled(pool: Dataset) -> None:
     """
     if without := unlabelled(pool):
         verb = "has" if len(without) == 1 else "have"
+        of_words = (
+            " Where a word such as NA is a class of yours, set `data.missing_labels` to the words "
+            "that stand for no label, [] for none."
+        )
+        if isinstance(origin(pool, without[0])[0], HasPairs):  # no word stands for a mask
+            of_words = ""
         raise ConfigError(
             f"Expected each of the {format_count(len(pool), 'sample')} of the pool to have a "
             f"label, as a comparison asks nobody, but {len(without):,} {verb} none, first "
             f"{pool.ids[without[0]]!r}. Take `upslope run`, which asks people for labels (in "
-            "Python `Experiment`); or label these samples, or leave them out. Where a word such as "
-            "NA is a class of yours, set `data.missing_labels` to the words that stand for no "
-            "label, [] for none."
+            f"Python `Experiment`); or label these samples, or leave them out.{of_words}"
         )
 
 

@@ -138,7 +138,7 @@ def _read_listing(listing: Path, home: Path, labels: Path, suffix: str) -> list[
     there.
     """
     pairs = []
-    for id_ in read_text(listing).split():
+    for id_ in filter(None, map(str.strip, read_text(listing).splitlines())):
         if "/" in id_ or "\\" in id_:
             raise DataError(
                 f"Expected names of images in {listing} but got {id_!r}, a path. Remove it."

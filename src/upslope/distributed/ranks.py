@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from upslope.distributed.engine import Engine, Work, using
+from upslope.distributed.fingerprint import Fingerprint, check_alike
 from upslope.distributed.launch import count_processes, place_on_machine, rank_of_process
 from upslope.distributed.parcels import UNPICKLABLE, Holdings, Parcel, pack_or_warn, to_cpu
 from upslope.distributed.survivors import Survivors
-from upslope.errors import ConfigError, DataError, ModelError, RunError, UpslopeError
+from upslope.errors import ConfigError, RunError, UpslopeError
 from upslope.processes import STOPPING, make_portable
 
 _PATIENCE = timedelta(days=30)
@@ -53,14 +54,6 @@ class JointWork(Work, Protocol):
 
 class CalledOffError(Exception):
     """Rank 0 has ended joint work early, and tells why itself."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What must be equal on every rank: of the samples that it holds, of the network it builds."""
-
-    samples: object
-    network: object = None
 
 
 @dataclass(frozen=True)
@@ -143,17 +136,7 @@ class Ranks:
                 raise reason
             if other is None or fingerprint is None:
                 continue
-            if other.samples != fingerprint.samples:
-                raise DataError(
-                    f"Expected all {self.size} processes to open the same data but rank {rank} "
-                    "found other samples than rank 0. Give each machine the same files."
-                )
-            if other != fingerprint:
-                raise ModelError(
-                    f"Expected all {self.size} processes to build the same network but rank {rank} "
-                    "built one of other layers or settings than rank 0. Give each machine the "
-                    "same code."
-                )
+            check_alike(fingerprint, other, f"all {self.size} processes", f"rank {rank}", "rank 0")
 
     def leave(self, error: BaseException | None) -> None:
         """Part in good order, whatever happened: rank 0 ends the others.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.distributed.engine import Work, using
+from upslope.distributed.fingerprint import Fingerprint, check_alike
 from upslope.distributed.parcels import Holdings, pack_or_warn, to_cpu
 from upslope.errors import ConfigError, RunError
 from upslope.extras import missing_package
@@ -34,6 +36,9 @@ _RETRIES = 3
 
 _TOKENS = "ray._private.authentication.authentication_token_setup"
 """The logger of Ray's lines on tokens, which reach the screen whatever its own log level is."""
+
+Identify = Callable[[Mapping[str, Any], Callable[[], nn.Module] | None], Fingerprint]
+"""Returns what tells data sets by name, and networks that a function makes, from others."""
 
 _LOOPBACK = ("127.0.0.1", "::1")
 _ENVIRONMENT = {
@@ -55,6 +60,7 @@ class RayEngine:
     threads: int = 1
     gpus: float = 0.0
     _holdings: Holdings | None = field(default=None, init=False)
+    _identify: Identify | None = field(default=None, init=False)
     _actors: list[Any] = field(default_factory=list, init=False)
     _payload_reference: Any = field(default=None, init=False)
 
@@ -103,19 +109,21 @@ class RayEngine:
         objects: Mapping[str, Any],
         device: torch.device,
         make_model: Callable[[], nn.Module] | None = None,
+        identify: Identify | None = None,
     ) -> Iterator[bool]:
         """Let the workers compute batches while the block runs; yields True.
 
         objects: name -> data set; each worker gets a copy. device: of this process. make_model:
-        returns a network as that in use, with any weights.
+        returns a network as that in use, with any weights. identify: returns what must be equal in
+        this process and in every worker, whose machine may have other code.
         """
-        self._holdings = Holdings(dict(objects), make_model, device)
+        self._holdings, self._identify = Holdings(dict(objects), make_model, device), identify
         try:
             with using(self):
                 yield True
         finally:
             self._actors.clear()  # Ray ends actors that nobody refers to
-            self._holdings = self._payload_reference = None
+            self._holdings = self._payload_reference = self._identify = None
 
     # --- batches ---
 
@@ -126,6 +134,7 @@ class RayEngine:
 
         Raises:
             RunError: an actor died again and again.
+            DataError, ModelError: an actor holds other samples, or builds another network.
             UpslopeError: what the work raises.
         """
         parcel = None
@@ -172,7 +181,9 @@ class RayEngine:
         }
         from ray import cloudpickle
 
-        payload = cloudpickle.dumps((dict(self._holdings.objects), self._holdings.make_model))
+        objects, make_model = dict(self._holdings.objects), self._holdings.make_model
+        leader = self._identify(objects, make_model) if self._identify else None
+        payload = cloudpickle.dumps((objects, make_model, self._identify, leader))
         self._payload_reference = ray.put(
             payload
         )  # kept: an actor that is started again reads it again
@@ -257,11 +268,19 @@ class _Worker:
 
         if self._holdings is None:
             # Written by the process that started this worker, for it alone.
-            objects, make_model = cloudpickle.loads(ray.get(payload_parts[0]))
+            objects, make_model, identify, leader = cloudpickle.loads(ray.get(payload_parts[0]))
+            if identify is not None:
+                _check_worker(leader, identify(objects, make_model))
             self._holdings = Holdings(objects, make_model, self._device)
         if self._work[0] != key:
             self._work = (key, self._holdings.unpack(ray.get(parcel[0])))
         return [to_cpu(result) for result in self._work[1].stream(batches)]
+
+
+def _check_worker(leader: Fingerprint, here: Fingerprint) -> None:
+    """Raise an error where this worker holds other samples, or builds another network."""
+    who = f"the one on {socket.gethostname()}"
+    check_alike(leader, here, "all workers of Ray", who, "the process that started them")
 
 
 def _chunks(batches: list[Tensor], actors: int) -> list[list[Tensor]]:

@@ -58,10 +58,12 @@ def fleiss_kappa(counts: ArrayLike) -> float:
     """
     table = as_floats(counts, "counts")
     people = table.sum(axis=1) if table.ndim == 2 and len(table) else np.zeros(1)
-    if people[0] < 2 or not (people == people[0]).all():
+    is_whole = bool(((table >= 0) & (table == np.floor(table))).all())
+    if not is_whole or people[0] < 2 or not (people == people[0]).all():
         raise DataError(
             "Expected counts (samples, classes) with the same number of people per sample, two or "
-            f"more, but got an array of shape {table.shape} with {sorted(set(people))} people."
+            f"more, in whole numbers, but got an array of shape {table.shape} with "
+            f"{sorted(set(people.tolist()))} people."
         )
     n = people[0]
     observed_agreement = ((table**2).sum(axis=1) - n) / (n * (n - 1))

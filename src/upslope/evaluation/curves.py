@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_floats, as_number, as_share
 
 Array = NDArray[np.float64]
 ROUNDING = 1e-12
@@ -59,8 +59,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     array = _finite(values, "values")
     if array.ndim == 0 or len(array) == 0:
         raise DataError("Expected `values` to hold at least one seed but got none.")
-    if not 0.0 < confidence < 1.0:
-        raise DataError(f"Expected `confidence` to be between 0 and 1 but got {confidence}.")
+    confidence = as_share(confidence, "confidence")
     n = len(array)
     mean = array.mean(axis=0)
     if n == 1:
@@ -88,8 +87,13 @@ def have_spread(values: ArrayLike) -> NDArray[np.bool_]:
     Student's t would take it for certain, with an interval of no width and p = 0.
 
     values: (n_seeds, ...), of the size of 1. Returns: (...).
+
+    Raises:
+        DataError: no seed, or a value that is no number.
     """
-    v = np.asarray(values, dtype=np.float64)
+    v = as_floats(values, "values")
+    if v.ndim == 0 or len(v) == 0:
+        raise DataError("Expected `values` to hold at least one seed but got none.")
     size = np.maximum(1.0, np.abs(v).max(axis=0))
     return np.asarray(np.ptp(v, axis=0) > ROUNDING * size)
 
@@ -124,9 +128,15 @@ def labels_to_reach(budgets: ArrayLike, curve: ArrayLike, target: float) -> floa
         where it starts at or above it (fewer labels may do, the curve cannot tell).
 
     Raises:
-        DataError: as for `area`.
+        DataError: as for `area`; several curves; a target that is no finite number.
     """
     b, a = check_curves(budgets, curve)
+    if a.ndim != 1:
+        raise DataError(
+            f"Expected one curve, a figure for each budget, but got curves of shape {a.shape}. "
+            "Take their mean over the seeds, or one after the other."
+        )
+    target = as_number(target, "target")
     budgets_at_target = np.flatnonzero(a >= target - ROUNDING * abs(target))
     if len(budgets_at_target) == 0:
         return float("nan")

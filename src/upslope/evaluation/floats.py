@@ -1,7 +1,11 @@
-"""Figures as arrays of floats, or one error that says which of them are none."""
+"""Arguments as numbers, or one error that says which of them are none.
+
+The statistics of this folder call them on what users give.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,3 +30,50 @@ def as_floats(values: Any, name: str) -> NDArray[np.float64]:
             f"Expected `{name}` to be numbers, in rows of one length, but got {str(values)[:100]}: "
             f"{error}. Leave out the seeds, or the budgets, that not all have."
         ) from error
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return one finite number as a float.
+
+    name: of the argument, for messages.
+
+    Raises:
+        DataError: text, several numbers, NaN or infinity.
+    """
+    try:
+        number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"Expected `{name}` to be one finite number but got {str(value)[:100]!r}.")
+    return number
+
+
+def as_share(value: Any, name: str) -> float:
+    """Return a number between 0 and 1, without the two.
+
+    name: of the argument, for messages.
+
+    Raises:
+        DataError: any other number, or none.
+    """
+    share = as_number(value, name)
+    if not 0.0 < share < 1.0:
+        raise DataError(f"Expected `{name}` to be between 0 and 1 but got {value}.")
+    return share
+
+
+def as_count(value: Any, name: str, least: int) -> int:
+    """Return a whole number, such as 2, or 2.0 as sums of floats give it.
+
+    name: of the argument, for messages. least: the smallest that is allowed.
+
+    Raises:
+        DataError: a smaller number, a fraction, or none.
+    """
+    number = as_number(value, name)
+    if number != int(number) or number < least:
+        raise DataError(
+            f"Expected `{name}` to be a whole number of at least {least} but got {value}."
+        )
+    return int(number)

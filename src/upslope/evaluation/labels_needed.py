@@ -22,6 +22,7 @@ from upslope.evaluation.curves import (
     difference_of,
     mean_interval,
 )
+from upslope.evaluation.floats import as_number
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def labels_needed(
             "Expected curves of the same seeds, (seeds, budgets), but got shapes "
             f"{ours.shape} and {theirs.shape}."
         )
+    share = as_number(share, "share")
     at = share * b[-1]
     if not b[0] <= at <= b[-1]:
         raise DataError(

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_count, as_floats, as_share
 
 _RESAMPLES = 1000
 _FEWEST = 4  # models that a resampled curve has at least
@@ -67,23 +67,27 @@ def predict_gain(
     Args:
         labels: (n_models,), how many labels each model learnt from, strictly increasing.
         correct: (n_models, n_samples), whether a model is right; the same samples for all.
-        more: labels to come.
+        more: labels to come, at least 1.
         confidence: of the interval.
         seed: of the bootstrap.
 
     Raises:
-        DataError: fewer than three models or two samples, or labels that do not increase.
+        DataError: fewer than three models or two samples, labels that do not increase, `correct`
+            outside of 0 to 1, no label to come, or a confidence outside (0, 1).
     """
     n, right = as_floats(labels, "labels"), as_floats(correct, "correct")
     if n.ndim != 1 or len(n) < 3 or n[0] < 1 or not bool((np.diff(n) > 0).all()):
         raise DataError(
             f"Expected three increasing numbers of labels or more but got {n.tolist()}."
         )
+    more, confidence = as_count(more, "more", 1), as_share(confidence, "confidence")
     if right.ndim != 2 or len(right) != len(n) or right.shape[1] < 2:
         raise DataError(
             f"Expected `correct` for {len(n)} models and two samples or more but got shape "
             f"{right.shape}."
         )
+    if not bool(((right >= 0) & (right <= 1)).all()):
+        raise DataError("Expected `correct` to hold true and false, or 1 and 0, but got others.")
     m = right.shape[1]
     x = np.log(n)
     errors = _log_errors(right.mean(axis=1), m)

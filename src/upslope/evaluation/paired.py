@@ -31,7 +31,7 @@ from upslope.evaluation.curves import (
     have_spread,
     mean_interval,
 )
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_count, as_floats
 
 EXACT_SEEDS = 16
 """Up to here all 2^n sign patterns are visited; beyond, `SAMPLED_PATTERNS` random ones."""
@@ -143,7 +143,11 @@ def smallest_sign_flip_p(n_seeds: int) -> float:
     2 / 2^n where all patterns are visited, at most 1; beyond, that of the observed pattern alone.
 
     n_seeds: how many pairs.
+
+    Raises:
+        DataError: no whole number of at least 1.
     """
+    n_seeds = as_count(n_seeds, "n_seeds", 1)
     if n_seeds > EXACT_SEEDS:
         return 1 / (1 + SAMPLED_PATTERNS)
     return float(min(1.0, 2.0 ** (1 - n_seeds)))
@@ -157,11 +161,13 @@ def holm(p_values: ArrayLike) -> Array:
     p_values: of the tests, (m,), NaN where there was none.
 
     Raises:
-        DataError: no list of numbers.
+        DataError: no list of numbers, or one that is not between 0 and 1.
     """
     p = as_floats(p_values, "p_values")
     if p.ndim != 1:
         raise DataError(f"Expected `p_values` in one dimension but got shape {p.shape}.")
+    if outside := p[(p < 0) | (p > 1)].tolist():
+        raise DataError(f"Expected `p_values` between 0 and 1 but got {outside[0]}.")
     p_adjusted = np.full_like(p, np.nan)
     positions = np.flatnonzero(~np.isnan(p))
     order = positions[np.argsort(p[positions], kind="stable")]

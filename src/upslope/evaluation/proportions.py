@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from upslope.errors import DataError
+from upslope.evaluation.floats import as_count, as_share
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Pr
     0 and 1, on average over proportions (Brown, Cai and DasGupta, Statistical Science 16, 2001).
 
     Raises:
-        DataError: no trial, or more successes than trials.
+        DataError: no trial, more successes than trials, numbers that are not whole, or a
+            confidence outside (0, 1).
     """
-    if trials < 1 or not 0 <= successes <= trials:
+    successes, trials = as_count(successes, "successes", 0), as_count(trials, "trials", 1)
+    confidence = as_share(confidence, "confidence")
+    if successes > trials:
         raise DataError(
-            f"Expected 1 trial or more, and as many successes at most, but got {successes} "
-            f"successes in {trials} trials."
+            f"Expected as many successes as trials at most but got {successes} successes in "
+            f"{trials} trials."
         )
     interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Proportion(

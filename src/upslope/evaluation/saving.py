@@ -27,7 +27,7 @@ from scipy import stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import ROUNDING
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_count, as_floats, as_share
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,15 @@ def measure_saving(
         confidence: of the intervals.
 
     Raises:
-        DataError: shapes that do not fit, or fewer than two splits.
+        DataError: shapes that do not fit, fewer than two splits, a split that measures nothing,
+            as many random labels as samples, or a confidence outside (0, 1).
     """
     n, ours = as_floats(labels, "labels"), as_floats(correct, "correct")
     theirs = as_floats(random_correct, "random_correct")
     if (
         theirs.ndim != 2
         or len(theirs) < 2
+        or n.ndim != 1
         or ours.shape != (len(n), theirs.shape[1])
         or not bool((np.diff(n) > 0).all())
     ):
@@ -91,8 +93,16 @@ def measure_saving(
             "Expected increasing labels, `correct` (models, samples) and `random_correct` (two "
             f"splits or more, samples) but got shapes {n.shape}, {ours.shape} and {theirs.shape}."
         )
+    confidence = as_share(confidence, "confidence")
+    random_labels = as_count(random_labels, "random_labels", 1)
     is_tested = np.isfinite(theirs)
     counts = is_tested.sum(axis=1)
+    if random_labels >= theirs.shape[1] or not counts.all() or not bool(np.isfinite(ours).all()):
+        raise DataError(
+            f"Expected `correct` without NaN, and fewer random labels than the {theirs.shape[1]} "
+            f"samples, so that each split measures on some, but got {random_labels} labels and "
+            f"splits that measure on {counts.min()} samples at least."
+        )
     random_accuracy = np.where(is_tested, theirs, 0).sum(axis=1) / counts
     differences = (ours @ is_tested.T) / counts - random_accuracy  # (n_models, n_splits)
     splits, m = theirs.shape

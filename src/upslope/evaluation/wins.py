@@ -23,7 +23,7 @@ from scipy import stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import Array, difference_of
-from upslope.evaluation.floats import as_floats
+from upslope.evaluation.floats import as_count, as_floats, as_share
 
 
 def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
@@ -39,6 +39,7 @@ def win_matrix(curves: Mapping[str, ArrayLike], first: int = 0) -> Array:
     Raises:
         DataError: fewer than two strategies, shapes that differ, or nothing left to compare.
     """
+    first = as_count(first, "first", 0)
     arrays = [as_floats(values, f"curves[{name!r}]") for name, values in curves.items()]
     shapes = {array.shape for array in arrays}
     if len(arrays) < 2 or len(shapes) > 1 or arrays[0].ndim != 2:
@@ -79,9 +80,10 @@ def rank(values: ArrayLike, level: float = 0.05) -> Ranking:
         level: of the critical difference.
 
     Raises:
-        DataError: fewer than two cells or three strategies, or a figure that is not finite.
+        DataError: fewer than two cells or three strategies, a figure that is not finite, or a level
+            outside (0, 1).
     """
-    array = as_floats(values, "values")
+    array, level = as_floats(values, "values"), as_share(level, "level")
     enough = array.ndim == 2 and array.shape[0] >= 2 and array.shape[1] >= 3
     if not enough or not bool(np.isfinite(array).all()):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ def events_of(
     passes = {**passes_given, **dict.fromkeys(answers.unlabelled, "")}
     refuse(
         [
+            *_answered_twice(labels, passes_given, withdrawals),
             *_without_answer(state, position, withdrawals),
             *answers.problems,
             *_wrong_passes(passes, passes_given, position, state),
@@ -86,8 +88,8 @@ def events_of(
     corrections = {"labels": answers.corrections, "before": before}
     bodies = (
         ("taken_back", {**withdrawal, "asked": late}, [*back, *withdrawals]),
-        ("labelled", _with_digests(pool, position, {"labels": answers.new}), answers.new),
-        ("corrected", _with_digests(pool, position, corrections), answers.corrections),
+        ("labelled", with_digests(pool, position, {"labels": answers.new}), answers.new),
+        ("corrected", with_digests(pool, position, corrections), answers.corrections),
         ("passed", {"ids": passes}, passes),
     )
     return [Event(kind, state.cycle, body) for kind, body, content in bodies if content]
@@ -135,6 +137,19 @@ def _sort(
     return answers
 
 
+def _answered_twice(
+    labels: Mapping[str, Any], passes: Mapping[str, str], withdrawals: Sequence[str]
+) -> list[str]:
+    """A sentence on each id that a call both labels, passes or takes back."""
+    ids = [*labels, *passes, *dict.fromkeys(withdrawals)]
+    return [
+        f"Expected one answer for {id_!r} but it is labelled, passed or taken back in the same "
+        "call. Leave one of these out."
+        for id_, count in Counter(ids).items()
+        if count > 1
+    ]
+
+
 def _wrong_passes(
     passes: Mapping[str, str],
     passes_given: Mapping[str, str],
@@ -156,10 +171,13 @@ def _wrong_passes(
     return with_answer + not_asked
 
 
-def _with_digests(
+def with_digests(
     pool: Dataset, position: Mapping[str, int], body: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of an event, with the digests of the labels that the data set holds."""
+    """Return the body of an event, with the digests of the labels that the data set holds.
+
+    position: id -> place in the pool. body: with `labels`.
+    """
     masks = {
         id_: mask_digest(pool.targets([position[id_]])[0])
         for id_, label in body["labels"].items()

@@ -26,6 +26,7 @@ from upslope.experiment.task_record import task_differences
 from upslope.files import json_digest
 from upslope.frozen import FeatureDataset, same_summary
 from upslope.ledger import Change, Differences, Event, State, fold, refuse
+from upslope.ledger.store import MISSING
 from upslope.tasks.base import Task
 
 _GROWING = ("experiment.cycles", "experiment.budget")
@@ -150,14 +151,18 @@ class Opening:
         )
 
     def _given_differences(self, info: Mapping[str, Any]) -> Differences:
-        """Settings that objects held when the run began, and hold otherwise now."""
-        before = info.get("given", {})
-        return {
-            f"{part}.{key}": (before[part][key], value)
-            for part, now in self.given.items()
-            for key, value in now.items()
-            if key in before.get(part, {}) and before[part][key] != value
-        }
+        """Settings that objects held when the run began, and hold otherwise now.
+
+        An argument that a training loop has alone now, or had alone then, is otherwise too;
+        attributes of strategies may be others in another version of their code.
+        """
+        differences: dict[str, tuple[Any, Any]] = {}
+        for part, now in self.given.items():
+            then = info.get("given", {}).get(part, now)
+            keys = then.keys() | now.keys() if part == "trainer" else then.keys() & now.keys()
+            pairs = {key: (then.get(key, MISSING), now.get(key, MISSING)) for key in sorted(keys)}
+            differences |= {f"{part}.{k}": (a, b) for k, (a, b) in pairs.items() if a != b}
+        return differences
 
     def _check_test(self, info: Mapping[str, Any]) -> None:
         """The test set stays, also where another one has as many samples."""

@@ -95,7 +95,7 @@ class CycleModels:
 
     def ensure_sound(self, cycle: int, stop: Stop) -> None:
         """Compare the files of a model with what the ledger holds; make them again if need be."""
-        digests = self._digests(cycle)
+        digests = self.run.ledger.digests_of_model(cycle)
         if not (fault := self.weights.fault(cycle, digests)):
             return
         warnings.warn(
@@ -115,15 +115,6 @@ class CycleModels:
                 "training again gave another model: another machine, version, number of threads or "
                 "pool rounds otherwise. Restore the file from a copy, or start another run."
             )
-
-    def _digests(self, cycle: int) -> dict[str, str]:
-        """The SHA-256 of the files of a cycle's model, as recorded."""
-        last_training = self.run.state.trained
-        if last_training is not None and cycle == self.run.state.cycle:
-            return {
-                k: last_training[k] for k in ("sha256", "companion_sha256") if k in last_training
-            }
-        return {"sha256": self.run.state.cycles[cycle].model_sha256}
 
     def look_ahead(
         self, unlabelled: Sequence[int], cycle: int, stop: Stop, ids: Sequence[str]

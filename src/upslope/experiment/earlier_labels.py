@@ -17,15 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from upslope.counts import format_count
 from upslope.datasets import recorded_root
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.left_out import name_some
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError, RunError, SelectionError
-from upslope.experiment.answers import differs, has_label, label_of
+from upslope.experiment.answers import differs, has_label, label_of, with_digests
 from upslope.ledger import Event, Label, RunResult, State
 from upslope.tasks.base import Task
+from upslope.tasks.mask_answers import decode_mask
 
 _ROW_NUMBER = re.compile(r"(.*\D)\d{5,}")
 """Ids that readers make where files have none: `row-00042`."""
@@ -45,12 +48,12 @@ class EarlierLabels:
     notes: tuple[str, ...] = ()
 
     def first_events(
-        self, path: Path, state: State, start: str | Mapping[str, Any], to_come: int, pool: int
+        self, path: Path, state: State, start: str | Mapping[str, Any], to_come: int, pool: Dataset
     ) -> list[Event]:
         """Return the events that begin a run with these labels; none where they have begun it.
 
         path, state: of the run. start: `experiment.start`. to_come: labels that later cycles ask
-        for. pool: the number of its samples.
+        for. pool: of the run.
 
         Raises: as `Experiment.begin_with` does.
         """
@@ -68,15 +71,16 @@ class EarlierLabels:
                 "Expected one way to the first labels but got those of an earlier run and "
                 f"`experiment.start`, {start!r}. Leave one of them out."
             )
-        if to_come > (left := pool - len(self.labels)):
+        if to_come > (left := len(pool) - len(self.labels)):
             raise SelectionError(
                 f"Expected `experiment.cycles` to ask for at most the {left:,} samples that are "
                 f"left beside the {len(self.labels):,} labels taken over but it is {to_come:,}. "
                 "Lower `experiment.budget` or `experiment.cycles`."
             )
+        position = {id_: i for i, id_ in enumerate(pool.ids)}
         return [
             Event("asked", 0, {"ids": list(self.labels), "labels_from": source}),
-            Event("labelled", 0, {"labels": dict(self.labels)}),
+            Event("labelled", 0, with_digests(pool, position, {"labels": dict(self.labels)})),
         ]
 
 
@@ -130,13 +134,16 @@ def _check_ids_name_samples(run: RunResult, pool: Dataset, root: str | None) -> 
 
 
 def _answer(old: Any, names: Sequence[str], classes: Sequence[str], run: RunResult) -> Any:
-    """The answer that a recorded label is, in the names of the earlier run.
+    """The answer that a recorded label is, in the names of the earlier run; of a mask with a class
+    that there is not here, the name of that class.
 
     Raises:
         DataError: labels or numbers that the new run asks for and the earlier one did not.
     """
     if isinstance(old, int):
         return names[old]
+    if isinstance(old, str):
+        return _mask_here(old, names, classes)
     if missing := [name for name in classes if name not in names]:
         raise DataError(
             f"Expected the run in {run.path} to have answered for each of "
@@ -148,6 +155,20 @@ def _answer(old: Any, names: Sequence[str], classes: Sequence[str], run: RunResu
     if all(isinstance(value, float) for value in old):
         return [by_name[name] for name in classes]
     return [name for name in classes if by_name[name]]
+
+
+def _mask_here(text: str, names: Sequence[str], classes: Sequence[str]) -> Any:
+    """The mask that is recorded as text, (h, w), with the positions of the classes here, or the
+    name of a class in it that is not here. Numbers of no class, of pixels that count nowhere, stay.
+    """
+    mask = decode_mask(text)
+    here = np.arange(256, dtype=np.int64)
+    for old in np.unique(mask).tolist():
+        if old < len(names):
+            if names[old] not in classes:
+                return names[old]
+            here[old] = classes.index(names[old])
+    return here[mask]
 
 
 def _no_match(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from upslope.checkpoints import read_sound_record, record_of
-from upslope.files import sweep, write_atomically, write_digested_json
+from upslope.files import write_atomically, write_digested_json
+from upslope.leftovers import sweep
 
 _AGAIN = "the first model of this seed is trained again"
 

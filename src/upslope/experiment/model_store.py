@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
-from upslope.experiment.network_record import NetworkRecord, check_network_record
-from upslope.files import disk_errors, sweep
+from upslope.experiment.network_record import (
+    NetworkRecord,
+    check_network_record,
+    describe_network,
+    outputs_record,
+    tells_outputs,
+)
+from upslope.files import disk_errors
+from upslope.leftovers import sweep
 from upslope.memory import memory_errors
 from upslope.seeds import global_generator
 from upslope.training import AuxiliaryModule, TrainingSettings, place
@@ -25,6 +32,9 @@ class ModelStore:
 
     A model is used only after it was read back from its file, so that a run that was killed and
     one that was not compute with the same tensors in the same layout.
+
+    sample: gives a prepared batch of the pool, by which outputs are told from others; None: they
+    are not looked at.
     """
 
     folder: Path
@@ -34,8 +44,11 @@ class ModelStore:
     device: torch.device
     companion: AuxiliaryModule | None
     keep_all: bool
+    sample: Callable[[], Tensor] | None = None
     network: NetworkRecord = field(default_factory=dict, init=False)
     """As recorded when the run began; empty before that, and in ledgers of earlier versions."""
+    is_compared: bool = field(default=False, init=False)
+    """The outputs of the network given are known to be those of the recorded one."""
     _last_model: tuple[int, nn.Module] | None = field(default=None, init=False)
 
     def build(self) -> nn.Module:
@@ -51,7 +64,11 @@ class ModelStore:
         """
         model = self.build()
         if self.network:
-            check_network_record(self.network, model, self.folder)
+            now = describe_network(model)
+            if self.sample and not self.is_compared and tells_outputs(self.network):
+                now = {**now, **outputs_record(self.build, self.sample)}
+            check_network_record(self.network, now, self.folder)
+            self.is_compared = True
         return place(model, self.training, self.device)
 
     def save(self, cycle: int, model: nn.Module) -> dict[str, str]:
@@ -72,9 +89,9 @@ class ModelStore:
 
         digests: as `save` returned them. Those of a companion are missing from old records.
         """
-        if self._last_model is not None and self._last_model[0] == cycle:
-            return ""  # in memory, as it was read from a sound file
-        files = {"sha256": self.file(cycle)}
+        files = {}
+        if self._last_model is None or self._last_model[0] != cycle:
+            files["sha256"] = self.file(cycle)  # else in memory, as it was read from a sound file
         if self.companion:
             files["companion_sha256"] = self._companion_file(cycle)
         for key, path in files.items():

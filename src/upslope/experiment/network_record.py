@@ -18,16 +18,19 @@ from torch import Tensor, nn
 
 from upslope.counts import list_some
 from upslope.errors import ModelError
+from upslope.experiment.network_outputs import describe_outputs, same_outputs
 from upslope.experiment.plain_settings import plain_entries
 
-_MODULES, _SETTINGS, _WEIGHTS = "modules", "settings", "weights"
+_MODULES, _SETTINGS, _WEIGHTS, _OUTPUTS = "modules", "settings", "weights", "outputs"
+_NUMBERS = "numbers"
 _MOST_NAMES = 5
 _ABSENT = "none"
 _EVERY_MODULE = {*vars(nn.Module()), "training"}
 """Attributes that torch gives every module: its mode, its weights and hooks."""
 
 NetworkRecord = Mapping[str, Mapping[str, Any]]
-"""Class of each module by its name, settings by module and attribute, shapes of weights by name."""
+"""Class of each module by its name, settings by module and attribute, shapes of weights by name;
+and numbers of its outputs (`network_outputs`), where they are known."""
 
 
 def describe_network(model: nn.Module) -> NetworkRecord:
@@ -53,16 +56,34 @@ def describe_network(model: nn.Module) -> NetworkRecord:
     return as_read_back
 
 
-def describe_lastingly(build: Callable[[], nn.Module]) -> NetworkRecord:
+def describe_lastingly(
+    build: Callable[[], nn.Module], sample: Callable[[], Tensor] | None = None
+) -> NetworkRecord:
     """Return the description of a network without settings that are others each time it is built.
 
     Counters of instances and random names are such: by them a run could never be gone on with.
 
-    build: makes the network, with the same weights each time.
+    build: makes the network, with the same weights each time. sample: gives a prepared batch; None
+    to tell nothing of outputs.
     """
     first, second = (describe_network(build()) for _ in range(2))
     settings = {k: v for k, v in first[_SETTINGS].items() if second[_SETTINGS].get(k) == v}
-    return {**first, _SETTINGS: settings}
+    outputs = outputs_record(build, sample) if sample is not None else {}
+    return {**first, _SETTINGS: settings, **outputs}
+
+
+def outputs_record(build: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> NetworkRecord:
+    """Return the part of a record that tells what `forward` computes; empty where it cannot.
+
+    build, sample: as of `describe_lastingly`.
+    """
+    numbers = describe_outputs(build, sample)
+    return {_OUTPUTS: {_NUMBERS: numbers}} if numbers else {}
+
+
+def tells_outputs(record: NetworkRecord) -> bool:
+    """Return whether a record has numbers of outputs."""
+    return _OUTPUTS in record
 
 
 def network_differences(before: NetworkRecord, now: NetworkRecord) -> list[str]:
@@ -70,7 +91,8 @@ def network_differences(before: NetworkRecord, now: NetworkRecord) -> list[str]:
 
     before: as recorded when a run began. now: as `describe_network` tells of the network given.
 
-    Settings that only one of them has are passed over: other versions of libraries have others.
+    Outputs are compared where both have some, and where nothing else differs. Settings that only
+    one of them has are passed over: other versions of libraries have others.
     """
     differences = []
     for part in (_WEIGHTS, _MODULES, _SETTINGS):
@@ -86,23 +108,29 @@ def network_differences(before: NetworkRecord, now: NetworkRecord) -> list[str]:
             for name, (then, other) in sorted(pairs.items())
             if then != other
         ]
+    then_outputs, outputs = (r.get(_OUTPUTS, {}).get(_NUMBERS, []) for r in (before, now))
+    if not differences and not same_outputs(then_outputs, outputs):
+        differences = [
+            "other outputs of the same modules (`forward`, or what it calls, computes otherwise)"
+        ]
     return differences
 
 
-def is_other_network(before: NetworkRecord, model: nn.Module) -> bool:
-    """Say whether a network is not the recorded one, or none is recorded.
+def is_other_network(before: NetworkRecord, now: NetworkRecord) -> bool:
+    """Say whether a network is not the recorded one, or is not recorded as far as it can be.
 
-    before: as recorded, or empty. model: with its initial weights.
+    before: as recorded, or empty. now: of the network given.
     """
-    return not before or bool(network_differences(before, describe_network(model)))
+    is_told_more = tells_outputs(now) and not tells_outputs(before)
+    return not before or is_told_more or bool(network_differences(before, now))
 
 
-def check_network_record(before: NetworkRecord, model: nn.Module, folder: Path) -> None:
+def check_network_record(before: NetworkRecord, now: NetworkRecord, folder: Path) -> None:
     """Raise ModelError unless the network of a run is the one that it began with.
 
-    before: as recorded. model: with its initial weights. folder: of the run.
+    before: as recorded. now: of the network given. folder: of the run.
     """
-    differences = network_differences(before, describe_network(model))
+    differences = network_differences(before, now)
     if differences:
         raise ModelError(
             f"Expected the network given to be the one with which the run in {folder} began but "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from upslope.datasets.readable import first_readable
 from upslope.datasets.splits import Splits
@@ -89,7 +89,7 @@ def open_run(parts: RunParts) -> OpenRun:
         parts.trainer,
         parts.config,
         parts.root,
-        describe_lastingly(weights.build) if is_new else {},
+        describe_lastingly(weights.build, weights.sample) if is_new else {},
     )
     opening = Opening(parts.path, parts.splits, parts.task, parts.settings, record.given)
     here = environment(parts.device)
@@ -103,7 +103,7 @@ def open_run(parts: RunParts) -> OpenRun:
     try:
         if not is_new:
             _take_other_network(ledger, weights)
-        weights.network = ledger.network
+        weights.network, weights.is_compared = ledger.network, is_new
         context = _context(parts, position, ledger)
         initial, budget = _counts(parts.settings, first_size(ledger.state.changes, len(pool)))
         cache = FirstModelCache(parts.shared) if parts.shared else None
@@ -143,15 +143,18 @@ def _context(parts: RunParts, position: Mapping[str, int], ledger: Ledger) -> Ru
 
 
 def _model_store(parts: RunParts) -> ModelStore:
-    pool = parts.splits.pool
+    def sample() -> Tensor:
+        return parts.task.prepare(first_readable(parts.splits.pool))
+
     return ModelStore(
         parts.path,
-        without_lazy_layers(parts.model, lambda: parts.task.prepare(first_readable(pool))),
+        without_lazy_layers(parts.model, sample),
         parts.settings.seed,
         parts.training,
         parts.device,
         auxiliary_module(parts.strategy),
         keep_all=parts.settings.keep_models == "all",
+        sample=sample,
     )
 
 
@@ -163,8 +166,8 @@ def _take_other_network(ledger: Ledger, weights: ModelStore) -> None:
     state = ledger.state
     if state.trained is not None or state.cycles or weights.checkpoint.exists():
         return
-    if is_other_network(ledger.network, weights.build()):
-        network = describe_lastingly(weights.build)
+    network = describe_lastingly(weights.build, weights.sample)
+    if is_other_network(ledger.network, network):
         body = {"environment": last_environment(ledger), "network": network}
         ledger.record(Event("sitting", state.cycle, body))
 

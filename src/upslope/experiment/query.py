@@ -264,12 +264,17 @@ def _device_for(model: nn.Module, device: torch.device | str | None) -> torch.de
         ConfigError: the model is elsewhere.
     """
     where = _device_of(model) if device is None else resolve_device(device)
-    if device is not None and where != _device_of(model):
+    if device is not None and _place(where) != _place(_device_of(model)):
         raise ConfigError(
             f"Expected the model to be on {where} but it is on {_device_of(model)}. Move it first: "
             f"model.to({str(where)!r})."
         )
     return where
+
+
+def _place(device: torch.device) -> tuple[str, int]:
+    """What a device is, however it is named: `mps` is `mps:0`, as weights there say."""
+    return device.type, device.index or 0
 
 
 def _device_of(model: nn.Module) -> torch.device:

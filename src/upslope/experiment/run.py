@@ -259,7 +259,7 @@ class Experiment:
         steps = self._steps
         to_come = (self.settings.cycles - 1) * steps.budget
         first = earlier.first_events(
-            self.path, self.state, self.settings.start, to_come, len(self.splits.pool)
+            self.path, self.state, self.settings.start, to_come, self.splits.pool
         )
         if first:
             steps.run.ledger.record(*first)

@@ -10,8 +10,6 @@ one for a sample skipped before answers it after all, and `take back` withdraws 
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import Any
 
 from upslope.counts import first_lines, format_count
 from upslope.errors import ConfigError, DataError
+from upslope.experiment.sheet_rows import by_lower_names
 from upslope.experiment.sheet_text import decode_mixed_up, read_rows
 from upslope.files import FORMULA, csv_line, name_in_use, safe_cell, write_text
 
@@ -28,7 +27,6 @@ TAKE_BACK = "take back"
 COLUMNS = ("id", "path", "label", "why")
 _FORMULA = (*FORMULA, "'")
 _MARK = "\ufeff"
-_DELIMITERS = ",;\t|"
 _MOST_NAMES = 10
 ANEW = "Or remove the file, and the same command writes it anew, without the answers."
 """What else to do about a sheet that cannot be read, where it is one that Upslope writes."""
@@ -254,57 +252,9 @@ def ids_meant(path: Path) -> set[str]:
     return cells
 
 
-def _rows(path: Path, text: str, remedy: str) -> list[tuple[int, Mapping[str, str]]]:
-    """Return (number, cells by column) of each row that is not empty.
-
-    Raises:
-        DataError: no columns id and label; a row of more cells than columns; quotes that do not
-            close.
-    """
-    rows: list[tuple[int, Mapping[str, str]]] = []
-    number = 1  # as spreadsheets number the rows
-    if text.lower().startswith("sep="):  # Excel's own line about the delimiter
-        text, number = "".join(text.splitlines(keepends=True)[1:]), 2
-    first = next(iter(text.splitlines()), "")
-    delimiter = next((d for d in _DELIMITERS if {"id", "label"} <= {*_header(first, d)}), None)
-    if delimiter is None:
-        raise DataError(
-            f"Expected the columns id and label in the first line of {path} but got "
-            f"{first.strip()!r}. Restore it. {remedy}".rstrip()
-        )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        names = [name.strip().lower() for name in next(reader)]
-        for name in ("id", "label"):
-            if names.count(name) > 1:
-                raise DataError(
-                    f"Expected one column {name} in {path} but got {names.count(name)}. Remove or "
-                    f"rename the others. {remedy}".rstrip()
-                )
-        for cells in reader:
-            number += 1
-            if any(cell.strip() for cell in cells[len(names) :]):
-                raise DataError(
-                    f"Expected at most {len(names)} cells in each row of {path}, as in the first "
-                    f"line, but row {number} has {len(cells)}. A cell that holds {delimiter!r} "
-                    f"needs double quotes around it. {remedy}".rstrip()
-                )
-            if any(cell.strip() for cell in cells):
-                rows.append((number, dict(zip(names, cells, strict=False))))
-    except csv.Error as error:
-        raise DataError(
-            f"Expected a CSV file in {path} but reading it failed after row {number}: {error}. A "
-            f"double quote inside a quoted cell is written twice. {remedy}".rstrip()
-        ) from error
-    return rows
-
-
-def _header(line: str, delimiter: str) -> list[str]:
-    try:
-        cells = next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error:  # a cell longer than any header has
-        return []
-    return [cell.strip().lower() for cell in cells]
+def _rows(path: Path, text: str, remedy: str) -> list[tuple[int, dict[str, str]]]:
+    """Return (number, cells by column) of each row. Raises DataError as `by_lower_names`."""
+    return by_lower_names(path, text, ("id", "label"), remedy)
 
 
 def _reason(text: str, classes: Sequence[str]) -> str | None:

@@ -149,7 +149,7 @@ class Steps:
         cycle = self.state.cycle
         file = self.models.weights.file(cycle)
         labelled = self.run.labelled()
-        key = json_digest([self.common, self.state.labels]) if cycle == 0 else ""
+        key = self._first_model_key() if cycle == 0 else ""
         record = self.shared.fetch(key, file) if self.shared and cycle == 0 else None
         if record is not None:
             body = {
@@ -189,13 +189,16 @@ class Steps:
         self.run.ledger.record(Event("trained", cycle, body))
         self.models.weights.tidy(self.state.cycle if self.state.trained else None)
 
+    def _first_model_key(self) -> str:
+        """Return what tells the first model of this seed from others: all that it depends on."""
+        masks = [self.state.masks] if self.state.masks else []  # the labels say None for these
+        return json_digest([self.common, self.state.labels, *masks])
+
     def evaluate(self, stop: Stop) -> None:
         """Record the figures on the test set, where there is one, and on the labelled set."""
         cycle = self.state.cycle
-        labels = self.state.labels
-        if self.state.trained and self.state.trained["n_labelled"] != len(labels):
-            # Answers came late or were taken back between the training and now.
-            labels = self.run.ledger.labels_trained_on(cycle)
+        # Answers may have come late, been corrected or been taken back since the training.
+        labels = self.run.ledger.labels_trained_on(cycle)
         labelled, places = LabelledPool(self.run.splits.pool, labels), self._places(labels)
         figures = {
             "test": self._figures(self.run.splits.test, range(len(self.run.splits.test)), stop),
@@ -241,7 +244,9 @@ class Steps:
         """Score the candidates with the model of this cycle and ask the next cycle's labels."""
         start_time = time.monotonic()
         cycle = self.state.cycle
-        view, selection, passed_ids = self._choose(self.budget, cycle, "select", stop)
+        # Where samples were passed, or have left the pool, the last cycles may find fewer.
+        budget = max(1, min(self.budget, len(self.run.unlabelled())))
+        view, selection, passed_ids = self._choose(budget, cycle, "select", stop)
         body = {
             "ids": list(selection.ids),
             "scores": scores_of(view, selection),

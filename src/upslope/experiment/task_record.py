@@ -19,19 +19,22 @@ from upslope.tasks.base import Normalises, Task
 
 _ELSEWHERE = ("classes", "mean", "std")
 """Options that have an entry of their own in the record."""
+_CLASS = "class"
+"""The entry of its class, whose losses may be others under the same options."""
 _SAME, _CLOSE = 1e-6, 0.02
 """Relative difference of two equal numbers, by rounding; part of a channel's deviation by which
 statistics may differ, as those of images that another library has decoded."""
 
 
 def task_options(task: Task) -> dict[str, Any]:
-    """Return the options of a task as a ledger holds them; of one that is no dataclass, what it
-    holds as public attributes."""
+    """Return the class and the options of a task as a ledger holds them; of one that is no
+    dataclass, what it holds as public attributes."""
     instance: Any = task
+    kind = {_CLASS: type(task).__name__}
     if not is_dataclass(instance):
-        return {k: v for k, v in settings_of(task).items() if k not in _ELSEWHERE}
+        return {**kind, **{k: v for k, v in settings_of(task).items() if k not in _ELSEWHERE}}
     options = {f.name: getattr(instance, f.name) for f in fields(instance)}
-    return {
+    return kind | {
         name: _plain(value)
         for name, value in options.items()
         if _is_plain(value) and name not in _ELSEWHERE

@@ -2,12 +2,14 @@
 
 What a network computes may also depend on what its digest does not see, such as a number that its
 code reads elsewhere. So each folder of features holds those of two made-up samples, and one whose
-features differ from those computed now is another network's.
+features differ from those computed now is another network's. Of made-up samples a network may give
+numbers that are not finite, as the logarithm of negative ones: these tell nothing by their size.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,18 +30,23 @@ Probe = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 def summary(probe: Tensor) -> list[float]:
-    """Return eight numbers of the features of made-up samples: means over quarters of each."""
-    return [float(part.mean()) for row in probe.double() for part in row.tensor_split(4)]
+    """Return the means over quarters of each row of features of made-up samples, (n, width), with 0
+    for what is not finite, which no ledger holds."""
+    finite = torch.where(probe.isfinite(), probe.double(), 0.0)
+    parts = [part for row in finite for part in row.tensor_split(4)]
+    return [float(part.mean()) if len(part) else 0.0 for part in parts]
 
 
 def same_summary(one: Sequence[float], other: Sequence[float]) -> bool:
     """Return whether two summaries are of the same network, but for what rounding leaves.
 
-    one, other: the features of the made-up samples, flattened.
+    one, other: as `summary` returned them; of earlier versions, perhaps not finite.
     """
-    scale = max(map(abs, one), default=0.0) or 1.0
+    scale = max((abs(a) for a in one if math.isfinite(a)), default=0.0) or 1.0
     return len(one) == len(other) and all(
-        abs(a - b) <= _CLOSE * scale for a, b in zip(one, other, strict=True)
+        abs(a - b) <= _CLOSE * scale
+        for a, b in zip(one, other, strict=True)
+        if math.isfinite(a - b)
     )
 
 
@@ -92,16 +99,18 @@ def _read_probe(path: Path) -> Probe | None:
         with path.open("rb") as file:
             features: Probe = np.load(file, allow_pickle=False)
             digest = file.read()
-        if digest not in (b"", hashlib.sha256(np.ascontiguousarray(features).data).digest()):
-            return None
-        return features if np.isfinite(features).all() else None
+        if not digest:
+            return features if np.isfinite(features).all() else None
+        sound = digest == hashlib.sha256(np.ascontiguousarray(features).data).digest()
+        return features if sound else None
     except Exception as error:  # a damaged header fails in any way there is
         raise_memory_error(error, of_file=True)
         return None
 
 
 def _is_close(stored_features: Probe, probe: Probe) -> bool:
-    scale = float(np.abs(probe).max()) or 1.0
-    return stored_features.shape == probe.shape and bool(
-        np.abs(stored_features - probe).max() <= _CLOSE * scale
-    )
+    finite = np.isfinite(probe)
+    if not np.array_equal(np.isfinite(stored_features), finite):
+        return False
+    room = _CLOSE * (float(np.abs(probe[finite]).max(initial=0.0)) or 1.0)
+    return bool(np.abs(stored_features[finite] - probe[finite]).max(initial=0.0) <= room)

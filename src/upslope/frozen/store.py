@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upslope.blocks import SUFFIX, DamagedBlockError, Records, map_block, write_block
-from upslope.files import sweep
+from upslope.leftovers import sweep
 
 Places = NDArray[np.int64]
 """(n, 2): the block of each sample, and its row there; -1 for none."""

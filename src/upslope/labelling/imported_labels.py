@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upslope.errors import DataError
+from upslope.experiment.sheet_rows import by_lower_names
 from upslope.files import plain_cell
-from upslope.labelling.csv_rows import read_csv_text, rows_below_header, split_rows
 from upslope.labelling.exports import NO_LABEL
 from upslope.labelling.settings import OUTLINES, AnswerKind
+from upslope.labelling.sheet_text import NOT_RECORDED, read_sheet_text
 from upslope.labelling.state import REASONS, Pass
 
 ImportedLabel = str | list[str] | Pass | None
@@ -27,33 +28,21 @@ def read_label_table(path: Path) -> list[tuple[str, str]]:
     Exports have that column beside the label. Other words in it are a note of somebody's own.
 
     Raises:
-        DataError: no CSV in UTF-8, no columns `id` and `label`, or lines of differing lengths.
+        DataError: no CSV in UTF-8 or UTF-16, no columns `id` and `label`, or a row that ends before
+            one of these.
     """
-    text = read_csv_text(path)
-    first = text.partition("\n")[0]
-    for delimiter in ",;\t":
-        header = next(iter(split_rows(first, delimiter, path, is_whole=False)), [])
-        names = [name.strip().lower() for name in header]
-        if {"id", "label"} <= set(names):
-            break
-    else:
-        raise DataError(
-            f"Expected the columns id and label in the first line of {path} but got "
-            f"{first.strip()!r}. Name them so."
-        )
-    if twice := [name for name in ("id", "label") if names.count(name) > 1]:
-        raise DataError(
-            f"Expected one column {twice[0]} in {path} but got {names.count(twice[0])}. Rename "
-            "those that are not meant; nothing was recorded."
-        )
-    rows = []
-    for cells in rows_below_header(split_rows(text, delimiter, path), path):
-        row = dict(zip(names, cells, strict=True))
+    labels = []
+    for number, row in by_lower_names(path, read_sheet_text(path), ("id", "label"), NOT_RECORDED):
+        if "id" not in row or "label" not in row:
+            raise DataError(
+                f"Expected an id and a label, at least 2 cells in row {number} of {path}, but got "
+                f"{len(row)}. {NOT_RECORDED}"
+            )
         label = plain_cell(row["label"].strip())
         if not label and (reason := row.get("reason", "").strip()) in REASONS:
             label = reason
-        rows.append((plain_cell(row["id"]), label))
-    return rows
+        labels.append((plain_cell(row["id"]), label))
+    return labels
 
 
 def label_in_cell(text: str, kind: AnswerKind, classes: Sequence[str]) -> ImportedLabel:

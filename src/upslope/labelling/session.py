@@ -7,10 +7,11 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from upslope.errors import DataError
+from upslope.errors import DataError, RunError
 from upslope.evaluation import wilson_interval
 from upslope.files import disk_errors
 from upslope.labelling.advice import Advice
@@ -87,7 +88,8 @@ class Session:
             before = self._questions_open.get(author)
             self._questions_open[author] = (questions[0], time.time())
             if before is None or before[0].id != questions[0].id:
-                self._keep()
+                with suppress(RunError):  # without room for it, answers fail, and tell
+                    self._keep()
         return {
             "questions": [self._question(question, author) for question in questions],
             "progress": self._progress(author),

@@ -145,11 +145,11 @@ def _asked_instead(state: State, cycle: int, body: Mapping[str, Any]) -> State:
     state = replace(state, pending=(*state.pending, *ids), owed=())
     if cycle == 0:
         return replace(state, initial=(*state.initial, *ids))
-    last, scores = state.cycles[-1], body["scores"]
+    last = state.cycles[-1]
     last = replace(
         last,
         asked=(*last.asked, *ids),
-        scores=None if last.scores is None or scores is None else (*last.scores, *scores),
+        scores=_longer(last.scores, _entries(body, "scores") if ids else ()),
         select_seconds=last.select_seconds + body["seconds"],
         guesses=_longer(last.guesses, _entries(body, "guesses") if ids else ()),
         confidences=_longer(last.confidences, _entries(body, "confidences") if ids else ()),

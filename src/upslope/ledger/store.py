@@ -98,6 +98,15 @@ class Ledger(EventLog[State]):
                 state = fold([Event(kind, of, json.loads(body))], state)
         return state.labels
 
+    def digests_of_model(self, cycle: int) -> dict[str, str]:
+        """Return the SHA-256 of each file of a cycle's model, as `ModelStore.save` gave them."""
+        with sqlite_errors(self.path):
+            (text,) = self._db.execute(
+                "SELECT body FROM events WHERE kind = 'trained' AND cycle = ?", (cycle,)
+            ).fetchone()
+        body = json.loads(text)
+        return {key: body[key] for key in ("sha256", "companion_sha256") if key in body}
+
     def ids_withdrawn(self) -> frozenset[str]:
         """Return the ids whose answers or passes were taken back at some time."""
         with sqlite_errors(self.path):

@@ -83,10 +83,15 @@ def image_form(name: str, checkpoint: str | None) -> ImageForm | None:
             if pretrained_config
             else None
         )
-    default_weights = module.models.get_model_weights(architecture).DEFAULT.transforms()
-    return stated_form(
-        name, list(default_weights.mean), list(default_weights.std), default_weights.crop_size[0]
-    )
+    try:
+        transforms = module.models.get_model_weights(architecture).DEFAULT.transforms()
+    except ValueError:  # a name that it does not know, which building the network tells
+        return None
+    # Those of networks for masks crop nothing, and those for boxes normalise nothing.
+    mean, std, crop = (getattr(transforms, key, None) for key in ("mean", "std", "crop_size"))
+    if mean is None or std is None:
+        return None
+    return stated_form(name, list(mean), list(std), crop[0] if crop else None)
 
 
 def _load_below_head(network: nn.Module, checkpoint: str) -> None:

@@ -93,7 +93,7 @@ def cnn_small(
     dropout: Dropout = 0.0,
 ) -> SmallCNN:
     """Two convolutions and two linear layers, for images from 8x8 up, on a CPU."""
-    return SmallCNN(num_classes, image_channels("cnn-small", input_shape, 4), width, dropout)
+    return SmallCNN(num_classes, image_channels("cnn-small", input_shape, 8), width, dropout)
 
 
 def mlp(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from upslope.counts import format_count
-from upslope.datasets.layout import image_suffixes
+from upslope.datasets.layout import image_suffixes, is_text
 from upslope.datasets.shards import expand_pattern
 from upslope.errors import ConfigError, DataError
 from upslope.files import write_atomically
@@ -158,7 +158,9 @@ class _Content:
         for entry in walk(self._storage, self._folder, self.left_out):
             kind = _format_of(entry.path)
             suffix = posixpath.splitext(entry.path)[1].lower()
-            if kind is not None:
+            if not is_text(entry.path):
+                self.left_out["file", " not named in UTF-8"] += 1
+            elif kind is not None:
                 # What programs have not finished, or keep for themselves, as _temporary/.
                 if "/_" not in entry.path[start:]:
                     self.shards[kind].append(entry)

@@ -19,15 +19,16 @@ import numpy as np
 
 from upslope.datasets.arrays import UNKNOWN, Array, ArrayDataset, finite_floats
 from upslope.datasets.base import Dataset
-from upslope.datasets.encoded import EncodedDataset
+from upslope.datasets.encoded import EncodedDataset, Files
 from upslope.datasets.image_form import form_of
 from upslope.datasets.left_out import LeftOut
 from upslope.datasets.paths import cache_folder
 from upslope.datasets.tar_index import read_members
 from upslope.datasets.tar_samples import TarImages, locate_images, read_samples
 from upslope.errors import ConfigError, DataError, UpslopeError
-from upslope.files import disk_errors, make_folder, sweep
+from upslope.files import disk_errors, make_folder
 from upslope.images import Form
+from upslope.leftovers import process_mark, sweep
 from upslope.pools.listing import files_of
 from upslope.pools.parquet_rows import NO_IMAGES, NO_ROWS, Cells, empty_cell, read_rows
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
@@ -127,8 +128,10 @@ def open_rows(files: ShardFiles, shard: Shard) -> Iterator[Rows]:
         assert files.index is not None  # both as `list_shards` made them
         assert shard.part is not None
         ids = files_of(files.index, shard.part)
-        addresses = Addresses(storage, files.root, files.root, ids, shard.name)
-        yield _check_rows(Rows(tuple(ids), addresses, "images", f"{place} ({shard.name})"))
+        images: Source = Addresses(storage, files.root, files.root, ids, shard.name)
+        if storage.is_local:  # files of a listing may be links to anywhere, unlike addresses
+            images = Files(Path(files.root), ids)
+        yield _check_rows(Rows(tuple(ids), images, "images", f"{place} ({shard.name})"))
         return
     with _here(storage, shard) as path:
         try:
@@ -227,7 +230,7 @@ def temporary_file(shard: Shard) -> Iterator[Path]:
     with disk_errors(folder):
         make_folder(folder)
         sweep(folder)  # files of processes that were killed
-        handle, name = tempfile.mkstemp(f".{os.getpid()}.part", f".{shard.number}-", folder)
+        handle, name = tempfile.mkstemp(f".{process_mark()}.part", f".{shard.number}-", folder)
         os.close(handle)
     path = Path(name)
     try:

@@ -74,13 +74,14 @@ class Entry:
     """A file or folder in a listing.
 
     path: without the scheme. size: bytes. tag: tells its content from another: the ETag of a
-    bucket, or the time of the last change.
+    bucket, or the time of the last change. is_link: to a file or a folder, on this machine.
     """
 
     path: str
     is_folder: bool
     size: int
     tag: str
+    is_link: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,13 @@ class Storage:
         return sorted(inside, key=lambda entry: entry.path)
 
     def glob(self, pattern: str) -> list[Entry]:
-        """Return the files that a pattern names, in order. Raises as `entries`."""
+        """Return the files that a pattern names, in order; hidden ones where it begins as their
+        names do. Raises as `entries`."""
         paths = self.attempt(lambda fs: fs.glob(pattern, detail=True), pattern)
         inside = [_entry(info) for info in paths.values()]
-        return sorted((e for e in inside if not e.is_folder), key=lambda entry: entry.path)
+        takes_hidden = pattern.rpartition("/")[2].startswith(".")
+        files = [e for e in inside if not e.is_folder and (takes_hidden or not _is_hidden(e))]
+        return sorted(files, key=lambda entry: entry.path)
 
     def read(self, path: str, most: int | None = None) -> bytes:
         """Return the bytes of a small file.
@@ -269,8 +273,9 @@ def without_user(url: str) -> str:
 def walk(storage: Storage, folder: str, passed_over: Counter[tuple[str, str]]) -> Iterator[Entry]:
     """Yield the files below a folder, those of a folder before those of its folders, in order.
 
-    The names of one folder at a time are held. Hidden files and folders, and folders of operating
-    systems, are passed over. passed_over: counts these by (noun, words behind it).
+    The names of one folder at a time are held. Hidden files and folders, folders of operating
+    systems, and links to folders are passed over. passed_over: counts these by (noun, words behind
+    it).
 
     Raises:
         DataError, StorageError: as `Storage.entries`.
@@ -279,11 +284,12 @@ def walk(storage: Storage, folder: str, passed_over: Counter[tuple[str, str]]) -
     while waiting:
         folders: list[str] = []
         for entry in storage.entries(waiting.pop()):
-            name = entry.path.rpartition("/")[2]
-            if is_hidden(name) if entry.is_folder else name.startswith("."):
+            if _is_hidden(entry):
                 passed_over["hidden folder" if entry.is_folder else "hidden file", ""] += 1
             elif entry.is_folder:
                 folders.append(entry.path)
+            elif entry.is_link and Path(entry.path).is_dir():
+                passed_over["linked folder", " (links are not followed)"] += 1
             else:
                 yield entry
         waiting += reversed(folders)
@@ -292,7 +298,13 @@ def walk(storage: Storage, folder: str, passed_over: Counter[tuple[str, str]]) -
 def _entry(info: Mapping[str, Any]) -> Entry:
     tag = next((info[key] for key in _TAGS if info.get(key)), "")
     path = str(info["name"]).rstrip("/")
-    return Entry(path, info.get("type") == "directory", int(info.get("size") or 0), str(tag))
+    is_folder, is_link = info.get("type") == "directory", bool(info.get("islink"))
+    return Entry(path, is_folder, int(info.get("size") or 0), str(tag), is_link)
+
+
+def _is_hidden(entry: Entry) -> bool:
+    name = entry.path.rpartition("/")[2]
+    return is_hidden(name) if entry.is_folder else name.startswith(".")
 
 
 def _status(error: Exception) -> int | None:

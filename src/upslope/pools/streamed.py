@@ -20,7 +20,10 @@ from upslope.pools.rows import Rows, rows_of_parquet, temporary_file
 from upslope.pools.shard import ReadOptions, Shard, ShardFiles
 from upslope.pools.sharded_pool import ShardedPool
 from upslope.pools.storage import Patience, Storage, StorageError
+from upslope.reading import said
 
+_NETWORK = ("aiohttp", "httpcore", "httpx", "httpx2", "requests", "urllib3")
+"""Packages by which streams are read, whose errors of the network are no OSErrors."""
 BATCH = 1000
 """Rows that are taken from the stream at once."""
 
@@ -112,12 +115,14 @@ def _write(part: Any, path: Path, place: str) -> int:
             writer = writer or pq.ParquetWriter(path, table.schema, compression="none")
             writer.write_table(table.cast(writer.schema))
             rows += len(table)
-    except OSError as error:  # of the network, of the source, or of this disk: it says which
-        raise StorageError(
-            f"Expected to read {place} but the stream failed: {error}. The same call goes on with "
-            "this shard."
-        ) from error
-    except (pa.ArrowException, ValueError) as error:
+    except Exception as error:
+        if isinstance(error, OSError) or _package_of(error) in _NETWORK:
+            raise StorageError(  # of the network, of the source, or of this disk: it says which
+                f"Expected to read {place} but the stream failed: {said(error)}. The same call "
+                "goes on with this shard."
+            ) from error
+        if not isinstance(error, pa.ArrowException | ValueError):
+            raise  # of what the stream maps
         raise DataError(
             f"Expected rows of one schema in {place} but the stream is damaged, or gave others: "
             f"{error}"
@@ -126,3 +131,7 @@ def _write(part: Any, path: Path, place: str) -> int:
         if writer is not None:
             writer.close()
     return rows
+
+
+def _package_of(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from upslope.counts import format_count
-from upslope.evaluation import Equivalence, equivalence, have_spread
+from upslope.evaluation import Equivalence, equivalence
 from upslope.evaluation.curves import Array
 from upslope.report import tables
 from upslope.report.savings import SavedLabels, savings
@@ -31,19 +31,7 @@ def equality(summary: Summary, row: Row) -> Equivalence | None:
         areas_of(summary.budgets, summary.study.curves(name, seeds))
         for name in (row.strategy, summary.reference)
     )
-    differences = ours - theirs
-    if len(differences) > 1 and not have_spread(differences):
-        return _by_signs(differences)
-    return equivalence(differences, MARGIN)
-
-
-def _by_signs(differences: Array) -> Equivalence:
-    """The tests where seeds have no spread: of signs alone, and no probability of the mean."""
-    chance = 0.5 ** len(differences)
-    not_worse, not_better = (
-        chance if sign * float(differences.mean()) > -MARGIN else 1.0 for sign in (1, -1)
-    )
-    return Equivalence(max(not_worse, not_better), not_worse, math.nan, math.nan, math.nan)
+    return equivalence(ours - theirs, MARGIN)
 
 
 def verdict(summary: Summary) -> str:

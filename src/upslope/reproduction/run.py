@@ -27,7 +27,7 @@ class Report:
     """What became of each artefact of a request.
 
     folders, results: artefact -> where it lies, and what it consists of.
-    missing: artefact -> which data it lacks. failed: artefact -> its other error.
+    missing: artefact -> which data cannot be opened. failed: artefact -> its other error.
     page: the index of all artefacts.
     """
 
@@ -45,7 +45,8 @@ class Request:
     artefact: a key of `ARTEFACTS`, or "all". runner: runs the studies. names: of the artefacts.
 
     Raises:
-        ConfigError: an unknown artefact, scale or variant; settings that are not allowed.
+        ConfigError: an unknown artefact, scale or variant; settings that are not allowed, or fewer
+            cycles than an artefact shows.
     """
 
     artefact: str
@@ -63,6 +64,18 @@ class Request:
         object.__setattr__(self, "names", names if self.artefact == ALL else (self.artefact,))
         for study in self.studies:
             self.runner.config(study)
+        self._check_cycles()
+
+    def _check_cycles(self) -> None:
+        scale = self.runner.scale
+        for name in self.names:
+            least = ARTEFACTS[name].cycles
+            for study in ARTEFACTS[name].studies(scale):
+                if (cycles := self.runner.config(study).experiment.cycles) < least:
+                    raise ConfigError(
+                        f"Expected `experiment.cycles` of at least {least} for {name}, which shows "
+                        f"how numbers change from cycle to cycle, but got {cycles}."
+                    )
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -120,14 +133,19 @@ def reproduce(
     errors: dict[str, UpslopeError] = {}
     for name in request.names:
         start_time = time.monotonic()
+        is_open = False
         try:
+            for study in ARTEFACTS[name].studies(runner.scale):
+                runner.open(study)
+            is_open = True
             result = ARTEFACTS[name].make(runner)
             seconds = time.monotonic() - start_time
             folders[name] = write_artefact(name, result, runner, command, seconds)
         except UpslopeError as error:
             if request.artefact != ALL:
                 raise
-            if isinstance(error, DataError):
+            # Later, data is at hand, and what is wrong is a figure that is NaN, for instance.
+            if isinstance(error, DataError) and not is_open:
                 missing[name] = str(error)
             else:
                 errors[name] = error

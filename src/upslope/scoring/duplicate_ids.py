@@ -7,7 +7,6 @@ hashes then lie in one file, which fits into memory. Of equal hashes the ids the
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from upslope.datasets.arrow import read_parquet
 from upslope.errors import DataError
-from upslope.files import disk_errors, sweep
+from upslope.files import disk_errors
+from upslope.leftovers import process_mark, sweep
 from upslope.reading import reporting_damage
 
 BUCKET = 1 << 18
@@ -35,7 +35,7 @@ def check_distinct(names: Sequence[str], files: Sequence[Path], folder: Path) ->
     total = sum(map(_count_rows, files))
     bits = (min(_MOST, max(1, -(-total // BUCKET))) - 1).bit_length()
     sweep(folder, ".ids-*.part")  # of processes that were killed
-    suffix = f".{os.getpid()}.part"
+    suffix = f".{process_mark()}.part"
     with (
         disk_errors(folder),
         tempfile.TemporaryDirectory(suffix, ".ids-", folder) as place,

@@ -157,10 +157,15 @@ def score_to_file(
             stop=stop,
         )
         view = PoolView([dataset.ids[i] for i in table.candidates], table.signals)
-        return table.candidates, {n: scorer.score(view).tolist() for n, scorer in scores.items()}
+        return table.candidates, {n: scores_of(s, view).tolist() for n, s in scores.items()}
 
     positions = range(len(dataset)) if indices is None else indices
     return stream_to_file(path, dataset, positions, block, observer)
+
+
+def scores_of(scorer: Scorer, view: PoolView) -> Tensor:
+    """Return the scores of candidates, (n,), also of none: where no sample could be read."""
+    return scorer.score(view) if len(view) else torch.empty(0)
 
 
 def check_columns(scores: Mapping[str, Scorer]) -> None:

@@ -70,7 +70,7 @@ def predict_to_file(
         ['id', 'class', 'probability', 'p_0']
     """
     check_standardised(task, dataset)
-    need, columns = _form(model, task, dataset, classes, device)
+    need, first, columns = _form(model, task, dataset, classes, device)
 
     def block(_: int, part: Sequence[int], report: Observer) -> Block:
         table = compute_signals(
@@ -86,7 +86,7 @@ def predict_to_file(
             observer=report,
             stop=stop,
         )
-        return table.candidates, columns(table.signals[need])
+        return table.candidates, columns(table.signals[need] if table.candidates else first[:0])
 
     return stream_to_file(path, dataset, range(len(dataset)), block, observer)
 
@@ -97,24 +97,22 @@ def _form(
     dataset: Dataset,
     classes: Sequence[str],
     device: torch.device,
-) -> tuple[Need, Callable[[Tensor], _Columns]]:
-    """Return (the signal to compute, its columns), by what the task makes of the first samples."""
+) -> tuple[Need, Tensor, Callable[[Tensor], _Columns]]:
+    """Return (the signal to compute, what it is of the first samples, its columns)."""
     sample = task.prepare(first_readable(dataset).to(device))
     try:
         posterior = build(_POSTERIOR).compute(model.eval(), task, sample)
     except ConfigError:  # a task without classes says so
         values = build(_PREDICTIONS).compute(model.eval(), task, sample)
         names = _names(classes, values.shape[1])
-        return _PREDICTIONS, lambda v: {
-            f"value_{name}" if name in TEXT_COLUMNS else name: column
-            for name, column in zip(names, v.double().T.tolist(), strict=True)
-        }
+        headings = [f"value_{name}" if name in TEXT_COLUMNS else name for name in names]
+        return _PREDICTIONS, values, lambda v: _by_name(v, headings)
     if posterior.ndim == 2:
         names = _names(classes, posterior.shape[1])
-        return _POSTERIOR, lambda p: _classes(p, names)
+        return _POSTERIOR, posterior, lambda p: _classes(p, names)
     if posterior.ndim == 3 and posterior.shape[1] == 2:
         names = _names(classes, posterior.shape[2])
-        return _POSTERIOR, lambda p: _label_sets(p[:, 1], names)
+        return _POSTERIOR, posterior, lambda p: _label_sets(p[:, 1], names)
     raise ConfigError(
         "Expected a task with one answer per sample to predict but this one answers at each of "
         f"{posterior[0, 0].numel():,} positions, which no table can hold. Of masks, "
@@ -128,18 +126,22 @@ def _classes(p: Tensor, names: Sequence[str]) -> _Columns:
     return {
         "class": [names[i] for i in best.indices.tolist()],
         "probability": best.values.double().tolist(),
-        **_by_name(p, names),
+        **_by_name(p, _headings(names)),
     }
 
 
 def _label_sets(p: Tensor, names: Sequence[str]) -> _Columns:
     present = [[names[i] for i in row.nonzero().flatten().tolist()] for row in p > 0.5]
-    return {"labels": [";".join(row) for row in present], **_by_name(p, names)}
+    return {"labels": [";".join(row) for row in present], **_by_name(p, _headings(names))}
 
 
-def _by_name(p: Tensor, names: Sequence[str]) -> _Columns:
-    columns = p.double().T.tolist()
-    return {f"p_{name}": column for name, column in zip(names, columns, strict=True)}
+def _headings(names: Sequence[str]) -> list[str]:
+    return [f"p_{name}" for name in names]
+
+
+def _by_name(values: Tensor, headings: Sequence[str]) -> _Columns:
+    """The columns of (n, k) numbers, of no rows as well."""
+    return dict(zip(headings, values.double().T.tolist(), strict=True))
 
 
 def _names(classes: Sequence[str], count: int) -> list[str]:

@@ -29,7 +29,7 @@ from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
 from upslope.scoring.duplicate_ids import check_distinct
-from upslope.scoring.files import Scorer, check_columns
+from upslope.scoring.files import Scorer, check_columns, scores_of
 from upslope.scoring.input_types import check_standardised
 from upslope.scoring.records import record_to_write, weights_digest
 from upslope.scoring.score_files import read_scores, with_facts, write_joined
@@ -189,8 +189,8 @@ class ShardScorer:
             view = PoolView([rows.ids[i] for i in table.candidates], table.signals)
             columns: dict[str, Any] = {"id": pa.array(view.candidates, pa.string())}
             for name, scorer in self.scores.items():
-                values = scorer.score(view) if len(view) else torch.empty(0)
-                columns[name] = pa.array(values.double().numpy(), pa.float64())
+                values = scores_of(scorer, view).double().numpy()
+                columns[name] = pa.array(values, pa.float64())
             facts = {
                 "shard": shard.name,
                 "size": shard.size,

@@ -64,8 +64,8 @@ class ContrastiveFeatures(Options):
 
     def fit(self, context: FitContext) -> EncoderFeatures:
         """Train the encoder on all of the pool, or take the one that was trained before."""
-        seed, mirrors = context.rng.initial_seed(), _mirrors(context.task)
-        key = (self, seed, mirrors, str(context.device), prepared_bytes(context))
+        seed, samples = context.rng.initial_seed(), prepared_bytes(context)
+        key = (self, seed, _mirrors(context.task), str(context.device), samples)
         encoder = _LAST.get(context.dataset, key)
         if encoder is None:
             encoder = self._read_or_learn(context)

@@ -39,12 +39,13 @@ def key_of(context: FitContext, **about: object) -> str:
 
 
 def prepared_bytes(context: FitContext) -> bytes:
-    """Return what the task makes of the first samples that can be read.
+    """Return the numbers of the first samples as the task prepares them.
 
-    Its statistics are no property that every task has: what they make of samples tells them.
+    They tell the statistics by which samples are normalised, which not every task has.
+
+    context: with the pool and the task.
     """
-    sample_inputs = context.task.prepare(first_readable(context.dataset)).contiguous()
-    return sample_inputs.numpy().tobytes()
+    return context.task.prepare(first_readable(context.dataset)).contiguous().numpy().tobytes()
 
 
 def load_learnt(path: Path, key: str) -> dict[str, Tensor] | None:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upslope.tasks.output_checks import refuse_unknown
+
 
 class _HasLogits(Protocol):
     def logits(self, outputs: Any) -> Tensor: ...
@@ -32,10 +34,15 @@ class SegmentationMetrics:
         self._loss = 0.0
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """Count n samples. outputs: what the model returned for them; targets: (n, h, w)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, h, w).
+
+        Raises:
+            ModelError: outputs that are NaN at valid pixels.
+        """
         logits = self._task.logits(outputs).detach().float()
         targets = targets.long()
         losses = F.cross_entropy(logits, targets, ignore_index=self._ignore, reduction="none")
+        refuse_unknown(losses.isnan(), "probabilities")
         self._loss += losses.double().sum().item()
         valid = targets != self._ignore
         count = len(self._classes)

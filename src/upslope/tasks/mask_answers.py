@@ -21,6 +21,8 @@ from upslope.mask_files import check_lossless, class_numbers, storage_of
 from upslope.reading import reporting_damage
 
 PREFIX = "png:"
+_LARGEST = 255
+"""The largest number in a pixel of the PNG."""
 
 Mask = NDArray[np.uint8]
 
@@ -55,7 +57,8 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
     count nowhere.
 
     Raises:
-        DataError: another shape or type, a file that cannot be read, values that are no classes.
+        DataError: another shape or type, a file that cannot be read, values that are no classes, or
+            that a byte cannot hold.
     """
 
     def is_value(numbers: NDArray[Any]) -> NDArray[np.bool_]:
@@ -79,7 +82,12 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
             f"Expected a mask of the classes 0 to {classes - 1}, and {ignore} for pixels that "
             f"count nowhere, but got {wrong[:5].tolist()}."
         )
-    if not 0 <= ignore <= 255 and (mask == ignore).any():
+    if (mask > _LARGEST).any():
+        raise DataError(
+            f"Expected an answer of classes up to {_LARGEST}, as a byte for each pixel holds, but "
+            f"got class {int(mask.max())}. Draw masks of more classes into the data set."
+        )
+    if not 0 <= ignore <= _LARGEST and (mask == ignore).any():
         raise DataError(
             f"Expected every pixel of a mask to have a class but some have {ignore}, which no file "
             "holds. Set the task's `ignore_index` to 255."

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upslope.errors import ModelError
 from upslope.posterior import BINS, calibration_bins
+from upslope.tasks.output_checks import refuse_unknown
 
 
 class _HasLogits(Protocol):
@@ -42,12 +42,7 @@ class ClassificationMetrics:
         """
         logits = self._task.logits(outputs).detach().float()
         confidence, answer = logits.softmax(dim=1).max(dim=1)
-        if unknown := int(confidence.isnan().sum()):
-            raise ModelError(
-                f"Expected outputs that give probabilities but those of {unknown} of "
-                f"{len(confidence)} samples are NaN: the network has diverged, or its inputs are "
-                "not finite. Lower `training.lr`, and look at the inputs."
-            )
+        refuse_unknown(confidence.isnan(), "probabilities")
         targets = targets.long()
         self._loss += F.cross_entropy(logits, targets, reduction="sum").item()
         targets = targets.cpu()

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from upslope.tasks.output_checks import refuse_unknown
+
 
 class _HasLogits(Protocol):
     def logits(self, outputs: Any) -> Tensor: ...
@@ -31,9 +33,15 @@ class MultiLabelMetrics:
         self._targets: list[Tensor] = []
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """Count n samples. outputs: what the model returned for them; targets: (n, labels)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, labels).
+
+        Raises:
+            ModelError: outputs that are NaN.
+        """
         logits = self._task.logits(outputs).detach().double()
-        self._scores.append((logits[:, 1] - logits[:, 0]).cpu())
+        scores = (logits[:, 1] - logits[:, 0]).cpu()
+        refuse_unknown(scores.isnan(), "probabilities")
+        self._scores.append(scores)
         self._targets.append(targets.bool().cpu())
 
     def compute(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Regression(CommonTask):
         Raises:
             DataError: targets that are not (n, num_classes) floats.
         """
-        values = self.read_outputs(outputs)
+        values = self._read_numbers(outputs)
         self._check_form(targets, tuple(values.shape))
         return (values - self._standard(targets.to(values))).square().sum(dim=1) / 2
 
@@ -103,7 +104,7 @@ class Regression(CommonTask):
 
     def predictions(self, outputs: Any) -> Tensor:
         """Return (n, num_classes): what is predicted, in the units of the targets."""
-        values = self.read_outputs(outputs)
+        values = self._read_numbers(outputs)
         centre, scale = self._affine(values)
         return values * scale + centre
 
@@ -136,6 +137,14 @@ class Regression(CommonTask):
         self.check_outputs(
             model, sample, (), "numbers", "one row per sample and one column per target"
         )
+
+    def _read_numbers(self, outputs: Any) -> Tensor:
+        """Return the outputs in single precision at least.
+
+        Under autocast they have eight bits or eleven, which targets of three digits lose.
+        """
+        values = self.read_outputs(outputs)
+        return values.to(torch.promote_types(values.dtype, torch.float32))
 
     def _check_form(self, targets: Tensor, shape: tuple[int, ...]) -> None:
         if tuple(targets.shape) != shape or not targets.is_floating_point():

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from upslope.tasks.output_checks import refuse_unknown
+
 
 class _Answers(Protocol):
     def predictions(self, outputs: Any) -> Tensor: ...
@@ -33,9 +35,15 @@ class RegressionMetrics:
         self._spread = torch.zeros(k, dtype=torch.float64)  # sum of (y - mean)^2
 
     def update(self, outputs: Any, targets: Tensor) -> None:
-        """Count n samples. outputs: what the model returned for them; targets: (n, k)."""
+        """Count n samples. outputs: what the model returned for them; targets: (n, k).
+
+        Raises:
+            ModelError: outputs that are NaN or infinite.
+        """
         y = targets.detach().cpu().double()
-        error = self._task.predictions(outputs).detach().cpu().double() - y
+        predictions = self._task.predictions(outputs).detach().cpu().double()
+        refuse_unknown(~predictions.isfinite(), "numbers", "NaN or infinite")
+        error = predictions - y
         self._squares += error.square().sum(dim=0)
         self._absolute += error.abs().sum(dim=0)
         # Means of batches merged (Chan, Golub and LeVeque 1983): no difference of large sums.

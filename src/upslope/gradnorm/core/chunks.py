@@ -43,6 +43,27 @@ def chunks(n: int, bytes_each: int, scratch: int) -> Iterator[slice]:
         yield slice(start, min(n, start + size))
 
 
+def join(pieces: Iterator[Tensor], n: int) -> Tensor:
+    """Return pieces (m, ...) as one tensor (n, ...), in the first one's order of memory.
+
+    Each is written to its place as it comes: those that are all there before they are joined would
+    take as much memory once more.
+    """
+    first = next(pieces)
+    if len(first) == n:
+        return first
+    by_stride = sorted(range(1, first.dim()), key=first.stride, reverse=True)
+    dims = (0, *by_stride)
+    whole = first.new_empty(n, *(first.shape[d] for d in by_stride)).permute(
+        [dims.index(d) for d in range(first.dim())]
+    )
+    start = 0
+    for piece in itertools.chain([first], pieces):
+        whole[start : start + len(piece)] = piece
+        start += len(piece)
+    return whole
+
+
 def evenly(n: int, most: int) -> Iterator[slice]:
     """Slices of range(n), equal but for one, of about `most` at most; none of a single sample.
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,26 @@ from torch import Tensor, nn
 from upslope.gradnorm.core.uses.tape import Tape
 from upslope.gradnorm.kernels.expand import expand_to_samples
 from upslope.gradnorm.kernels.linear import matmul
+
+
+class _Roles(NamedTuple):
+    """The indices of two operands by what they are for (see the top of the file), as letters."""
+
+    positions: str
+    matrices: str
+    columns: str
+    rows: str
+
+    @classmethod
+    def of(cls, x_term: str, w_term: str, out: str) -> _Roles:
+        """Return the roles in a sum. x_term, w_term, out: the indices of x, w and the output."""
+        in_output, in_both = set(out), set(x_term) & set(w_term)
+        return cls(
+            positions="".join(i for i in x_term if i in in_output - in_both),
+            matrices="".join(i for i in x_term if i in in_output & in_both),
+            columns="".join(i for i in x_term if i in in_both - in_output),
+            rows="".join(i for i in w_term if i in in_output - in_both),
+        )
 
 
 def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001
@@ -37,30 +57,37 @@ def einsum(tape: Tape, equation: Any, *operands: Any, path: Any = None) -> Any: 
         return NotImplemented
     terms, out, explicit = _explicit(equation, tensors, tape)
     order = (1, 0) if weight_first else (0, 1)
-    x, w = (explicit[i] for i in order)
-    x_term, w_term = (terms[i] for i in order)
-    size = {**_sizes(x_term, x), **_sizes(w_term, w)}
-    positions = [i for i in x_term if i in out and i not in w_term]
-    shared_indices = [i for i in x_term if i in out and i in w_term]
-    summed_indices = [i for i in x_term if i in w_term and i not in out]
-    rows = [i for i in w_term if i in out and i not in x_term]
-    x = torch.einsum(f"{x_term}->{''.join(positions + shared_indices + summed_indices)}", x)
-    w = torch.einsum(f"{w_term}->{''.join(shared_indices + summed_indices + rows)}", w)
-    p, g, s, r = (
-        [size[i] for i in group] for group in (positions, shared_indices, summed_indices, rows)
-    )
-    if summed_indices or rows:
-        x = x.reshape(*p, *([math.prod(g), 1] if shared_indices else []), math.prod(s))
-        w = w.reshape(*([math.prod(g)] if shared_indices else []), math.prod(s), math.prod(r))
-        product = matmul(tape, x, tape.weights.view(w))  # (*p, [g, 1,] r)
+    (x, w), (x_term, w_term) = (explicit[i] for i in order), (terms[i] for i in order)
+    roles = _Roles.of(x_term, w_term, out)
+    sizes = _sizes(x_term, x) | _sizes(w_term, w)
+    x = torch.einsum(f"{x_term}->{roles.positions + roles.matrices + roles.columns}", x)
+    w = torch.einsum(f"{w_term}->{roles.matrices + roles.columns + roles.rows}", w)
+    if roles.columns or roles.rows:
+        product = _multiply_matrices(tape, x, w, roles, sizes)
         if product is NotImplemented:
             return NotImplemented
-        product = product.reshape([*p, *g, *r])  # of no dimension, perhaps
-    else:  # entry by entry
+    else:
         product = x * expand_to_samples(tape, tape.weights.view(w), x.shape)
-    order_now = positions + shared_indices + rows
+    order_now = roles.positions + roles.matrices + roles.rows
     result: Tensor = product.permute([order_now.index(i) for i in out])
     return result
+
+
+def _multiply_matrices(
+    tape: Tape, x: Tensor, w: Tensor, roles: _Roles, sizes: Mapping[str, int]
+) -> Any:
+    """Return the sum, (positions, matrices, rows), or NotImplemented where no kernel takes it.
+
+    x: (positions, matrices, columns). w: (matrices, columns, rows). sizes: of the indices.
+    """
+    positions, matrices, columns, rows = ([sizes[i] for i in indices] for indices in roles)
+    stack = [math.prod(matrices)] if matrices else []
+    x = x.reshape(*positions, *stack, *([1] if matrices else []), math.prod(columns))
+    w = w.reshape(*stack, math.prod(columns), math.prod(rows))
+    product = matmul(tape, x, tape.weights.view(w))
+    if product is NotImplemented:
+        return NotImplemented
+    return product.reshape([*positions, *matrices, *rows])  # of no dimension, perhaps
 
 
 def pairwise(equation: Any, *operands: Any, path: Any = None) -> Any:  # noqa: ARG001

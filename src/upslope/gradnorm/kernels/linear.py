@@ -65,7 +65,8 @@ class Linear(Kernel):
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        matrix = self._w.mT.conj()
+        # Where the model itself enters autocast, that sees to forward passes alone.
+        matrix = self._w.mT.conj().to(g.dtype)
         live = live_rows_of_product(g, len(matrix))
         if live is None:
             return (matrix_products.linear(g, matrix),)
@@ -88,7 +89,7 @@ class Linear(Kernel):
         live = live_rows_of_product(g, x.shape[2])
         if live is not None:
             x, g = x[:, live], g[:, live]
-        return OuterProducts(x.conj(), g)
+        return OuterProducts(x.conj().to(g.dtype), g)
 
 
 def linear(tape: Tape, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

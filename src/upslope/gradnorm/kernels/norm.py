@@ -113,6 +113,13 @@ def _scale_gradient(g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     return torch.sub(x, mean).mul_(rstd).mul_(g).sum(dim=1)
 
 
+def _scale_and_shift(
+    tape: Tape, xhat: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]
+) -> Tensor:
+    """Return xhat * w + b, in the type of xhat: half precision may have both in float32."""
+    return tape.use(Affine(tape, weight, bias, shape), xhat).to(xhat.dtype)
+
+
 def layer_norm(
     tape: Tape,
     input: Tensor,
@@ -128,7 +135,7 @@ def layer_norm(
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(LayerNorm(tape, weight, bias, normalized_shape, eps), input)
     xhat = torch.nn.functional.layer_norm(input, normalized_shape, eps=eps)
-    return tape.use(Affine(tape, weight, bias, normalized_shape), xhat)
+    return _scale_and_shift(tape, xhat, weight, bias, normalized_shape)
 
 
 def rms_norm(
@@ -228,7 +235,7 @@ def group_norm(
     if weight is not None and bias is not None and weight.dtype == input.dtype:
         return tape.use(GroupNorm(tape, weight, bias, num_groups, eps), input)
     xhat = torch.group_norm(input, num_groups, None, None, eps)
-    return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)
+    return _scale_and_shift(tape, xhat, weight, bias, _channels(input))
 
 
 def instance_norm(
@@ -248,7 +255,7 @@ def instance_norm(
         return NotImplemented
     statistics = (running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled)
     xhat = run_exactly(torch.instance_norm, (input, None, None, *statistics), {})
-    return tape.use(Affine(tape, weight, bias, _channels(input)), xhat)
+    return _scale_and_shift(tape, xhat, weight, bias, _channels(input))
 
 
 def _channels(input: Tensor) -> tuple[int, ...]:

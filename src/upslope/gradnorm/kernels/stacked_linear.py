@@ -38,13 +38,14 @@ class StackedLinear(Kernel):
 
     def input_gradients(self, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs; see `Kernel`."""
-        return (torch.bmm(g, self._matrices.mH),)
+        # Where the model itself enters autocast, that sees to forward passes alone.
+        return (torch.bmm(g, self._matrices.mH.to(g.dtype)),)
 
     def weight_gradients(
         self, g: Tensor, *inputs: Tensor, samples: Samples
     ) -> Iterator[tuple[Tensor, PerSampleGradient]]:
         """Yield the per-sample gradients of the weights; see `Kernel`."""
-        x, g = (_rows_by_group(t, samples) for t in (inputs[0], g))
+        x, g = (_rows_by_group(t, samples) for t in (inputs[0].to(g.dtype), g))
         yield self.weights[0], StackedGradient(OuterProducts(g, x.conj()), samples.n)
 
 

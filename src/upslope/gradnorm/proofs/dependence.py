@@ -224,19 +224,24 @@ def try_dependence(
 ) -> list[Dependence] | None:
     """Return, of each tensor that an operator has made, on whose entries it depends.
 
-    None where that cannot be tried: it takes no NaN, or no floating number of samples.
+    None where that cannot be tried: it takes none of the numbers that are put in the places of
+    samples, or makes as many as these say.
 
     func, args, kwargs: the operator and what it got. inputs: every tensor that holds samples, and
     its owners. out: what was made.
     """
     owners_of_input = {id(x): owners for x, owners in inputs if _is_floating(x)}
+    spoils: tuple[Callable[[Tensor], Tensor], ...] = (_to_nan, _to_others)
+    if not owners_of_input:
+        owners_of_input, spoils = {id(x): owners for x, owners in inputs}, (_to_other_places,)
     results = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
-    if not owners_of_input or not any(map(_is_floating, results)):
+    if not owners_of_input or not results:
         return None
+    has_floats = any(map(_is_floating, results))
     # Decompositions take no NaN: other numbers tell then, which most entries feel.
     depends: list[Dependence] | None = None
     is_written = _are_in_memory_of(results, tree_flatten((args, kwargs))[0])
-    for spoil in (_to_nan, _to_others):
+    for spoil in spoils:
 
         def run(digit: int, value: int, spoil: Callable[[Tensor], Tensor] = spoil) -> list[Tensor]:
             def take(tensor: Tensor) -> Tensor:
@@ -254,7 +259,8 @@ def try_dependence(
             return [x for x in tree_flatten(numbers)[0] if isinstance(x, Tensor)]
 
         try:
-            numbers = run(0, _NO_VALUE) if is_written else results
+            # Whole numbers may be drawn, and drawn again the same in each run.
+            numbers = run(0, _NO_VALUE) if is_written or not has_floats else results
             depends = _compare_runs(
                 run, numbers, max(int(owners.max()) for owners in owners_of_input.values())
             )
@@ -263,8 +269,9 @@ def try_dependence(
         if depends is None:
             return None
         # Some kernels leave NaN in memory that the next sample's numbers are added to. What was
-        # written over may feel no NaN: a norm that was brought to its maximum.
-        if depends[0].mixes == is_written:
+        # written over may feel no NaN: a norm that was brought to its maximum. A comparison is no
+        # sum, and may feel other numbers in one of its sides alone.
+        if depends[0].mixes == (is_written if has_floats else True):
             return depends
     return depends
 
@@ -318,7 +325,16 @@ def _to_nan(tensor: Tensor) -> Tensor:
 
 
 def _to_others(tensor: Tensor) -> Tensor:
-    return tensor * 1.7 + 0.9
+    # Curved, for a correlation is the same of all that a straight line makes of it; and by sums of
+    # products, which take a positive definite matrix to another.
+    return tensor * tensor * 0.4 + tensor * 1.7 + 0.9
+
+
+def _to_other_places(tensor: Tensor) -> Tensor:
+    """Return whole numbers from other places of a tensor, which are as good as its own."""
+    if tensor.dtype == torch.bool:
+        return ~tensor
+    return tensor.flatten().flip(0).view_as(tensor)
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from upslope.gradnorm.core.program.operator_names import LEAVING, UNREADABLE, name_of
+from upslope.gradnorm.core.program.operator_names import (
+    LEAVING,
+    LOOKING_UP,
+    NAMELESS,
+    UNREADABLE,
+    name_of,
+)
 from upslope.gradnorm.core.tensor_marks import mark, marks_of
 from upslope.gradnorm.core.torch_functions import tensors_among
 from upslope.gradnorm.core.vmap.vmapped import is_transforming, tells_of_row
@@ -214,6 +220,10 @@ class StatisticsWatch(TorchFunctionMode):
             len(with_owners) < len(pairs)
             or len({int(i) for _, o in with_owners for i in o.flatten()}) < 2
         ):
+            return None
+        # Whole numbers that say where the numbers of others are have an order of their own.
+        has_floats = any(x.is_floating_point() or x.is_complex() for x, _ in with_owners)
+        if not has_floats and (name in LOOKING_UP or name == NAMELESS):
             return None
         owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)

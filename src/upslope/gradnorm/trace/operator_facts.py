@@ -23,6 +23,7 @@ from upslope.gradnorm.core.program.operator_names import (
     LOOKING_UP,
     MOVING,
     is_noted_in_outline,
+    label_of,
     name_of,
 )
 from upslope.gradnorm.kernels import COMPOSITIONS, REGISTRY
@@ -174,6 +175,8 @@ class Operator:
 
     func: Callable[..., Any]
     name: str
+    label: str
+    """The name under which a program notes it (`operator_names.label_of`)."""
     inner_call: Callable[..., Call | None] | None
     """What returns the one call that it comes to, from its arguments (`_INNER_CALLS`); None for a
     function that is not among those."""
@@ -285,6 +288,7 @@ def operator_of(func: Callable[..., Any]) -> Operator:
     return Operator(
         func=func,
         name=name,
+        label=label_of(func) if is_named else name,
         inner_call=_INNER_CALLS.get(func),
         asks=func in _ASKING,
         asks_size=func in _ASKING_FOR_SIZE,

@@ -205,7 +205,7 @@ class TensorKinds:
         operator, args, kwargs: the operator and what it got.
         """
         plain, in_front, number_of = self._plain_marks, self._marks_in_front, self._numbers.get
-        outline: list[Any] = [operator.name]
+        outline: list[Any] = [operator.label]
         numbers: list[int | None] = []
         kinds, count, self.rows = 0, 0, None
         for value in (*args, *kwargs.values()) if kwargs else args:
@@ -218,10 +218,10 @@ class TensorKinds:
                     kind, self.meets_front = _SAMPLE, True
                 else:
                     kind = self._kind_by_marks(value, marks)
-                if kind & _WITH_NUMBER:
-                    numbers.append(number_of(id(value)))
+                numbers.append(number_of(id(value)) if kind & _WITH_NUMBER else None)
             elif type_of_value is nn.Parameter:
                 kind = self._kind_of_parameter(value)
+                numbers.append(None)
             elif type_of_value in AS_IT_IS:
                 outline.append(value if value != -1 else MINUS_ONE)
                 continue

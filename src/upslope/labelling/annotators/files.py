@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upslope.errors import DataError
+from upslope.experiment.sheet_rows import split_rows
 from upslope.files import (
     csv_text,
     disk_errors,
@@ -29,13 +30,14 @@ from upslope.files import (
     write_text,
 )
 from upslope.labelling.annotators.base import AnnotationTask, PulledAnswer, PushCount
-from upslope.labelling.csv_rows import read_csv_text, rows_below_header, split_rows
 from upslope.labelling.settings import AnswerKind
+from upslope.labelling.sheet_text import NOT_RECORDED, read_sheet_text
 from upslope.labelling.state import REASONS
 
 SHEET, IMAGES = "to-label.csv", "images"
 COLUMNS = ("id", "file", "rank", "score", "why", "label", "author", "seconds", "note")
 _NO_LABEL = "none"
+_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class FilesAnnotator:
             rows.append(row)
         if new:
             lines = [[row.get(name, "") for name in columns] for row in rows]
-            write_text(self.folder / SHEET, csv_text(columns, lines))
+            text = csv_text(columns, lines)
+            # Excel takes a file without the mark for one in the encoding of the machine.
+            write_text(self.folder / SHEET, text if text.isascii() else f"{_MARK}{text}")
         return PushCount(len(new), len(tasks) - len(new))
 
     def pull(self) -> Sequence[PulledAnswer]:
@@ -135,11 +139,10 @@ class FilesAnnotator:
         path = self.folder / SHEET
         if not path.is_file():
             return list(COLUMNS), []
-        text = read_csv_text(path)
-        first = text.partition("\n")[0]
-        lines = split_rows(text, max(",;\t", key=first.count), path)
-        columns = [plain_cell(name.strip()) for name in (lines[0] if lines else ())]
-        if twice := [name for name in COLUMNS if columns.count(name) > 1]:
+        text = read_sheet_text(path)
+        columns, rows = split_rows(path, text, ("id", "file", "label"), NOT_RECORDED)
+        columns = list(map(plain_cell, columns))
+        if twice := [name for name in columns if columns.count(name) > 1]:
             raise DataError(
                 f"Expected one column {twice[0]} in {path} but got {columns.count(twice[0])}. "
                 "Rename yours; nothing was recorded."
@@ -149,11 +152,11 @@ class FilesAnnotator:
                 f"Expected the columns {', '.join(COLUMNS)} in {path} but {', '.join(missing)} "
                 "is missing. Put the first line back; nothing was recorded."
             )
-        rows = [
-            dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(plain_cell, cells), strict=True))
-            for cells in rows_below_header(lines, path)
+        empty_row = dict.fromkeys((*COLUMNS, *columns), "")
+        return columns, [
+            empty_row | dict(zip(columns, map(plain_cell, cells), strict=False))
+            for _, cells in rows
         ]
-        return columns, rows
 
     def _sorted_images(self) -> dict[str, str]:
         """File name -> class, of the images that were moved into a folder of a class."""

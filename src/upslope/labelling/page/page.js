@@ -35,9 +35,17 @@ function element(tag, attributes = {}, ...children) {
 
 function say(text) { $("said").textContent = text; }
 
-function problem(text) {
-  $("problem").textContent = text || "";
-  $("problem").hidden = !text;
+// What is wrong stays in sight until what failed has come through: "line", "poll" or "change".
+let failed = "";
+
+function problem(text, what) {
+  failed = what;
+  $("problem").textContent = text;
+  $("problem").hidden = false;
+}
+
+function mended(...kinds) {
+  if (kinds.includes(failed)) $("problem").hidden = true;
 }
 
 // Every request may reach the server twice, where its answer is lost on the way, and says the same.
@@ -53,12 +61,12 @@ async function send(path, body) {
       answer = json ? await response.json() : await response.text();
     } catch {
       problem("The server does not answer. Start it again with `upslope label serve`, and this " +
-              "page goes on by itself; the answer shown is not saved yet.");
+              "page goes on by itself; the answer shown is not saved yet.", "line");
       await new Promise((go) => setTimeout(go, RETRY_MS));
       continue;
     }
+    mended("line");
     if (!response.ok) throw new Error(json ? answer.error : answer);
-    problem("");
     return answer;
   }
 }
@@ -70,9 +78,10 @@ async function change(path, body) {
   changes += 1;
   try {
     show(await send(path, body));
+    mended("poll", "change");
     return true;
   } catch (error) {
-    problem(error.message);
+    problem(error.message, "change");
     return false;
   } finally {
     busy = false;
@@ -118,7 +127,7 @@ function saveSet() {
 const skip = () => answer({ reason: "skip" }, "Skipped");
 const cannotTell = () => answer({ reason: "cannot tell" }, "Cannot tell");
 async function undo() {
-  const newest = standing.history[0];
+  const newest = standing && standing.history[0];
   if (newest && await change("/api/undo", { sample: newest.sample })) say(question ? `Back to ${question.id}` : "");
 }
 function keep() { if (question && question.answer) change("/api/leave", { sample: question.sample }); }
@@ -127,7 +136,7 @@ async function showGuess() {
   if (!question || guessShown) return;
   const asked = question;
   let guess;
-  try { guess = await send(`/api/guess/${asked.sample}`); } catch (error) { problem(error.message); return; }
+  try { guess = await send(`/api/guess/${asked.sample}`); } catch (error) { problem(error.message, "change"); return; }
   if (!question || question.sample !== asked.sample) return; // answered meanwhile
   const box = $("guess");
   box.replaceChildren();
@@ -379,6 +388,7 @@ function filter() {
 }
 
 function onKey(event) {
+  if (event.isComposing) return; // a key by which letters are put together, as of Japanese
   if (event.ctrlKey || event.metaKey || event.altKey) {
     if ((event.ctrlKey || event.metaKey) && event.key === "z" && !/INPUT/.test(event.target.tagName)) {
       event.preventDefault();
@@ -401,8 +411,11 @@ function onKey(event) {
     }
     return;
   }
-  if (event.repeat) return; // a key held down is one answer
   const onButton = event.target.tagName === "BUTTON" || event.target.tagName === "SUMMARY";
+  const scrolls = !onButton && event.target !== document.body &&
+    event.target.scrollHeight > event.target.clientHeight;
+  if (scrolls && /^Arrow(Up|Down)$/.test(event.key)) return; // a long text that somebody reads
+  if (event.repeat) return; // a key held down is one answer
   const actions = {
     ArrowLeft: undo, Backspace: undo, ArrowRight: skip, ArrowDown: cannotTell, ArrowUp: showGuess,
     "/": () => $("note").focus(),
@@ -459,14 +472,15 @@ function build() {
   });
 }
 
-// New rankings and figures, while nobody answers.
+// The first questions; then new rankings and figures, while nobody answers.
 async function poll() {
-  if (!busy && !document.hidden) {
+  if (!busy && (!document.hidden || !standing)) {
     const before = changes;
     try {
       const fresh = await send("/api/status");
+      mended("poll");
       if (changes === before) show(fresh);
-    } catch (error) { problem(error.message); }
+    } catch (error) { problem(error.message, "poll"); }
   }
   setTimeout(poll, POLL_MS);
 }
@@ -474,10 +488,13 @@ async function poll() {
 async function start() {
   try {
     project = await send("/api/project");
-    build();
-    show(await send("/api/status"));
-    setTimeout(poll, POLL_MS);
-  } catch (error) { problem(error.message); }
+  } catch (error) {
+    problem(error.message, "poll");
+    setTimeout(start, POLL_MS);
+    return;
+  }
+  build();
+  poll();
 }
 
 start();

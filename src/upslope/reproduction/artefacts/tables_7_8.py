@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from upslope.report.text_tables import DASH
 from upslope.reproduction import paper
 from upslope.reproduction.output.formats import format_value
 from upslope.reproduction.output.results import (
     Result,
     Row,
     Table,
+    Value,
     exact_values,
     mean_over_seeds,
     to_panel,
@@ -35,11 +39,14 @@ def _class_wise(runner: StudyRunner, name: str, paper_figures: tuple[float, ...]
     classes, targets = pool.classes, pool.targets(range(len(pool)))
     sizes = [int((targets == c).sum()) for c in range(len(classes))]
     rows = [Row("samples in the pool", exact_values(sizes))]
-    shares: dict[str, list[list[float]]] = {}
+    shares: dict[str, np.ndarray] = {}
     for strategy in (name, "random"):
         figures = [run.cycles[-1].metrics for run in runs[strategy]]
-        shares[strategy] = [[100 * f[f"accuracy/{c}"] for c in classes] for f in figures]
-        rows.append(Row(f"{strategy}, accuracy", mean_over_seeds(shares[strategy])))
+        # NaN for a class of which the test set has no sample.
+        shares[strategy] = 100 * np.array(
+            [[f.get(f"accuracy/{c}", math.nan) for c in classes] for f in figures]
+        )
+        rows.append(Row(f"{strategy}, accuracy", _means(shares[strategy])))
         counts = [
             [sum(run.labels[i] == c for i in run.labels) for c in range(len(classes))]
             for run in runs[strategy]
@@ -93,8 +100,18 @@ def _notes(substitute: str | None) -> tuple[str, ...]:
     )
 
 
-def _over(shares: list[list[float]], where: np.ndarray) -> str:
-    """Return the mean over some classes, with its interval over seeds."""
-    return format_value(
-        mean_over_seeds(np.asarray(shares)[:, where].mean(axis=1, keepdims=True))[0], 1
+def _means(shares: np.ndarray) -> tuple[Value | None, ...]:
+    """Return the mean over seeds, one per class, None for one that the test set lacks."""
+    return tuple(
+        None if np.isnan(column).any() else mean_over_seeds(column[:, None])[0]
+        for column in shares.T
     )
+
+
+def _over(shares: np.ndarray, where: np.ndarray) -> str:
+    """Return the mean over some classes, of those tested, with its interval over seeds."""
+    means = _means(shares[:, where])
+    present = shares[:, where][:, [mean is not None for mean in means]]
+    if not present.size:
+        return DASH
+    return format_value(mean_over_seeds(present.mean(axis=1, keepdims=True))[0], 1)

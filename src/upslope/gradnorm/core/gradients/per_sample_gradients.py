@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from upslope.gradnorm.core.chunks import CACHE, SCRATCH, chunks
+from upslope.gradnorm.core.chunks import CACHE, SCRATCH, chunks, join
 from upslope.gradnorm.core.gradients import outer_norms
 from upslope.gradnorm.core.gradients.outer_norms import WIDE, gather
 from upslope.gradnorm.core.gradients.sums_of_squares import (
@@ -141,7 +141,7 @@ class PerSampleGradient(ABC):
         if size < LARGE or size < 2 * len(self) * bytes_each:
             return self
         pieces = map(upcast, self.pieces(bytes_each, scratch))  # half precision sums in float32
-        return Dense(torch.cat([*pieces]))
+        return Dense(join(pieces, len(self)))
 
     def in_double(self) -> PerSampleGradient:
         """Return the gradients in float64, where squares of their operands are taken.

@@ -97,3 +97,10 @@ def name_of(func: Callable[..., Any]) -> str:
     if isinstance(func, _WITHOUT_NAME):
         return NAMELESS
     return getattr(func, "__name__", "") or str(func)
+
+
+def label_of(func: Callable[..., Any]) -> str:
+    """The name under which an operator is noted: of `x.T` and `x.real`, which share one, two."""
+    name = name_of(func)
+    attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+    return f"{name} {attribute}" if name in {"__get__", "__set__"} else name

@@ -50,6 +50,7 @@ from upslope.gradnorm.core.program.operator_names import (
     POINTING,
     SIZED_OPERATORS,
     UNREADABLE,
+    label_of,
     name_of,
 )
 from upslope.gradnorm.core.program.steering import Steering
@@ -99,7 +100,7 @@ class Program:
         if name in OF_INTEREST or not (_is_strided(args) and _is_strided(kwargs.values())):
             self._note_of_interest(name, args, kwargs, out)
         elif not self._is_reading:
-            self._add_outline(name, args, kwargs)
+            self._add_outline(label_of(func), args, kwargs)
 
     def _note_of_interest(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -156,9 +157,12 @@ class Program:
         numbers[id(tensor)] = self._count
 
     def numbers_of(self, values: Iterable[Any]) -> tuple[int | None, ...]:
-        """Return the numbers of the tensors of samples among some arguments, in order."""
-        tensors = tensors_among(tuple(values))
-        return tuple(self.numbers.get(id(t)) for t in tensors if is_made_of_samples(t))
+        """Return the numbers of the tensors of samples among some arguments, in order.
+
+        None stands for any other tensor: a table may be before the samples, or behind them.
+        """
+        tensors, number_of = tensors_among(tuple(values)), self.numbers.get
+        return tuple(number_of(id(t)) if is_made_of_samples(t) else None for t in tensors)
 
     @contextlib.contextmanager
     def noting(self, outline: Any, tensors: Iterable[Tensor]) -> Iterator[None]:

@@ -104,18 +104,25 @@ def _parts(value: Any) -> Iterable[Any]:
     for cell in getattr(value, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # a name that has no value yet
             cells.append(cell.cell_contents)
-    names = getattr(value, "__globals__", {})
-    globals_ = [names[name] for name in _names_in(code) if name in names]
+    defaults = getattr(value, "__defaults__", None) or ()
+    by_name = (getattr(value, "__kwdefaults__", None) or {}).values()
+    itself = getattr(value, "__self__", None)
+    return (*cells, *_globals_of(value, code), *defaults, *by_name, itself)
+
+
+def _globals_of(function: Any, code: CodeType) -> list[Any]:
+    """Return what a function can reach by global names. code: its own."""
+    names = getattr(function, "__globals__", {})
+    if names.get("__name__", "").startswith("upslope."):
+        return []  # losses of Upslope hold what they are given, and no modules of their own
     # Global names lead to whole libraries: of those, modules and functions of this file alone.
-    globals_ = [
+    values = [names[name] for name in _names_in(code) if name in names]
+    return [
         part
-        for part in globals_
+        for part in values
         if isinstance(part, (nn.Module, functools.partial, list, tuple, dict))
         or getattr(part, "__globals__", None) is names
     ]
-    defaults = getattr(value, "__defaults__", None) or ()
-    by_name = (getattr(value, "__kwdefaults__", None) or {}).values()
-    return (*cells, *globals_, *defaults, *by_name, getattr(value, "__self__", None))
 
 
 def _names_in(code: CodeType) -> set[str]:

@@ -330,15 +330,17 @@ def with_sign(number: int) -> int:
 
 
 _OF_ENTRIES = frozenset(
-    {"AbsBackward0", "ClampBackward0", "ClampBackward1", "ClampMaxBackward0", "ClampMinBackward0",
-     "CosBackward0", "CoshBackward0", "EluBackward0", "ErfBackward0", "ExpBackward0",
+    {"AbsBackward0", "ClampBackward1", "ClampMaxBackward0", "ClampMinBackward0", "CosBackward0",
+     "CoshBackward0", "EluBackward0", "ErfBackward0", "ExpBackward0",
      "Expm1Backward0", "GeluBackward0", "HardsigmoidBackward0", "LeakyReluBackward0",
      "Log1PBackward0", "Log2Backward0", "LogBackward0", "LogSigmoidBackward0", "NegBackward0",
      "PowBackward0", "ReciprocalBackward0", "ReluBackward0", "RsqrtBackward0", "SigmoidBackward0",
      "SiluBackward0", "SinBackward0", "SinhBackward0", "SoftplusBackward0", "SqrtBackward0",
      "TanhBackward0"}
 )  # fmt: skip
-"""Nodes of operators of which each entry of the output is a function of one entry of the input."""
+"""Nodes of operators of which each entry of the output is a function of one entry of one input.
+
+Not `ClampBackward0`, whose bounds are tensors that may be learned and broadcast."""
 
 _OF_PAIRS = frozenset(
     {"AddBackward0", "AliasBackward0", "CloneBackward0", "DivBackward0", "MulBackward0",

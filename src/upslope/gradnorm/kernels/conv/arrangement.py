@@ -99,17 +99,13 @@ def _arrange(
     weight = torch.empty_strided(weight_shape, weight_stride, dtype=weight_dtype, device="meta")
     order = ORDERS.get(x.dim()) if is_on_cpu else None
     weight_order = ORDERS.get(weight.dim()) if is_on_cpu else None
-    # For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
-    # products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
-    by_images = len(x) < _FEW_IMAGES and threads == 1
     is_product = (
-        (x.dim() != 4 or by_images or _has_few_pixels(x, weight))
-        and is_on_cpu
+        is_on_cpu
         and not is_transposed
-        and math.prod((geometry.groups, *weight.shape[2:], *geometry.stride)) == 1
-        and not any(geometry.padding)
         and x.dtype == weight.dtype
         and not autocasts  # under which the type is another one
+        and _is_of_single_pixels(weight, geometry)
+        and (x.dim() != 4 or _is_worth_a_product(x, weight, threads))
     )
     if is_product and x.dim() != 4:
         # PyTorch's own gradient of a volume takes up to six times as long as a product of matrices,
@@ -136,8 +132,20 @@ def _arrange(
     )
 
 
-def _has_few_pixels(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product by BLAS is faster than a call of oneDNN for a convolution of pixels."""
+def _is_of_single_pixels(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether a convolution takes each pixel by itself, with all channels, and is a product."""
+    steps = (geometry.groups, *weight.shape[2:], *geometry.stride)
+    return math.prod(steps) == 1 and not any(geometry.padding)
+
+
+def _is_worth_a_product(x: Tensor, weight: Tensor, threads: int) -> bool:
+    """Whether one of images (n, c, height, width) is faster as a product of our own.
+
+    For few images and one thread PyTorch multiplies image by image, a tenth slower. oneDNN's
+    products are faster still, and what it keeps for each shape takes 150 MB in a RegNet.
+    """
+    if len(x) < _FEW_IMAGES and threads == 1:
+        return True
     pixels = len(x) * math.prod(x.shape[2:])
     return pixels <= _FEW_PIXELS and not prefers_onednn(pixels * weight.numel())
 

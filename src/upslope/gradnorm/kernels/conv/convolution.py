@@ -162,23 +162,24 @@ class Convolution(Kernel):
         front = in_front(samples, g)  # (n, k, o, *space)
         for weight in self.weights:
             if weight is self.weight:
-                pair = in_front(samples, x), front
-                images, y = (self._without_border(front), pair[0]) if self.is_transposed else pair
+                images, y = in_front(samples, x), front
+                if self.is_transposed:
+                    images, y = front, self._with_border(images)
                 yield weight, ConvWeightGradient(images, y, geometry, tuple(weight.shape))
             else:
                 yield weight, Dense(sum_of_positions(front))
 
-    def _without_border(self, images: Tensor) -> Tensor:
-        """Return images (n, k, o, *space) that a transposed convolution puts out, without borders.
+    def _with_border(self, images: Tensor) -> Tensor:
+        """Return images (n, k, c, *space) that a transposed convolution takes, with zeros behind.
 
-        Where these are as wide as its stride, they have room for a window more than its input has
-        positions.
+        Where a border of its output is as wide as its stride, that has room for more windows than
+        there are images' positions.
         """
         pairs = zip(self.output_padding, self.geometry.stride, strict=True)
-        for dim, (border, stride) in enumerate(pairs, start=3):
-            if border >= stride:
-                images = images.narrow(dim, 0, images.shape[dim] - border)
-        return images
+        behind = [border // stride for border, stride in pairs]
+        if not any(behind):
+            return images
+        return F.pad(images, [side for after in reversed(behind) for side in (0, after)])
 
 
 def in_front(samples: Samples, images: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class FusedWeightGradient(PerSampleGradient):
                 norms = torch.linalg.vector_norm(rows, dim=2).square_()
             else:  # `vector_norm` is slow where a row's entries are not neighbours in memory
                 norms = rows.square().sum(dim=2)
-            squares.append(norms @ rates)
+            squares.append(norms.to(rates.dtype) @ rates)
             along.append((rows * weight).sum(dim=2))
         one = len(along) == 1
         self._along[:] = along if one else [torch.cat(along)]
