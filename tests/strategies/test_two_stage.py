@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor
 from upslope import strategies
 from upslope.errors import ConfigError, SelectionError
 from upslope.pool import Need, PoolView
+from upslope.posterior import closeness
 from upslope.strategies import cell_search
 from upslope.strategies.cell_choices import apportion, take_by_gain
 from upslope.strategies.cells import divide
+from upslope.strategies.kernel_width import smallest_distance
 from upslope.strategies.two_stage import TWO_STAGE, select_in_cells
 
 CLASSES, WIDTH = 3, 6
@@ -159,6 +162,33 @@ def test_core_set_is_exact_where_distances_are_small_beside_the_vectors(
     assert choose("core-set", pool, 60, cell=100, labelled=labelled) == expected
 
 
+@pytest.mark.parametrize("name", ["core-set", "bait"])
+def test_what_was_passed_over_is_neither_labelled_nor_a_candidate(name: str) -> None:
+    """The choice is that from a pool without it."""
+    pool, gone = Pool(600), set(range(300, 600, 2))
+    labelled = [*range(0, 300, 9), *sorted(gone)]
+    labels = torch.tensor([-1 if i in gone else 0 for i in labelled])
+    rng = torch.Generator().manual_seed(2)
+    selection = select_in_cells(
+        built(name), pool, 30, rng, labelled=labelled, labels=labels, cell=60
+    )
+    rest = [i for i in range(600) if i not in gone]
+    view = pool.view(name, [i for i in labelled if i not in gone])
+    kept = [i for i, id_ in enumerate(view.candidates) if int(id_) not in gone]
+    view = replace(
+        view,
+        candidates=[view.candidates[i] for i in kept],
+        signals={need: values[kept] for need, values in view.signals.items()},
+    )
+    exact = built(name).select(view, 30, torch.Generator().manual_seed(2))
+    assert {int(i) for i in selection.ids} <= set(rest) - set(labelled)
+    if name == "core-set":
+        assert selection.ids == exact.ids
+    else:
+        assert exact.notes["trace"] * (1 - 1e-6) < selection.notes["trace"]
+        assert selection.notes["trace"] < 1.1 * exact.notes["trace"]
+
+
 @pytest.mark.parametrize("labelled", [(), range(0, 3000, 150)])
 def test_lcmd_leaves_within_a_twentieth_of_the_squared_distance_of_the_exact_form(
     labelled: Sequence[int],
@@ -197,6 +227,27 @@ def test_coverage_is_within_three_hundredths_of_the_exact(name: str) -> None:
 
     whole = coverage([int(i) for i in exact.ids])
     assert coverage(choose(name, pool, 60, cell=200)) >= 0.97 * whole
+
+
+@pytest.mark.parametrize("known", [5, 30])
+def test_u_herding_has_the_kernel_and_the_weights_of_the_pool_in_all_cells(known: int) -> None:
+    """Most cells see none of the labels, which lie close together."""
+    pool = Pool(2000)
+    unit = torch.nn.functional.normalize(pool.signals["features"], dim=1)
+    labelled = (unit - unit[7]).norm(dim=1).argsort()[: 20 * known : 20].tolist()
+    view = pool.view("u-herding", labelled)
+    exact = built("u-herding").select(view, 60, torch.Generator())
+    width = smallest_distance(unit[labelled])
+    weights = closeness(pool.signals["probabilities"])
+    weights[labelled] = 0
+
+    def coverage(chosen: Sequence[int]) -> float:
+        near = nearest(unit, [*labelled, *chosen]) / width
+        return float((-near.square()).exp() @ weights / weights.sum())
+
+    whole = coverage([int(i) for i in exact.ids])
+    in_cells = coverage(choose("u-herding", pool, 60, labelled=labelled, cell=200))
+    assert in_cells >= 0.98 * whole
 
 
 def test_no_more_than_two_cells_of_rows_are_read_at_once() -> None:

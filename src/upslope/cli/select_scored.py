@@ -51,8 +51,8 @@ def select_scored(
         rows: list[tuple[str, float | None]] = list(top_scores(table, name, budget, labelled_ids))
         cells = ""
     else:
-        classes_of = labels if classes else None
-        selection = _from_signals(chooser, folder / SIGNALS, budget, seed, labelled_ids, classes_of)
+        answers = {**(labels if classes else dict.fromkeys(labels, 0)), **dict.fromkeys(passes, -1)}
+        selection = _from_signals(chooser, folder / SIGNALS, budget, seed, answers)
         rows = [(id_, None) for id_ in selection.ids]
         name = chooser.name
         part = "blocks" if "blocks" in selection.notes else "cells"
@@ -111,10 +111,10 @@ def _from_signals(
     folder: Path,
     budget: int,
     seed: int,
-    labelled_ids: set[str],
-    classes_of: Mapping[str, int] | None,
+    answers: Mapping[str, int],
 ) -> Any:
-    """Return the selection. classes_of: id -> class, where the strategy reads it."""
+    """Return the selection. answers: id -> class, or any number where the strategy reads none; -1
+    of what was passed over."""
     import torch
 
     from upslope.errors import DataError
@@ -123,17 +123,15 @@ def _from_signals(
     from upslope.strategies.two_stage import select_in_cells
 
     store = SignalStore(folder)
-    labelled = store.positions(labelled_ids) if labelled_ids else []
-    if len(labelled) < len(labelled_ids):
+    labelled = store.positions(set(answers)) if answers else []
+    if len(labelled) < len(answers):
         raise DataError(
-            f"Expected signals of all {len(labelled_ids):,} labelled samples in {folder} but "
-            f"{len(labelled_ids) - len(labelled):,} have none there. Where ids were told apart by "
+            f"Expected signals of all {len(answers):,} labelled samples in {folder} but "
+            f"{len(answers) - len(labelled):,} have none there. Where ids were told apart by "
             "--ids-by-shard, choose by a score: signals are kept under the ids of the shards."
         )
     rng = generator(seed, "select", 0)
-    labels = None
-    if classes_of is not None:  # of what was passed over, -1
-        labels = torch.tensor([classes_of.get(id_, -1) for id_ in store.ids(labelled)])
+    labels = torch.tensor([answers[id_] for id_ in store.ids(labelled)]) if labelled else None
     return select_in_cells(strategy, store, budget, rng, labelled=labelled, labels=labels)
 
 

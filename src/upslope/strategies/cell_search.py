@@ -217,16 +217,21 @@ def farthest_of_largest(search: Search) -> list[int]:
 
 @contextmanager
 def searching(
-    rows: RowReader, cells: Cells, labelled: Positions, budget: int
+    rows: RowReader,
+    cells: Cells,
+    candidates: Sequence[Positions],
+    labelled: Positions,
+    budget: int,
 ) -> Iterator[tuple[Search, NDArray[np.int64]]]:
     """Yield (search over the cells of a pool, the position in the pool of each of its samples).
 
-    rows: reads rows by position. cells: of the pool. labelled: positions. budget: to be chosen.
+    rows: reads rows by position. cells: of the pool. candidates: positions of those of each cell.
+    labelled: positions. budget: to be chosen.
     """
     sizes = [len(members) for members in cells.members]
     mean = torch.tensor(sizes, dtype=torch.float32) / sum(sizes) @ cells.means
     order = np.concatenate(cells.members)
-    free = torch.from_numpy(~np.isin(order, labelled))
+    free = torch.from_numpy(np.isin(order, np.concatenate(candidates)))
     with copied_rows(rows, cells.members) as (copy, starts):
         labelled_rows = rows(labelled.tolist())
         yield (

@@ -37,6 +37,8 @@ from upslope.strategies.posteriors import posterior_need
 
 UNDERFLOW = 104.0
 """Of x beyond this, exp(-x) is 0 in single precision."""
+SURE = 1e-12
+"""Weight of candidates that are sure, in a cell of no others: its own choices come last."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ class CoverageStrategy(QueryStrategy):
         """Return the weight w of each candidate, (n_candidates,)."""
         return torch.ones(len(pool))
 
+    def in_cells(self, labelled: Tensor) -> CoverageStrategy:  # noqa: ARG002
+        """Return the strategy that chooses within the cells of a pool, whose gains are compared.
+
+        labelled: (m, d), the features of all labelled samples of the pool.
+        """
+        return self
+
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:  # noqa: ARG002
         """The candidate of largest gain, `budget` times; scores are the gains before the first."""
         need = self.needs[0]
@@ -186,6 +195,29 @@ class UHerding(CoverageStrategy):
             return torch.ones(len(p))
         u = closeness(p)
         return u if bool(u.any()) else torch.ones(len(p))
+
+    def in_cells(self, labelled: Tensor) -> CoverageStrategy:
+        """Return it with the kernel of the whole pool; itself before there is a label."""
+        if not len(labelled):
+            return self
+        width = smallest_distance(normalise(labelled))
+        return UHerdingInCells(self.features, self.steps, self.temperature, width)
+
+
+@dataclass(frozen=True)
+class UHerdingInCells(UHerding):
+    """UHerding in a cell of a pool that has labels, whether or not some lie near the cell."""
+
+    width: Annotated[float, Field(gt=0, description="h, of the pool")] = 1.0
+
+    def similarity(self, labelled: Tensor) -> Similarity:  # noqa: ARG002
+        """Return the similarity exp(-(d / h)^2) of distances d."""
+        return Gaussian(self.width)
+
+    def weights(self, pool: PoolView) -> Tensor:
+        """1 - (p_(1) - p_(2)); as good as nothing for all of a cell where it is 0 for all."""
+        u = closeness(pool.signal(self.needs[1]).float())
+        return u if bool(u.any()) else torch.full_like(u, SURE)
 
 
 @dataclass(frozen=True)

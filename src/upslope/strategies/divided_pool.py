@@ -81,16 +81,15 @@ def vectors_of(strategy: QueryStrategy, source: SignalSource, *, unit: bool) -> 
 class DividedPool:
     """A pool in cells, with the samples of each that are free and those whose labels count.
 
-    source: its signals. vectors: by which it was divided. cells: of it. is_labelled: whether the
-    sample at each position is labelled. labels_at: the class at each position that is labelled, -1
-    of those passed over; None where there are no classes. free, labelled_of: positions of the
-    candidates, and of the labelled samples with a class, of each cell.
+    source: its signals. vectors: by which it was divided. cells: of it. labels_at: the class at
+    each position that is labelled, -1 of those passed over; None where there are no classes. free,
+    labelled_of: positions of the candidates, and of the labelled samples with a class, of each
+    cell.
     """
 
     source: SignalSource
     vectors: Vectors
     cells: Cells
-    is_labelled: NDArray[np.bool_]
     labels_at: Tensor | None
     free: tuple[Positions, ...]
     labelled_of: tuple[Positions, ...]
@@ -129,19 +128,30 @@ def divide_pool(
     labelled: positions. labels: the class of each; -1 of those that were passed over.
     """
     cells = divide(vectors.rows, vectors.blocks, len(source), size, rng)
-    is_labelled = np.zeros(len(source), dtype=bool)
-    is_labelled[list(labelled)] = True
     labels_at = _by_position(labels, labelled, len(source))
-    has_label = is_labelled if labels_at is None else is_labelled & (labels_at >= 0).numpy()
+    is_free, has_label = by_state(len(source), labelled, labels)
     return DividedPool(
         source,
         vectors,
         cells,
-        is_labelled,
         labels_at,
-        tuple(members[~is_labelled[members]] for members in cells.members),
+        tuple(members[is_free[members]] for members in cells.members),
         tuple(members[has_label[members]] for members in cells.members),
     )
+
+
+def by_state(
+    count: int, labelled: Sequence[int], labels: Tensor | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which samples of a pool are candidates, and which have a label: (count,) each.
+
+    What was passed over is neither. labelled, labels: as of `divide_pool`.
+    """
+    is_free, has_label = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
+    places = np.array(labelled, dtype=np.int64)
+    is_free[places] = False
+    has_label[places if labels is None else places[(labels >= 0).numpy()]] = True
+    return is_free, has_label
 
 
 def _by_position(labels: Tensor | None, labelled: Sequence[int], count: int) -> Tensor | None:

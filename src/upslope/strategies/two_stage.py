@@ -38,10 +38,12 @@ from upslope.strategies.cell_balls import searching_balls
 from upslope.strategies.cell_choices import AHEAD, GreedyRun, apportion, take_by_gain
 from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
 from upslope.strategies.cells import Positions
+from upslope.strategies.coverage import CoverageStrategy
 from upslope.strategies.dcom import DCoM
 from upslope.strategies.divided_pool import (
     DividedPool,
     SignalSource,
+    by_state,
     divide_pool,
     plain,
     vectors_of,
@@ -92,7 +94,7 @@ TWO_STAGE: dict[str, TwoStage] = {
     "gradnorm-diverse": TwoStage("share", False, f"{_DIVIDE} 2 c dim; K c dim"),
     "prob-cover": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "max-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
-    "u-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
+    "u-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d + m d; 3 n c d + m^2 d / 2"),
     "facility-location": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "typiclust": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means, then n c d"),
     "dropquery": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
@@ -120,7 +122,8 @@ def select_in_cells(
 
     strategy: one of `TWO_STAGE`. source: the signals that it needs. rng: of everything random.
     labelled: positions that are labelled already, and not chosen again. labels: the class of each,
-    for strategies that read it; -1 of those that were passed over. cell: samples of a cell.
+    any number for strategies that do not read it; -1 of those that were passed over, which count as
+    neither labelled nor candidates. cell: samples of a cell.
 
     Returns: the ids in order of choice; notes say how many cells, or blocks, there were.
 
@@ -132,7 +135,7 @@ def select_in_cells(
     stages = TWO_STAGE[strategy.name]
     if stages.way == "blocks" and len(source) > 2 * cell:
         assert isinstance(strategy, Bait)
-        return _select_in_blocks(strategy, source, budget, rng, labelled, cell)
+        return _select_in_blocks(strategy, source, budget, rng, labelled, labels, cell)
     pool = divide_pool(
         source, vectors_of(strategy, source, unit=stages.unit), cell, rng, labelled, labels
     )
@@ -158,6 +161,10 @@ def _pick(
 ) -> tuple[list[int], Mapping[str, float]]:
     """The positions chosen, in order, and notes; of a single cell every strategy chooses itself."""
     way = TWO_STAGE[strategy.name].way
+    if isinstance(strategy, CoverageStrategy) and len(pool.free) > 1:
+        labelled = np.sort(np.concatenate(pool.labelled_of)).tolist()
+        features = pool.source.rows(plain(strategy.needs[0]), labelled)
+        strategy = strategy.in_cells(features.flatten(start_dim=1).float())
     if way == "balls" and len(pool.free) > 1:
         assert isinstance(strategy, DCoM)
         return _pick_by_balls(strategy, pool, budget)
@@ -186,8 +193,9 @@ def _pick_by_balls(
 def _pick_by_search(
     next_choices: Callable[[Search], list[int]], pool: DividedPool, budget: int
 ) -> list[int]:
-    labelled = np.flatnonzero(pool.is_labelled)
-    with searching(pool.vectors.raw, pool.cells, labelled, budget) as (search, order):
+    labelled = np.sort(np.concatenate(pool.labelled_of))
+    parts = pool.cells, pool.free, labelled
+    with searching(pool.vectors.raw, *parts, budget) as (search, order):
         picks: list[int] = order[next_choices(search)].tolist()
     return picks
 
@@ -225,16 +233,16 @@ def _select_in_blocks(
     budget: int,
     rng: torch.Generator,
     labelled: Sequence[int],
+    labels: Tensor | None,
     size: int,
 ) -> Selection:
-    is_labelled = np.zeros(len(source), dtype=bool)
-    is_labelled[list(labelled)] = True
-    blocks = blocks_of(np.flatnonzero(~is_labelled), size, budget, rng)
-    labels = np.flatnonzero(is_labelled)
-    of_labelled = [labels[start : start + size] for start in range(0, len(labels), size)]
+    is_free, has_label = by_state(len(source), labelled, labels)
+    blocks = blocks_of(np.flatnonzero(is_free), size, budget, rng)
+    places = np.flatnonzero(has_label)
+    of_labelled = [places[start : start + size] for start in range(0, len(places), size)]
 
     def read(positions: Positions) -> tuple[Tensor, Tensor]:
-        view, _ = view_at(strategy, source, positions, labels[:0], None)
+        view, _ = view_at(strategy, source, positions, places[:0], None)
         strategy.check(view, 1)
         p, h = (view.signal(need).double() for need in strategy.needs)
         check_size(p.shape[1], h.shape[1])
