@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -203,6 +204,35 @@ def test_a_loss_that_begins_to_look_at_the_outputs_of_others_is_refused() -> Non
     criterion.weighs = True
     with pytest.raises(GradientNormError, match="enter the losses of others"):
         gradient_norms(model, X, criterion.losses)
+
+
+TABLE = torch.ones(7, 7).double().tril() + torch.eye(7).double()
+
+TURNING: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "names": (
+        lambda z: torch.roll(z, dims=1, shifts=0), lambda z: torch.roll(z, shifts=1, dims=0)),
+    "places": (lambda z: z @ TABLE, lambda z: TABLE @ z),
+    "attributes": (lambda z: z.real, lambda z: z.T),
+}  # fmt: skip
+"""What a loss makes of outputs, each sample's by itself, and the same with others of its batch."""
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize("case", TURNING)
+def test_a_loss_that_begins_to_look_by_operators_of_the_same_names(case: str) -> None:
+    apart, across = TURNING[case]
+    turned = [apart]
+
+    def loss(outputs: Tensor) -> Tensor:
+        z = F.pad(outputs, (0, len(X) - outputs.shape[1]))
+        return (z * turned[0](z.detach())).sum(dim=1)
+
+    model = network().eval()
+    for _ in range(2):
+        gradient_norms(model, X, loss)
+    turned[0] = across
+    with pytest.raises(GradientNormError, match="enter the losses of others"):
+        gradient_norms(model, X, loss)
 
 
 @pytest.mark.usefixtures("started")

@@ -34,6 +34,14 @@ EXCHANGED = {
     "layer_norm, its scale": (
         of_each(lambda m, r: F.layer_norm(r.view(2, 4), (4,), r[:4], m.w)), {"w": (4,)},
     ),
+    "layer_norm, options by name": (
+        of_each(lambda m, r: torch.layer_norm(r.view(2, 4), (4,), r[:4], bias=m.w, eps=0.1)),
+        {"w": (4,)},
+    ),
+    "group_norm, options by name": (
+        of_each(lambda m, r: torch.group_norm(r.view(1, 4, 2), 2, m.w, bias=r[4:], eps=0.1)),
+        {"w": (4,)},
+    ),
     "layer_norm, its input": (
         of_each(lambda m, r: F.layer_norm(m.w, (4,), r[:4], m.b)), {"w": (2, 4), "b": (4,)},
     ),

@@ -184,14 +184,14 @@ def layer_norm(
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    *args: Any,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> Any:
     """`torch.layer_norm`, its scale and shift apart."""
     if weight is None and bias is None:
         return NotImplemented
-    return _scale_and_shift(
-        torch.layer_norm(input, normalized_shape, None, None, *args), weight, bias
-    )
+    plain = torch.layer_norm(input, normalized_shape, None, None, eps, cudnn_enable)
+    return _scale_and_shift(plain, weight, bias)
 
 
 def rms_norm(
@@ -211,12 +211,13 @@ def group_norm(
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    *args: Any,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
 ) -> Any:
     """`torch.group_norm`, its scale and shift apart."""
     if weight is None and bias is None:
         return NotImplemented
-    plain = torch.group_norm(input, num_groups, None, None, *args)
+    plain = torch.group_norm(input, num_groups, None, None, eps, cudnn_enabled)
     return _scale_and_shift(plain, _per_channel(weight, input), _per_channel(bias, input))
 
 

@@ -20,7 +20,7 @@ from upslope.errors import GradientNormError
 from upslope.gradnorm.core.layouts.separation import differ, scales
 from upslope.gradnorm.core.model_io import Loss, check_losses, copy_objects, differentiable
 from upslope.gradnorm.core.program.argument_outlines import outline_of
-from upslope.gradnorm.core.program.operator_names import name_of
+from upslope.gradnorm.core.program.operator_names import label_of
 from upslope.gradnorm.proofs.statistics import StatisticsWatch
 
 _COMPANY = (1.0, 3.0, -3.0, None)
@@ -88,6 +88,7 @@ def _losses_of_copies(loss: Loss, outputs: Any, watch: _LossWatch) -> Tensor | N
     None where the loss differentiates. watch: sees what runs.
     """
     copies = tree_map_only(Tensor, lambda x: x.clone() if differentiable(x) else x, outputs)
+    watch.number(copies)
     try:
         with watch:
             losses = loss(copy_objects(copies))
@@ -133,16 +134,36 @@ class _LossWatch(TorchFunctionMode):
         self.operators: list[int] = []
         """Hashes of the operators, with their outlines (`program`). The same function may run
         others, by an attribute of its object or a global name."""
+        self._numbers: dict[int, tuple[int, int]] = {}
+        """`id` of a tensor that was made of outputs -> the operator that made it, and its place."""
+
+    def number(self, made: Any) -> None:
+        """Give numbers to the tensors among outputs, or among what an operator made of them."""
+        for place, tensor in enumerate(_tensors_among(made)):
+            self._numbers[id(tensor)] = len(self.operators), place
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run one operator, and take note of it."""
-        values = (*args, *(kwargs or {}).values())
-        self.operators.append(hash((name_of(func), *map(outline_of, values))))
+        kwargs = kwargs or {}
+        values = (*args, *kwargs.values())
+        numbers = tuple(self._numbers.get(id(x)) for x in _tensors_among(values))
+        outline = (label_of(func), *map(outline_of, values), numbers, *kwargs)
+        self.operators.append(hash(outline))
         if func in (torch.autograd.grad, torch.autograd.backward, Tensor.backward):
             self.has_differentiated = True
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **kwargs)
+        if any(number is not None for number in numbers):
+            self.number(out)
+        else:
+            for tensor in _tensors_among(out):  # it may have the `id` of one that is gone
+                self._numbers.pop(id(tensor), None)
+        return out
+
+
+def _tensors_among(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
 def loss_mixes(samples: Tensor) -> GradientNormError:
