@@ -189,6 +189,21 @@ def test_networks_that_cannot_serve_are_refused(case: tuple[Task, Case]) -> None
             task.check(Fixed(outputs), sample)
 
 
+@pytest.mark.parametrize("error", [AssertionError, KeyError, AttributeError, RuntimeError])
+def test_whatever_a_network_raises_is_one_error(
+    case: tuple[Task, Case], error: type[Exception]
+) -> None:
+    """timm's networks assert the size of images, which was a traceback."""
+
+    class Raises(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise error("Input height (32) doesn't match model (224).")
+
+    task, made = case
+    with pytest.raises(ModelError, match=f"it raised {error.__name__}: .*Input height"):
+        task.check(Raises(), task.prepare(made.inputs))
+
+
 @pytest.mark.parametrize("name", sorted(tasks.REGISTRY))
 def test_every_option_is_described_and_no_other_is_taken(name: str) -> None:
     (line,) = [line for line in tasks.describe() if line.name == name]

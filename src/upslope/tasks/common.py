@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.autodiff import evaluating
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError, ModelError, UpslopeError
 from upslope.memory import raise_memory_error
 
 
@@ -124,7 +124,9 @@ class CommonTask:
         try:
             with evaluating(model), torch.no_grad():
                 outputs = model(sample)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except UpslopeError:
+            raise
+        except Exception as error:  # whatever a network of somebody else's may raise
             raise_memory_error(error)
             raise ModelError(
                 f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "
