@@ -328,6 +328,15 @@ def test_what_cannot_be_is_refused(trained, call, error, message):
         call(trained)
 
 
+def test_a_network_that_asserts_the_size_of_its_inputs_is_told() -> None:
+    class Asserts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise AssertionError(f"Input height ({x.shape[-1]}) doesn't match model (224).")
+
+    with pytest.raises(ModelError, match=r"raised AssertionError: Input height \(5\)"):
+        query(Asserts(), torch.rand(6, 3, 5, 5), 2, "margin", progress=False)
+
+
 def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     """A seed of 3.0 drew other candidates than 3; a count of NumPy was refused."""
     torch.manual_seed(0)

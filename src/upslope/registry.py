@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -173,6 +174,25 @@ def check_options(
     if problems:
         raise OptionsError(problems)
     return valid_options
+
+
+def whole_number(value: Any, name: str) -> int:
+    """Return a whole number of at least 1, of Python, NumPy or torch, as one of Python.
+
+    name: of the argument, for the message.
+
+    Raises:
+        ConfigError: any other number, a truth value, or no number.
+    """
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ConfigError(
+            f"Expected `{name}` to be a whole number of at least 1 but got {value!r}."
+        )
+    return number
 
 
 def lookup(kind: str, table: Mapping[str, Any], name: str, more: str = "") -> Any:

@@ -139,6 +139,20 @@ def test_options_are_checked_together():
         assert all(option.help for option in line.options)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"num_classes": value} for value in (0, -1, "3", 2.5, None, True)),
+        *({"input_shape": value} for value in (None, 8, (3, 0, 8), (3, "8", 8), (3.0, 8.0, 8.0))),
+    ],
+)
+@pytest.mark.parametrize("name", ["mlp", "dilated-small", "my_nets:make"])
+def test_sizes_are_whole_numbers(name, wrong):
+    """No class made a network without outputs, others errors of torch."""
+    with pytest.raises(ConfigError, match=r"`(num_classes|input_shape)`"):
+        models.build(name, **{"num_classes": 3, "input_shape": (3, 8, 8), **wrong})
+
+
 @pytest.mark.parametrize("name", [n for n in models.REGISTRY if n not in OTHER_INPUTS])
 def test_the_smallest_images_that_are_taken_are_answered(name):
     """cnn-small took images of 4 to 7 pixels, and failed on them with an error of a pooling."""

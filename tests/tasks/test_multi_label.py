@@ -101,6 +101,16 @@ def test_figures_equal_scikit_learns():
     )
 
 
+def test_labels_of_one_name_count_each_for_itself():
+    """The mean left all but the last of them out."""
+    z = torch.tensor([[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]])
+    y = torch.tensor([[1, 1], [0, 1], [0, 0]])
+    named, alike = (MultiLabel(2, classes=names).metrics() for names in (("a", "b"), ("a", "a")))
+    for metrics in (named, alike):
+        metrics.update(z, y)
+    assert alike.compute()["map"] == named.compute()["map"]
+
+
 def test_check_and_answers():
     task: Task = task_of("multi-label", num_classes=LABELS)
     task.check(network().float(), inputs(1).float())

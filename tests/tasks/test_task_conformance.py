@@ -189,6 +189,38 @@ def test_networks_that_cannot_serve_are_refused(case: tuple[Task, Case]) -> None
             task.check(Fixed(outputs), sample)
 
 
+@pytest.mark.parametrize("error", [AssertionError, KeyError, AttributeError, RuntimeError])
+def test_whatever_a_network_raises_is_one_error(
+    case: tuple[Task, Case], error: type[Exception]
+) -> None:
+    """timm's networks assert the size of images, which was a traceback."""
+
+    class Raises(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            raise error("Input height (32) doesn't match model (224).")
+
+    task, made = case
+    with pytest.raises(ModelError, match=f"it raised {error.__name__}: .*Input height"):
+        task.check(Raises(), task.prepare(made.inputs))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"num_classes": value} for value in (0, -1, "3", 2.5, None, True)),
+        {"mean": (float("nan"),), "std": (1.0,)},
+        {"mean": (0.5,), "std": (float("inf"),)},
+        {"mean": 0.5, "std": 0.2},
+    ],
+)
+@pytest.mark.parametrize("name", sorted(tasks.REGISTRY))
+def test_sizes_and_statistics_are_numbers(name: str, wrong: dict[str, Any]) -> None:
+    """A mean of NaN made every input NaN; others ended in TypeErrors, or later."""
+    with pytest.raises(ConfigError, match=r"`(num_classes|mean)`|at least 2 classes"):
+        tasks.build(name, **{"num_classes": 3, **wrong})
+    assert type(tasks.build(name, num_classes=torch.tensor(3)).num_classes) is int  # type: ignore
+
+
 @pytest.mark.parametrize("name", sorted(tasks.REGISTRY))
 def test_every_option_is_described_and_no_other_is_taken(name: str) -> None:
     (line,) = [line for line in tasks.describe() if line.name == name]

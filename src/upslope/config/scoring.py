@@ -25,7 +25,7 @@ from upslope.config.schema import names_or_mappings
 from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
-from upslope.errors import ConfigError, DataError, ModelError
+from upslope.errors import ConfigError, DataError, ModelError, UpslopeError
 from upslope.experiment.network_record import (
     describe_network,
     list_differences,
@@ -266,7 +266,9 @@ def _outputs(model: nn.Module, task: Task, pool: Dataset) -> int:
     try:
         with torch.no_grad():
             return task.logits(model(sample)).shape[1]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except UpslopeError:
+        raise
+    except Exception as error:  # whatever a network of somebody else's may raise
         raise_memory_error(error)
         raise ModelError(
             f"Expected {type(model).__name__} to return logits, (n, classes, ...), for a batch of "

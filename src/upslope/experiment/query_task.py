@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from upslope import registry, tasks
 from upslope.autodiff import evaluating
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError, ModelError, UpslopeError
 from upslope.memory import raise_memory_error
 from upslope.tasks.base import Task
 from upslope.tasks.common import precision_remedy
@@ -61,7 +61,9 @@ def _outputs(model: nn.Module, task: Task, sample: Tensor) -> int:
     try:
         with evaluating(model), torch.no_grad():
             outputs = model(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except UpslopeError:
+        raise
+    except Exception as error:  # whatever a network of somebody else's may raise
         raise_memory_error(error)
         raise ModelError(
             f"Expected {type(model).__name__} to take a batch of shape {tuple(inputs.shape)} "

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from upslope import registry
+from upslope.errors import ConfigError
 from upslope.models import (
     bag_of_words,
     drn,
@@ -79,8 +80,8 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
     sizes from a batch of zeros.
 
     Raises:
-        ConfigError: an unknown name or option, a factory that cannot be imported or called, or
-            that returns something else than an nn.Module.
+        ConfigError: an unknown name or option, sizes that are no whole numbers, a factory that
+            cannot be imported or called, or that returns something else than an nn.Module.
         ModelError: a network that cannot take inputs of that shape, or whose lazy layers stay open.
 
     Example:
@@ -89,7 +90,14 @@ def build(name: str, *, num_classes: int, input_shape: Sequence[int], **options:
         >>> model(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    shape = tuple(input_shape)
+    num_classes = registry.whole_number(num_classes, "num_classes")
+    try:
+        sizes = tuple(input_shape)
+    except TypeError as error:
+        raise ConfigError(
+            f"Expected `input_shape` to be a list of sizes but got {input_shape!r}."
+        ) from error
+    shape = tuple(registry.whole_number(size, "input_shape") for size in sizes)
     if libraries.is_library(name):
         valid_options = check_options(name, options)
         return libraries.build_from_library(name, num_classes, shape, **valid_options)

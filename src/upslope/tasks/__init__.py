@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from upslope import registry
+from upslope.errors import ConfigError
 from upslope.tasks.base import Metrics, TakesAnswers, Task
 from upslope.tasks.classification import Classification
 from upslope.tasks.multi_label import MultiLabel
@@ -54,7 +55,8 @@ def build(
     num_classes: classes, labels or numbers to predict.
 
     Raises:
-        ConfigError: an unknown name or option, or a value out of range.
+        ConfigError: an unknown name or option, a value out of range, or statistics that are no
+            lists of finite numbers.
 
     Example:
         >>> import torch
@@ -63,10 +65,17 @@ def build(
         tensor([1.0986, 1.0986])
     """
     valid_options = check_options(name, options)
+    try:
+        means, deviations = tuple(map(float, mean)), tuple(map(float, std))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"Expected `mean` and `std` to be lists, one number per channel, but got {mean!r} and "
+            f"{std!r}."
+        ) from error
     return REGISTRY[name](
-        num_classes=num_classes,
-        mean=tuple(mean),
-        std=tuple(std),
+        num_classes=registry.whole_number(num_classes, "num_classes"),
+        mean=means,
+        std=deviations,
         classes=tuple(classes),
         **valid_options,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from upslope.autodiff import evaluating
-from upslope.errors import ConfigError, ModelError
+from upslope.errors import ConfigError, ModelError, UpslopeError
 from upslope.memory import raise_memory_error
 
 
@@ -32,10 +33,11 @@ class CommonTask:
             raise ConfigError(
                 f"Expected {self.num_classes} class names but got {len(self.classes)}."
             )
-        if len(self.mean) != len(self.std) or any(not s > 0 for s in self.std):
+        is_finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != len(self.std) or not is_finite or any(not s > 0 for s in self.std):
             raise ConfigError(
-                "Expected `mean` and `std` to have one number per channel, each std above 0, but "
-                f"got {self.mean} and {self.std}."
+                "Expected `mean` and `std` to have one number per channel, finite, each std above "
+                f"0, but got {self.mean} and {self.std}."
             )
 
     @property
@@ -124,7 +126,9 @@ class CommonTask:
         try:
             with evaluating(model), torch.no_grad():
                 outputs = model(sample)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except UpslopeError:
+            raise
+        except Exception as error:  # whatever a network of somebody else's may raise
             raise_memory_error(error)
             raise ModelError(
                 f"Expected {type(model).__name__} to take a batch of shape {tuple(sample.shape)} "

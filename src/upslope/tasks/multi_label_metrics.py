@@ -51,23 +51,23 @@ class MultiLabelMetrics:
         z, truth = torch.cat(self._scores), torch.cat(self._targets)
         if not bool(truth.any()):
             return {}
-        precision = {
-            name: average_precision(z[:, i].numpy(), truth[:, i].numpy())
+        precision = [
+            (name, average_precision(z[:, i].numpy(), truth[:, i].numpy()))
             for i, name in enumerate(self._classes)
             if bool(truth[:, i].any())
-        }
+        ]
         answer = z > 0
         hits = (answer & truth).sum(dim=0).double()
         sizes = (answer.sum(dim=0) + truth.sum(dim=0)).double()
         occurs = sizes > 0
         losses = torch.nn.functional.binary_cross_entropy_with_logits(z, truth.double())
         return {
-            "map": sum(precision.values()) / len(precision),
+            "map": sum(value for _, value in precision) / len(precision),
             "micro_f1": float(2 * hits.sum() / sizes.sum()),
             "macro_f1": float((2 * hits[occurs] / sizes[occurs]).mean()),
             "exact_match": float((answer == truth).all(dim=1).double().mean()),
             "loss": float(losses),
-            **{f"average_precision/{name}": value for name, value in precision.items()},
+            **{f"average_precision/{name}": value for name, value in precision},
         }
 
 
