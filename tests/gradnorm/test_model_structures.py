@@ -246,7 +246,7 @@ def test_a_custom_function_at_the_input_is_exact(n, weighted):
     assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("n", [1, 3])
 def test_torchscript_inside(n, place):

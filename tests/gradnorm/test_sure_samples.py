@@ -141,7 +141,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_second_derivatives_are_those_of_the_plain_form(name):
     """By every order of passes, forward twice among them."""

@@ -137,9 +137,9 @@ class _LossWatch(TorchFunctionMode):
         self._numbers: dict[int, tuple[int, int]] = {}
         """`id` of a tensor that was made of outputs -> the operator that made it, and its place."""
 
-    def number(self, made: Any) -> None:
+    def number(self, products: Any) -> None:
         """Give numbers to the tensors among outputs, or among what an operator made of them."""
-        for place, tensor in enumerate(_tensors_among(made)):
+        for place, tensor in enumerate(_tensors_among(products)):
             self._numbers[id(tensor)] = len(self.operators), place
 
     def __torch_function__(
