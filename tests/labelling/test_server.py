@@ -96,6 +96,26 @@ def test_a_trainer_that_is_killed_as_it_writes_a_ranking_is_told_and_started_aga
     assert starts.read_text() == "\n" * 3  # the attempts that it has
 
 
+@pytest.mark.parametrize("said", ["no JSON", "{}", "[1]", '"' + "x" * 5000 + '"'])
+def test_what_a_trainer_says_and_nobody_can_read_is_told(
+    squares: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+) -> None:
+    """A line beyond the limit, as of a ranking with a million copies, ended training untold."""
+    trainer = tmp_path / "trainer"
+    trainer.write_text(f"#!/bin/sh\necho '{said}'\nexec sleep 60\n", encoding="ascii")
+    trainer.chmod(0o755)
+    monkeypatch.setattr(training_process.sys, "executable", str(trainer))
+    monkeypatch.setattr(training_process, "_PAUSE", 0.0)
+    monkeypatch.setattr(training_process, "_LINE", 1000)
+    training = TrainingProcess(squares[0], lambda _: None)
+    asyncio.run(training.run())
+    assert training.problem is not None
+    assert "cannot be read" in training.problem
+
+
 def test_a_trainer_that_cannot_be_started_is_told(
     squares: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,9 @@ class TrainingProcess:
                 async for ranking in self._rankings():
                     rankings += 1
                     self.problem = self._take_ranking(ranking)
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                # No ranking, or a line beyond the limit.
+                self.problem = f"what the process that trains said cannot be read: {error}"
             finally:
                 await self._end()
             failures = 0 if rankings else failures + 1

@@ -273,6 +273,8 @@ function showChosen() {
   $("undo").disabled = standing.history.length === 0;
 }
 
+const sentence = (text) => (text.endsWith(".") ? text : `${text}.`);
+
 function percent(value) { return `${Math.round(100 * value)}%`; }
 
 function pace() {
@@ -295,7 +297,7 @@ function showProgress() {
   const model = standing.model;
   const place = $("accuracy");
   place.replaceChildren();
-  if (model.problem) {
+  if (model.problem && !model.ready) {
     place.append("no model");
   } else if (model.accuracy) {
     const a = model.accuracy;
@@ -317,11 +319,12 @@ function showAbout(model) {
     counts.append(element("span", {}, name), element("span", {}, String(count)));
   }
   const words = [];
-  if (model.problem) {
-    words.push(`Samples are asked at random, since the model cannot be trained: ${model.problem}`);
-  } else if (!model.ready) {
-    words.push("Samples are asked at random until the first ranking is there.");
+  if (!model.ready) {
+    words.push(model.problem
+      ? `Samples are asked at random, since the model cannot be trained: ${sentence(model.problem)}`
+      : "Samples are asked at random until the first ranking is there.");
   } else {
+    if (model.problem) words.push(`The last ranking is used, and no newer one came: ${sentence(model.problem)}`);
     words.push(`The model is logistic regression on ${model.features}, trained on ${model.labels} labels.`);
     if (model.labels < model.cold_start) {
       words.push(`The first ${model.cold_start} training labels are asked by coverage; then ${project.strategy} chooses.`);
