@@ -24,6 +24,10 @@ def mean_weights(x: Tensor) -> Tensor:
     return torch.full((1, len(x)), 1 / len(x), dtype=x.dtype)
 
 
+def bounds(x: Tensor) -> Tensor:
+    return torch.linspace(-3, 3, 601, dtype=x.dtype)
+
+
 STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "product with weights": lambda x: mean_weights(x) @ x,
     "einsum": lambda x: torch.einsum("nd->d", x) / len(x),
@@ -44,6 +48,13 @@ STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "comparison": lambda x: torch.greater(x, x.flip(0)).to(x),
     "bits": lambda x: torch.bitwise_xor((9 * x).long(), (9 * x.flip(0)).long()).to(x),
     "divisors": lambda x: torch.gcd((9 * x).long(), (9 * x.flip(0)).long()).to(x),
+    "search among others": lambda x: torch.isin((4 * x).round(), (4 * x).round() + 1).to(x),
+    "search in rows of others": lambda x: torch.searchsorted(
+        x.flip(0).sort(dim=1).values.contiguous(), x
+    ).to(x),
+    "search in one row for all": lambda x: torch.bucketize(x, x[0].sort().values).to(x),
+    "what others have found": lambda x: torch.bucketize(x.flip(0), bounds(x)).to(x),
+    "what others were found in": lambda x: torch.isin((9 * x).round(), bounds(x)).flip(0).to(x) - x,
     "products of counts": lambda x: torch.outer(*[(9 * x[:, 0]).long()] * 2).sum(1, True).to(x),
 }
 
@@ -186,3 +197,33 @@ def test_products_that_are_known_keep_apart_what_trying_them_out_keeps_apart(nam
         assert torch.equal(known.expand(out.shape), tried[0].owners.expand(out.shape))
     elif name not in ("attention between heads", "attention to constants"):
         assert tried[0].mixes
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda x: torch.bucketize(x, bounds(x)),
+        lambda x: torch.searchsorted(x.sort(dim=1).values, x.flip(1)),
+        lambda x: torch.searchsorted(x, x.mean(dim=1, keepdim=True), sorter=x.argsort(dim=1)),
+        lambda x: torch.isin((9 * x).round(), bounds(x)),
+        lambda x: torch.stack([torch.isin(row, row[:2]) for row in x.unbind()]),
+    ],
+)
+def test_searches_in_tables_of_their_own_are_no_reason_to_look_at_every_batch(
+    search: Callable[[Tensor], Tensor],
+) -> None:
+    class Searching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x * search(x).to(x))
+
+    torch.manual_seed(0)
+    model = Searching()
+    for _ in range(2):
+        x = torch.randn(6, 5, dtype=torch.float64)
+        plain = gradient_norms(model.layer, x * search(x).to(x), squares)
+        torch.testing.assert_close(gradient_norms(model, x, squares), plain, rtol=1e-9, atol=0)

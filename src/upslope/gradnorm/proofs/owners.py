@@ -77,6 +77,12 @@ def front_owners(n: int, tensor: Tensor) -> Tensor:
     return torch.arange(n, device=tensor.device).view(n, *(1,) * (tensor.dim() - 1))
 
 
+SEARCHING = {"isin": (1, "test_elements"), "searchsorted": (0, "sorted_sequence"),
+             "bucketize": (1, "boundaries")}  # fmt: skip
+"""Operators that look numbers up in a table -> the place of that among their arguments, and its
+name. A trial with other numbers need not change what they find."""
+
+
 def owners_of_output(
     name: str,
     func: Callable[..., Any],
@@ -113,6 +119,8 @@ def owners_of_output(
             return inputs[0][1]  # of a table of constants: the index is the only one with samples
         elif is_entrywise(name):
             return owners_together([owners for _, owners in inputs], out)
+        elif name in SEARCHING:
+            return owners_of_search(name, args, kwargs, inputs, out)
         elif name == "linear" and len(inputs) == 1 and inputs[0][1].shape[-1] == 1:
             return inputs[0][1]
         else:
@@ -175,6 +183,32 @@ def owners_together(owners: Sequence[Tensor], out: Tensor) -> Tensor | None:
     return _shortest(whole)
 
 
+def owners_of_search(
+    name: str,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    inputs: Sequence[tuple[Tensor, Tensor]],
+    out: Tensor,
+) -> Tensor | None:
+    """Return the owners of what is looked up in a table; None where two samples meet in an entry.
+
+    Each number is held against all of the table, or, in a table of several rows, against its own.
+    Arguments as of `owners_of_output`.
+    """
+    place, word = SEARCHING[name]
+    table: Any = args[place] if len(args) > place else kwargs[word]
+    has_rows = name == "searchsorted" and table.dim() > 1
+    owners = []
+    for tensor, of_tensor in inputs:
+        if tensor is table or tensor is kwargs.get("sorter"):
+            counting = counting_dimensions(of_tensor)
+            if counting and not (has_rows and of_tensor.dim() - 1 not in counting):
+                return None
+            of_tensor = of_tensor if has_rows else of_tensor.reshape(())
+        owners.append(of_tensor)
+    return owners_together(owners, out)
+
+
 def do_meet(owners: Sequence[Tensor]) -> bool:
     """Whether entries of different samples are in one place of tensors broadcast together."""
     first = owners[0]
@@ -193,7 +227,7 @@ def is_entrywise(name: str) -> bool:
 
 def is_understood(name: str) -> bool:
     """Whether `owners_of_output` knows an operator by its name."""
-    return name in _PLACING or name in _JOINING or is_entrywise(name)
+    return name in _PLACING or name in _JOINING or name in SEARCHING or is_entrywise(name)
 
 
 def counting_dimensions(owners: Tensor) -> set[int]:

@@ -10,7 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from upslope.gradnorm.proofs.owners import counting_dimensions, do_meet, is_entrywise
+from upslope.gradnorm.proofs.owners import (
+    SEARCHING,
+    counting_dimensions,
+    do_meet,
+    is_entrywise,
+    owners_of_search,
+)
 
 SAMPLE, STATISTIC = "sample", "statistic"
 """The kinds of numbers: of one sample in each entry, or of several."""
@@ -70,10 +76,12 @@ def kind_by_owners(
     operands: list[Tensor],
     marks: list[Any],
     owners: list[Tensor],
+    out: Any,
 ) -> str | None:
     """The kind of what an operator makes of tensors of which every entry's sample is known.
 
-    owners: of the tensors that hold samples, in order. None where this does not decide.
+    owners: of the tensors that hold samples, in order. out: what it has made. None where this does
+    not decide.
     """
     if all(x.numel() == 1 for x in owners) and len({int(x) for x in owners}) == 1:
         return SAMPLE  # all of it belongs to one sample
@@ -86,6 +94,10 @@ def kind_by_owners(
         return STATISTIC if over and operands[0].numel() else SAMPLE
     if is_entrywise(name):
         return STATISTIC if do_meet(owners) else SAMPLE
+    if name in SEARCHING:
+        tensors = [x for x, mark in zip(operands, marks, strict=True) if mark]
+        inputs = [*zip(tensors, owners, strict=True)]
+        return STATISTIC if owners_of_search(name, args, kwargs, inputs, out) is None else SAMPLE
     if name in _BY_INDEX:
         return _kind_by_index(name, args, kwargs, owners)
     if name == "einsum" and all(x.is_floating_point() for x in operands):

@@ -42,6 +42,7 @@ from upslope.gradnorm.proofs.dependence import (
 )
 from upslope.gradnorm.proofs.owners import (
     NOBODY,
+    SEARCHING,
     compact,
     counting_dimensions,
     entries_of_one,
@@ -188,7 +189,7 @@ class StatisticsWatch(TorchFunctionMode):
             return
         if name == "unbind":
             self._numbers_of_loops |= {id(x): x for x in out if x.numel() == 1}
-        kind = self._kind_of(name, args, kwargs, operands, marks, place)
+        kind = self._kind_of(name, args, kwargs, operands, marks, place, out)
         depends = self._try_operator(name, func, args, kwargs, operands, marks, out, kind)
         if kind is not None:
             output = args[0] if out is None and args else out  # writes of entries return nothing
@@ -296,6 +297,7 @@ class StatisticsWatch(TorchFunctionMode):
         operands: list[Tensor],
         marks: list[Any],
         place: int,
+        out: Any,
     ) -> str | None:
         if name == "__getitem__":  # an index chooses; what it is made of is not in the entries
             if self._steers(args[1:]):
@@ -311,7 +313,7 @@ class StatisticsWatch(TorchFunctionMode):
         owners = [self._owners(x) for x, mark in zip(operands, marks, strict=True) if mark]
         owners_of_all = [x for x in owners if x is not None]
         if len(owners_of_all) == len(owners):
-            kind = kind_by_owners(name, args, kwargs, operands, marks, owners_of_all)
+            kind = kind_by_owners(name, args, kwargs, operands, marks, owners_of_all, out)
             if kind is not None:
                 return kind
         return self._kind_by_length(name, args, kwargs, operands, marks, place)
@@ -326,6 +328,8 @@ class StatisticsWatch(TorchFunctionMode):
         place: int,
     ) -> str:
         """The kind of what an operator makes of tensors of which lengths alone are known."""
+        if name in SEARCHING:
+            return STATISTIC  # no length tells whose table it is
         both = len(operands) == 2 and marks == [SAMPLE, SAMPLE]
         spread = both and (name in CROSSING or operands[0].shape != operands[1].shape)
         if spread or name in REDUCING or name == "grid_sample":
