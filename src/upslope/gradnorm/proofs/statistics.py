@@ -222,10 +222,6 @@ class StatisticsWatch(TorchFunctionMode):
             or len({int(i) for _, o in with_owners for i in o.flatten()}) < 2
         ):
             return None
-        # Whole numbers that say where the numbers of others are have an order of their own.
-        has_floats = any(x.is_floating_point() or x.is_complex() for x, _ in with_owners)
-        if not has_floats and (name in LOOKING_UP or name == NAMELESS):
-            return None
         owners = [of_one for _, of_one in with_owners]
         apart = keeps_apart(name, args, kwargs, owners, out)
         if apart is None:
@@ -234,6 +230,10 @@ class StatisticsWatch(TorchFunctionMode):
         sequences = [apart] if apart is not None else of_sequences(name, args, owners, out)
         if sequences is not None:
             return [Dependence(False, one) for one in sequences]
+        # Whole numbers that say where the numbers of others are have an order of their own.
+        has_floats = any(x.is_floating_point() or x.is_complex() for x, _ in with_owners)
+        if not has_floats and (name in LOOKING_UP or name == NAMELESS):
+            return None
         with torch._C._EnableTorchFunction():  # it may be made of others, or of faulty ones
             return try_dependence(func, args, kwargs, with_owners, out)
 
