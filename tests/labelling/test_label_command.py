@@ -283,7 +283,7 @@ def test_an_image_that_is_repaired_is_asked(here: Path) -> None:
     (here / "squares" / "square-001.png").write_bytes(repaired)
     (here / "squares" / "removed.png").unlink()
     said = run("next", "p")
-    assert "1 tasks for files" in said
+    assert "1 task for files" in said
     assert "cannot be read" not in said
     assert "square-001.png" in (here / "p" / "files" / "to-label.csv").read_text()
     assert "unreadable" not in run("status", "p")

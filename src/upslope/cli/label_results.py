@@ -50,20 +50,28 @@ def export(
         suffix = target.suffix.lower()
         if suffix in SUFFIXES:
             summary = export_model(project, target)
-            say(f"{target}: a model of {summary.labels:,} labels on {summary.method}")
+            say(f"{target}: a model of {format_count(summary.labels, 'label')} on {summary.method}")
             return
         if suffix == ".json":
             count = export_coco(project, target, merge)  # type: ignore[arg-type]
-            say(f"{target}: {count.samples:,} images with {count.rows:,} objects")
+            images, objects = (
+                format_count(count.samples, "image"),
+                format_count(count.rows, "object"),
+            )
+            say(f"{target}: {images} with {objects}")
         elif suffix:
             count = export_table(project, target, merge)  # type: ignore[arg-type]
-            say(f"{target}: {count.samples:,} samples with a label, {count.rows:,} answers")
+            samples, answers = (
+                format_count(count.samples, "sample"),
+                format_count(count.rows, "answer"),
+            )
+            say(f"{target}: {samples} with a label, {answers}")
         elif read_project(project)[0].kind == "masks":
             count = export_masks(project, target, merge)  # type: ignore[arg-type]
             say(f"{target}: {count.samples:,} images with their masks")
         else:
             count = export_folders(project, target, merge)  # type: ignore[arg-type]
-            say(f"{target}: {count.samples:,} images in folders of their classes")
+            say(f"{target}: {format_count(count.samples, 'image')} in folders of their classes")
         if count.passed:
             one = "sample was skipped and has no label"
             say(format_count(count.passed, one, "samples were skipped and have no label"))
@@ -183,6 +191,6 @@ def move(
 
         with LabelProject(project) as label_project:
             count, absent = move_data(label_project, data)
-        say(f"{project}: {count:,} samples of {data}")
+        say(f"{project}: {format_count(count, 'sample')} of {data}")
         if absent:
             say(f"{len(absent):,} answered samples are not there, first {absent[0]!r}")

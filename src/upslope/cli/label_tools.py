@@ -19,7 +19,7 @@ from upslope.counts import format_count
 from upslope.progress import answering_signals
 
 if TYPE_CHECKING:
-    from upslope.labelling.annotators.base import Annotator
+    from upslope.labelling.annotators.base import Annotator, PushCount
     from upslope.labelling.exchange import Exchange, PullCount
     from upslope.labelling.project import Project
     from upslope.labelling.samples import Samples
@@ -66,7 +66,7 @@ def next_(
         _say_pull(exchange.pull())
         if count:
             push_count = exchange.push(count)
-            say(f"{push_count.new:,} tasks for {tool}, those worth most first")
+            _say_push(push_count, tool)
             if unreadable := exchange.project.state.unreadable:
                 one = "sample cannot be read and is not asked"
                 several = "samples cannot be read and are not asked"
@@ -101,7 +101,7 @@ def watch(
                         exchange.waiting() <= count // 2
                         and (push_count := exchange.push(count)).new
                     ):
-                        say(f"{push_count.new:,} tasks for {tool}, those worth most first")
+                        _say_push(push_count, tool)
                     time.sleep(every)
         except KeyboardInterrupt:
             _say_pull(exchange.pull())
@@ -176,8 +176,15 @@ def _annotator(
     return annotator, process
 
 
+def _say_push(push_count: PushCount, tool: str) -> None:
+    say(f"{format_count(push_count.new, 'task')} for {tool}, those worth most first")
+
+
 def _say_pull(pull_count: PullCount) -> None:
-    words = f"recorded {pull_count.new:,} answers, {pull_count.changed:,} changes"
+    words = (
+        f"recorded {format_count(pull_count.new, 'answer')}, "
+        f"{format_count(pull_count.changed, 'change')}"
+    )
     if pull_count.strangers:
         words += (
             f"; {pull_count.strangers:,} of samples that the project does not have are left out"
