@@ -65,7 +65,7 @@ def test_one_that_was_never_trained_may_be_exchanged(
         raise ZeroDivisionError
 
     network(monkeypatch, fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ModelError, match="raised ZeroDivisionError"):
         run(tmp_path, model=Of)
     network(monkeypatch, F.gelu)
     run(tmp_path, model=Of)

@@ -139,13 +139,14 @@ class _ClassLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, labels: Tensor) -> Tensor:
+        logit_there = -F.nll_loss(z, labels, reduction="none")  # which names a label of no class
         is_left_out = labels == _LEFT_OUT
         at = labels.masked_fill(is_left_out, 0).unsqueeze(1)
         others = z.softmax(dim=1)
         log_first = others.amax(dim=1, keepdim=True).log_()
         rest = others.scatter_(1, at, 0).sum(dim=1, keepdim=True)
         gradient = others.scatter_(1, at, -rest)
-        below_first = z.amax(dim=1, keepdim=True).sub_(z.gather(1, at))
+        below_first = z.amax(dim=1).sub_(logit_there).unsqueeze(1)
         losses = torch.where(rest < 0.5, -rest.neg().log1p_(), below_first - log_first)
         ctx.save_for_backward(z, at, is_left_out, gradient)
         return losses.squeeze(1).masked_fill_(is_left_out, 0)
