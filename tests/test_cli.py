@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -212,7 +214,7 @@ def test_score_refuses_what_has_no_score_and_another_network(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "what", ["strategies", "signals", "models", "datasets", "tasks", "configs"]
+    "what", ["strategies", "signals", "models", "datasets", "tasks", "settings", "configs"]
 )
 def test_list_names_everything(what: str) -> None:
     code, out, _ = call("list", what)
@@ -223,6 +225,7 @@ def test_list_names_everything(what: str) -> None:
         "models": "resnet18-cifar",
         "datasets": "fashion-mnist",
         "tasks": "classification",
+        "settings": "training",
         "configs": "fashion-mnist-all",
     }
     assert expected[what] in out
@@ -243,6 +246,23 @@ def test_list_shows_one_entry_in_full_whatever_table_it_is_in() -> None:
     code, _, err = call("list", "mragin")
     assert code == 2
     assert "did you mean `margin`?\n" in err
+
+
+@pytest.mark.parametrize("section", ["experiment", "training"])
+def test_list_shows_every_key_that_a_section_of_the_configuration_takes(section: str) -> None:
+    code, out, _ = call("list", section)
+    assert code == 0
+    shown = re.findall(r"^    (\w+)=", out, re.MULTILINE)
+    _, _, err = call("run", "-s", f"{section}.nothing_like_it=1", "--dry-run")
+    taken = re.findall(r"`(\w+)`", err)
+    assert sorted(shown) == sorted(set(taken) - {"seed"})  # `seeds`, for all strategies alike
+
+
+@pytest.mark.parametrize("table", ["strategies", "signals", "models", "datasets", "tasks"])
+def test_list_writes_types_without_their_annotations(table: str) -> None:
+    entries = importlib.import_module(f"upslope.{table}").describe()
+    types = [option.type for entry in entries for option in entry.options]
+    assert not [name for name in types if "Annotated" in name or "FieldInfo" in name]
 
 
 def test_a_configuration_that_ships_is_named_without_its_file(

@@ -90,6 +90,11 @@ def test_all_faults_are_told_together_with_their_paths() -> None:
     assert len(found) == len(starts)
 
 
+def test_a_misspelt_recipe_is_told_the_key_that_is_near() -> None:
+    (found,) = faults(training={"reciep": "fast"})
+    assert found.startswith("training.reciep: unknown key; did you mean `recipe`?")
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -6,7 +6,7 @@ They are read from annotations such as `Annotated[int | None, Field(ge=1)]`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -112,4 +112,7 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) is Literal:
         values = [f'"{v}"' if isinstance(v, str) else str(v) for v in get_args(hint)]
         return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if isinstance(hint, GenericAlias):
+        parts = ("..." if part is Ellipsis else type_name(part) for part in get_args(hint))
+        return f"{get_origin(hint).__name__}[{', '.join(parts)}]"
     return str(hint).replace("typing.", "")

@@ -231,7 +231,7 @@ def test_factory_of_the_users_own(nets):
     [
         ("no_such_nets:make", "importing 'no_such_nets' failed"),
         ("broken_nets:make", "No module named 'no_such_package'"),
-        ("my_nets:mak", "nothing of that name"),
+        ("my_nets:mak", "nothing of that name; did you mean `make`\\? Define it there"),
         ("my_nets:number", "a function .* but got int"),
         ("my_nets:network", "a new torch.nn.Module at each call but got a network, of Linear"),
         ("my_nets:without", r"its parameters are \(\). Add num_classes and input_shape"),

@@ -153,6 +153,12 @@ def test_notes_do_not_depend_on_the_order_in_which_folders_are_listed() -> None:
     assert any("in random at 180 labels; up at 180 labels; alpha" in note for note in first)
 
 
+def test_what_to_do_about_unfitted_networks_holds_for_a_training_loop_of_ones_own() -> None:
+    """`training.epochs` alone was advised, which such a run does not have."""
+    runs = tuple(replace(run, unfitted=(180,)) for run in made_up({"random": 0}).runs)
+    assert any("(training.epochs, or in your loop)" in n for n in notes(summarise(Study(runs))))
+
+
 def test_numbers_of_seeds_are_told_of_the_strategies_that_have_them() -> None:
     """One strategy with a single seed had the report say "no test" of all, beside their tests."""
     runs = made_up({"random": 0, "up": 0.02, "new": 0.01}).runs

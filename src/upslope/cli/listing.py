@@ -13,7 +13,7 @@ from rich.text import Text
 from upslope.cli.console import out, telling_errors
 from upslope.errors import ConfigError
 
-TABLES = ("strategies", "datasets", "models", "tasks", "signals", "configs")
+TABLES = ("strategies", "datasets", "models", "tasks", "signals", "settings", "configs")
 _COLUMNS = 100  # of a table at most: longer lines are hard to follow
 _WORDS = {
     "strategies": "strategy",
@@ -21,6 +21,7 @@ _WORDS = {
     "models": "model",
     "tasks": "task",
     "signals": "signal",
+    "settings": "settings",
     "configs": "configuration",
 }
 
@@ -32,8 +33,8 @@ def list_(
         str,
         typer.Argument(
             metavar="[WHAT|NAME]",
-            help="strategies, datasets, models, tasks, signals or configs; or an entry, such as "
-            "margin, to see it in full.",
+            help="strategies, datasets, models, tasks, signals, settings or configs; or an entry, "
+            "such as margin or training, to see it in full.",
         ),
     ] = "strategies",
 ) -> None:
@@ -86,6 +87,11 @@ def _entries(table: str) -> Iterator[Entry]:
         for name, (summary, text) in list_shipped().items():
             yield {"name": name, "summary": summary, "text": text}
         return
+    if table == "settings":
+        from upslope.config import describe_settings
+
+        yield from map(dataclasses.asdict, describe_settings())
+        return
     for entry in importlib.import_module(f"upslope.{table}").describe():
         yield entry if isinstance(entry, dict) else dataclasses.asdict(entry)
 
@@ -108,6 +114,7 @@ def _show_table(table: str) -> None:
         "models": "-s model.name=NAME, or one of your own: -s model.name=nets:make",
         "tasks": "-s task.name=NAME",
         "signals": "what a strategy of your own may ask for",
+        "settings": "-s training.lr=0.02, or TrainingSettings(lr=0.02) in Python",
         "configs": "upslope compare NAME",
     }[table]
     out.print(Text("use       " + use, style="dim"))

@@ -35,6 +35,7 @@ from upslope.config.scoring import (
     load_trained_model,
     scorers,
 )
+from upslope.config.settings_list import describe_settings
 from upslope.config.sharded import open_sharded, parse_shape
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "data_options",
     "data_place",
     "default_strategy",
+    "describe_settings",
     "estimate",
     "find_run",
     "find_source",

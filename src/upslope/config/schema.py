@@ -326,16 +326,17 @@ def _settings(kind: type[Settings], value: Any, faults: list[str]) -> Settings:
             value = with_recipe(name, value)
         else:
             faults.append(f"training.recipe: expected one of {', '.join(RECIPES)} but got {name!r}")
+    also = ("recipe",) if kind is TrainingSettings else ()
     good: dict[str, Any] = {}
     for key, text in value.items():  # one by one: a fault in one must not hide another's
         try:
             good |= registry.check_options(kind.name, kind, {key: text}, ())
         except ConfigError as error:
-            faults.extend(_faults(kind.name, error))
+            faults.extend(_faults(kind.name, error, also))
     try:
         return kind(**good)
     except ConfigError as error:
-        faults.extend(_faults(kind.name, error))
+        faults.extend(_faults(kind.name, error, also))
         return kind()
 
 

@@ -24,12 +24,15 @@ class Fit:
 
 
 FITS: Mapping[str, Fit] = {
-    "accuracy": Fit(0.95, "training accuracy below 95%", "Train longer (training.epochs)"),
+    "accuracy": Fit(
+        0.95, "training accuracy below 95%", "Train longer (training.epochs, or in your loop)"
+    ),
     # The mean of the labels has 0; where these are noisy, a good network has little more.
     "r2": Fit(
         0.0,
         "training R² below 0, worse than the mean of the labels",
-        "State task.centre and task.scale (docs/tasks.md), or train longer (training.epochs)",
+        "State task.centre and task.scale (docs/tasks.md), or train longer (training.epochs, "
+        "or in your loop)",
     ),
 }
 """Primary figure -> what it is where a network has learnt its own labels; of others nothing."""

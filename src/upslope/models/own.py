@@ -28,6 +28,7 @@ from upslope.registry import (
     OptionsError,
     UnknownOption,
     WrongOption,
+    did_you_mean,
 )
 from upslope.type_words import type_members, type_words
 
@@ -201,9 +202,10 @@ def import_function(name: str) -> Callable[..., Any]:
         )
     if not callable(function):
         got = "nothing of that name" if function is None else type(function).__name__
+        near = did_you_mean(attribute, (n for n, v in vars(module).items() if callable(v)))
         raise ConfigError(
             f"Expected {attribute!r} in {module_name!r} to be a function that returns a "
-            f"torch.nn.Module but got {got}."
+            f"torch.nn.Module but got {got}{near or '.'} Define it there, or correct the name."
         )
     return function
 
