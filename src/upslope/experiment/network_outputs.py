@@ -21,8 +21,8 @@ from upslope.seeds import deterministic, global_generator
 
 _CPU = torch.device("cpu")
 _SHIFT = 1e-5
-"""Relative change of weights that must not show in the numbers: other machines and versions of
-libraries round otherwise by a tenth of it, which a network may magnify."""
+"""Relative change of weights that must not show in the numbers, over a hundred times what float32
+rounds: other machines round in other places, and a network may magnify that."""
 _UNDER_COMPILER = "OptimizedModule"
 """Class of a network under `torch.compile`, whose first run takes minutes."""
 
