@@ -18,6 +18,7 @@ from torch.ao import quantization
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms, samples_that_fit, select
 from upslope.gradnorm.core.state import memory_copies
+from upslope.gradnorm.core.state.model_state import ModelState
 
 D = torch.float64
 
@@ -551,3 +552,15 @@ def test_what_a_pass_writes_is_put_back_in_inference_mode(run: Callable[[nn.Modu
         with mode:
             run(model)
         assert float(model.passes) == 0
+
+
+def test_copies_of_parameters_go_after_the_first_pass() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).eval()
+    state = ModelState(model)
+    with state.one_pass(2):
+        model(torch.randn(2, 64))
+    copies = [s.copy for s in state._stretches if s.copy is not None]
+    held = {copy.untyped_storage().data_ptr(): copy.untyped_storage().nbytes() for copy in copies}
+    assert len(copies) == len(list(model.buffers()))
+    # Two rows of 64 numbers of four bytes, and a count of eight.
+    assert sum(held.values()) == 2 * 64 * 4 + 8

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from upslope.errors import GradientNormWarning
 from upslope.gradnorm import gradient_norms
 from upslope.gradnorm.core.gradients.per_sample_gradients import OuterProducts
+from upslope.gradnorm.core.weights.weights import Weights
 from upslope.gradnorm.kernels.conv.convolution import Convolution
 from upslope.gradnorm.kernels.conv.fused import FusedConvolution
 from upslope.gradnorm.kernels.linear import Linear
@@ -214,3 +215,31 @@ def test_the_model_is_left_as_it_was():
     for parameter in model.parameters():
         assert parameter.grad is None
         assert parameter._backward_hooks is None
+
+
+def test_no_copy_of_a_weight_outlasts_its_operator_beside_autograds_activations():
+    right, copies = Weights.in_memory_format, list[int]()
+    recorded = list[int]()
+
+    def noted(weights: Weights, weight: Tensor, order: torch.memory_format) -> Tensor:
+        found = right(weights, weight, order)
+        copies.append(len(weights._copies_in_format))
+        return found
+
+    def verdict(run, forward, *arguments):
+        copies.clear()
+        said = agree(run, forward, *arguments)
+        recorded.extend(copies)
+        return said
+
+    model = network().to(memory_format=torch.contiguous_format)
+    x = torch.randn(3, 3, 17, 17).contiguous(memory_format=torch.channels_last)
+    agree = reducing.agree_at_same_activations
+    with (
+        mock.patch.object(Weights, "in_memory_format", noted),
+        mock.patch.object(reducing, "agree_at_same_activations", verdict),
+        mock.patch.object(reducing, "check_gradients", side_effect=GradientsDiffer("rounding")),
+    ):
+        assert relative_error(gradient_norms(model, x, spread_loss), truth(model, x)) < 1e-4
+    assert len(recorded) >= 2
+    assert max(recorded) == 1

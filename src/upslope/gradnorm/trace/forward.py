@@ -52,7 +52,8 @@ class Forward:
     run: the model and its batch. fuses: whether convolutions and the batch normalisation behind
     them may be one kernel. copies: whether weights may be held to be copied to every sample.
     reads_constants: whether constants that move entries within samples may be any (`program`).
-    meetings: what runs where weights meet samples.
+    meetings: what runs where weights meet samples. is_seldom: whether what the pass has freed goes
+    back to the system at once, for no other such pass follows.
     """
 
     tape: Tape
@@ -65,13 +66,14 @@ class Forward:
         copies: bool,
         reads_constants: bool = False,
         meetings: type[Meetings] = Meetings,
+        is_seldom: bool = False,
     ):
         self._run, self._fuses, self._copies, self._meetings = run, fuses, copies, meetings
         self.reads_constants = reads_constants
         self.placeholders: list[Tensor] = []
         """What the model holds in place of convolutions that are normalised already."""
         self._switches = switches_of(run.inventory)
-        self._is_recorded = False
+        self._is_recorded, self._is_seldom = False, is_seldom
 
     def record(self) -> None:
         """Run the model, unless it has been run.
@@ -105,6 +107,8 @@ class Forward:
                 self._end = self._interceptor.program.point
                 self._interceptor.routes.is_closed = True
                 self._is_recorded = True
+                if self._is_seldom:
+                    drop_free_pages()  # where the outputs of every operator have been, once more
                 return
             except FusionMismatch as mismatch:
                 # The model has other pairs by now, or uses a convolution in another way. Each time
@@ -147,7 +151,9 @@ class Forward:
 
     def by_both_ways(self) -> Forward:
         """Return a pass of the same batch in which kernels tell no more than numbers."""
-        return Forward(self._run, fuses=self._fuses, copies=False, meetings=MeetingsBothWays)
+        return Forward(
+            self._run, fuses=self._fuses, copies=False, meetings=MeetingsBothWays, is_seldom=True
+        )
 
     @property
     def has_copies(self) -> bool:

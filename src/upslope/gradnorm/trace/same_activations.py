@@ -138,6 +138,7 @@ class MeetingsBothWays(Meetings):
         # Of Python code the operators that it calls come back here one by one.
         if operator.is_like_another or (operator.is_composed and not has_kernel):
             return super().meet(operator, args, kwargs, interceptor)
+        self._tape.weights.drop_copies()  # beside the activations that autograd holds here
         numbers = super().meet(operator, args, kwargs, interceptor) if has_kernel else None
         with exact_batch_norm():
             history = operator.func(*args, **kwargs)

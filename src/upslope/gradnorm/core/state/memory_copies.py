@@ -7,7 +7,7 @@ buffers and parameters, most of them small. Used by `model_state`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,8 +101,10 @@ class WholeCopies:
     def __init__(self, stretches: Sequence[Stretch]):
         small = [stretch for stretch in stretches if len(stretch.own) <= _SMALL]
         self._large = [stretch for stretch in stretches if len(stretch.own) > _SMALL]
-        self._small = JointCopy(small, [stretch.own for stretch in small])
-        for joint, _ in self._small.groups:
+        # Those of parameters apart: most are let go after one pass, and a joint copy goes whole.
+        kinds = [[s for s in small if bool(s.parameters) is kind] for kind in (False, True)]
+        self._small = [JointCopy(kind, [s.own for s in kind]) for kind in kinds if kind]
+        for joint, _ in self._joints():
             start = 0
             for stretch in joint:
                 stretch.copy_start = start
@@ -111,11 +113,18 @@ class WholeCopies:
 
     def copy_again(self) -> None:
         """Copy the bytes as they are now."""
-        self._small.copy_again()
+        for small in self._small:
+            small.copy_again()
         self._hand_out()
 
+    def _joints(self) -> Iterator[tuple[list[Stretch], Tensor]]:
+        """Give the stretches that are copied together, and their copy."""
+        for small in self._small:
+            for (stretches, _), copy in zip(small.groups, small.copies, strict=True):
+                yield stretches, copy
+
     def _hand_out(self) -> None:
-        for (stretches, _), copy in zip(self._small.groups, self._small.copies, strict=True):
+        for stretches, copy in self._joints():
             for stretch in stretches:
                 stretch.copy = copy
         for stretch in self._large:
@@ -123,14 +132,15 @@ class WholeCopies:
 
     def let_go(self) -> None:
         """Free the memory of the copies."""
-        self._small.copies = []
-        for stretches in (self._large, *(joint for joint, _ in self._small.groups)):
+        for stretches in (self._large, *(joint for joint, _ in self._joints())):
             for stretch in stretches:
                 stretch.copy = None
+        for small in self._small:
+            small.copies = []
 
     def are_current(self) -> bool:
         """Whether the memory holds what was copied. Asked while no tensor has been replaced."""
-        return not self._small.find_changed() and not any(
+        return not any(small.find_changed() for small in self._small) and not any(
             stretch.has_other_values() for stretch in self._large
         )
 

@@ -104,6 +104,10 @@ class Weights:
             self._copies_in_format[name] = weight.detach().contiguous(memory_format=order)
         return self._copies_in_format[name]
 
+    def drop_copies(self) -> None:
+        """Let go of copies in other memory formats, which the next use makes again."""
+        self._copies_in_format.clear()
+
     def isometric(self, weight: Tensor) -> bool:
         """Whether the weight's entries are distinct entries of one parameter.
 
