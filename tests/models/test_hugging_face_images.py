@@ -13,6 +13,7 @@ from upslope.errors import ConfigError, ModelError
 from upslope.models import image_form
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, the extra [text]")
+safetensors = pytest.importorskip("safetensors.torch")
 SHAPE = (3, 16, 16)
 
 
@@ -94,6 +95,88 @@ def test_a_processor_with_a_size_that_is_no_number_has_none(folder):
     size = {"height": [16], "width": [16]}
     file.write_text(json.dumps({**json.loads(file.read_text()), "size": size}))
     assert image_form("transformers", {"path": str(folder)}).size is None
+
+
+def without(folder, of_name):
+    """The folder without the weights whose name `of_name` tells."""
+    file = folder / "model.safetensors"
+    weights = {k: v for k, v in safetensors.load_file(file).items() if not of_name(k)}
+    safetensors.save_file(weights, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("place", ["vit.", "layernorm_before", "vit.embeddings.cls_token", ""])
+def test_a_folder_without_weights_below_the_head_is_refused(folder, place):
+    """The library draws them at random; a layer of random weights was trained on, unnoticed."""
+    with pytest.raises(ModelError, match=r"below its head but \d+ of 40 are missing: vit\."):
+        build(without(folder, lambda name: place in name))
+    assert build(folder, weights=False)(torch.zeros(1, *SHAPE)).shape == (1, 5)
+
+
+def test_a_folder_without_a_head_gets_a_new_one(folder):
+    expected = build(folder).state_dict()
+    for name, value in build(without(folder, lambda n: "classifier" in n)).state_dict().items():
+        assert torch.equal(value, expected[name]) == ("classifier.weight" not in name)
+
+
+def test_a_folder_without_running_statistics_is_refused(tmp_path):
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    build(without(tmp_path, lambda name: "num_batches_tracked" in name))
+    with pytest.raises(ModelError, match="running_var"):
+        build(without(tmp_path, lambda name: "running_var" in name))
+
+
+PROCESSORS = {
+    "ViT": {}, "DeiT": {"do_center_crop": True}, "Beit": {}, "ConvNext": {}, "Perceiver": {},
+    "Levit": {}, "Segformer": {}, "CLIP": {}, "Bit": {}, "EfficientNet": {},
+    "MobileViT": {"do_flip_channel_order": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"do_normalize": False}, {"include_top": False}])
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_images_look_as_the_library_makes_them(kind, changes, tmp_path):
+    """EfficientNet divides twice, MobileViT states a mean that it does not take off."""
+    stated = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    if kind != "MobileViT":
+        stated |= changes
+    if kind != "EfficientNet":
+        stated.pop("include_top", None)
+    processor = getattr(transformers, f"{kind}ImageProcessor")(**stated, **PROCESSORS[kind])
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    form = image_form("transformers", {"path": str(tmp_path)})
+    pixels = torch.tensor([10, 120, 250], dtype=torch.uint8)
+    image = pixels.expand(form.size, form.size, 3).numpy()
+    seen = processor(image, return_tensors="pt")["pixel_values"][0]
+    mean, std = map(torch.tensor, form.statistics(3))
+    assert seen.shape == (3, form.size, form.size)
+    middle = seen[:, form.size // 2, form.size // 2]  # MobileViT's is padded at its edges
+    torch.testing.assert_close(middle, (pixels / 255 - mean) / std, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"image_processor_type": "MobileViTImageProcessor"}, "do_flip_channel_order=True"),
+        ({"do_color_quantize": True}, "do_color_quantize=True"),
+        ({"do_grayscale": True, "do_thumbnail": False}, "do_grayscale=True"),
+        ({"rescale_offset": True}, "rescale_offset=True"),
+        ({"image_mean": None, "image_std": None}, "states none of them"),
+    ],
+)
+def test_a_processor_that_does_more_than_normalise_is_refused(folder, entries, message):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+    with pytest.raises(ConfigError, match=message):
+        image_form("transformers", {"path": str(folder)})
+
+
+def test_a_processor_of_sound_says_nothing_of_images(folder):
+    entries = {"do_normalize": True, "feature_size": 1, "sampling_rate": 16000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(entries))
+    assert image_form("transformers", {"path": str(folder)}) is None
 
 
 def test_inputs_of_another_kind_are_refused(folder):

@@ -23,6 +23,7 @@ from upslope.models import (
     efficientnet_masks,
     fast,
     hugging_face,
+    image_processor,
     libraries,
     own,
     resnet,
@@ -123,7 +124,7 @@ def image_form(name: str, options: Mapping[str, Any]) -> ImageForm | None:
     if name == "pretrained-masks" and options.get("weights", True):
         return ImageForm((efficientnet.MEAN,), (efficientnet.STD,))
     if name == "transformers" and options.get("weights", True):
-        return hugging_face.image_form(str(options.get("path", "")))
+        return image_processor.image_form(str(options.get("path", "")))
     if libraries.is_library(name):
         return libraries.image_form(name, options.get("checkpoint"))
     return own.image_form(name) if ":" in name else None

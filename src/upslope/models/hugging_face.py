@@ -18,7 +18,6 @@ from upslope.errors import ConfigError, ModelError
 from upslope.extras import import_package
 from upslope.models.features import head
 from upslope.models.hub import folder_of
-from upslope.models.inputs import ImageForm, stated_form
 from upslope.models.text import SequenceClassifier
 
 Output = Literal["auto", "classes", "pixels"]
@@ -124,6 +123,7 @@ def from_folder(
             _check_head_alone_is_other(
                 network, report, folder, _output_layers(network, pixels, num_classes)
             )
+            _check_head_alone_is_new(network, new, folder)
         else:
             config = transformers.AutoConfig.from_pretrained(folder, **loading_options)
             network = auto.from_config(config)
@@ -141,54 +141,6 @@ def from_folder(
     if text:
         return SequenceClassifier(network)
     return PixelClassifier(network) if pixels else ImageClassifier(network)
-
-
-def image_form(path: str) -> ImageForm | None:
-    """Return the form that the folder's image processor brings images to; None without one.
-
-    Raises:
-        ConfigError: a processor that cannot be read, or that scales images in another way.
-    """
-    file = folder_of(path) / "preprocessor_config.json"
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"Expected {file} to be readable JSON but: {error}.") from error
-    if "image_mean" not in content and "do_rescale" not in content:
-        return None  # of a tokenizer or of sound
-    factor = content.get("rescale_factor", 1 / 255)
-    is_number = isinstance(factor, int | float)
-    if (
-        content.get("do_rescale", True) is not True
-        or not is_number
-        or not abs(255 * factor - 1) <= 1e-6
-    ):
-        raise ConfigError(
-            f"Expected {file} to scale pixels from 0..255 to 0..1 but it says do_rescale="
-            f"{content.get('do_rescale')}, rescale_factor={factor}. Take a function of your own as "
-            "the model, `model.name=nets:make`."
-        )
-    mean, std = content.get("image_mean"), content.get("image_std")
-    if content.get("do_normalize", True) is not True:
-        mean, std = [0.0], [1.0]
-    return stated_form(str(file), mean, std, _edge(content))
-
-
-def _edge(content: dict[str, Any]) -> int | None:
-    """Return the pixels along an edge of what the network sees, None where that is no one
-    number.
-    """
-    size = content.get("crop_size") if content.get("do_center_crop") else None
-    size = content.get("size") if size is None else size
-    if isinstance(size, dict):
-        edges = [edge for name in ("height", "width") if (edge := size.get(name)) is not None]
-        edges = edges or [size.get("shortest_edge")]
-        size = edges[0] if all(edge == edges[0] for edge in edges) else None
-    return size if isinstance(size, int) and not isinstance(size, bool) else None
 
 
 def _segments(folder: Path) -> bool:
@@ -232,6 +184,26 @@ def _check_head_alone_is_other(
         raise ModelError(
             f"Expected the weights in {folder} to have the shapes that its config.json states but "
             f"{', '.join(others[:3])} have others. Save the model again."
+        )
+
+
+def _check_head_alone_is_new(network: nn.Module, new: set[str], folder: Path) -> None:
+    """Raise ModelError where layers without weights lie before, or between, those that have some.
+
+    The library draws them at random, and a network of trained layers behind such ones has learnt
+    nothing of what they put out. What lies behind all others is a head.
+
+    new: names of parameters and statistics that the folder had nothing for.
+    """
+    # A count of batches says nothing, and old files have none.
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    behind = max((k + 1 for k, name in enumerate(names) if name not in new), default=len(names))
+    missing = [name for name in names[:behind] if name in new]
+    if missing:
+        raise ModelError(
+            f"Expected weights in {folder} for all layers of {type(network).__name__} below its "
+            f"head but {len(missing)} of {len(names)} are missing: {', '.join(missing[:3])}. Save "
+            "the model again, by save_pretrained, or begin with random weights, `weights: false`."
         )
 
 
