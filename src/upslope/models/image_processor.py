@@ -1,4 +1,4 @@
-"""What a folder of transformers says of images in its preprocessor_config.json.
+"""The form of images that a folder of transformers states in its preprocessor_config.json.
 
 The file names a class of the library, which knows more steps than a normalisation: another order of
 channels, a second division, colours as words. They are read here without the library; a step that
