@@ -48,6 +48,24 @@ def test_gauss_newton_of_cross_entropy_is_the_fisher_matrix() -> None:
     assert relative(*kinds) < 1e-12
 
 
+@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("loss", ["label", "entropy"])
+def test_products_of_sure_samples_keep_their_digits(kind: str, label: int, loss: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4), torch.randn(12, 5)
+    with torch.no_grad():
+        model.weight.mul_(0.1)
+        model.bias.copy_(torch.tensor([20.0, -0.5, 1.0, 0.0]))
+    data = [(x, torch.full((12,), label))]
+    v = torch.randn(24, dtype=torch.float64)
+    products = [
+        Curvature(model, data, loss, kind=kind, dtype=dtype).product(v)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert relative(*products) < 2e-5
+
+
 def test_batch_products_average_to_the_product() -> None:
     model, data = problem("perceptron")
     curvature = Curvature(model, data)
