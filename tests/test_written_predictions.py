@@ -27,7 +27,10 @@ def test_classes_are_predicted_with_the_views_of_evaluation(tmp_path: Path) -> N
         task = tasks.build("classification", num_classes=10, mean=mean, std=std, views=views)
         path = tmp_path / f"{views}.csv"
         cpu = torch.device("cpu")
+        modules = list(model.modules())
+        modules[-1].train()
         predict_to_file(path, model=model, task=task, dataset=splits.test, device=cpu)
+        assert [m.training for m in modules] == [False] * (len(modules) - 1) + [True]
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
         targets = splits.test.targets(range(len(splits.test))).tolist()

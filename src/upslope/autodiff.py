@@ -81,15 +81,15 @@ def directional_derivative(
 
     By two backward passes, which more operators have than a forward-mode derivative: the gradient
     of u^T outputs is linear in u, so that its product with the direction has these entries as its
-    gradient.
+    gradient. Zero where an entry depends on none of the parameters.
 
     outputs: with their graph. parameters: what is differentiated by. direction: of their shapes.
     """
     u = torch.zeros_like(outputs, requires_grad=True)
-    gradients = torch.autograd.grad(
-        outputs, parameters, u, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return torch.autograd.grad(dot(gradients, direction), u)[0]
+    inner = dot(_gradients_with_graph(outputs, parameters, u), direction)
+    if not inner.requires_grad:
+        return torch.zeros_like(outputs)
+    return torch.autograd.grad(inner, u, allow_unused=True, materialize_grads=True)[0]
 
 
 def hessian_product(
@@ -102,10 +102,21 @@ def hessian_product(
     total: one number with its graph. parameters: what is differentiated by. direction: of their
     shapes.
     """
-    gradients = torch.autograd.grad(
-        total, parameters, create_graph=True, allow_unused=True, materialize_grads=True
-    )
-    inner = dot(gradients, direction)
+    inner = dot(_gradients_with_graph(total, parameters), direction)
     if not inner.requires_grad:  # linear in all parameters: the Hessian is zero
         return tuple(torch.zeros_like(p) for p in parameters)
     return torch.autograd.grad(inner, parameters, allow_unused=True, materialize_grads=True)
+
+
+def _gradients_with_graph(
+    outputs: Tensor, parameters: Sequence[Tensor], weights: Tensor | None = None
+) -> Sequence[Tensor]:
+    """Return the gradient of sum(weights * outputs) by each parameter, to be differentiated again.
+
+    Zeros where the outputs do not depend on it.
+    """
+    if not outputs.requires_grad:
+        return [torch.zeros_like(p) for p in parameters]
+    return torch.autograd.grad(
+        outputs, parameters, weights, create_graph=True, allow_unused=True, materialize_grads=True
+    )

@@ -155,7 +155,7 @@ class _ClassLoss(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         z, at, is_left_out, gradient = ctx.saved_tensors
         if torch.is_grad_enabled():
-            others = z.softmax(dim=1).scatter(1, at, 0)
+            others = _log_posterior_at(z).exp().scatter(1, at, 0)
             gradient = others.scatter(1, at, -others.sum(dim=1, keepdim=True))
         return g.masked_fill(is_left_out, 0).unsqueeze(1) * gradient, None
 
@@ -172,7 +172,7 @@ class _LogPosterior(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         z, p = ctx.saved_tensors
-        p = z.softmax(dim=1) if torch.is_grad_enabled() else p
+        p = _log_posterior_at(z).exp() if torch.is_grad_enabled() else p
         gradient = g - p * g.sum(dim=1, keepdim=True)
         is_sure = p > 0.5  # one class at most; where there is none, no digits cancel in 1 - p
         others = torch.where(is_sure, 0, gradient).sum(dim=1, keepdim=True)
@@ -197,15 +197,26 @@ def _posterior_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _log_posterior_at(z: Tensor) -> Tensor:
-    """Return log p by operators that every transform knows. z: logits (n, classes, ...)."""
-    first = z.argmax(dim=1, keepdim=True)
-    a = z - z.gather(1, first)
-    rest = a.scatter(1, first, -torch.inf).exp().sum(dim=1, keepdim=True)
-    # Of the first class a_k is 0 whatever the logits are, and has no derivative.
-    return a.scatter(1, first, 0.0) - rest.log1p()
+    """Return log p by operators that every transform knows. z: logits (n, classes, ...).
+
+    Differentiated as often as is asked, it keeps the digits of a sure class, which a softmax does
+    not: its derivative of p_s is p_s times what remains of 1 - p_s.
+    """
+    a, log_total = _below_first(z)
+    return a - log_total
 
 
 def _slope_at(z: Tensor) -> Tensor:
     """Return dH/dz by operators that autograd differentiates. z: logits (n, classes, ...)."""
-    p, a = z.softmax(dim=1), (z - z.detach().amax(dim=1, keepdim=True)).clamp(min=_LOWEST)
+    a, log_total = _below_first(z)
+    p, a = (a - log_total).exp(), a.clamp(min=_LOWEST)
     return p * ((p * a).sum(dim=1, keepdim=True) - a)
+
+
+def _below_first(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a, (n, classes, ...), and log(1 + r), (n, 1, ...). z: logits (n, classes, ...)."""
+    first = z.argmax(dim=1, keepdim=True)
+    a = z - z.gather(1, first)
+    rest = a.scatter(1, first, -torch.inf).exp().sum(dim=1, keepdim=True)
+    # Of the first class a_k is 0 whatever the logits are, and has no derivative.
+    return a.scatter(1, first, 0.0), rest.log1p()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 from typing import ClassVar
 
 
@@ -69,10 +70,16 @@ class InfluenceError(UpslopeError, ValueError):
 
 def warn_user(message: str, category: type[Warning] = GradientNormWarning) -> None:
     """Warn at the line outside this package that led here, where its author can act on it."""
+    package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("upslope"):
+    while frame is not None and _package_of(frame) == package:
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def _package_of(frame: FrameType) -> str:
+    """Return the package whose code a frame runs."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def first_line(error: BaseException) -> str:

@@ -161,6 +161,53 @@ def test_second_derivatives_are_those_of_the_plain_form(name):
     assert torch.autograd.gradgradcheck(exact, v, check_fwd_over_rev=True)
 
 
+def true_hessian_product(z: Tensor, v: Tensor, *, of_entropy: bool) -> Tensor:
+    """Return the second derivative along v: of the entropy, or of a cross-entropy at any class.
+
+    A shift of all logits changes nothing, so that v may be 0 at the likeliest class.
+    """
+    a, p = posterior(z)
+    v = v.double() - v.double().gather(1, a.argmax(dim=1, keepdim=True))
+    p_along = p * (v - (p * v).sum(dim=1, keepdim=True))
+    if not of_entropy:
+        return p_along
+    mean = (p * a).sum(dim=1, keepdim=True)
+    mean_along = (p_along * a + p * v).sum(dim=1, keepdim=True)
+    return p_along * (mean - a) + p * (mean_along - v)
+
+
+@pytest.mark.parametrize("name", ["entropy", "first label", "other label", "shares"])
+@pytest.mark.parametrize("gap", GAPS)
+def test_second_derivatives_have_all_their_digits(gap, name):
+    z = logits(gap).requires_grad_()
+    targets = {
+        "first label": torch.ones(50, dtype=torch.int64),
+        "other label": torch.zeros(50, dtype=torch.int64),
+        "shares": torch.full((50, 7), 1 / 7),
+    }
+    v = torch.randn(50, 7, generator=torch.Generator().manual_seed(3))
+    losses = entropy_of(z) if name == "entropy" else cross_entropy(z, targets[name])
+    (gradient,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
+    (product,) = torch.autograd.grad((gradient * v).sum(), z)
+    truth = true_hessian_product(z.detach(), v, of_entropy=name == "entropy")
+    error = (product - truth).norm(dim=1)
+    assert bool((error <= 2e-5 * truth.norm(dim=1)).all())
+
+
+def test_second_derivatives_beside_masked_classes():
+    z = torch.randn(3, 5, dtype=torch.float64)
+    z[:, 4] = -math.inf
+    labels = torch.tensor([0, 1, 3])
+    for loss in (entropy_of, lambda z: cross_entropy(z, labels)):
+        products = []
+        for logits in (z, z[:, :4]):
+            logits = logits.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(loss(logits).sum(), logits, create_graph=True)
+            products.append(torch.autograd.grad(gradient.square().sum(), logits)[0])
+        torch.testing.assert_close(products[0][:, :4], products[1])
+        assert bool((products[0][:, 4] == 0).all())
+
+
 class Sure(nn.Module):
     """Raises the logit of the first class by a number that comes with the sample."""
 

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from oracle import TOLERANCE, assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten
 
 from upslope.errors import GradientNormError
 from upslope.gradnorm import gradient_norms
+from upslope.gradnorm.core.vmap.vmapped import EachRow
+from upslope.gradnorm.core.vmap.vmapped_rows import Rows
 from upslope.gradnorm.trace.forward import Forward
 
 Run = Callable[[Any, Tensor], Tensor]
@@ -276,6 +280,16 @@ def test_a_mapped_operator_with_another_option_is_another():
         assert_agrees(model, x)
         found = gradient_norms(model, x, "entropy")
         assert relative_error(found, norms_one_by_one(model, x)) < TOLERANCE
+
+
+def test_mapped_operators_are_told_apart_by_every_entry_of_an_array():
+    x, some, others = torch.randn(2, 3), np.zeros(4000), np.zeros(4000)
+    others[2000] = 1e-12
+    operators = []
+    for array in (some, some.copy(), others):
+        whole, spec = tree_flatten(((x, array), {}))
+        operators.append(EachRow(torch.add, whole, spec, Rows(2, [0], whole)))
+    assert operators[0] == operators[1] != operators[2]
 
 
 def test_the_layouts_of_a_mapped_program_are_remembered():

@@ -10,7 +10,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from small_problems import MODELS, Data, Explicit, altered, problem, relative
 from test_solvers import exact_solution, positive
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from short_forms import mark_rest_long
 from upslope.errors import InfluenceError
@@ -193,6 +194,38 @@ def test_influence_is_leave_one_out_retraining_on_other_data(
     solver = ConjugateGradients(damping=weight_decay, tolerance=1e-9)
     found = influence_on_test_loss(Curvature(exact.model, train), test, train, solver=solver)
     assert pearsonr(found.values[::2], exact.changes)[0] > 0.99
+
+
+def test_leave_one_out_of_a_sample_that_carries_the_hessian() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 4, dtype=torch.float64), torch.randint(0, 3, (30,))
+    x[2] *= 40
+    train, weight_decay = [(x[:7], y[:7]), (x[7:], y[7:])], 1e-3
+    few = leave_one_out(
+        nn.Linear(4, 3), train, [(x, y)], weight_decay=weight_decay, removed=[1, 2, 20]
+    )
+    shares = torch.ones(4, 30, dtype=torch.float64)
+    shares[range(1, 4), [1, 2, 20]] = 0
+    whole, *totals = (_total_at_minimum(x, y, share, weight_decay) for share in shares)
+    torch.testing.assert_close(few.changes, torch.stack(totals) - whole)
+
+
+def _total_at_minimum(x: Tensor, y: Tensor, shares: Tensor, weight_decay: float) -> Tensor:
+    """Return the sum of all cross-entropies where their weighted mean, penalised, is minimal."""
+
+    def losses(theta: Tensor) -> Tensor:
+        z = x @ theta[:12].view(3, 4).T + theta[12:]
+        return F.cross_entropy(z, y, reduction="none")
+
+    def loss(theta: Tensor) -> Tensor:
+        return (shares * losses(theta)).mean() + weight_decay / 2 * theta.square().sum()
+
+    theta = torch.zeros(15, dtype=torch.float64)
+    for _ in range(60):  # damped, so that no step is too long
+        gradient = torch.autograd.functional.jacobian(loss, theta)
+        step = torch.linalg.solve(torch.autograd.functional.hessian(loss, theta), gradient)
+        theta = theta - step / max(1.0, float((gradient @ step).sqrt()))
+    return losses(theta).sum()
 
 
 def test_ekfac_orders_the_samples_much_as_the_hessian(

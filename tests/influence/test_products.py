@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from short_forms import mark_rest_long
+from upslope.autodiff import directional_derivative, hessian_product
 from upslope.errors import GradientNormError, InfluenceError
 from upslope.influence import EKFAC, Curvature, entropy_loss
 
@@ -46,6 +47,36 @@ def test_gauss_newton_of_cross_entropy_is_the_fisher_matrix() -> None:
     model, data = problem("convolutional")
     kinds = [Curvature(model, data, kind=kind).matrix() for kind in ("gauss-newton", "fisher")]
     assert relative(*kinds) < 1e-12
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("loss", ["label", "entropy"])
+def test_products_of_sure_samples_keep_their_digits(kind: str, label: int, loss: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(5, 4), torch.randn(12, 5)
+    with torch.no_grad():
+        model.weight.mul_(0.1)
+        model.bias.copy_(torch.tensor([20.0, -0.5, 1.0, 0.0]))
+    data = [(x, torch.full((12,), label))]
+    v = torch.randn(24, dtype=torch.float64)
+    products = [
+        Curvature(model, data, loss, kind=kind, dtype=dtype).product(v)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    assert relative(*products) < 2e-5
+
+
+def test_derivatives_of_what_depends_on_no_parameter_are_zero() -> None:
+    used, unused = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
+    direction = torch.randn(2)
+    for outputs in (torch.ones(4), (used * 2).expand(4, 3).sum(1)):
+        along = directional_derivative(outputs, [unused], [direction])
+        assert torch.equal(along, torch.zeros(4))
+        (product,) = hessian_product(outputs.sum(), [unused], [direction])
+        assert torch.equal(product, torch.zeros(2))
+    by_both = directional_derivative(used * 2, [used, unused], [torch.ones(3), direction])
+    assert torch.equal(by_both, torch.full((3,), 2.0))
 
 
 def test_batch_products_average_to_the_product() -> None:

@@ -22,7 +22,7 @@ from upslope.autodiff import differentiating_twice
 from upslope.errors import InfluenceError
 from upslope.gradnorm.parameters import Parameters
 from upslope.influence.losses import LossFunction
-from upslope.influence.network import Batches, pull_back
+from upslope.influence.network import Batches, pull_back, sample_count
 from upslope.influence.products import Curvature
 
 MOST_STEPS = 100
@@ -131,10 +131,12 @@ class _Problem:
             total = total + self.network.flatten_theta(pull_back(losses, theta, weights)) / self.n
         return total
 
-    def factor(self, x: Tensor) -> Tensor:
-        """Return the Cholesky factor of the Hessian of the penalised mean loss with all samples."""
+    def factor(self, x: Tensor, without: int | None) -> Tensor:
+        """Return the Cholesky factor of the Hessian of the loss that `gradient` differentiates."""
         self.network.theta = self.network.split(x)
         hessian = self.curvature.matrix()
+        if without is not None:
+            hessian -= self._hessian_of(without, x) / self.n
         hessian.diagonal().add_(self.weight_decay)
         factor: Tensor
         factor, error_code = torch.linalg.cholesky_ex(hessian)
@@ -147,13 +149,29 @@ class _Problem:
             )
         return factor
 
+    def _hessian_of(self, sample: int, x: Tensor) -> Tensor:
+        """Return the Hessian of one sample's loss, (p, p)."""
+        first, batch = 0, self.train[0]
+        for batch in self.train:
+            count = sample_count(batch)
+            if sample < first + count:
+                break
+            first += count
+
+        def loss(x: Tensor) -> Tensor:
+            losses = self.network.losses(self.network.split(x), batch, self.network.loss)
+            return losses[sample - first]
+
+        hessian: Tensor = torch.autograd.functional.hessian(loss, x)  # type: ignore[no-untyped-call]
+        return hessian
+
     def minimum(
         self, x: Tensor, without: int | None, factor: Tensor | None, tolerance: float
     ) -> tuple[Tensor, Tensor, float]:
         """Return (theta, the last factor, the length of the gradient there)."""
         g = self.gradient(x, without)
         if factor is None:
-            factor, fresh = self.factor(x), True
+            factor, fresh = self.factor(x, without), True
         else:
             fresh = False
         for _ in range(MOST_STEPS):
@@ -169,7 +187,7 @@ class _Problem:
                 break
             # A Hessian costs as much as p gradients: an old one is kept for as long as it serves.
             if float(g.norm()) > max(0.7 * length, tolerance):
-                factor, fresh = self.factor(x), True
+                factor, fresh = self.factor(x, without), True
         where = "with all samples" if without is None else f"without sample {without}"
         raise InfluenceError(
             f"Expected to reach a gradient of at most {tolerance:.1e} {where} but it stays at "

@@ -173,6 +173,8 @@ def _fisher(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
                 'kind="gauss-newton".'
             )
         p = outputs.detach().softmax(dim=1)
+        # A shift of t changes nothing, and where that of a sure class is 0 no digit is lost.
+        tangent = tangent - tangent.gather(1, p.argmax(dim=1, keepdim=True))
         # (diag(p) - p p^T) t: the covariance of the one-hot label.
         return p * (tangent - (p * tangent).sum(dim=1, keepdim=True))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upslope.autodiff import evaluating
 from upslope.datasets.base import Dataset
 from upslope.datasets.readable import first_readable
 from upslope.errors import ConfigError
@@ -44,8 +45,9 @@ def predict_to_file(
     sets, `labels` with semicolons between and `p_NAME` for each label; of numbers, a column for
     each. classes: the names; numbers from 0 where not given. The file appears when it is whole.
 
-    path: the file. model: in eval mode. dataset: the pool. device: where to compute. batch_size:
-    samples at a time. observer: is told of progress. stop: a request to stop.
+    path: the file. model: runs in eval mode; its own mode is as before afterwards. dataset: the
+    pool. device: where to compute. batch_size: samples at a time. observer: is told of progress.
+    stop: a request to stop.
 
     Returns: how many were written and skipped.
 
@@ -70,7 +72,8 @@ def predict_to_file(
         ['id', 'class', 'probability', 'p_0']
     """
     check_standardised(task, dataset)
-    need, first, columns = _form(model, task, dataset, classes, device)
+    with evaluating(model):
+        need, first, columns = _form(model, task, dataset, classes, device)
 
     def block(_: int, part: Sequence[int], report: Observer) -> Block:
         table = compute_signals(
@@ -101,9 +104,9 @@ def _form(
     """Return (the signal to compute, what it is of the first samples, its columns)."""
     sample = task.prepare(first_readable(dataset).to(device))
     try:
-        posterior = build(_POSTERIOR).compute(model.eval(), task, sample)
+        posterior = build(_POSTERIOR).compute(model, task, sample)
     except ConfigError:  # a task without classes says so
-        values = build(_PREDICTIONS).compute(model.eval(), task, sample)
+        values = build(_PREDICTIONS).compute(model, task, sample)
         names = _names(classes, values.shape[1])
         headings = [f"value_{name}" if name in TEXT_COLUMNS else name for name in names]
         return _PREDICTIONS, values, lambda v: _by_name(v, headings)

@@ -18,6 +18,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
@@ -141,7 +142,8 @@ class EachRow:
         self._dims = tuple(0 if rows.has(whole[i]) else None for i in self._places)
         # All that it is given but tensors, and in which places, be they keywords: a program is told
         # from others by names (`core/program`), and of equal operators one may run for the other.
-        self.__name__ = f"each row: {func.__name__} {self._dims} {self._others} {spec}"
+        others = [_text_of(x) for x in self._others]
+        self.__name__ = f"each row: {func.__name__} {self._dims} {others} {spec}"
 
     def __eq__(self, other: object) -> bool:
         """Return whether both do the same, so that what is known of the one holds for the other."""
@@ -164,6 +166,13 @@ class EachRow:
             leaves[place] = tensor
         args, kwargs = tree_unflatten(leaves, self._spec)
         return self._func(*args, **kwargs)
+
+
+def _text_of(value: Any) -> str:
+    """Return a text that tells an argument from others: an array's own leaves out its middle."""
+    if isinstance(value, np.ndarray):
+        return f"{value.shape} {value.dtype.str} {value.tobytes()!r}"
+    return repr(value)
 
 
 @contextlib.contextmanager
