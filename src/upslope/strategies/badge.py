@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
@@ -39,9 +40,16 @@ class Badge(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The seeds; scores are the gradient norms."""
+        gradients = self._gradients(pool)
+        positions = k_means_plus_plus(gradients, budget, rng)
+        return Choice(positions, gradients.squared_norms().sqrt())
+
+    def cell_weights(self, pool: PoolView) -> Tensor:
+        """Return the gradient norms, (n,)."""
+        return self._gradients(pool).squared_norms().sqrt()
+
+    def _gradients(self, pool: PoolView) -> OuterProducts:
         p, h = (pool.signal(need).float() for need in self.needs)
         # p_y - 1, with the digits that a network that is sure leaves to the other classes.
         at_logits = p.scatter(1, p.argmax(dim=1, keepdim=True), -least_confidence(p)[:, None])
-        gradients = OuterProducts(at_logits, h)
-        positions = k_means_plus_plus(gradients, budget, rng)
-        return Choice(positions, gradients.squared_norms().sqrt())
+        return OuterProducts(at_logits, h)

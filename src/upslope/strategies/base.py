@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -126,6 +126,18 @@ class QueryStrategy(Options):
             SelectionError: the candidates do not allow a choice.
         """
         raise NotImplementedError
+
+
+@runtime_checkable
+class WeighsCandidates(Protocol):
+    """A strategy whose choices are not spread evenly over a pool that is divided into cells."""
+
+    def cell_weights(self, pool: PoolView) -> Tensor:
+        """Return what each candidate adds to the share that its cell has of the budget, (n,).
+
+        pool: the candidates and their signals.
+        """
+        ...
 
 
 @dataclass(frozen=True)

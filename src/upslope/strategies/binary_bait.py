@@ -66,6 +66,11 @@ class BinaryBait(QueryStrategy):
         positions = forward_backward(design, budget)
         return Choice(positions, scores, {"trace": design.trace()})
 
+    def cell_weights(self, pool: PoolView) -> Tensor:
+        """Return the information tr I(x) = |phi|^2, (n,)."""
+        h, p = (pool.signal(need) for need in self.needs)
+        return information_roots(p, h).square().sum(dim=1)
+
 
 def information_roots(p: Tensor, h: Tensor) -> Tensor:
     """Return phi = sqrt(q (1 - q)) h in double precision. p: (n, C), h: (n, ...): (n, d)."""

@@ -1,6 +1,7 @@
 """How many samples each cell of a pool gives, and in which order those of all cells are taken.
 
-Of strategies that draw, or divide, each cell gives its share (`apportion`). Greedy strategies say
+Of strategies that draw, or divide, each cell gives its share (`apportion`), in proportion to its
+samples or to what the strategy weighs these by. Greedy strategies say
 what every choice had that made it the next, its gain; taken by largest gain over all cells
 (`take_by_gain`), the choices are those of the greedy algorithm over the whole pool, if no sample
 counts beyond its own cell.
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
+Weights = NDArray[np.float64]
 GreedyRun = tuple[list[int], list[float]]
 """Positions in the order in which a greedy strategy takes them, and the gain of each."""
 
@@ -23,15 +25,17 @@ AHEAD = 1.5
 
 
 def apportion(
-    budget: int, sizes: Counts, labelled: Counts, free: Counts, over: float = 1
+    budget: int, sizes: Counts | Weights, labelled: Counts, free: Counts, over: float = 1
 ) -> Counts:
     """Return how many each cell gives, (cells,): in proportion to its size, labels counted.
 
-    A cell that has more labels than its share gives none; remainders go to the largest. over: times
-    the budget, and at least one of each cell that has a sample left.
+    A cell that has more labels than its share gives none; remainders go to the largest. sizes: how
+    many samples, or any weight. over: times the budget, and at least one of each cell that has a
+    sample left.
     """
-    quotas = np.maximum((budget + labelled.sum()) * sizes / sizes.sum() - labelled, 0.0)
-    quotas = np.minimum(quotas * (budget / max(quotas.sum(), 1e-12)), free)
+    total = max(float(sizes.sum()), 1e-300)
+    quotas = np.maximum((budget + labelled.sum()) * (sizes / total) - labelled, 0.0)
+    quotas = _within(budget, quotas, free)
     if over > 1:
         most: Counts = np.minimum(np.maximum(np.ceil(over * quotas), 1), free).astype(np.int64)
         return most
@@ -41,6 +45,21 @@ def apportion(
         open_cells = order[shares[order] < free[order]][:missing]
         shares[open_cells] += 1
     return shares
+
+
+def _within(budget: int, quotas: Weights, free: Counts) -> Weights:
+    """Scale quotas to a sum of `budget` and none above what is free: what a cell cannot give, the
+    others do in proportion."""
+    is_full = free == 0
+    while True:
+        rest = budget - int(free[is_full].sum())
+        open_quotas = np.where(is_full, 0.0, quotas)
+        if not open_quotas.any():
+            open_quotas = np.where(is_full, 0.0, free)
+        shares = np.where(is_full, free, open_quotas * (rest / max(open_quotas.sum(), 1e-300)))
+        if not (shares > free).any():
+            return shares
+        is_full |= shares > free
 
 
 def take_by_gain(

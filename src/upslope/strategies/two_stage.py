@@ -11,6 +11,7 @@ divided into cells of about `cell` samples (k-means, `cells`). A strategy goes o
     by gain   the strategy itself chooses within each cell, and the choices of all cells are taken
               by what each gains (`cell_choices`)
     by share  the same, but each cell gives its share of the budget, in proportion to its samples
+    by weight the same, in proportion to what the strategy weighs its samples by: gradient norms
 
 Within a cell a strategy is shown the labelled samples of that cell and of its nearest neighbours.
 What is read at once is one cell, so that the signals may lie on the disk. `TWO_STAGE` says which
@@ -33,9 +34,9 @@ from upslope.errors import ConfigError, SelectionError
 from upslope.pool import PoolView, Selection
 from upslope.posterior import in_double
 from upslope.strategies.bait import Bait, check_size
-from upslope.strategies.base import QueryStrategy
+from upslope.strategies.base import QueryStrategy, WeighsCandidates
 from upslope.strategies.cell_balls import searching_balls
-from upslope.strategies.cell_choices import AHEAD, GreedyRun, apportion, take_by_gain
+from upslope.strategies.cell_choices import AHEAD, GreedyRun, Weights, apportion, take_by_gain
 from upslope.strategies.cell_search import Search, farthest, farthest_of_largest, searching
 from upslope.strategies.cells import Positions
 from upslope.strategies.coverage import CoverageStrategy
@@ -49,6 +50,7 @@ from upslope.strategies.divided_pool import (
     vectors_of,
     view_at,
 )
+from upslope.strategies.dropquery import DropQuery, DropQueryInCells
 from upslope.strategies.fisher_blocks import blocks_of, choose_in_blocks
 
 CELL = 4000
@@ -59,12 +61,13 @@ CELL = 4000
 class TwoStage:
     """How a strategy chooses in two stages.
 
-    way: a search, "balls", "blocks", "gain" or "share", as above. unit: cells are of vectors of
-    unit length, as the strategy's distances are. cost: time and memory, in the symbols of
-    `QueryStrategy.cost`; c is the size of a cell. kept: bytes per sample that a search keeps.
+    way: a search, "balls", "blocks", "gain", "share" or "weight", as above. unit: cells are
+    of vectors of unit length, as the strategy's distances are. cost: time and memory, in the
+    symbols of `QueryStrategy.cost`; c is the size of a cell. kept: bytes per sample that a search
+    keeps.
     """
 
-    way: Callable[[Search], list[int]] | Literal["balls", "blocks", "gain", "share"]
+    way: Callable[[Search], list[int]] | Literal["balls", "blocks", "gain", "share", "weight"]
     unit: bool
     cost: str
     kept: int = 0
@@ -90,20 +93,20 @@ TWO_STAGE: dict[str, TwoStage] = {
         f"{_DIVIDE} 18 n + 8 c d + m (4 d + 530); (2 n + 8 m + K) c d",
         kept=18,
     ),
-    "badge": TwoStage("share", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
-    "gradnorm-diverse": TwoStage("share", False, f"{_DIVIDE} 2 c dim; K c dim"),
+    "badge": TwoStage("weight", False, f"{_DIVIDE} c (C + d); K c (C + d)"),
+    "gradnorm-diverse": TwoStage("weight", False, f"{_DIVIDE} 2 c dim; K c dim"),
     "prob-cover": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "max-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "u-herding": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d + m d; 3 n c d + m^2 d / 2"),
     "facility-location": TwoStage("gain", True, f"{_DIVIDE} c^2 + c d; 3 n c d"),
     "typiclust": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means, then n c d"),
-    "dropquery": TwoStage("share", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
+    "dropquery": TwoStage("weight", True, f"{_DIVIDE} c d; 300 K c d for k-means"),
     "bait": TwoStage(
         "blocks",
         False,
         "memory 48 (C d)^2 + 8 (c + 2 K) (d + 3 C^2) bytes; (3 / 4 n C^2 + 3 K C^3) d^2",
     ),
-    "binary-bait": TwoStage("share", False, f"{_DIVIDE} 2 c d + d^2; n / c d^3 + n d^2 + 2 K c d"),
+    "binary-bait": TwoStage("weight", False, f"{_DIVIDE} 2 c d + d^2; n / c d^3 + n d^2 + 2 K c d"),
 }
 """Strategy -> how it chooses in two stages. Others score each sample by itself, or are refused."""
 
@@ -165,6 +168,8 @@ def _pick(
         labelled = np.sort(np.concatenate(pool.labelled_of)).tolist()
         features = pool.source.rows(plain(strategy.needs[0]), labelled)
         strategy = strategy.in_cells(features.flatten(start_dim=1).float())
+    if isinstance(strategy, DropQuery) and len(pool.free) > 1:
+        strategy = _dropquery_in_cells(strategy, pool, budget)
     if way == "balls" and len(pool.free) > 1:
         assert isinstance(strategy, DCoM)
         return _pick_by_balls(strategy, pool, budget)
@@ -176,7 +181,34 @@ def _pick(
 
     if way == "gain":
         return _pick_by_gain(pool, budget, choose), {}
-    return _pick_by_share(pool, budget, choose), {}
+    _, labels, free = pool.counts
+    if way == "weight" and len(pool.free) > 1:
+        shares = apportion(budget, _weigh_cells(strategy, pool), np.zeros_like(labels), free)
+    else:
+        shares = apportion(budget, *pool.counts)
+    runs = [choose(number, share)[0] for number, share in enumerate(shares.tolist()) if share]
+    return [position for run in runs for position in run], {}
+
+
+def _dropquery_in_cells(strategy: DropQuery, pool: DividedPool, budget: int) -> DropQueryInCells:
+    changes = plain(strategy.needs[1])
+    parts = (pool.source.rows(changes, members.tolist()) for members in pool.free)
+    has_labels = any(len(members) for members in pool.labelled_of)
+    return strategy.in_cells(parts, budget, has_labels=has_labels)
+
+
+def _weigh_cells(strategy: QueryStrategy, pool: DividedPool) -> Weights:
+    """Return the sum of the weights of each cell's candidates, (cells,)."""
+    assert isinstance(strategy, WeighsCandidates)
+    sums = np.zeros(len(pool.free))
+    for number, members in enumerate(pool.free):
+        if len(members):
+            view, _ = view_at(strategy, pool.source, members, members[:0], None)
+            weights = strategy.cell_weights(view)
+            if not bool(weights.isfinite().all()):
+                strategy.check(view, 1)  # which names the samples
+            sums[number] = float(weights.double().sum())
+    return sums
 
 
 def _pick_by_balls(
@@ -206,14 +238,6 @@ def _pick_by_gain(
     sizes, labels, free = pool.counts
     counts_at_first = apportion(budget, sizes, labels, free, AHEAD if len(pool.free) > 1 else 1)
     return take_by_gain(budget, sizes, counts_at_first, free, choose)
-
-
-def _pick_by_share(
-    pool: DividedPool, budget: int, choose: Callable[[int, int], GreedyRun]
-) -> list[int]:
-    shares = apportion(budget, *pool.counts).tolist()
-    runs = [choose(number, share)[0] for number, share in enumerate(shares) if share]
-    return [position for run in runs for position in run]
 
 
 def _choose(
