@@ -10,6 +10,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,28 @@ def test_a_repair_that_fails_leaves_nothing_and_can_be_made_again(
             repair_run(folder, tmp_path / "saved")
     assert not [path for path in tmp_path.iterdir() if "saved" in path.name]
     assert repair_run(folder, tmp_path / "saved").events == 51
+
+
+def test_a_ledger_that_names_files_elsewhere_is_no_way_to_write_there(tmp_path: Path) -> None:
+    content = b"somebody else's"
+    (tmp_path / "theirs" / "run").mkdir(parents=True)
+    (tmp_path / "theirs" / "profile").write_bytes(content)
+    trained = {
+        "file": "../profile", "sha256": sha256(content).hexdigest(), "n_labelled": 1, "loss": 0.0,
+        "seconds": 0.0, "reused": False,
+    }  # fmt: skip
+    book = begin(tmp_path / "theirs" / "run")
+    book.record(
+        Event("asked", 0, {"ids": ["a"]}),
+        Event("labelled", 0, {"labels": {"a": 1}}),
+        Event("trained", 0, trained),
+    )
+    book.close()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RunError, match="in its own folder"):
+        repair_run(tmp_path / "theirs" / "run", tmp_path / "mine" / "saved")
+    assert not list((tmp_path / "mine").iterdir())
+    assert "in its own folder" in verify_run(tmp_path / "theirs" / "run").problems[0]
 
 
 def full_disk(*_: object) -> None:
@@ -299,6 +322,24 @@ def test_an_empty_ledger_beside_models_is_damaged(tmp_path: Path) -> None:
     assert "restore the ledger" in problem
     with pytest.raises(RunError, match="restore the ledger"):
         repair_run(tmp_path, tmp_path / "saved")
+
+
+@pytest.mark.parametrize("left", ["models/cycle-0.safetensors", "training.safetensors"])
+def test_a_run_whose_ledger_is_gone_is_told_beside_sound_ones(
+    folder: Path, tmp_path: Path, left: str
+) -> None:
+    (tmp_path / "seed-1" / left).parent.mkdir(parents=True)
+    (tmp_path / "seed-1" / left).touch()
+    result = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    text = " ".join(result.output.split())
+    assert result.exit_code == RunError.exit_code, text
+    assert f"{folder}: sound" in text
+    assert f"{tmp_path / 'seed-1'}: damaged" in text
+    assert "1 of 2 folders is damaged" in text
+    for command in ("status", "report"):  # not the others alone, as if there were no more
+        result = CliRunner().invoke(app, [command, str(tmp_path)])
+        assert result.exit_code == RunError.exit_code
+        assert "restore the ledger" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("fault", ["damaged", "missing"])

@@ -29,10 +29,10 @@ def verify(run: Run) -> None:
         from upslope.errors import RunError
         from upslope.experiment.verify import verify_run
         from upslope.labelling.repair import is_project, verify_project
-        from upslope.ledger.store import FILE, check_is_folder
+        from upslope.ledger.store import check_is_folder, folders_of_runs
 
         check_is_folder(run)
-        folders = sorted(file.parent for file in run.rglob(FILE))
+        folders = folders_of_runs(run)
         folders += [run] if is_project(run) else []
         damage_count = 0
         for folder in folders or [run]:
@@ -48,7 +48,8 @@ def verify(run: Run) -> None:
                 out.print(f"  {line}", markup=False, soft_wrap=True)
         if damage_count:
             raise RunError(
-                f"Expected sound ledgers but {damage_count} of {len(folders) or 1} "
+                f"Expected what was recorded to be sound but {damage_count} of "
+                f"{format_count(len(folders) or 1, 'folder')} "
                 f"{'is' if damage_count == 1 else 'are'} damaged. "
                 "Models are made again by the command that began the run; `upslope repair` saves "
                 "what is sound of a ledger."

@@ -20,7 +20,7 @@ from upslope.config.schema import Config
 from upslope.counts import list_some
 from upslope.errors import ConfigError, ModelError, RunError
 from upslope.ledger import RunResult, read_run
-from upslope.ledger.store import FILE, check_is_folder
+from upslope.ledger.store import FILE, check_is_folder, folders_of_runs
 
 ENCODED_BY_POOL = ("table", "text")
 """Data sets whose inputs are scaled, or made into numbers, by what all rows of the pool hold."""
@@ -169,7 +169,7 @@ def run_folder(path: Path) -> Path | None:
         return folder if path.parent.name == "models" and (folder / FILE).is_file() else None
     if (path / FILE).is_file():
         return path
-    folders = sorted(file.parent for file in path.rglob(FILE))
+    folders = folders_of_runs(path)
     if not folders:
         raise RunError(
             f"Expected {path} to be the folder of a run, which holds {FILE}, or a checkpoint, but "

@@ -16,7 +16,7 @@ from upslope.errors import NothingRecordedError, RunError
 from upslope.files import from_json, name_in_use, new_folder, write_atomically
 from upslope.ledger import RunResult, read_run
 from upslope.ledger.salvage import save_what_is_sound
-from upslope.ledger.store import FILE, FORMAT, chain_start, has_begun
+from upslope.ledger.store import FILE, FORMAT, chain_start, has_begun, has_trained
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,21 @@ def verify_run(folder: Path | str) -> Verification:
     """Check a run's ledger and every file whose digest it holds; nothing is changed.
 
     Raises:
-        RunError: the folder holds no ledger.
+        RunError: the folder holds no run.
     """
     folder = Path(folder)
-    if not (folder / FILE).is_file():
-        read_run(folder)  # raises the error for a folder without a ledger
+    if not ((folder / FILE).is_file() or has_trained(folder)):
+        read_run(folder)  # raises the error for a folder without a run
     try:
         run = read_run(folder)
         begins, events = chain_start(folder / FILE)
+        files = _files(run)
     except NothingRecordedError as error:
         return Verification(0, (), (), (str(error),))
     except RunError as error:
         return Verification(0, (), (str(error),), ())
     sound, problems = [], []
-    for name, digest, is_needed in _files(run):
+    for name, digest, is_needed in files:
         path = folder / name
         if path.is_file() and file_sha256(path) == digest:
             sound.append(name)
@@ -124,7 +125,11 @@ def _files(run: RunResult) -> list[tuple[str, str, bool]]:
 
 
 def recorded_files(ledger: Path) -> Mapping[str, tuple[int, str]]:
-    """Return name -> (cycle, SHA-256) of the models and companions that a ledger records."""
+    """Return name -> (cycle, SHA-256) of the models and companions that a ledger records.
+
+    Raises:
+        RunError: a name leads out of the run's folder, where a repair would write.
+    """
     files: dict[str, tuple[int, str]] = {}
     db = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)
     try:
@@ -137,4 +142,10 @@ def recorded_files(ledger: Path) -> Mapping[str, tuple[int, str]]:
                 files[companion] = (cycle, body["companion_sha256"])
     finally:
         db.close()
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise RunError(
+                f"Expected the models of a run in its own folder but {ledger} names {name!r}, "
+                "which no run records. Restore the ledger from a copy."
+            )
     return files

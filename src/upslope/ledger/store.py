@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ _VERSION = 3
 Earlier ones are read, and gone on with as version 3."""
 META = ("config", "environment", "info")
 MISSING = "absent"
+_MODELS, _MODEL, _CHECKPOINT = "models", "cycle-*.safetensors", "training.safetensors"
+"""Where `experiment.model_store` keeps what is trained."""
 
 FORMAT = LogFormat(FILE, _APPLICATION, _VERSION, META, fold)
 
@@ -154,13 +157,26 @@ def run_folders(path: Path) -> list[Path]:
         RunError: no such folder, or no run in it.
     """
     check_is_folder(path)
-    folders = sorted(file.parent for file in path.rglob(FILE))
+    folders = folders_of_runs(path)
     if not folders:
         raise RunError(
             f"Expected {path} to hold runs, each with a {FILE}, but there is none. Start one with "
             "`upslope compare` or `upslope run`."
         )
     return folders
+
+
+def folders_of_runs(path: Path) -> list[Path]:
+    """Return the folders at or below a path in which a run is, in the order of their names; of one
+    whose ledger is gone, what it has trained tells: reading it raises the error.
+    """
+    folders = set()
+    for folder, _, names in os.walk(path):
+        if FILE in names or _CHECKPOINT in names:
+            folders.add(Path(folder))
+        if Path(folder).name == _MODELS and any(Path(name).match(_MODEL) for name in names):
+            folders.add(Path(folder).parent)
+    return sorted(folders)
 
 
 def read_run(path: Path | str) -> RunResult:
@@ -181,14 +197,14 @@ def read_run(path: Path | str) -> RunResult:
     """
     run_path = Path(path)
     file = run_path / FILE if run_path.is_dir() else run_path
+    if run_path.is_dir() and has_trained(run_path):
+        _refuse_lost(run_path)  # no run that has only begun, which has no models
     if not file.is_file():
         raise RunError(
             f"Expected {run_path} to be a run directory, which holds {FILE}, but there is none. "
             "Give "
             "the folder of a run, or start one there."
         )
-    if run_path.is_dir() and next(run_path.glob("models/cycle-*.safetensors"), None):
-        _refuse_lost(run_path)  # no run that has only begun, which has no models
     with open_to_read(file) as db:
         meta, state, _ = read_log(db, file, FORMAT)
     config = state.config(meta["config"])
@@ -212,6 +228,11 @@ def read_run(path: Path | str) -> RunResult:
     )
 
 
+def has_trained(folder: Path) -> bool:
+    """Say whether a run has trained, or begun to train, in a folder."""
+    return any((folder / _MODELS).glob(_MODEL)) or (folder / _CHECKPOINT).is_file()
+
+
 def _refuse_lost(folder: Path) -> None:
     """Raise RunError where a run has been and its ledger is gone or empty."""
     if has_begun(folder):
@@ -220,8 +241,8 @@ def _refuse_lost(folder: Path) -> None:
     # Beside a file with content, a log may be all that a kill left of a ledger's first moment.
     log = path.with_name(f"{FILE}-wal") if not (path.is_file() and path.stat().st_size) else None
     left = [
-        *(file.name for file in sorted(folder.glob("models/cycle-*.safetensors"))[:1]),
-        *(name for name in ("training.safetensors", SHEET) if (folder / name).is_file()),
+        *(file.name for file in sorted((folder / _MODELS).glob(_MODEL))[:1]),
+        *(name for name in (_CHECKPOINT, SHEET) if (folder / name).is_file()),
         *([log.name] if log and log.is_file() and log.stat().st_size > 0 else []),
     ]
     if left:
