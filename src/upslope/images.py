@@ -18,6 +18,14 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from upslope.avif import coded_bits
+from upslope.image_depth import (
+    check_depth,
+    is_deep_colour,
+    is_deep_grey,
+    ppm_maximum,
+    raw_mode,
+    scale_to_bytes,
+)
 from upslope.image_formats import describe_unread, readable_formats
 from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
@@ -26,6 +34,8 @@ from upslope.tiff import check_stored, select_page
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]
 
+OPTIONS = frozenset({"mode", "size", "white"})
+"""Options of readers that a form is made of."""
 _AT_ONCE = 8
 """Images that may be decoded at the same time: each may take this part of what a file may."""
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -33,14 +43,11 @@ _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
 _SCALES = {"L;2": 85, "L;4": 17}
 """By which Pillow multiplies the levels of 2 and 4 bits."""
-FULL = 2**16 - 1
-"""White, where 16-bit levels fill their range."""
 _BEHIND = 64  # bytes behind the pixels of an image, where the header of another would be
 _ORIENTATION = 0x0112  # the tag of EXIF
 _IMAGE_WIDTH = 256  # a tag of TIFF
 _PNG_ORIENTATIONS = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}  # Pillow's names
 _TURNS, _TRANSPOSES = range(2, 9), range(5, 9)  # its values that turn or mirror; that swap sides
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and a value of it
 _ADVICE = "Repair or remove it, or leave such images out: `-s experiment.on_corrupt=skip`."
 
 
@@ -60,13 +67,15 @@ class Form:
 
     size: (height, width), or None to keep it. white: the level of 16-bit images that becomes 255;
     None where there are none, and they are refused. most: bytes that the pixels of one image may
-    take while it is decoded.
+    take while it is decoded. options: of `OPTIONS`, those that the reader has: messages advise no
+    others.
     """
 
     mode: Mode
     size: tuple[int, int] | None
     white: int | None = None
     most: int = field(default_factory=most_pixels, repr=False, compare=False)
+    options: frozenset[str] = field(default=OPTIONS, repr=False, compare=False)
 
 
 @contextmanager
@@ -155,11 +164,11 @@ def pixels_of(image: Image.Image, form: Form) -> Pixels:
             file.
     """
     # Both before loading, after which Pillow forgets how it was stored.
-    _check_depth(image, form.white)
+    check_depth(image, form.white, "white" in form.options)
     _scale_transparent_level(image)
-    maximum = _ppm_maximum(image)
+    maximum = ppm_maximum(image)
     load_whole(image)
-    image = _to_mode(ImageOps.exif_transpose(image), form.mode, form.white, maximum)
+    image = _to_mode(ImageOps.exif_transpose(image), form, maximum)
     if form.size is not None and image.size != form.size[::-1]:
         image = ImageOps.fit(image, form.size[::-1], Image.Resampling.BICUBIC)
     pixels = np.asarray(image, dtype=np.uint8)
@@ -202,7 +211,7 @@ class Header:
 def read_header(source: bytes | Path, name: str) -> Header:
     """Read the header of an image. Raises as `decode`."""
     with open_image(source, f"an image in {name}", _ADVICE) as image:
-        deep = _is_deep_grey(image) or is_deep_colour(image)
+        deep = is_deep_grey(image) or is_deep_colour(image)
         orientation = _orientation(image, name)
         height, width = image.height, image.width
         # Pillow states the size of a TIFF file as it is once turned; its tag, as it is stored.
@@ -302,97 +311,26 @@ def _coded_bits(image: Image.Image) -> int:
     return int(image.info.get("bit_depth") or 8)  # of pillow-heif
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """How the samples are stored, such as RGB;16B; Pillow's mode may hold fewer bits."""
-    tile = getattr(image, "tile", None)
-    if not tile:
-        return ""
-    how = tile[0][3]
-    first = how[0] if isinstance(how, tuple) and how else how
-    return first if isinstance(first, str) else ""
-
-
 def _has_other_profile(image: Image.Image) -> bool:
     """Whether a profile is embedded that does not call itself sRGB, in either of its text forms."""
     profile = image.info.get("icc_profile") or b""
     return bool(profile) and not any("sRGB".encode(e) in profile for e in ("ascii", "utf-16-be"))
 
 
-def _is_deep_grey(image: Image.Image) -> bool:
-    return image.mode == "I" or image.mode.startswith("I;16")
-
-
-def is_deep_colour(image: Image.Image) -> bool:
-    """Return whether an open image has more than 8 bits for a colour, of which 8 alone are read."""
-    return not _is_deep_grey(image) and (";16" in _raw_mode(image) or _ppm_maximum(image) > 255)
-
-
-def _ppm_maximum(image: Image.Image) -> int:
-    """The highest level that a PPM file states, by which Pillow scales to 8 or 16 bits; else 0."""
-    tile = getattr(image, "tile", None)
-    how = tile[0][3] if image.format == "PPM" and tile else None
-    return how[-1] if isinstance(how, tuple) and isinstance(how[-1], int) else 0
-
-
-def _check_depth(image: Image.Image, white: int | None) -> None:
-    """Refuse 16-bit images of which Pillow gives other levels than they hold.
-
-    Raises:
-        ValueError: colour, of which it keeps the upper 8 bits, unless `white` is the full range;
-            grey of which 0 is white.
-    """
-    if _is_deep_grey(image) and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        raise ValueError("0 is white in its 16-bit levels (WhiteIsZero); save it with 0 as black")
-    if is_deep_colour(image) and white != FULL:
-        raise ValueError(
-            f"it holds 16 bits per channel ({_raw_mode(image)}), of which the upper 8 can be read; "
-            f"set `data.white` to {FULL} where its levels fill the range, or save it with 8 bits"
-        )
-    if is_deep_colour(image) and isinstance(image.info.get("transparency"), tuple):
-        raise ValueError(
-            "a colour of its 16 bits per channel is transparent, which their upper 8 do not tell; "
-            "save it with an alpha channel, or with 8 bits"
-        )
-
-
 def _scale_transparent_level(image: Image.Image) -> None:
     """Bring the level that is transparent to 8 bits, as Pillow brings all others of a PNG."""
-    scale, level = _SCALES.get(_raw_mode(image)), image.info.get("transparency")
+    scale, level = _SCALES.get(raw_mode(image)), image.info.get("transparency")
     if scale and isinstance(level, int):
         image.info["transparency"] = scale * level
 
 
-def _to_mode(image: Image.Image, mode: Mode, white: int | None, maximum: int) -> Image.Image:
-    if _is_deep_grey(image):
-        image = Image.fromarray(_scale_to_bytes(image, white, maximum))
+def _to_mode(image: Image.Image, form: Form, maximum: int) -> Image.Image:
+    if is_deep_grey(image):
+        image = Image.fromarray(scale_to_bytes(image, form.white, maximum, "white" in form.options))
     elif image.mode == "F":
         raise ValueError("it holds floats (mode F), which have no grey levels; use the npz format")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(background, image)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _scale_to_bytes(image: Image.Image, white: int | None, maximum: int) -> Pixels:
-    """16-bit grey levels as 8 bits: 0 to 0, `white` to 255. maximum: as `_ppm_maximum`."""
-    levels = np.asarray(image)
-    if maximum and white not in (None, FULL):  # a white is of the levels as the file has them
-        levels = np.rint(levels * (maximum / FULL)).astype(np.int32)
-    low, high = int(levels.min()), int(levels.max())
-    if low < 0 or high > FULL:
-        raise ValueError(f"grey levels from {low} to {high} exceed 16 bits")
-    if white is None:
-        raise ValueError(
-            f"it holds 16-bit grey levels, up to {high}; set `data.white` to the level that is "
-            f"white in the whole data set, such as 4095 for 12 bits, or {FULL}"
-        )
-    if high > white:
-        raise ValueError(
-            f"it holds the grey level {high}, above the {white} of `data.white`; set `data.white` "
-            "to the highest level of the whole data set"
-        )
-    pixels = np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8)
-    if isinstance(level := image.info.get("transparency"), int):
-        pixels[levels == level] = 255
-    return pixels
+    return image if image.mode == form.mode else image.convert(form.mode)

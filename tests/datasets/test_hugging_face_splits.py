@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +21,15 @@ if not hasattr(hf, "DatasetDict"):
 
 RNG = np.random.default_rng(0)
 FEATURES = {"image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])}
+
+
+def _png():
+    stream = io.BytesIO()
+    Image.new("RGB", (5, 6)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PNG = _png()
 
 
 def pictures(count):
@@ -173,3 +184,44 @@ def test_advice_on_an_image_is_none_of_a_command(content, at):
     rows = hf.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
     with pytest.raises(DataError, match=rf"train-0000{at} .*Repair or remove it\.$"):
         Splits.from_hugging_face(hf.DatasetDict({"train": rows, "test": rows}))
+
+
+def _texts(labels, kind="string"):
+    features = hf.Features({"text": hf.Value("string"), "label": hf.Value(kind)})
+    columns = {"text": [f"word{i} is here" for i in range(len(labels))], "label": labels}
+    return hf.Dataset.from_dict(columns, features=features)
+
+
+def _advised_arguments(error):
+    return {*re.findall(r"`(\w+)`", str(error)), *re.findall(r"\b(\w+)=", str(error))}
+
+
+def test_advice_on_labels_of_texts_names_arguments_that_there_are():
+    arguments = inspect.signature(Splits.from_hugging_face).parameters
+    with pytest.raises(DataError, match=r"got 0\.5\.") as refusal:
+        Splits.from_hugging_face(_texts([0.0, 0.5] * 10, "float64"), text="text")
+    advice = _advised_arguments(refusal.value)
+    assert "target" not in advice
+    assert {"label"} == advice & {*arguments, "target"}
+    (note,) = Splits.from_hugging_face(_texts(["a", "b", "NA"] * 10), text="text").notes
+    assert _advised_arguments(note) == {"missing_labels"} < {*arguments}
+
+
+@pytest.mark.parametrize("of_texts", [True, False])
+def test_words_for_no_label_are_those_given(of_texts):
+    labels = ["a", "b", "later", "NA"] * 5
+    data, options = _texts(labels), {"text": "text"}
+    if not of_texts:
+        data, options = data.add_column("image", [{"bytes": PNG, "path": None}] * 20), {}
+        data = data.remove_columns("text").cast_column("image", hf.Image())
+    usual = Splits.from_hugging_face(data, test_share=0.2, **options)
+    assert usual.pool.classes == ("a", "b", "later")
+    splits = Splits.from_hugging_face(data, test_share=0.2, missing_labels=["later"], **options)
+    assert splits.pool.classes == ("NA", "a", "b")
+    assert (splits.pool.labels < 0).sum() == 5
+
+
+def test_words_for_no_label_in_a_test_set_of_texts_are_refused():
+    held = hf.DatasetDict(train=_texts(["a", "b"] * 5), test=_texts(["a", "b", "NA", ""]))
+    with pytest.raises(DataError, match=r"2 of 4 have none\. .*another split with `test`"):
+        Splits.from_hugging_face(held, text="text")

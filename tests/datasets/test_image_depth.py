@@ -10,7 +10,8 @@ from PIL import Image, TiffImagePlugin
 
 from upslope import datasets
 from upslope.errors import DataError
-from upslope.images import FULL, Form, decode, highest_level, read_header
+from upslope.image_depth import FULL
+from upslope.images import Form, decode, highest_level, read_header
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from upslope import image_formats, images
 from upslope.errors import DataError
-from upslope.images import FULL, Form, decode, read_header
+from upslope.image_depth import FULL
+from upslope.images import Form, decode, read_header
 
 
 def encoded(image, kind="PNG", **options):

@@ -326,6 +326,20 @@ def test_files_of_excel_and_other_encodings(tmp_path):
     assert splits.pool.input_shape == (1,)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_count_from_the_first_of_the_file_where_excel_names_the_delimiter(tmp_path, end):
+    path = tmp_path / "t.csv"
+    lines = ["sep=;", "x;label", *(f"{i};{LABELS[i]}" for i in range(N))]
+    path.write_bytes(end.join([*lines, "1;a;b"]).encode())
+    with pytest.raises(DataError, match=f"line {len(lines) + 1} of .* has 3"):
+        datasets.load("table", path)
+    path.write_bytes(end.join([*lines, '1;"a']).encode())
+    with pytest.raises(DataError, match=f"reading it failed in line {len(lines) + 1}: "):
+        datasets.load("table", path)
+    path.write_bytes(end.join(lines).encode())
+    assert datasets.load("table", path).pool.classes == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.images import FULL, Form, decode, read_header
+from upslope.image_depth import FULL
+from upslope.images import Form, decode, read_header
 
 RNG = np.random.default_rng(0)
 _SIZES = {"H": 2, "I": 4}

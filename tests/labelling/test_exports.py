@@ -151,7 +151,7 @@ def test_a_table_as_spreadsheets_save_it_is_taken_in(
 ) -> None:
     folder, _ = squares
     (folder / "table.csv").write_text(text, encoding=encoding)
-    assert read_label_table(folder / "table.csv") == [
+    assert read_label_table(folder / "table.csv", lambda *_: False) == [
         ("square-000.png", "red"),
         ("square-001.png", "blue"),
     ]
@@ -160,8 +160,61 @@ def test_a_table_as_spreadsheets_save_it_is_taken_in(
 def test_a_table_in_another_encoding_is_refused(squares: tuple[Path, dict[str, str]]) -> None:
     folder, _ = squares
     (folder / "table.csv").write_text("id,label\ngrün.png,red\n", encoding="cp1252")
-    with pytest.raises(DataError, match=r'Save it again as "CSV UTF-8"\. Nothing was recorded'):
-        read_label_table(folder / "table.csv")
+    with pytest.raises(
+        DataError, match=r'line 2, .* Save it again as "CSV UTF-8": .* Nothing was recorded\.$'
+    ):
+        read_label_table(folder / "table.csv", lambda *_: False)
+
+
+@pytest.fixture
+def beetles(tmp_path: Path) -> tuple[Project, Path]:
+    """A project over four images of classes and names that are not plain ASCII, and a table of
+    labels."""
+    (tmp_path / "data" / "Fühler").mkdir(parents=True)
+    for id_ in make_squares(tmp_path / "squares", 4):
+        shutil.copy(tmp_path / "squares" / id_, tmp_path / "data" / "Fühler" / f"größe{id_}")
+    settings = ProjectSettings(str(tmp_path / "data"), ("Käfer", "Biene"))
+    return Project.create(tmp_path / "project", settings), tmp_path / "table.csv"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman", "cp850", "gb18030"])
+@pytest.mark.parametrize("folder", ["Fühler/", "", "C:\\Bilder\\Fühler\\"])
+def test_ids_and_classes_tell_the_encoding_of_a_table(
+    beetles: tuple[Project, Path], encoding: str, folder: str
+) -> None:
+    project, table = beetles
+    rows = [f"{folder}größesquare-{i:03d}.png;{('Käfer', 'Biene', '')[i]}" for i in range(3)]
+    table.write_bytes("\r\n".join(["id;label", *rows]).encode(encoding))
+    with project:
+        with pytest.warns(UserWarning, match=rf"not in UTF-8\. It was read as {encoding}"):
+            count = import_labels(project, table)
+        labels = {id_: names for id_, (names, *_) in _said(project).items()}
+    assert (count.new, count.empty) == (2, 1)
+    assert labels == {
+        "Fühler/größesquare-000.png": "Käfer",
+        "Fühler/größesquare-001.png": "Biene",
+    }
+
+
+@pytest.mark.parametrize(
+    "row", ["Fühler/größesquare-000.png,Käse", "Fühler/größe.png,Käfer", "Fühler/größe,Biene"]
+)
+def test_a_table_whose_encoding_nothing_tells_is_refused(
+    beetles: tuple[Project, Path], row: str
+) -> None:
+    project, table = beetles
+    table.write_text(f"id,label\n{row}\n", encoding="cp1252")
+    with project, pytest.raises(DataError, match="ids and labels do not tell the encoding"):
+        import_labels(project, table)
+
+
+def _said(project: Project) -> dict[str, tuple[str, ...]]:
+    """Return id -> the names that answers of the project come to."""
+    classes = project.settings.classes
+    return {
+        id_: tuple(classes[answer.label] for answer in by_author.values())  # type: ignore[index]
+        for id_, by_author in project.state.answers.items()
+    }
 
 
 def test_folders_that_are_no_classes_are_refused(squares: tuple[Path, dict[str, str]]) -> None:

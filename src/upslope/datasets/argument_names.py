@@ -8,8 +8,9 @@ run for `Splits.from_table` and its like, `size` is an argument, and `upslope la
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from upslope.errors import ConfigError, DataError
 
@@ -21,9 +22,14 @@ _LEAVE_OUT = re.compile(r", or leave such \w+ out: `(-s )?experiment\.on_corrupt
 """Advice that is for runs alone: what is opened otherwise leaves nothing out."""
 
 
-def as_arguments(text: str) -> str:
-    """Return a sentence in which options of a configuration are called as arguments."""
-    return _WITH_VALUE.sub(r"\1=", _OPTION.sub(r"`\1`", _LEAVE_OUT.sub("", text)))
+def as_arguments(text: str, argument_names: Mapping[str, str] | None = None) -> str:
+    """Return a sentence in which options of a configuration are called as arguments.
+
+    text: the sentence. argument_names: option -> its argument, of those that are called otherwise.
+    """
+    names = argument_names or {}
+    text = _OPTION.sub(lambda m: f"`{names.get(m[1], m[1])}`", _LEAVE_OUT.sub("", text))
+    return _WITH_VALUE.sub(lambda m: f"{names.get(m[1], m[1])}=", text)
 
 
 def as_command_options(text: str) -> str:
@@ -34,9 +40,12 @@ def as_command_options(text: str) -> str:
 
 
 @contextmanager
-def options_as_arguments() -> Iterator[None]:
-    """Call options as arguments in the errors about configurations and data raised within."""
-    with _renaming(as_arguments):
+def options_as_arguments(argument_names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Call options as arguments in the errors about configurations and data raised within.
+
+    argument_names: as for `as_arguments`.
+    """
+    with _renaming(partial(as_arguments, argument_names=argument_names)):
         yield
 
 

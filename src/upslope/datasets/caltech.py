@@ -16,6 +16,7 @@ from upslope.datasets.layout import by_class
 from upslope.datasets.paths import needed_root
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
+from upslope.images import OPTIONS
 from upslope.progress import Observer, no_progress
 
 WHERE = "https://data.caltech.edu/records/mzrjq-6wc02"
@@ -59,4 +60,5 @@ def load(
         memory=memory,
         decoders=decoders,
         progress=progress,
+        options=OPTIONS & {"size"},
     )

@@ -55,5 +55,6 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        options=frozenset(),
         notes=left_out.notes(),
     )

@@ -75,6 +75,7 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        options=frozenset(),
         mean=MEAN,
         std=STD,
     )

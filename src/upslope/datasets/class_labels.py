@@ -57,7 +57,7 @@ def read_classes(
     names = _names_of(labels, class_list, what, notes, takes_classes)
     if class_list is None:
         _refuse_ids(names, labels, what)
-        notes += _unused_notes(column, words)
+        notes += _unused_notes(column, words, takes_classes)
     if all(is_date(name) for name in names):
         notes.append(f"All classes are dates or times, as {names[0]!r}: is this their column?")
     return names, _class_numbers(cells, names, words), tuple(notes)
@@ -98,14 +98,16 @@ def _refuse_ids(names: Sequence[str], labels: Sequence[str], what: str) -> None:
         )
 
 
-def _unused_notes(column: pa.ChunkedArray, words: Collection[str] | None) -> tuple[str, ...]:
+def _unused_notes(
+    column: pa.ChunkedArray, words: Collection[str] | None, takes_classes: bool
+) -> tuple[str, ...]:
     """Return a sentence on categories that the column states and no sample has."""
     names = [name for name in map(str, unused_categories(column)) if not is_missing(name, words)]
     if not names:
         return ()
+    advice = " Name all with `data.classes` where it is one." * takes_classes
     return (
-        f"No sample has {name_some(names)}, which the column states as well: no class. Name all "
-        "with `data.classes` where it is one.",
+        f"No sample has {name_some(names)}, which the column states as well: no class.{advice}",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ Delimiter = Annotated[
     ),
 ]
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_DELIMITER_LINE = re.compile(r" *sep=([^\r\n ]) *(?:\r\n|\r|\n|$)", re.IGNORECASE)
 _PROBE_LINES = 200
 """Lines by which the delimiter is told."""
 _AT_ONCE = 20_000
@@ -57,6 +59,7 @@ def read_delimited(
             f"{delimiter!r}."
         )
     stated_delimiter, text = cut_delimiter_line(read_text(path, encoding))
+    lines_above = int(stated_delimiter is not None)
     delimiter = delimiter or stated_delimiter
     notes: list[str] = []
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -66,7 +69,7 @@ def read_delimited(
         name = DELIMITERS.get(delimiter, repr(delimiter))
         notes.append(f"{path.name} has a {name} between cells, not a {DELIMITERS[usual]}.")
     with _long_cells():
-        lines = _lines(text, delimiter, path)
+        lines = _lines(text, delimiter, path, lines_above)
         names = next(lines, (0, []))[1]
         columns: list[list[pa.Array]] = [[] for _ in names]
         number = 1
@@ -90,23 +93,28 @@ def cut_delimiter_line(text: str) -> tuple[str | None, str]:
     """Return (the character that Excel's own first line, such as sep=;, says to be between cells,
     the text without that line); None where the text has no such line.
     """
-    first, _, rest = text.partition("\n")
-    if first.strip(" \r").lower().startswith("sep=") and len(first.strip(" \r")) == len("sep=;"):
-        return first.strip(" \r")[-1], rest
+    if line := _DELIMITER_LINE.match(text):
+        return line[1], text[line.end() :]
     return None, text
 
 
-def _lines(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of the line where it ends, cells) of each line that is not blank."""
+def _lines(
+    text: str, delimiter: str, path: Path, lines_above: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the line where it ends, cells) of each line that is not blank.
+
+    lines_above: of the file, that the text does not have.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
             if cells:
-                yield reader.line_num, cells
+                yield lines_above + reader.line_num, cells
     except csv.Error as error:
         raise DataError(
-            f"Expected a table in {path} but reading it failed in line {reader.line_num}: {error}. "
-            "A double quote inside a quoted cell is written twice."
+            f"Expected a table in {path} but reading it failed in line "
+            f"{lines_above + reader.line_num}: {error}. A double quote inside a quoted cell is "
+            "written twice."
         ) from error
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from upslope.counts import format_count
 from upslope.datasets.arrays import ArrayDataset, Labels, build_dataset, known_targets
 from upslope.datasets.base import Dataset, place_of
+from upslope.datasets.image_form import size_advice
 from upslope.datasets.paths import cache_folder, list_ids
 from upslope.decoders import EncodedImage, decode_in_processes
 from upslope.errors import DataError, RunError
@@ -160,7 +161,7 @@ class EncodedDataset:
         if pixels.shape != self.input_shape:
             raise DataError(
                 f"Expected {name} to be of shape (c, h, w) = {self.input_shape}, as the first "
-                f"image, but got {pixels.shape}. Set `data.size` to bring all images to one size."
+                f"image, but got {pixels.shape}. {size_advice(self.form)}"
             )
         return pixels
 

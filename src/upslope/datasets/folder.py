@@ -61,7 +61,7 @@ from upslope.datasets.unlabelled import (
     misspelt_class_notes,
 )
 from upslope.errors import ConfigError, DataError
-from upslope.images import Mode
+from upslope.images import OPTIONS, Mode
 from upslope.progress import Observer, no_progress
 
 # Lists, as a run records its options in JSON and compares them when it goes on.
@@ -217,11 +217,13 @@ def open_entries(
     white: int | None = None,
     notes: tuple[str, ...] = (),
     duplicates: Duplicates = "off",
+    options: frozenset[str] = OPTIONS,
 ) -> Splits:
     """Return the splits of the images listed in `entries`; the options are those of `load`.
 
     notes: what the listing left out. duplicates: as for `copy_notes`.
-    class_list: the classes, in order; without it those of the entries.
+    class_list: the classes, in order; without it those of the entries. options: as of
+    `images.Form`.
 
     Raises:
         DataError: fewer than two classes, nothing to learn from or to test on, a corrupt image.
@@ -231,7 +233,7 @@ def open_entries(
     notes += class_notes(splits)
     number = {name: i for i, name in enumerate(classes)} | {"": UNKNOWN}
     pool_ids = [id_ for id_, _, _ in splits["train"]]
-    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error, white)
+    form, shape = form_of(Files(folder, pool_ids), pool_ids, mode, size, on_error, white, options)
 
     def open_split(split: str) -> Dataset | None:
         if not splits[split]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INDEX_ID = "id"
-_NAME = Path("the table")  # what messages call it
+TABLE = Path("the table")  # what messages call it
 
 
 def from_table(
@@ -51,7 +51,7 @@ def from_table(
         if test is not None:
             arrow_tables.append(as_arrow(test, "the test table"))
         notes = tuple(note for _, table_notes in arrow_tables for note in table_notes)
-        rows = rows_of([one for one, _ in arrow_tables], _NAME, id, notes=notes)
+        rows = rows_of([one for one, _ in arrow_tables], TABLE, id, notes=notes)
         target_names = _as_list(target)
         if text is None:
             splits = tables.from_rows(

@@ -8,14 +8,14 @@ Images are read as the data set `hf` reads them, texts as the data set `text`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from upslope.datasets.argument_names import as_arguments, options_as_arguments
 from upslope.datasets.arrays import UNKNOWN
-from upslope.datasets.frames import from_table
+from upslope.datasets.frames import TABLE
 from upslope.datasets.hugging_face import (
     TESTS,
     column_of,
@@ -26,13 +26,18 @@ from upslope.datasets.hugging_face import (
     without_format,
 )
 from upslope.datasets.missing import is_missing
+from upslope.datasets.rows import rows_of
 from upslope.datasets.splits import Splits
+from upslope.datasets.text import from_rows
 from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, no_progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_ARGUMENT_NAMES = {"target": "label"}
+"""Options of the data set `text` whose arguments are called as those of images are."""
 
 
 def from_hugging_face(
@@ -42,6 +47,7 @@ def from_hugging_face(
     test: str | None = None,
     image: str | None = None,
     label: str | None = None,
+    missing_labels: Sequence[str] | None = None,
     text: str | None = None,
     tokenizer: str = "words",
     length: int = 128,
@@ -53,21 +59,28 @@ def from_hugging_face(
     progress: Observer = no_progress,
 ) -> Splits:
     """Make the splits of a data set of Hugging Face; see `Splits.from_hugging_face`."""
-    with options_as_arguments():
-        splits = _splits(data, train, test_share, label, text)
+    with options_as_arguments(_ARGUMENT_NAMES):
+        splits = _splits(data, train, test_share, label, text, missing_labels)
         if text is None:
             splits_read = from_splits(
-                splits, "the data set", train, test, image, label, None, mode, size, "raise",
-                memory, 0, white, progress,
+                splits, "the data set", train, test, image, label, missing_labels, mode, size,
+                "raise", memory, 0, white, progress,
             )  # fmt: skip
         else:
-            splits_read = _texts(splits, train, test, text, label, tokenizer, length, test_share)
-    notes = tuple(as_arguments(note) for note in splits_read.notes)
+            splits_read = _texts(
+                splits, train, test, text, label, missing_labels, tokenizer, length, test_share
+            )
+    notes = tuple(as_arguments(note, _ARGUMENT_NAMES) for note in splits_read.notes)
     return Splits(splits_read.pool, splits_read.test, splits_read.validation, notes)
 
 
 def _splits(
-    data: Any, train: str, test_share: float | None, label: str | None, text: str | None
+    data: Any,
+    train: str,
+    test_share: float | None,
+    label: str | None,
+    text: str | None,
+    missing_labels: Collection[str] | None,
 ) -> dict[str, Any]:
     """Return splits by name, without formats, one of them set apart where there is no test set and
     a share is asked.
@@ -98,7 +111,7 @@ def _splits(
             else text_label(rows, text, label)
         )
         cells = column_of(rows, column).to_pylist()
-        labelled = np.flatnonzero([not _is_empty(cell) for cell in cells])
+        labelled = np.flatnonzero([not _is_empty(cell, missing_labels) for cell in cells])
         count = len(labelled)
         places = np.linspace(0, count - 1, round(test_share * count)).astype(int)
         test_rows = labelled[np.unique(places)].tolist() if count else []
@@ -112,10 +125,10 @@ def _splits(
     return splits
 
 
-def _is_empty(cell: Any) -> bool:
+def _is_empty(cell: Any, words: Collection[str] | None) -> bool:
     """Whether a cell is no label: nothing, -1, NaN, or a word for missing."""
     if isinstance(cell, str):
-        return is_missing(cell)
+        return is_missing(cell, words)
     return cell is None or cell == UNKNOWN or cell != cell
 
 
@@ -125,6 +138,7 @@ def _texts(
     test: str | None,
     text: str,
     label: str | None,
+    missing_labels: Sequence[str] | None,
     tokenizer: str,
     length: int,
     test_share: float | None,
@@ -137,19 +151,14 @@ def _texts(
         )
     if test is not None:
         of_test = column_of(splits[test], text_label(splits[test], text, label)).to_pylist()
-        unknown = np.array([cell in (None, UNKNOWN) for cell in of_test])
+        unknown = np.array([_is_empty(cell, missing_labels) for cell in of_test])
         refuse_unlabelled_test(unknown, f"the data set/{test}", "data.test")
     tables = {name: _arrow(splits[name], text, label) for name in (train, test) if name}
     target = next(iter(tables.values()))[1]
-    read = from_table(
-        tables[train][0],
-        tables[test][0] if test else None,
-        text=text,
-        target=target,
-        classes=tables[train][2],
-        tokenizer=tokenizer,
-        length=length,
-        test_share=test_share or 0.2,
+    names = tables[train][2]
+    rows = rows_of([table for table, *_ in tables.values()], TABLE, None)
+    read = from_rows(
+        rows, tokenizer, text, target, names, missing_labels, length, test_share or 0.2
     )
     notes = (*read.notes, *notes_on_other_splits(splits, tables))
     return Splits(read.pool, read.test, read.validation, notes)

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from upslope.counts import format_count
 from upslope.errors import DataError
-from upslope.images import FULL, Form, Mode, highest_level, read_header
+from upslope.image_depth import FULL
+from upslope.images import OPTIONS, Form, Mode, highest_level, read_header
 
 White = Annotated[
     int | None,
@@ -47,10 +48,12 @@ def form_of(
     size: int | None,
     on_error: str,
     white: int | None = None,
+    options: frozenset[str] = OPTIONS,
 ) -> tuple[Form, tuple[int, int, int]]:
     """Return (form, input shape) as the options say, or else as the first image is.
 
-    With `on_error="skip"`, the first that can be decoded. white: as for `white_level`.
+    With `on_error="skip"`, the first that can be decoded. white: as for `white_level`. options: as
+    of `Form`.
 
     Raises:
         DataError: there is no image, that image cannot be decoded, or `white` must be given.
@@ -58,9 +61,10 @@ def form_of(
     if not ids:
         place = source.folder if isinstance(source, HasFolder) else "the data set"
         raise DataError(f"Expected at least one image to learn from in {place} but there is none.")
-    white = white_level(source, ids, white)
+    white = white_level(source, ids, white, options)
     if mode is not None and size is not None:
-        return Form(mode, (size, size), white), (1 if mode == "L" else 3, size, size)
+        form = Form(mode, (size, size), white, options=options)
+        return form, (1 if mode == "L" else 3, size, size)
     for i in range(len(ids)):
         try:
             header = read_header(*read_image_named(source, ids, i))
@@ -71,17 +75,21 @@ def form_of(
         break
     image_mode = mode or header.natural
     height, width = (size, size) if size else header.size
-    form = Form(image_mode, (size, size) if size else None, white)
+    form = Form(image_mode, (size, size) if size else None, white, options=options)
     return form, (1 if image_mode == "L" else 3, height, width)
 
 
 def white_level(
-    source: Callable[[int], bytes | Path], ids: Sequence[str], white: int | None
+    source: Callable[[int], bytes | Path],
+    ids: Sequence[str],
+    white: int | None,
+    options: frozenset[str] = OPTIONS,
 ) -> int | None:
     """Return the level of 16-bit images that is white: as given, or the full range if it is used.
 
     None where none of the images looked at, 1,000 at most and evenly spaced, holds 16 bits: one
     that does is then refused by `decode`. Images that cannot be read are left to `decode` too.
+    options: as of `Form`.
 
     Raises:
         DataError: there are 16-bit images whose levels stay in the lower half of the range, as with
@@ -111,6 +119,8 @@ def white_level(
     advice = (
         "Of colour the upper 8 bits alone can be read: scale the images and save them with 8 bits."
         if colour
+        else "Scale the images and save them with 8 bits."
+        if "white" not in options
         else f"Set `data.white` to the level that is to be white in all of them, such as "
         f"{_bits(highest)}; {FULL} scales by the full range."
     )
@@ -119,6 +129,13 @@ def white_level(
         f"{format_count(deep, 'image')} with 16 bits looked at, such as {example}, is {highest}: "
         f"read as 8 bits, they would keep {round(highest / 257) + 1} levels. {advice}"
     )
+
+
+def size_advice(form: Form) -> str:
+    """Return what to do about images of several sizes, as a sentence."""
+    if "size" in form.options:
+        return "Set `data.size` to bring all images to one size."
+    return "Bring all images to one size."
 
 
 def _bits(level: int) -> int:

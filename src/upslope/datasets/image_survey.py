@@ -13,7 +13,8 @@ import numpy as np
 
 from upslope.datasets.image_form import read_image_named
 from upslope.errors import DataError
-from upslope.images import FULL, Form, Header, read_header
+from upslope.image_depth import FULL
+from upslope.images import Form, Header, read_header
 
 _LOOKED_AT = 5000
 _COLOUR = ("1", "L", "P", "RGB", "RGBA", "LA", "PA")
@@ -55,7 +56,13 @@ def survey_notes(
         if changed_ids:
             kinds = Counter(headers[id_].mode for id_ in changed_ids)
             modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(kinds.items()))
-            note = sentence.format(modes=modes, white=form.white or FULL, levels=_levels(form))
+            note = sentence.format(
+                modes=modes,
+                white=form.white or FULL,
+                levels=_levels(form),
+                white_option=" (`data.white`)" * ("white" in form.options),
+                size_wanted="`data.size` asks for" if "size" in form.options else "is asked for",
+            )
             notes.append(
                 f"{len(changed_ids):,} {of} {note} For example {Path(changed_ids[0]).name}."
             )
@@ -144,7 +151,7 @@ _CHANGES = (
     (_repeats_channels, "are grey, repeated in three channels ({modes})."),
     (
         lambda header, _: header.deep,
-        "hold 16 bits: with {white} as white (`data.white`), {levels} of their levels become one.",
+        "hold 16 bits: with {white} as white{white_option}, {levels} of their levels become one.",
     ),
     (
         lambda header, _: header.coded_bits > 8,
@@ -162,7 +169,7 @@ _CHANGES = (
     ),
     (
         _crops,
-        "are of another shape than `data.size` asks for: what is beyond a centred crop is cut off.",
+        "are of another shape than {size_wanted}: what is beyond a centred crop is cut off.",
     ),
-    (_enlarges, "are smaller than `data.size` asks for, and enlarged."),
+    (_enlarges, "are smaller than {size_wanted}, and enlarged."),
 )

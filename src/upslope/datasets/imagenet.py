@@ -24,6 +24,7 @@ from upslope.datasets.matlab import read_matlab
 from upslope.datasets.paths import needed_root
 from upslope.datasets.splits import Splits
 from upslope.errors import DataError
+from upslope.images import OPTIONS
 from upslope.progress import Observer, no_progress
 from upslope.reading import reporting_damage
 
@@ -84,6 +85,7 @@ def load(
         memory=memory,
         decoders=decoders,
         progress=progress,
+        options=OPTIONS & {"size"},
         mean=MEAN,
         std=STD,
     )

@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from upslope.datasets.decoding import read_text
 from upslope.datasets.delimited import cut_delimiter_line
 from upslope.errors import DataError
+from upslope.image_depth import is_deep_colour
 from upslope.images import (
     Form,
     check_pixels,
-    is_deep_colour,
     load_whole,
     open_image,
     read_header,

@@ -18,7 +18,7 @@ from upslope.counts import format_count
 from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.encoded import Files, left_out_text, run_for_each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
-from upslope.datasets.image_form import form_of
+from upslope.datasets.image_form import form_of, size_advice
 from upslope.datasets.image_survey import mask_notes, survey_notes
 from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.layout import images_in, no_images
@@ -28,7 +28,7 @@ from upslope.datasets.outlines import OutlineMasks
 from upslope.datasets.splits import Splits
 from upslope.datasets.unlabelled import NoTestSet
 from upslope.errors import DataError
-from upslope.images import Form, Mode, Pixels, decode
+from upslope.images import OPTIONS, Form, Mode, Pixels, decode
 from upslope.progress import Observer, Progress
 
 _THREADS = 4
@@ -96,7 +96,7 @@ class MaskDataset:
         if pixels.shape != self.input_shape:
             raise DataError(
                 f"Expected {path} to be of shape (c, h, w) = {self.input_shape}, as the first "
-                f"image, but got {pixels.shape}. Set `data.size` to bring all images to one size."
+                f"image, but got {pixels.shape}. {size_advice(self.form)}"
             )
         return pixels
 
@@ -153,6 +153,7 @@ def open_pairs(
     white: int | None = None,
     notes: tuple[str, ...] = (),
     duplicates: Duplicates = "off",
+    options: frozenset[str] = OPTIONS,
 ) -> Splits:
     """The splits of the pairs under "train", "test" and, where there are some, "validation".
 
@@ -160,14 +161,14 @@ def open_pairs(
     all have the first's. memory: GiB of decoded pairs to hold at most, in each part. on_error:
     "skip" leaves out pairs that cannot be used, with one warning that counts them. white: as for
     `image_form.white_level`. notes: of what the listing left out. duplicates: as for `copy_notes`.
-    may_lack_test: the test set may be empty.
+    may_lack_test: the test set may be empty. options: as of `images.Form`.
 
     Raises:
         DataError: nothing to learn from or to test on; with `on_error="raise"`, a pair that
             cannot be used, if all are held.
     """
     _refuse_missing(parts, root, may_lack_test)
-    form, shape = _form(parts["train"], mode, size, on_error, white)
+    form, shape = _form(parts["train"], mode, size, on_error, white, options)
 
     def open_part(part: str) -> MaskDataset | HeldMasks:
         dataset = MaskDataset(
@@ -280,9 +281,10 @@ def _form(
     size: tuple[int, int] | None,
     on_error: str,
     white: int | None,
+    options: frozenset[str],
 ) -> tuple[Form, tuple[int, int, int]]:
     images = Files(Path(), [str(pair.image) for pair in pairs])
-    form, shape = form_of(images, images.ids, mode, None, on_error, white)
+    form, shape = form_of(images, images.ids, mode, None, on_error, white, options)
     return (form, shape) if size is None else (replace(form, size=size), (shape[0], *size))
 
 

@@ -7,7 +7,7 @@ folder or one below it. Class names come from the metadata where `datasets` writ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -36,6 +36,7 @@ from upslope.datasets.split_labels import read_split_labels, same_names
 from upslope.datasets.splits import Splits
 from upslope.errors import ConfigError, DataError
 from upslope.files import from_json
+from upslope.images import OPTIONS, Mode
 from upslope.progress import Observer, no_progress
 from upslope.reading import reporting_damage
 
@@ -66,6 +67,26 @@ def load(
 ) -> Splits:
     """Parquet in the Hugging Face image layout: train-*.parquet and test-*.parquet."""
     folder = needed_root(root, "parquet", "the page of the data set on Hugging Face")
+    return _open(
+        folder, image, label, missing_labels, mode, size, on_error, memory, white, progress, OPTIONS
+    )
+
+
+def _open(
+    folder: Path,
+    image: str | None,
+    label: str | None,
+    missing_labels: Collection[str] | None,
+    mode: Mode | None,
+    size: int | None,
+    on_error: OnError,
+    memory: float,
+    white: int | None,
+    progress: Observer,
+    options: frozenset[str],
+) -> Splits:
+    """Open the files in a folder; the arguments are the options of `load`, and `options` those
+    that messages may advise, as of `images.Form`."""
     paths = {split: _files(folder, p) for split, p in (("train", TRAIN), ("test", TEST))}
     tables = {split: _table(files, image, label) for split, files in paths.items()}
     names, labels, notes = read_split_labels(
@@ -77,7 +98,9 @@ def load(
     )
     ids_by_split = {split: number_ids(split, len(labels[split])) for split in tables}
     cells = {split: _Cells(table.images, folder) for split, table in tables.items()}
-    form, shape = form_of(cells["train"], ids_by_split["train"], mode, size, on_error, white)
+    form, shape = form_of(
+        cells["train"], ids_by_split["train"], mode, size, on_error, white, options
+    )
 
     def open_split(split: str) -> Dataset:
         ids = ids_by_split[split]
@@ -102,8 +125,10 @@ def load(
 
 def tiny_imagenet_32(root: Path | None = None, *, progress: Observer = no_progress) -> Splits:
     """Tiny ImageNet reduced to 32x32: 100,000 and 10,000 of 200 classes; Parquet."""
-    needed_root(root, "tiny-imagenet-32", "the page of the data set on Hugging Face")
-    return load(root, progress=progress, mode="RGB", size=32)
+    folder = needed_root(root, "tiny-imagenet-32", "the page of the data set on Hugging Face")
+    return _open(
+        folder, None, None, None, "RGB", 32, "raise", 4.0, None, progress, options=frozenset()
+    )
 
 
 def has_files(folder: Path) -> bool:

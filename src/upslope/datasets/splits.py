@@ -198,6 +198,7 @@ class Splits:
         test: str | None = None,
         image: str | None = None,
         label: str | None = None,
+        missing_labels: Sequence[str] | None = None,
         text: str | None = None,
         tokenizer: str = "words",
         length: int = 128,
@@ -211,10 +212,10 @@ class Splits:
         """Return splits of a `DatasetDict` of Hugging Face, or of one `Dataset`.
 
         train, test: names of the splits; test, or validation, where not given. image, label: their
-        columns, where types and names do not tell. text: the column of texts; then the samples
-        are token ids, by `tokenizer`, of `length` at most. mode, size, white, memory: of images, as
-        for `from_torch`. test_share: of the samples to test on, evenly spaced, where there is no
-        test set.
+        columns, where types and names do not tell. missing_labels: words for an empty label. text:
+        the column of texts; then the samples are token ids, by `tokenizer`, of `length` at most.
+        mode, size, white, memory: of images, as for `from_torch`. test_share: of the samples to
+        test on, evenly spaced, where there is no test set.
 
         data: the data set. progress: is told of samples read.
 
@@ -227,7 +228,8 @@ class Splits:
         from upslope.progress import no_progress
 
         return from_hugging_face(
-            data, train=train, test=test, image=image, label=label, text=text,
-            tokenizer=tokenizer, length=length, mode=mode, size=size, memory=memory, white=white,
+            data, train=train, test=test, image=image, label=label,
+            missing_labels=missing_labels, text=text, tokenizer=tokenizer, length=length,
+            mode=mode, size=size, memory=memory, white=white,
             test_share=test_share, progress=progress or no_progress,
         )  # fmt: skip

@@ -30,6 +30,7 @@ from upslope.datasets.splits import Splits
 from upslope.datasets.unlabelled import ClassNames, class_names
 from upslope.datasets.voc_objects import VocObjects, object_notes, read_objects
 from upslope.errors import DataError
+from upslope.images import OPTIONS
 from upslope.progress import Observer, no_progress
 
 WHERE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
@@ -101,6 +102,7 @@ def load(
             on_error=on_error,
             memory=memory,
             progress=progress,
+            options=OPTIONS & {"size"},
             notes=(*notes, *more),
         )
     return open_pairs(
@@ -112,6 +114,7 @@ def load(
         on_error=on_error,
         memory=memory,
         progress=progress,
+        options=OPTIONS & {"size"},
         notes=notes,
     )
 

@@ -42,6 +42,13 @@ class ImageNames:
         id_ = self._look_up(names, source)
         return names[0] if id_ is None else self._settle(id_, names[0], source)
 
+    def knows(self, name: str) -> bool:
+        """Return whether a name means an image, or fits several. It may have another name later."""
+        try:
+            return self._look_up([name], "") is not None
+        except DataError:
+            return True
+
     def match_one(self, names_by_field: Mapping[str, Sequence[str]], source: object) -> str:
         """Return the id of the one image that the fields of a record mean, as `match` does.
 

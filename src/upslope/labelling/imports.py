@@ -68,7 +68,7 @@ def import_labels(project: Project, source: Path) -> ImportCount:
     settings = project.settings
     samples = samples_of(settings)
     left_out = LeftOut()
-    rows = _read(source, settings, samples, left_out)
+    rows = _read(source, project, samples, left_out)
     project_ids = set(samples.ids)
     if strangers := sorted({id_ for id_, _ in rows} - project_ids):
         raise DataError(
@@ -185,9 +185,10 @@ def _check_sizes(
 
 
 def _read(
-    source: Path, settings: ProjectSettings, samples: Samples, left_out: LeftOut
+    source: Path, project: Project, samples: Samples, left_out: LeftOut
 ) -> list[tuple[str, ImportedLabel]]:
     """(id, label) of whatever the source names. left_out: counts files that are not read."""
+    settings = project.settings
     if source.is_dir() and settings.kind == "masks" and (source / CLASS_TABLE).is_file():
         return read_mask_folder(source, settings.classes, samples, left_out)
     if source.is_dir():
@@ -195,17 +196,38 @@ def _read(
     if not source.is_file():
         raise DataError(f"Expected a file of labels or a folder at {source} but there is none.")
     if source.suffix.lower() != ".json":
-        names = ImageNames(samples.ids if samples.kind == "image" else ())
-        return [
-            (names.match([id_], source), label_in_cell(text, settings.kind, settings.classes))
-            for id_, text in read_label_table(source)
-        ]
+        return _from_table(source, project, samples)
     content = read_content(source, "JSON of COCO or Label Studio")
     if isinstance(content, list):
         return read_label_studio_labels(
             source, content, settings.kind, settings.classes, samples.ids
         )
     return read_coco_labels(source, content, settings.kind, samples)
+
+
+def _from_table(
+    source: Path, project: Project, samples: Samples
+) -> list[tuple[str, ImportedLabel]]:
+    """(id, label) of each row of a CSV; its encoding is told by the ids and the classes."""
+    settings, ids = project.settings, set(samples.ids)
+    names = ImageNames(samples.ids if samples.kind == "image" else ())
+
+    def is_known(id_: str, text: str) -> bool:
+        if not (id_.isascii() or id_ in ids or names.knows(id_)):
+            return False
+        label = label_in_cell(text, settings.kind, settings.classes)
+        if text.isascii() or label is None or isinstance(label, Pass):
+            return True
+        try:
+            project.label(label)
+        except DataError:
+            return False
+        return True
+
+    return [
+        (names.match([id_], source), label_in_cell(text, settings.kind, settings.classes))
+        for id_, text in read_label_table(source, is_known)
+    ]
 
 
 def _from_folder(

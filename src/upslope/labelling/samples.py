@@ -34,8 +34,9 @@ from upslope.datasets.unlabelled import (
     row_contents,
 )
 from upslope.errors import DataError
+from upslope.image_depth import FULL
 from upslope.image_formats import HEIC_SUFFIXES, reads_heic
-from upslope.images import FULL, Form, Pixels, decode, read_header
+from upslope.images import Form, Pixels, decode, read_header
 from upslope.labelling.settings import AS_FILES_SAY, ProjectSettings, ReadingOptions
 from upslope.reading import check_regular, is_file, limited_to
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from upslope.datasets.layout import Layout
 from upslope.errors import ConfigError
-from upslope.images import FULL
+from upslope.image_depth import FULL
 from upslope.tasks.answers import NO_LABEL
 
 AnswerKind = Literal["class", "labels", "boxes", "masks"]
