@@ -44,6 +44,17 @@ def test_the_help_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("group", GROUPS)
+def test_examples_of_commands_are_one_line_each_in_80_columns(group: typer.Typer) -> None:
+    for command in group.registered_commands:
+        lines = (command.help or "").replace("\\[", "[").splitlines()
+        examples = [line for line in lines if line.startswith("  ")]
+        assert examples
+        # A terminal breaks a longer one, and a backslash at its end has blanks behind it there:
+        # neither can be copied into a shell.
+        assert [line for line in examples if len(line) > 78 or line.endswith("\\")] == []
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_command_is_laid_out(group: typer.Typer) -> None:
     for command in group.registered_commands:
         assert command.help

@@ -93,7 +93,7 @@ def run(
 
     [bold]Examples[/bold]
 
-      upslope run -s data.name=folder -s data.root=photos -s 'data.classes=\[cat,dog]' -o runs/p
+      upslope run -s data.name=folder -s data.root=p -s 'data.classes=\[cat,dog]'
 
       upslope run --strategy egl --seeds [0]
 

@@ -130,7 +130,7 @@ def init(
 
     [bold]Examples[/bold]
 
-      upslope label init birds --data photos/ --classes robin,wren --strategy badge
+      upslope label init birds --data photos --classes robin,wren --strategy badge
     """
     with telling_errors():
         from upslope.labelling.settings import ReadingOptions

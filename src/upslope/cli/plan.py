@@ -58,8 +58,7 @@ def plan(
 
     [bold]Examples[/bold]
 
-      upslope plan runs/photos --data s3://bucket/photos --strategy badge --rows 100000000 \
-    --workers 8 --price 2.5
+      upslope plan runs/p --data s3://bucket/photos --rows 100000000 --price 2.5
     """
     with telling_errors():
         import tempfile

@@ -137,13 +137,13 @@ def score(
 
     [bold]Examples[/bold]
 
-      upslope score runs/photos --data s3://bucket/photos --out scores --keep badge,core-set
+      upslope score runs/photos --data s3://bucket/photos --keep badge,core-set
 
-      upslope score runs/digits/margin/seed-0 --scores entropy-gradnorm,egl --out scores.csv
+      upslope score runs/digits/margin/seed-0 --scores egl,margin -o scores.csv
 
       upslope score runs/photos -s data.root=more-photos
 
-      upslope score w.pt -s data.name=folder -s data.root=images -s model.name=nets:make -o s.csv
+      upslope score w.pt photos.yaml -s model.name=nets:make -o scores.csv
     """
     with telling_errors(ANEW if data is None else _SHARD_BY_SHARD):
         with importing_libraries():

@@ -68,7 +68,8 @@ def select(
 
     [bold]With a network of your own[/bold], say how it is built: -s model.name=nets:make calls
     make(num_classes=..., input_shape=...) of nets.py in the current folder. Images are normalised
-    by -s data.mean and -s data.std, as in your training.
+    by -s 'data.mean=\[0.485,0.456,0.406]' and -s 'data.std=\[0.229,0.224,0.225]', those of your
+    training.
 
     [bold]With a run[/bold], data, network, labels, strategy and seed are its own, and the choice is
     the one that the run makes next with that network. --data takes another pool; then what the run
@@ -82,10 +83,11 @@ def select(
 
       upslope select scores --strategy core-set --budget 10000
 
-      upslope select w.pt --data photos -s model.name=nets:make -s data.size=224 \
-    -s 'data.mean=\[0.485,0.456,0.406]' -s 'data.std=\[0.229,0.224,0.225]' --labelled labels.csv
+      upslope select w.pt --data photos -s model.name=nets:make -s data.size=224
 
-      upslope select runs/digits/margin/seed-0 --budget 20 --strategy badge -o ask.csv
+      upslope select w.pt photos.yaml --labelled done.csv
+
+      upslope select runs/digits/margin/seed-0 --budget 20 --strategy badge
 
       upslope select runs/photos --data more-photos --budget 100
     """
