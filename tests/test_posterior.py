@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from upslope.posterior import calibration_bins, closeness, entropy, least_confidence, margin
+from upslope.posterior import (
+    calibration_bins,
+    closeness,
+    entropy,
+    in_double,
+    least_confidence,
+    margin,
+)
 from upslope.signals.mc_dropout import bald
 from upslope.signals.temperature import calibration_error
 from upslope.tasks.classification import Classification
@@ -58,6 +68,8 @@ def test_ties_and_certainty_are_exact() -> None:
     assert entropy(p)[2:].tolist() == [0, 0]
     single = torch.ones(2, 1)
     assert closeness(single).tolist() == entropy(single).tolist() == [0, 0]
+    assert margin(single).tolist() == [1, 1]
+    assert torch.equal(margin(torch.ones(2, 1, 3)), torch.ones(2, 3))
 
 
 def test_maps_and_another_dimension() -> None:
@@ -79,6 +91,23 @@ def test_a_confidence_at_an_edge_belongs_to_the_lower_bin() -> None:
     edges = torch.arange(1, 16, dtype=torch.float64) / 15
     assert calibration_bins(edges).tolist() == list(range(15))
     assert calibration_bins(torch.tensor([0.0, 1e-9, 0.07, 1.0])).tolist() == [0, 0, 1, 14]
+
+
+def test_a_confidence_in_single_precision_belongs_to_the_bin_of_its_number() -> None:
+    """0.2 in single precision is above 3 / 15, its product with 15 in single precision is 3."""
+    confidence = torch.tensor([0.2, 0.4, 0.8])
+    edges = [Fraction(k, 15) for k in (3, 6, 12)]
+    assert all(value > edge for value, edge in zip(confidence.tolist(), edges, strict=True))
+    assert calibration_bins(confidence).tolist() == [3, 6, 12]
+
+
+def test_posteriors_in_double_sum_to_one() -> None:
+    p = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0)).softmax(dim=-1).half()
+    exact = in_double(p)
+    assert exact.dtype == torch.float64
+    assert torch.allclose(exact.sum(dim=-1), torch.ones(5, 4, dtype=torch.float64), rtol=1e-15)
+    sizes = p.double().numpy()
+    assert np.allclose(exact.numpy(), sizes / sizes.sum(axis=-1)[..., None], rtol=1e-15)
 
 
 def test_both_calibration_errors_are_one_number() -> None:

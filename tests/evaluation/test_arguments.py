@@ -70,6 +70,25 @@ def test_a_confidence_lies_between_0_and_1(name: str, confidence: Any) -> None:
             lambda: evaluation.measure_saving([1, 2], RIGHT[:2, :2], 1, [[NAN, NAN], [1, NAN]]),
             "measure on 0 samples",
         ),
+        (lambda: evaluation.measure_saving([], np.zeros((0, 2)), 1, SPLITS), "increasing labels"),
+        (
+            lambda: evaluation.measure_saving([NAN, 2], RIGHT[:2, :2], 1, SPLITS),
+            "increasing labels",
+        ),
+        (
+            lambda: evaluation.measure_saving([1, 2], 7 * RIGHT[:2, :2], 1, SPLITS),
+            "`correct` to ho",
+        ),
+        (lambda: evaluation.measure_saving([1], [[1, NAN]], 1, SPLITS), "`correct` to hold true"),
+        (
+            lambda: evaluation.measure_saving([1], RIGHT[:1, :2], 1, [[7.0, NAN], [NAN, 1.0]]),
+            "`random_correct` to hold true and",
+        ),
+        (
+            lambda: evaluation.measure_saving([1], RIGHT[:1, :2], 1, [[math.inf, 1], [NAN, 1.0]]),
+            "`random_correct` to hold true and",
+        ),
+        (lambda: evaluation.predict_gain([1, 2, math.inf], RIGHT), "three increasing numbers"),
         (lambda: evaluation.win_matrix({"a": CURVES, "b": CURVES}, -1), "`first` to be a whole"),
         (lambda: evaluation.win_matrix({"a": CURVES, "b": CURVES}, 0.5), "`first` to be a whole"),
         (

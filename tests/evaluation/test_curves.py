@@ -10,7 +10,7 @@ from scipy import stats
 
 from upslope import evaluation
 from upslope.errors import DataError
-from upslope.evaluation import area, labels_to_reach, mean_interval
+from upslope.evaluation import area, have_spread, labels_to_reach, mean_interval
 
 
 def test_interval_of_three_seeds_by_hand() -> None:
@@ -121,3 +121,12 @@ def test_no_seed_and_no_list_are_told() -> None:
         evaluation.labels_needed([1, 2], none, none)
     with pytest.raises(DataError, match="in one dimension"):
         evaluation.holm([[0.1], [0.2]])
+
+
+def test_spread_is_told_by_the_size_of_each_figure() -> None:
+    """A spread of rounding is none, of figures of the size of 1 and smaller, and of large ones."""
+    values = np.array(
+        [[0.5, 0.0, 1e6, 0.5, 1e6], [0.5 + 1e-13, 1e-13, 1e6 + 1e-7, 0.5001, 1e6 + 1]]
+    )
+    assert have_spread(values).tolist() == [False, False, False, True, True]
+    assert have_spread(-values).tolist() == [False, False, False, True, True]

@@ -37,6 +37,40 @@ def test_sign_flip_with_many_seeds_is_sampled_repeatably_and_close_to_t() -> Non
     assert p == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, abs=0.02)
 
 
+def test_sign_flip_takes_the_two_signs_of_a_difference_alike() -> None:
+    differences = np.random.default_rng(3).normal(0.5, 1.0, size=8)
+    assert sign_flip_test(-differences) == sign_flip_test(differences)
+    assert paired_comparison(-differences, 0 * differences).p_t == pytest.approx(
+        stats.ttest_1samp(differences, 0.0).pvalue
+    )
+    assert paired_comparison([1.0, 2.0, 3.0], [2.0, 3.0, 4.0]).p_t == 0.0
+
+
+@pytest.mark.parametrize("n", [16, 17, 18])
+def test_sign_flip_agrees_with_all_patterns_beyond_those_that_it_visits(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.3, 1.0, size=n)
+    sums = np.zeros(1)
+    for d in differences:
+        sums = np.concatenate([sums - d, sums + d])
+    exact = np.mean(np.abs(sums) >= abs(differences.sum()) - 1e-9)
+    error = 0 if n == 16 else 4 * math.sqrt(exact * (1 - exact) / 100_000)
+    assert sign_flip_test(differences) == pytest.approx(exact, abs=error + 1e-12)
+
+
+def test_the_smallest_p_by_hand() -> None:
+    assert smallest_sign_flip_p(16) == 2 / 2**16
+    assert smallest_sign_flip_p(17) == 1 / 100_001
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 8])
+def test_the_chance_of_one_difference_is_the_largest_of_skellam(n: int) -> None:
+    """Over all means, of the difference of two Poisson counts."""
+    counts = np.arange(1, 60)
+    chances = [2 * (stats.skellam.pmf(counts, m, m) ** n).sum() for m in np.arange(0.01, 8, 0.01)]
+    p = paired_comparison(np.full(n, 0.51), np.full(n, 0.5)).p
+    assert p == pytest.approx(max(chances), rel=1e-4)
+
+
 def test_the_smallest_p_is_reached() -> None:
     for n in (1, 2, 5, 10):
         assert sign_flip_test(np.arange(1.0, n + 1)) == pytest.approx(smallest_sign_flip_p(n))

@@ -348,6 +348,14 @@ def test_a_map_keeps_distances_and_refuses_what_has_none() -> None:
     with pytest.raises(DataError, match="finite"):
         make_map(torch.full((5, 3), float("nan")), range(5), range(5))
     assert make_map(torch.arange(4.0)[:, None], range(4), range(4)).y == (500,) * 4
+
+
+def test_a_map_of_two_kinds_of_samples_is_a_line() -> None:
+    """With more features than samples the second axis was the first once more."""
+    features = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    made = make_map(torch.stack([features, -features, features, -features]), range(4), range(4))
+    assert set(made.x) == {0, 1000}
+    assert set(made.y) == {500}
     assert spread_positions(100, 3) == [0, 50, 99]
 
 

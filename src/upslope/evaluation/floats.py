@@ -77,3 +77,20 @@ def as_count(value: Any, name: str, least: int) -> int:
             f"Expected `{name}` to be a whole number of at least {least} but got {value}."
         )
     return int(number)
+
+
+def check_answers(correct: NDArray[np.float64], name: str) -> None:
+    """Refuse what is not whether models are right, or how often.
+
+    correct: of any shape. name: of the argument, for messages.
+
+    Raises:
+        DataError: NaN, or a number outside of 0 to 1.
+    """
+    if not bool(((correct >= 0) & (correct <= 1)).all()):
+        raise DataError(f"Expected `{name}` to hold true and false, or 1 and 0, but got others.")
+
+
+def is_increasing(numbers: NDArray[np.float64]) -> bool:
+    """Whether finite numbers, (n,), rise strictly."""
+    return bool(np.isfinite(numbers).all() and (np.diff(numbers) > 0).all())

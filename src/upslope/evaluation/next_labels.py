@@ -32,7 +32,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from upslope.errors import DataError
-from upslope.evaluation.floats import as_count, as_floats, as_share
+from upslope.evaluation.floats import (
+    as_count,
+    as_floats,
+    as_share,
+    check_answers,
+    is_increasing,
+)
 
 _RESAMPLES = 1000
 _FEWEST = 4  # models that a resampled curve has at least
@@ -76,7 +82,7 @@ def predict_gain(
             outside of 0 to 1, no label to come, or a confidence outside (0, 1).
     """
     n, right = as_floats(labels, "labels"), as_floats(correct, "correct")
-    if n.ndim != 1 or len(n) < 3 or n[0] < 1 or not bool((np.diff(n) > 0).all()):
+    if n.ndim != 1 or len(n) < 3 or n[0] < 1 or not is_increasing(n):
         raise DataError(
             f"Expected three increasing numbers of labels or more but got {n.tolist()}."
         )
@@ -86,8 +92,7 @@ def predict_gain(
             f"Expected `correct` for {len(n)} models and two samples or more but got shape "
             f"{right.shape}."
         )
-    if not bool(((right >= 0) & (right <= 1)).all()):
-        raise DataError("Expected `correct` to hold true and false, or 1 and 0, but got others.")
+    check_answers(right, "correct")
     m = right.shape[1]
     x = np.log(n)
     errors = _log_errors(right.mean(axis=1), m)

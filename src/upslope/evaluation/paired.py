@@ -140,7 +140,7 @@ def sign_flip_test(differences: ArrayLike) -> float:
 def smallest_sign_flip_p(n_seeds: int) -> float:
     """Return the smallest p that the sign-flip test can give with so many seeds.
 
-    2 / 2^n where all patterns are visited, at most 1; beyond, that of the observed pattern alone.
+    2 / 2^n where all patterns are visited; beyond, that of the observed pattern alone.
 
     n_seeds: how many pairs.
 
@@ -150,7 +150,7 @@ def smallest_sign_flip_p(n_seeds: int) -> float:
     n_seeds = as_count(n_seeds, "n_seeds", 1)
     if n_seeds > EXACT_SEEDS:
         return 1 / (1 + SAMPLED_PATTERNS)
-    return float(min(1.0, 2.0 ** (1 - n_seeds)))
+    return 2.0 ** (1 - n_seeds)
 
 
 def holm(p_values: ArrayLike) -> Array:

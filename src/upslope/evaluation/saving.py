@@ -27,7 +27,13 @@ from scipy import stats
 
 from upslope.errors import DataError
 from upslope.evaluation.curves import ROUNDING
-from upslope.evaluation.floats import as_count, as_floats, as_share
+from upslope.evaluation.floats import (
+    as_count,
+    as_floats,
+    as_share,
+    check_answers,
+    is_increasing,
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,9 @@ def measure_saving(
         confidence: of the intervals.
 
     Raises:
-        DataError: shapes that do not fit, fewer than two splits, a split that measures nothing,
-            as many random labels as samples, or a confidence outside (0, 1).
+        DataError: shapes that do not fit, no model, fewer than two splits, a split that measures
+            nothing, answers outside of 0 to 1, as many random labels as samples, or a confidence
+            outside (0, 1).
     """
     n, ours = as_floats(labels, "labels"), as_floats(correct, "correct")
     theirs = as_floats(random_correct, "random_correct")
@@ -86,8 +93,9 @@ def measure_saving(
         theirs.ndim != 2
         or len(theirs) < 2
         or n.ndim != 1
+        or not len(n)
         or ours.shape != (len(n), theirs.shape[1])
-        or not bool((np.diff(n) > 0).all())
+        or not is_increasing(n)
     ):
         raise DataError(
             "Expected increasing labels, `correct` (models, samples) and `random_correct` (two "
@@ -95,13 +103,15 @@ def measure_saving(
         )
     confidence = as_share(confidence, "confidence")
     random_labels = as_count(random_labels, "random_labels", 1)
-    is_tested = np.isfinite(theirs)
+    is_tested = ~np.isnan(theirs)
+    check_answers(ours, "correct")
+    check_answers(theirs[is_tested], "random_correct")
     counts = is_tested.sum(axis=1)
-    if random_labels >= theirs.shape[1] or not counts.all() or not bool(np.isfinite(ours).all()):
+    if random_labels >= theirs.shape[1] or not counts.all():
         raise DataError(
-            f"Expected `correct` without NaN, and fewer random labels than the {theirs.shape[1]} "
-            f"samples, so that each split measures on some, but got {random_labels} labels and "
-            f"splits that measure on {counts.min()} samples at least."
+            f"Expected fewer random labels than the {theirs.shape[1]} samples, so that each split "
+            f"measures on some, but got {random_labels} labels and splits that measure on "
+            f"{counts.min()} samples at least."
         )
     random_accuracy = np.where(is_tested, theirs, 0).sum(axis=1) / counts
     differences = (ours @ is_tested.T) / counts - random_accuracy  # (n_models, n_splits)

@@ -84,8 +84,8 @@ def principal_axes(values: Tensor) -> tuple[Tensor, Tensor, float]:
         axes = vectors[:, -2:].flip(1)
     else:  # the smaller of the two matrices has the same components
         spectrum, vectors = torch.linalg.eigh(differences @ differences.T)
-        axes = differences.T @ vectors[:, -2:].flip(1)
-        axes = axes / axes.norm(dim=0).clamp(min=1e-300)
+        # Of rows on a line, what is left of the second axis is rounding along the first.
+        axes = torch.linalg.qr(differences.T @ vectors[:, -2:].flip(1)).Q
     if d == 1:
         axes = torch.cat([axes, torch.zeros_like(axes)], dim=1)
     signs = torch.where(axes.gather(0, axes.abs().argmax(dim=0)[None])[0] < 0, -1.0, 1.0)
