@@ -103,8 +103,8 @@ def load(
             f"{layout!r}: folders are not looked at."
         )
     if manifest:
-        entries, unlisted, of_labels = read_manifest(folder, manifest, missing_labels, encoding)
-        notes = (*unlisted, *of_labels)
+        entries, of_files, of_labels = read_manifest(folder, manifest, missing_labels, encoding)
+        notes = (*of_files, *of_labels)
     else:
         left_out = LeftOut()
         misspelt_notes: tuple[str, ...] = ()
