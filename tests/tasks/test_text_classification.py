@@ -68,6 +68,33 @@ def test_what_stands_behind_the_mask_does_not_count():
     torch.testing.assert_close(model(other), model(x))
 
 
+def decoder(transformers, **ids):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=30, num_labels=CLASSES, hidden_size=8, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16, **ids,
+    )  # fmt: skip
+    return transformers.LlamaForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("padding", [0, 2, 3])
+def test_the_last_token_is_the_one_before_the_padding_whatever_stands_there(padding):
+    """A decoder looks for its own id of padding: with another one it read behind the text."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    network = decoder(transformers, pad_token_id=3)
+    model, x = SequenceClassifier(network).double().eval(), texts()
+    x[:, 0] = torch.where(x[:, 1] == 1, x[:, 0], padding)
+    one_by_one = [network(row[:1, : int(row[1].sum())].long()).logits for row in x]
+    torch.testing.assert_close(model(x), torch.cat(one_by_one))
+
+
+def test_a_network_without_its_padding_is_told_what_to_set():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model = SequenceClassifier(decoder(transformers)).eval()
+    with pytest.raises(ModelError, match=r"no `pad_token_id`. Set it in config\.json"):
+        model(texts())
+
+
 def test_from_a_folder_with_its_weights_or_without(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     network = bert(transformers)

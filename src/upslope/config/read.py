@@ -10,6 +10,7 @@ from typing import Any
 
 from upslope.config.inputs import with_size
 from upslope.config.schema import Config, parse
+from upslope.config.token_ids import check_tokenizer
 from upslope.config.yaml_text import MOST_BYTES, read_yaml
 from upslope.errors import ConfigError
 from upslope.reading import check_regular
@@ -34,7 +35,7 @@ def load(
 
     Raises:
         ConfigError: a file that cannot be read or is no YAML mapping; an assignment that is none;
-            faults of the values, all together.
+            faults of the values, all together; a tokenizer that is not the network's.
 
     Example:
         >>> config = load("digits", sets=["training.epochs=5"])
@@ -56,7 +57,9 @@ def load(
     assignments += [(key, value) for key, value in (overrides or {}).items() if value is not None]
     for key, value in sorted(assignments, key=_rank):
         _assign(document, key, value)
-    return with_size(parse({**(defaults or {}), **document}))
+    config = with_size(parse({**(defaults or {}), **document}))
+    check_tokenizer(config)
+    return config
 
 
 def list_shipped() -> dict[str, tuple[str, str]]:
