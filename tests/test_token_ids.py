@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from upslope import config
+from upslope import config, datasets, model_hub
 from upslope.config.schema import Config
 from upslope.errors import ConfigError
 
@@ -81,3 +81,32 @@ def test_a_folder_without_a_tokenizer_says_nothing(network: Path, tmp_path: Path
 
 def test_a_tokenizer_that_is_not_there_is_told_where_texts_are_read(network: Path) -> None:
     assert load(network, "nowhere").data.options["tokenizer"] == "nowhere"
+
+
+def test_a_tokenizer_comes_from_the_hub_as_its_model_does(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(network / "tokenizer.json"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    home = tmp_path / "hub" / "models--owner--tiny"
+    for name in ("refs", "snapshots"):
+        (home / name).mkdir(parents=True)
+    (home / "refs" / "main").write_text("0123abcd" * 5)
+    (home / "snapshots" / ("0123abcd" * 5)).symlink_to(network)
+    model_hub._from_hub.cache_clear()
+    try:
+        load(Path("hf:owner/tiny"), "hf:owner/tiny")
+        with pytest.raises(ConfigError, match=r"Set data\.tokenizer=hf:owner/tiny\."):
+            load(Path("hf:owner/tiny"), folder(tmp_path / "other", {}))
+        reviews = tmp_path / "reviews.csv"
+        reviews.write_text("text,label\ngood film,a\nfilm,b\n", encoding="utf-8")
+        splits = datasets.load("text", reviews, tokenizer="hf:owner/tiny", test_share=0.5)
+        ids = sorted(part.inputs([0])[0, 0].tolist() for part in (splits.pool, splits.test))
+        assert ids == [[2, 0], [3, 2]]
+    finally:
+        model_hub._from_hub.cache_clear()

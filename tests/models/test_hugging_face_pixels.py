@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from upslope import gradient_norms, models, tasks
+from upslope import gradient_norms, model_hub, models, tasks
 from upslope.errors import ConfigError, ModelError
-from upslope.models import hub, image_form
+from upslope.models import image_form
 
 transformers = pytest.importorskip("transformers", reason="needs transformers, the extra [text]")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -107,9 +107,9 @@ def offline(folder, tmp_path, monkeypatch):
     (home / "refs" / "main").write_text(COMMIT)
     (home / "snapshots").mkdir()
     (home / "snapshots" / COMMIT).symlink_to(folder)
-    hub._from_hub.cache_clear()
+    model_hub._from_hub.cache_clear()
     yield home
-    hub._from_hub.cache_clear()
+    model_hub._from_hub.cache_clear()
 
 
 def test_a_name_on_the_hub_is_read_from_its_cache(folder, offline):

@@ -10,6 +10,7 @@ from typing import Any
 from upslope import datasets
 from upslope.config.schema import Config
 from upslope.errors import ConfigError
+from upslope.model_hub import PREFIX, folder_of
 
 _FILE = "tokenizer.json"
 
@@ -27,26 +28,34 @@ def check_tokenizer(config: Config) -> None:
     if config.model.name != "transformers" or not options.get("weights", True):
         return
     tokenizer = inspect.signature(datasets.loader(config.data.name)).parameters.get("tokenizer")
-    own = Path(str(options.get("path", ""))).expanduser() / _FILE
-    if tokenizer is None or not own.is_file():
+    if tokenizer is None:
+        return
+    model_name = str(options.get("path", ""))
+    file = _file(model_name)
+    if not file.is_file():
         return
     name = str(config.data.options.get("tokenizer", tokenizer.default))
-    path = Path(name).expanduser()
-    other = path / _FILE if path.is_dir() else path
-    if name != tokenizer.default and (not other.is_file() or _words(own) == _words(other)):
+    other = _file(name)
+    if name != tokenizer.default and (not other.is_file() or _words(file) == _words(other)):
         return
     raise ConfigError(
-        f"data.tokenizer: expected that of the network, {own}, as its weights were trained on the "
+        f"data.tokenizer: expected that of the network, {file}, as its weights were trained on the "
         f"numbers that it gives to words, but got {name!r}, which gives others. Set "
-        f"data.tokenizer={own.parent}."
+        f"data.tokenizer={model_name}."
     )
+
+
+def _file(name: str) -> Path:
+    """Return the file of a folder, of a model on the Hub, or that the name itself says."""
+    path = folder_of(name) if name.startswith(PREFIX) else Path(name).expanduser()
+    return path / _FILE if path.is_dir() else path
 
 
 def _words(file: Path) -> Any:
     """Return what says which number a word has; None where the file does not."""
     try:
         content = json.loads(file.read_bytes())
-        added = content.get("added_tokens") or []
-        return content["model"]["vocab"], {token["content"]: token["id"] for token in added}
+        marks = content.get("added_tokens") or []
+        return content["model"]["vocab"], {token["content"]: token["id"] for token in marks}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None

@@ -2,7 +2,8 @@
 
 A text becomes (2, t) integers: the ids of its tokens, and 1 where there is one; t is the length of
 the longest text, `length` at most. The tokens are words, numbered by a hash (see `words`), or those
-of a file `tokenizer.json`, as `tokenizers` and `transformers` write it; nothing is downloaded.
+of a file `tokenizer.json`, as `tokenizers` and `transformers` write it; nothing is downloaded but
+by a name that asks for it, hf:owner/model.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from upslope.datasets.unlabelled import ClassNames
 from upslope.datasets.words import cut_words, hash_word
 from upslope.errors import ConfigError, DataError
 from upslope.extras import import_package
+from upslope.model_hub import PREFIX, folder_of
 from upslope.progress import Observer, Progress, no_progress
 
 if TYPE_CHECKING:
@@ -44,7 +46,10 @@ def load(
     progress: Observer = no_progress,
     tokenizer: Annotated[
         str,
-        Field(description="words, or the path of a tokenizer.json, or of a folder that has one"),
+        Field(
+            description="words, or the path of a tokenizer.json or of a folder that has one, or "
+            "hf:owner/model"
+        ),
     ] = WORDS,
     text: Annotated[str, Field(description="column of the texts")] = "text",
     target: Target = None,
@@ -162,7 +167,7 @@ def _padding(tokenizer: Tokenizer) -> int:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    path = Path(name).expanduser()
+    path = folder_of(name) if name.startswith(PREFIX) else Path(name).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from upslope.errors import ConfigError, ModelError
 from upslope.extras import import_package
+from upslope.model_hub import folder_of
 from upslope.models.features import head
-from upslope.models.hub import folder_of
 from upslope.models.text import SequenceClassifier
 
 Output = Literal["auto", "classes", "pixels"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from upslope.errors import ConfigError
-from upslope.models.hub import folder_of
+from upslope.model_hub import folder_of
 from upslope.models.inputs import ImageForm, stated_form
 
 _KNOWN_STEPS = {

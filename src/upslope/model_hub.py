@@ -1,7 +1,7 @@
 """Folders of models: on this machine, or on the Hugging Face Hub, hf:owner/model or with @commit.
 
 The one way to a download of a model is such a name. What comes is the configuration, weights as
-safetensors and the form of images: no code, and no pickles.
+safetensors, the form of images and the numbers of words: no code, and no pickles.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from upslope.extras import import_package
 PREFIX = "hf:"
 _NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<commit>[\w./-]+))?", re.ASCII)
 _FILES = (
-    "config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"
+    "config.json", "preprocessor_config.json", "tokenizer.json", "model*.safetensors",
+    "model.safetensors.index.json",
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def _from_hub(path: str) -> Path:
     match = _NAME.fullmatch(path.removeprefix(PREFIX))
     if match is None:
         raise ConfigError(
-            f"Expected `path` to be hf:owner/model or hf:owner/model@commit but got {path!r}."
+            f"Expected a model's name, hf:owner/model or hf:owner/model@commit, but got {path!r}."
         )
     hub = import_package("huggingface_hub", f"for the model {path!r}", "text")
     try:
@@ -58,7 +59,7 @@ def _from_hub(path: str) -> Path:
         raise ModelError(
             f"Expected the model {path!r} on the Hugging Face Hub or in its cache but getting it "
             f"failed: {type(error).__name__}: {reason}. Without a network, save it where there is "
-            "one (`save_pretrained`) and give the folder as `path`."
+            "one (`save_pretrained`) and give the folder in place of the name."
         ) from error
     if not (folder / "config.json").is_file():
         raise ModelError(
