@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oracle import assert_agrees
+from oracle import assert_agrees, norms_one_by_one, relative_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -168,3 +168,19 @@ def test_marks_that_tensors_share_are_written_for_one_alone() -> None:
     assert (marks_of(b).is_copy, marks_of(b).samples_in) == (False, 7)
     for copied in (copy.deepcopy(b), pickle.loads(pickle.dumps(b))):
         assert marks_of(copied).samples_in == 7
+
+
+def test_a_question_whether_samples_equal_a_weight_is_no_use_of_it(recwarn) -> None:
+    """It went one sample at a time, by a warning that told of outputs which there are not."""
+    asked = []
+
+    def middle(net: Net, x: Tensor) -> Tensor:
+        asked.append(torch.equal(x[..., :2], net.scale) or torch.allclose(x[0], net.scale))
+        return x * net.scale * (1.0 if asked[-1] else 2.0)
+
+    model, x = Net(middle).double(), torch.randn(N, 4, dtype=torch.float64)
+    norms = gradient_norms(model, x, _squares)
+    assert relative_error(norms, norms_one_by_one(model, x, lambda z, _: _squares(z)[0])) < 1e-12
+    assert asked
+    assert not any(asked)
+    assert not recwarn.list

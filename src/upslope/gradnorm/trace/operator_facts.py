@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from upslope.gradnorm.core.program.operator_names import (
     DRAWING_OPERATORS,
+    LEAVING,
     LOOKING_UP,
     MOVING,
     is_noted_in_outline,
@@ -236,6 +237,8 @@ class Operator:
     """Whether it looks up rows of a table."""
     writes: bool
     """Whether it writes into its first tensor."""
+    leaves: bool
+    """Whether it makes a number of Python, which has no gradient."""
 
 
 def _counts_of_arguments(rule: Callable[..., Any]) -> range:
@@ -315,4 +318,5 @@ def operator_of(func: Callable[..., Any]) -> Operator:
         normalises=normalises,
         embeds=embeds,
         writes=writes(name),
+        leaves=name in LEAVING,
     )
