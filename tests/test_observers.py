@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from small_tasks import MODEL, TASK, splits
 from upslope import Experiment, ExperimentSettings, TrainingSettings, strategies
-from upslope.errors import ConfigError
+from upslope.errors import ConfigError, RunError
 from upslope.observers import MLflow, TensorBoard, together
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
@@ -146,3 +147,56 @@ def test_without_its_package_an_observer_says_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"pip install '\.\[{module}\]'"):
         observer(tmp_path)
+
+
+def test_a_store_that_fails_ends_no_run_and_gets_its_figures_later(tmp_path):
+    """A server that was started anew overnight ended the run with a traceback."""
+    written, is_down = [], [False, True, False]
+
+    def write(*figures):
+        if is_down.pop(0):
+            raise ConnectionError("refused\nthere is more")
+        written.append(figures)
+
+    with pytest.warns(UserWarning, match=r"written to a store: ConnectionError: refused\. The run"):
+        result = run(tmp_path, Figures(lambda *figures: write(*figures), "a store"), cycles=2)
+    assert [labels for _, labels, _ in written] == [12]
+    assert len(result.cycles) == 2
+
+    written.clear()
+    is_down[:] = [True, True, False, False, False]
+    figures = Figures(write, "a store")
+    cycles = [Progress("cycle", 1, 3, {"x": 0.5}, labelled=labels) for labels in (1, 2, 3)]
+    with pytest.warns(UserWarning, match="a store") as told:
+        deque(map(figures, cycles))
+    assert len(told) == 1
+    assert [labels for _, labels, _ in written] == [1, 2, 3]
+
+
+def test_what_is_left_is_written_at_the_end(tmp_path, monkeypatch):
+    store, fails = StoreOfRuns(), [True]
+    client = SimpleNamespace(MlflowClient=lambda tracking_uri: store)
+    monkeypatch.setattr("upslope.observers.mlflow.import_package", lambda *_: client)
+    right = store.create_run
+
+    def create_run(*arguments: Any, **named: Any) -> Any:
+        if fails:
+            raise OSError(fails.pop())
+        return right(*arguments, **named)
+
+    monkeypatch.setattr(store, "create_run", create_run)
+    with MLflow("http://server", runs=tmp_path) as tracker:
+        with pytest.warns(UserWarning, match="MLflow, http://server: OSError"):
+            tracker(Progress("cycle", 1, 1, {"accuracy": 0.5}, labelled=10))
+        assert not store.figures
+    assert list(store.figures.values()) == [[0.5]]
+
+
+def test_a_server_that_does_not_answer_is_told_before_the_run(tmp_path, monkeypatch):
+    def client(tracking_uri: str) -> Any:
+        raise ConnectionError("refused")
+
+    package = SimpleNamespace(MlflowClient=client)
+    monkeypatch.setattr("upslope.observers.mlflow.import_package", lambda *_: package)
+    with pytest.raises(RunError, match=r"store http://server to answer .* Start its server"):
+        MLflow("http://server", runs=tmp_path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
+from upslope.errors import first_line, warn_user
 from upslope.progress import Observer, Progress
 
 Write = Callable[[str, int, Mapping[str, float]], None]
@@ -19,11 +21,16 @@ class Figures:
     """An observer that collects figures and hands them to `write` at the end of each cycle.
 
     Names begin with `test/` and `train/`, or are `seconds/` and a phase. Figures that are not
-    finite are left out. The run is "<strategy>/seed-<s>" in a comparison, else empty.
+    finite are left out. The run is "<strategy>/seed-<s>" in a comparison, else empty. What `write`
+    raises ends no run: it is told by a warning, and tried again at the end of the next cycle.
+
+    place: where `write` writes to, for that warning.
     """
 
-    def __init__(self, write: Write) -> None:
-        self._write = write
+    def __init__(self, write: Write, place: str = "their place") -> None:
+        self._write, self._place = write, place
+        self._unwritten: deque[tuple[str, int, Mapping[str, float]]] = deque()
+        self._is_told = False
         self._began: dict[tuple[str, str], float] = {}
         self._seconds: dict[str, dict[str, float]] = {}
 
@@ -51,7 +58,26 @@ class Figures:
             **{f"seconds/{phase}": value for phase, value in seconds.items()},
         }
         finite = {name: value for name, value in figures.items() if math.isfinite(value)}
-        self._write(progress.run, progress.labelled, finite)
+        self._unwritten.append((progress.run, progress.labelled, finite))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is not written yet, as far as that succeeds."""
+        while self._unwritten:
+            try:
+                self._write(*self._unwritten[0])
+            except Exception as error:  # whatever a library, a disk or a server may raise
+                if not self._is_told:
+                    self._is_told = True
+                    warn_user(
+                        f"Figures cannot be written to {self._place}: {type(error).__name__}: "
+                        f"{first_line(error)}. The run goes on, and they are tried again with "
+                        "those of the next cycle; its ledger has them all.",
+                        UserWarning,
+                    )
+                return
+            self._unwritten.popleft()
+            self._is_told = False
 
 
 def together(*observers: Observer) -> Observer:

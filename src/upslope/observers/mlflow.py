@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from upslope.errors import RunError, first_line
 from upslope.extras import import_package
 from upslope.files import disk_errors, json_digest, make_folder
 from upslope.observers.figures import Figures
@@ -28,7 +30,7 @@ class MLflow:
 
     Raises:
         ConfigError: the package `mlflow` is not installed.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or the server does not answer.
     """
 
     def __init__(
@@ -48,16 +50,22 @@ class MLflow:
                 f"sqlite:///{folder / 'mlflow.db'}",
                 (folder / "artifacts").as_uri(),
             )
-        self._client = tracking.MlflowClient(tracking_uri=address)
-        existing = self._client.get_experiment_by_name(experiment)
-        self._experiment: str = (
-            existing.experiment_id
-            if existing
-            else self._client.create_experiment(experiment, artifact_location=artifacts)
-        )
+        try:
+            self._client = tracking.MlflowClient(tracking_uri=address)
+            existing = self._client.get_experiment_by_name(experiment)
+            self._experiment: str = (
+                existing.experiment_id
+                if existing
+                else self._client.create_experiment(experiment, artifact_location=artifacts)
+            )
+        except Exception as error:  # its own errors, those of requests, and of databases
+            raise RunError(
+                f"Expected MLflow's store {address} to answer but got {type(error).__name__}: "
+                f"{first_line(error)}. Start its server, or give another store."
+            ) from error
         self._folder = "" if runs is None else str(Path(runs).absolute())
         self._runs: dict[str, Any] = {}
-        self._figures = Figures(self._write)
+        self._figures = Figures(self._write, f"MLflow, {address}")
 
     def __call__(self, progress: Progress) -> None:
         """Write the figures of one report."""
@@ -65,8 +73,10 @@ class MLflow:
 
     def close(self) -> None:
         """Mark the runs as ended; they can be gone on with."""
-        for run in self._runs.values():
-            self._client.set_terminated(run)
+        self._figures.flush()
+        with contextlib.suppress(Exception):  # a server that is gone, of which was told
+            for run in self._runs.values():
+                self._client.set_terminated(run)
         self._runs = {}
 
     def __enter__(self) -> MLflow:

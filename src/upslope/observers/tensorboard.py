@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from upslope.extras import missing_package
+from upslope.files import disk_errors, make_folder
 from upslope.observers.figures import Figures
 from upslope.progress import Progress
 
@@ -18,6 +20,7 @@ class TensorBoard:
 
     Raises:
         ConfigError: the package `tensorboard` is not installed.
+        RunError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -27,8 +30,10 @@ class TensorBoard:
             raise missing_package("tensorboard", "for its figures", "tensorboard") from error
         self._open = SummaryWriter
         self._folder = Path(folder)
+        with disk_errors(self._folder):
+            make_folder(self._folder)
         self._writers: dict[str, Any] = {}
-        self._figures = Figures(self._write)
+        self._figures = Figures(self._write, f"TensorBoard's folder {self._folder}")
 
     def __call__(self, progress: Progress) -> None:
         """Write the figures of one report."""
@@ -36,8 +41,10 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write out what is held in memory."""
-        for writer in self._writers.values():
-            writer.close()
+        self._figures.flush()
+        with contextlib.suppress(Exception):  # a disk that is full, of which was told
+            for writer in self._writers.values():
+                writer.close()
         self._writers = {}
 
     def __enter__(self) -> TensorBoard:
