@@ -151,3 +151,19 @@ def test_the_shapes_of_a_checkpoint_tell_its_number_of_classes() -> None:
     assert trained_classes(build, build(7).state_dict()) == 7
     assert trained_classes(lambda _: nn.Linear(4, 5), nn.Linear(4, 5).state_dict()) is None
     assert trained_classes(build, nn.Bilinear(2, 2, 2).state_dict()) is None
+
+
+@pytest.mark.parametrize("others", [("state_dict_ema",), ("model", "ema")])
+def test_weights_beside_their_moving_average_are_refused(
+    tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    """The first were taken, without a word, where the average is what its figures are of."""
+    model = nn.Linear(2, 3)
+    weights = model.state_dict()
+    content = {"state_dict": weights, "epoch": 3, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "one.pt")
+    load_weights(nn.Linear(2, 3), tmp_path / "one.pt")
+    average = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    torch.save(content | dict.fromkeys(others, average), tmp_path / "two.pt")
+    with pytest.raises(ModelError, match=rf"state_dict.*{others[0]}.*Save one alone: torch\.save"):
+        load_weights(model, tmp_path / "two.pt")

@@ -203,6 +203,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     content = _read_torch(path)
     for key in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
+            _check_only_weights(path, content, key)
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         content_of = (
@@ -214,6 +215,31 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     _check_readable(path, content)
     return dict(content)
+
+
+def _check_only_weights(path: Path, content: Mapping[str, Any], key: str) -> None:
+    """Raise ModelError where other numbers stand for the same weights, as their moving average.
+
+    content: of the file. key: that of the weights that would be taken.
+    """
+    names = _names_of_weights(content[key])
+    others = [
+        str(other)
+        for other, value in content.items()
+        if other != key and isinstance(value, dict) and names and _names_of_weights(value) == names
+    ]
+    if others:
+        all_keys = list_some([key, *others], _MOST_NAMES)
+        raise ModelError(
+            f"Expected {path} to hold one set of weights but it has {all_keys}, "
+            "and each may be meant. Save one alone: "
+            f"torch.save(torch.load('{path.name}', weights_only=True)['{key}'], 'one.pth')."
+        )
+
+
+def _names_of_weights(tensors: Mapping[Any, Any]) -> set[str]:
+    """Return the names without what torch's wrappers add to them (`DataParallel`, `swa_utils`)."""
+    return {str(name).removeprefix("module.") for name in tensors if name != "n_averaged"}
 
 
 def _check_readable(path: Path, tensors: Mapping[str, Tensor]) -> None:
