@@ -7,6 +7,8 @@ code of a folder is run, and weights are read from safetensors alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,8 @@ from upslope.models.features import head
 from upslope.models.text import SequenceClassifier
 
 Output = Literal["auto", "classes", "pixels"]
+
+_LOADING = {"local_files_only": True, "trust_remote_code": False}
 
 
 class ImageClassifier(nn.Module):
@@ -95,40 +99,17 @@ def from_folder(
         )
     transformers = import_package("transformers", "for the model 'transformers'", "text")
     pixels = not text and (_segments(folder) if output == "auto" else output == "pixels")
-    auto = (
-        transformers.AutoModelForSequenceClassification
-        if text
-        else transformers.AutoModelForSemanticSegmentation
-        if pixels
-        else transformers.AutoModelForImageClassification
-    )
-    loading_options = {
-        "local_files_only": True,
-        "trust_remote_code": False,
-        "num_labels": num_classes,
-    }
-    new: set[str] = set()
+    kind, auto = _kind(transformers, text=text, pixels=pixels)
     try:
-        if weights:
-            # A head for other classes than the folder's is made anew, and so are layers that the
-            # folder has no weights for.
-            network, report = auto.from_pretrained(
-                folder,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                **loading_options,
-            )
-            new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-            _check_head_alone_is_other(
-                network, report, folder, _output_layers(network, pixels, num_classes)
-            )
-            _check_head_alone_is_new(network, new, folder)
-        else:
-            config = transformers.AutoConfig.from_pretrained(folder, **loading_options)
-            network = auto.from_config(config)
+        with _without_reports(transformers):
+            if weights:
+                network, new = _trained(auto, folder, num_classes, pixels)
+            else:
+                config = transformers.AutoConfig.from_pretrained(
+                    folder, **_LOADING, num_labels=num_classes
+                )
+                network, new = auto.from_config(config), set[str]()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        kind = "texts" if text else "pixels of images" if pixels else "images"
         reason = str(error).partition("\n")[0]  # what follows lists all classes of the library
         raise ModelError(
             f"Expected a model of transformers in {folder} that classifies {kind}, as inputs have "
@@ -141,6 +122,53 @@ def from_folder(
     if text:
         return SequenceClassifier(network)
     return PixelClassifier(network) if pixels else ImageClassifier(network)
+
+
+def _kind(transformers: Any, *, text: bool, pixels: bool) -> tuple[str, Any]:
+    """Return what a network classifies, in words, and the library's class that loads such."""
+    if text:
+        return "texts", transformers.AutoModelForSequenceClassification
+    if pixels:
+        return "pixels of images", transformers.AutoModelForSemanticSegmentation
+    return "images", transformers.AutoModelForImageClassification
+
+
+@contextmanager
+def _without_reports(transformers: Any) -> Iterator[None]:
+    """Keep the library's progress bars and load reports from the terminal, of which each cycle
+    would get one; what is wrong with weights is an error here."""
+    log = transformers.utils.logging
+    level, has_bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if has_bars:
+            log.enable_progress_bar()
+
+
+def _trained(auto: Any, folder: Path, num_classes: int, pixels: bool) -> tuple[nn.Module, set[str]]:
+    """Return the network with the folder's weights, and the names of what the folder has none for.
+
+    A head for other classes than the folder's is made anew, and so are layers of the head that the
+    folder has no weights for.
+    """
+    network, report = auto.from_pretrained(
+        folder,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **_LOADING,
+        num_labels=num_classes,
+    )
+    new = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    _check_head_alone_is_other(
+        network, report, folder, _output_layers(network, pixels, num_classes)
+    )
+    _check_head_alone_is_new(network, new, folder)
+    return network, new
 
 
 def _segments(folder: Path) -> bool:
