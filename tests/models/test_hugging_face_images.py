@@ -97,6 +97,18 @@ def test_a_processor_with_a_size_that_is_no_number_has_none(folder):
     assert image_form("transformers", {"path": str(folder)}).size is None
 
 
+@pytest.mark.parametrize("weights", [True, False])
+def test_weights_in_half_precision_are_trained_in_single(folder, weights):
+    """Steps of training that are small beside a weight were lost, for the type was the folder's."""
+    half = transformers.ViTForImageClassification.from_pretrained(folder).bfloat16()
+    half.save_pretrained(folder)
+    network = build(folder, weights=weights)
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    if weights:
+        for name, value in network.network.state_dict().items():
+            assert torch.equal(value, half.state_dict()[name].float()), name
+
+
 def without(folder, of_name):
     """The folder without the weights whose name `of_name` tells."""
     file = folder / "model.safetensors"

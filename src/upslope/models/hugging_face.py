@@ -103,7 +103,7 @@ def from_folder(
     try:
         with _without_reports(transformers):
             if weights:
-                network, new = _trained(auto, folder, num_classes, pixels)
+                network, new = _load(auto, folder, num_classes, pixels)
             else:
                 config = transformers.AutoConfig.from_pretrained(
                     folder, **_LOADING, num_labels=num_classes
@@ -117,8 +117,9 @@ def from_folder(
         ) from error
     if lora is not None:
         _adapt(network, lora, new, _output_layers(network, pixels, num_classes))
-    # Such models come in evaluation mode; ours begin as every module does.
-    network.train()
+    # Such models come in evaluation mode, and in the type of the folder's weights, in which half
+    # precision would lose what a step of training adds; ours begin as every module does.
+    network.float().train()
     if text:
         return SequenceClassifier(network)
     return PixelClassifier(network) if pixels else ImageClassifier(network)
@@ -149,7 +150,7 @@ def _without_reports(transformers: Any) -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _trained(auto: Any, folder: Path, num_classes: int, pixels: bool) -> tuple[nn.Module, set[str]]:
+def _load(auto: Any, folder: Path, num_classes: int, pixels: bool) -> tuple[nn.Module, set[str]]:
     """Return the network with the folder's weights, and the names of what the folder has none for.
 
     A head for other classes than the folder's is made anew, and so are layers of the head that the
