@@ -151,7 +151,7 @@ def test_score_leaves_out_what_cannot_be_read_where_asked_to(tmp_path: Path) -> 
     options = [
         *("score", tmp_path / "w.safetensors", "--out", tmp_path / "s.csv", "--device", "cpu"),
         *("-s", "data={name: folder, size: 8, mode: L}", "-s", f"data.root={tmp_path / 'images'}"),
-        *("-s", "model={name: mlp, hidden: 16}"),
+        *("-s", "model={name: mlp, hidden: 16}", "-s", "data.mean=[0.3]", "-s", "data.std=[0.2]"),
     ]
     code, _, err = call(*options)
     assert code == 3

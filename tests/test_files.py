@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
@@ -66,6 +67,22 @@ def test_text_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
     assert file.read_text() == "old"
     with pytest.raises(RunError, match=re.escape(str(file / "inside"))):
         write_text(file / "inside", "text")
+
+
+@pytest.mark.parametrize("library", ["python", "arrow"])
+def test_the_error_of_a_file_that_cannot_be_written_names_no_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        if library == "arrow":  # as it says what the system said
+            raise OSError(errno.EACCES, f"Failed to open local file '{path}'.")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "touch" if library == "arrow" else "mkdir", refuse)
+    with pytest.raises(RunError) as error:
+        write_text(tmp_path / "scores.csv", "text")
+    assert ".part" not in str(error.value)
+    assert f"{tmp_path / 'scores.csv'} but got: Permission denied. Check" in str(error.value)
 
 
 def test_no_flipped_bit_in_digested_json_changes_what_is_read(tmp_path: Path) -> None:

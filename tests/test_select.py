@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_photographs_and_a_network_of_ones_own(photographs, tmp_path):
     assert [float(row["score"]) for row in chosen] == list(expected.scores)
     assert {row["path"] for row in chosen} == {f"photos/{row['id']}" for row in chosen}
     assert not {"03.png", "07.png", "11.png"} & set(expected.ids)
+
+
+def test_images_that_nothing_says_how_to_normalise_are_told(photographs):
+    command = ("select", "w.pt", "--data", "photos", "--budget", 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, _, err = call(*command, "-s", "model.name=nets_of_select:make")
+    assert code == 0, err
+    assert "Nothing says by which mean and std" in " ".join(err.split())
 
 
 def test_the_command_of_the_page_runs(photographs, tmp_path):

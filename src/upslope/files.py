@@ -53,9 +53,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         if is_too_large(error):
             fix = size_advice() or "write to a disk that takes larger files"
         raise RunError(
-            f"Expected to be able to write {path} but got: {error}. {fix[0].upper()}{fix[1:]}, "
+            f"Expected to be able to write {path} but got: {_words_of(error)}. "
+            f"{fix[0].upper()}{fix[1:]}, "
             "then run the same command again: nothing recorded before is lost."
         ) from error
+
+
+def _words_of(error: OSError) -> str:
+    """Return what the system says, without the name of a temporary file, which nobody asked for."""
+    is_of_temporary = f".{process_mark()}.part" in str(error)
+    return os.strerror(error.errno) if is_of_temporary and error.errno else str(error)
 
 
 def name_in_use(path: Path, *, as_file: bool) -> str:

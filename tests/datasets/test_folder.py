@@ -144,7 +144,9 @@ def test_to_score_every_image_is_the_pool(tmp_path):
     assert pool.inputs(range(5))[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 7]
     assert len(datasets.load_to_score("folder", tmp_path, limit=2)) == 2
     (tmp_path / "m.csv").write_text("path,label,split\nloose.png,,\ncat/0.png,,test\n")
-    assert datasets.load_to_score("folder", tmp_path, manifest="m.csv").ids == ("loose.png",)
+    with pytest.warns(UserWarning, match=r"Left out 3 images that m\.csv does not list"):
+        pool = datasets.load_to_score("folder", tmp_path, manifest="m.csv")
+    assert pool.ids == ("loose.png",)
     (tmp_path / "m.csv").unlink()
     by_class(tmp_path, {"train/new": 1})
     assert datasets.load_to_score("folder", tmp_path).ids == ("train/new/0.png",)
@@ -209,6 +211,7 @@ def test_every_option_of_a_run_is_taken_in_scoring(tmp_path, option):
         given["manifest"] = "m.csv"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Left out 1 file of the kind .csv")
+        warnings.filterwarnings("ignore", "Left out 2 images that m.csv does not list")
         pool = datasets.load_to_score("folder", tmp_path, **given)
     edge = 4 if option == "size" else 6
     assert len(pool) == (2 if "manifest" in given else 3 if option == "limit" else 4)

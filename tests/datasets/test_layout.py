@@ -276,6 +276,8 @@ def test_images_that_a_manifest_does_not_list(tmp_path):
     manifest(tmp_path, f"path,label\n{rows}\n")
     splits = datasets.load("folder", tmp_path, manifest="m.csv")
     assert splits.notes == ("Left out 2 images that m.csv does not list: 'i/10.png', 'i/11.png'.",)
+    with pytest.warns(UserWarning, match="Left out 2 images that m.csv does not list"):
+        assert len(datasets.load_to_score("folder", tmp_path, manifest="m.csv")) == 10
 
 
 @pytest.mark.parametrize(

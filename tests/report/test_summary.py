@@ -84,6 +84,8 @@ def test_what_cannot_be_summarised_is_named() -> None:
         summarise(Study((runs[0], runs[0])))
     with pytest.raises(RunError, match="but got 'margin'"):
         summarise(made_up({"random": 0}), reference="margin")
+    with pytest.raises(RunError, match="random, margin, but got 'margn'; did you mean `margin`"):
+        summarise(made_up({"random": 0, "margin": 0}), reference="margn")
 
 
 def on_a_test_set(rng: np.random.Generator, seeds: int, size: int, strategies: int) -> Study:

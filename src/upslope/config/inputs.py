@@ -52,8 +52,7 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
     if form is None:
         if options_pair is not None:
             return options_pair
-        source = origin(pool, 0)[0]
-        if config.freeze and not (isinstance(source, HasStatistics) and source.mean):
+        if config.freeze and states_none(config, pool):
             build_trained(  # told first: no statistics make random weights trained ones
                 partial(
                     models.build,
@@ -79,6 +78,16 @@ def statistics(config: Config, pool: Dataset) -> tuple[tuple[float, ...], tuple[
                 f"{config.model.name!r} were trained, but got {list(option)}. Leave it out."
             )
     return mean, std
+
+
+def states_none(config: Config, pool: Dataset) -> bool:
+    """Return whether nothing states the statistics of images, so that they are measured: neither
+    the configuration, nor the network's weights, nor the data set."""
+    if not is_image(pool) or models.image_form(config.model.name, config.model.options):
+        return False
+    source = origin(pool, 0)[0]
+    has_own = isinstance(source, HasStatistics) and bool(source.mean)
+    return not has_own and _stated_statistics(config, pool) is None
 
 
 def _stated_statistics(

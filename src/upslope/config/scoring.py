@@ -19,13 +19,13 @@ from upslope import datasets, models, strategies, tasks
 from upslope.batches import resolve_device
 from upslope.checkpoints import load_weights, read_weights, trained_classes
 from upslope.config.assemble import data_options
-from upslope.config.inputs import statistics
+from upslope.config.inputs import states_none, statistics
 from upslope.config.recorded import ENCODED_BY_POOL, Source
 from upslope.config.schema import names_or_mappings
 from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
-from upslope.errors import ConfigError, DataError, ModelError, UpslopeError
+from upslope.errors import ConfigError, DataError, ModelError, UpslopeError, warn_user
 from upslope.experiment.network_record import (
     describe_network,
     list_differences,
@@ -96,6 +96,7 @@ def load_trained_model(
     )
     # Images of a folder do not tell the classes that a network knows: then the names given count.
     class_list = source.classes or pool.classes or tuple(config.data.options.get("classes") or ())
+    _warn_of_measured_statistics(source, pool, mean, std)
     if config.freeze:
         return _trained_head(source, pool, class_list, (mean, std), weights, progress)
 
@@ -128,6 +129,24 @@ def load_trained_model(
     if classes is None:  # a network of one size whatever it is asked for: its outputs tell
         classes = _outputs(model, task_of(2), pool)
     return TrainedModel(pool, task_of(classes), model.to(device), device, tuple(class_list))
+
+
+def _warn_of_measured_statistics(
+    source: Source, pool: Dataset, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Warn where images are normalised by their own statistics, since nothing says by which the
+    network was trained."""
+    if source.run is not None or not states_none(source.config, pool):
+        return
+    words = [f"{key} [{', '.join(f'{v:.3f}' for v in values)}]" for key, values in
+             (("mean", mean), ("std", std))]  # fmt: skip
+    warn_user(
+        f"Nothing says by which mean and std images were normalised when {source.checkpoint} was "
+        f"trained, so that those of {place_of(pool)} are taken, {' and '.join(words)}: if they "
+        "were others, results are wrong. State those of the training with -s 'data.mean=[...]' -s "
+        "'data.std=[...]', one number per channel of images in 0..1.",
+        UserWarning,
+    )
 
 
 def _warn_of_other_settings(

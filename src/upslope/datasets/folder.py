@@ -103,7 +103,8 @@ def load(
             f"{layout!r}: folders are not looked at."
         )
     if manifest:
-        entries, notes = read_manifest(folder, manifest, missing_labels, encoding)
+        entries, left_out_notes, others = read_manifest(folder, manifest, missing_labels, encoding)
+        notes = (*left_out_notes, *others)
     else:
         left_out = LeftOut()
         misspelt_notes: tuple[str, ...] = ()
@@ -163,7 +164,7 @@ def to_score(
     """
     folder = needed_root(root, "folder", "your own images")
     if manifest:
-        entries, _ = read_manifest(folder, manifest, missing_labels, encoding)
+        entries, notes, _ = read_manifest(folder, manifest, missing_labels, encoding)
         ids = [id_ for id_, _, split in entries if split in ("", "train")]
     else:
         left_out = LeftOut()
@@ -174,8 +175,9 @@ def to_score(
         ]
         if not ids:
             raise no_images(folder, left_out, " to score")
-        for note in left_out.notes():
-            warnings.warn(note, stacklevel=2)
+        notes = left_out.notes()
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     if not ids:
         raise DataError(
             f"Expected images to score in the manifest {manifest} of {folder} but all that it "

@@ -28,8 +28,9 @@ def read_manifest(
     manifest: str,
     missing_labels: Sequence[str] | None = None,
     encoding: str | None = None,
-) -> tuple[list[Entry], tuple[str, ...]]:
-    """Return the entries of the CSV file `manifest` in `folder`, and sentences on what is left out.
+) -> tuple[list[Entry], tuple[str, ...], tuple[str, ...]]:
+    """Return the entries of the CSV file `manifest` in `folder`, sentences on images that it does
+    not list, and sentences on its labels, splits and other columns.
 
     Spaces around labels and names of splits are not part of them. missing_labels: words for no
     label. encoding: of the file.
@@ -63,11 +64,14 @@ def read_manifest(
             f"Expected images with their labels in {path}, one in each line after the first, but "
             "there are none."
         )
-    return entries, (
-        *missing_notes(said, missing_labels, f"images of {manifest}"),
-        *_find_unlisted(folder, manifest, earlier_paths),
-        *_without_split(entries, manifest),
-        *_unread(columns, manifest),
+    return (
+        entries,
+        _find_unlisted(folder, manifest, earlier_paths),
+        (
+            *missing_notes(said, missing_labels, f"images of {manifest}"),
+            *_without_split(entries, manifest),
+            *_unread(columns, manifest),
+        ),
     )
 
 

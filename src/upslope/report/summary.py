@@ -19,6 +19,7 @@ from upslope.evaluation import (
     paired_comparison,
     told_interval,
 )
+from upslope.registry import did_you_mean
 from upslope.report.look import Look
 from upslope.report.study import Array, Study
 
@@ -110,8 +111,8 @@ def summarise(study: Study, reference: str | None = None, look: Look | None = No
         reference = "random"
     if reference is not None and reference not in names:
         raise RunError(
-            f"Expected the reference to be one of the strategies with a complete run, {names}, "
-            f"but got {reference!r}."
+            "Expected the reference to be one of the strategies with a complete run, "
+            f"{', '.join(names)}, but got {reference!r}{did_you_mean(reference, names) or '.'}"
         )
     names.sort(key=lambda name: name != reference)  # the reference first, else in the given order
     comparisons = {name: _compare(study, name, reference) for name in names}
