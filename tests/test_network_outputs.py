@@ -16,8 +16,8 @@ from small_tasks import perceptron
 from test_changed_inputs import run
 from upslope import models
 from upslope.errors import ModelError
-from upslope.experiment.network_outputs import describe_outputs, same_outputs
 from upslope.ledger import read_run
+from upslope.network_outputs import describe_outputs, same_outputs
 from upslope.progress import Interrupted
 
 SAMPLE = torch.zeros(3, 2)

@@ -26,12 +26,12 @@ from upslope.cli.app import app
 from upslope.config import scoring
 from upslope.config.recorded import find_source
 from upslope.errors import ModelError
-from upslope.experiment.network_record import (
+from upslope.ledger import read_run
+from upslope.network_record import (
     describe_lastingly,
     describe_network,
     network_differences,
 )
-from upslope.ledger import read_run
 from upslope.progress import Interrupted
 from upslope.training import TrainingSettings
 

@@ -103,6 +103,36 @@ def test_a_folder_of_another_network_or_score_is_refused(tmp_path: Path) -> None
         score_pool(scorer(pool, tmp_path / "out", names=("margin",)))
 
 
+class Squashed(nn.Sequential):
+    """A network whose function no weight and no attribute shows."""
+
+    squash = staticmethod(torch.tanh)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.squash(super().forward(x))
+
+
+@pytest.mark.parametrize("option", ["rate", "forward"])
+def test_a_folder_of_another_network_with_the_same_weights_is_refused(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of both were joined in one table."""
+    pool = write_parquet(tmp_path / "pool")
+    first = replace(scorer(pool, tmp_path / "out"), model=Squashed(*net()))
+    first.prepare()
+    first.score(first.pool.shards[0])
+    score_pool(replace(first, out=tmp_path / "again"))
+    other = Squashed(*net())
+    if option == "rate":
+        other[3].p = 0.1  # of which `bald` and its like are made
+    else:
+        monkeypatch.setattr(Squashed, "squash", torch.sin)
+    with pytest.raises(RunError, match=r"3\.p 0\.5 instead of 0\.1|forward.* computes otherwise"):
+        score_pool(replace(first, model=other))
+    monkeypatch.undo()
+    assert score_pool(first).new == 2
+
+
 @pytest.mark.parametrize("option", ["views", "class"])
 def test_a_folder_of_another_task_is_refused(tmp_path: Path, option: str) -> None:
     class Weighed(tasks.Classification):

@@ -155,8 +155,8 @@ def fingerprint_of(
     datasets: by name. make_model: as of `sharing`.
     """
     from upslope.distributed.fingerprint import Fingerprint
-    from upslope.experiment.network_record import describe_lastingly
     from upslope.files import json_digest
+    from upslope.network_record import describe_lastingly
 
     ids = {name: (len(data), json_digest(list(data.ids))) for name, data in datasets.items()}
     network = json_digest(describe_lastingly(make_model)) if make_model else None

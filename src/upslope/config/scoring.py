@@ -26,13 +26,6 @@ from upslope.config.yaml_text import read_yaml
 from upslope.datasets.base import Dataset, place_of
 from upslope.datasets.readable import first_readable, input_type
 from upslope.errors import ConfigError, DataError, ModelError, UpslopeError, warn_user
-from upslope.experiment.network_record import (
-    describe_network,
-    list_differences,
-    network_differences,
-    outputs_record,
-    tells_outputs,
-)
 from upslope.files import json_digest
 from upslope.frozen import (
     freeze_dataset,
@@ -40,6 +33,13 @@ from upslope.frozen import (
     take_backbone,
 )
 from upslope.memory import raise_memory_error
+from upslope.network_record import (
+    describe_network,
+    list_differences,
+    network_differences,
+    outputs_record,
+    tells_outputs,
+)
 from upslope.pool import Strategy
 from upslope.progress import Observer, no_progress
 from upslope.scoring import Scorer

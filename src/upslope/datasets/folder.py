@@ -103,8 +103,8 @@ def load(
             f"{layout!r}: folders are not looked at."
         )
     if manifest:
-        entries, of_files, of_labels = read_manifest(folder, manifest, missing_labels, encoding)
-        notes = (*of_files, *of_labels)
+        entries, left_out_notes, others = read_manifest(folder, manifest, missing_labels, encoding)
+        notes = (*left_out_notes, *others)
     else:
         left_out = LeftOut()
         misspelt_notes: tuple[str, ...] = ()

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from upslope.checkpoints import file_sha256, load_tensors, load_weights, save_tensors
-from upslope.experiment.network_record import (
+from upslope.files import disk_errors
+from upslope.leftovers import sweep
+from upslope.memory import memory_errors
+from upslope.network_record import (
     NetworkRecord,
     check_network_record,
     describe_network,
     outputs_record,
     tells_outputs,
 )
-from upslope.files import disk_errors
-from upslope.leftovers import sweep
-from upslope.memory import memory_errors
 from upslope.seeds import global_generator
 from upslope.training import AuxiliaryModule, TrainingSettings, place
 from upslope.training.state import set_aside

@@ -19,7 +19,6 @@ from upslope.experiment.cycle_models import CycleModels
 from upslope.experiment.environment import environment, last_environment, note_sitting
 from upslope.experiment.first_model_cache import FirstModelCache
 from upslope.experiment.model_store import ModelStore
-from upslope.experiment.network_record import describe_lastingly, is_other_network
 from upslope.experiment.own_training import Trainer
 from upslope.experiment.record import RunRecord
 from upslope.experiment.settings import ExperimentSettings, amount
@@ -28,6 +27,7 @@ from upslope.experiment.steps import Steps
 from upslope.ledger import Change, Event, Ledger
 from upslope.ledger.store import has_begun
 from upslope.models import without_lazy_layers
+from upslope.network_record import describe_lastingly, is_other_network
 from upslope.pool import Strategy
 from upslope.tasks.base import Task
 from upslope.training import TrainingSettings, auxiliary_module

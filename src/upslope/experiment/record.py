@@ -17,11 +17,11 @@ from upslope.experiment.changes import (
     source_shape_of,
 )
 from upslope.experiment.checks import describe_strategy
-from upslope.experiment.network_record import NetworkRecord
 from upslope.experiment.own_training import Trainer, name_of
 from upslope.experiment.sample_probe import probe_samples
 from upslope.experiment.settings import ExperimentSettings
 from upslope.files import json_digest
+from upslope.network_record import NetworkRecord
 from upslope.plain_settings import settings_of
 from upslope.pool import Strategy
 from upslope.tasks.base import Normalises, Task

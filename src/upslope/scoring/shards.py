@@ -24,7 +24,13 @@ from torch import Tensor, nn
 
 from upslope.distributed.engine import compute_batches, current, using
 from upslope.errors import ConfigError, DataError, RunError
-from upslope.files import write_atomically, write_digested_json
+from upslope.files import read_digested_json, write_atomically, write_digested_json
+from upslope.network_record import (
+    NetworkRecord,
+    describe_as_it_is,
+    list_differences,
+    network_differences,
+)
 from upslope.pool import Need, PoolView
 from upslope.pools import Shard, ShardedPool
 from upslope.progress import Observer, Progress, Stop, no_progress
@@ -121,12 +127,13 @@ class ShardScorer:
         # Where nothing had to be left out, shards have the same scores under either; what has been
         # left out since would not be told by a later call that leaves nothing out.
         may_skip = {"on_corrupt": lambda before, now: (before, now) == ("fail", "skip")}
-        record = record_to_write(self.out / RECORD, self._record(), may_skip)
+        record = {**self._record(), "network": self._network_record()}
+        record_now = record_to_write(self.out / RECORD, record, may_skip)
         if self.storer is not None:
             self.storer.prepare(self.pool, weights_digest(self.model))
         # Last: a call that the store refuses must leave the folder to the call that began it.
-        if record is not None:
-            write_digested_json(self.out / RECORD, record)
+        if record_now is not None:
+            write_digested_json(self.out / RECORD, record_now)
 
     def missing(self) -> list[Shard]:
         """Return the shards that have no scores yet.
@@ -242,6 +249,24 @@ class ShardScorer:
             return False
         self.pool.check_unchanged(shard, int(facts["size"]), str(facts["tag"]))
         return self.storer is None or self.storer.is_done(shard)
+
+    def _network_record(self) -> NetworkRecord:
+        """Return what tells the network from others of the same weights: as it is recorded, where
+        there is a record, of which numbers may differ by rounding.
+
+        Raises:
+            RunError: it is another network.
+        """
+        now = describe_as_it_is(self.model, self.pool.input_shape)
+        earlier: Mapping[str, Any] = read_digested_json(self.out / RECORD) or {}
+        before: NetworkRecord = earlier.get("network", now)
+        if differences := network_differences(before, now):
+            raise RunError(
+                f"Expected {self.out} to be gone on with by the network that it was begun with but "
+                f"that was another: {list_differences(differences)}. Give the former one, or "
+                "another folder."
+            )
+        return before
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from upslope.counts import list_some
 from upslope.errors import ModelError
-from upslope.experiment.network_outputs import describe_outputs, same_outputs
+from upslope.network_outputs import describe_outputs, same_outputs
 from upslope.plain_settings import plain_entries
 
 _MODULES, _SETTINGS, _WEIGHTS, _OUTPUTS = "modules", "settings", "weights", "outputs"
@@ -54,6 +54,23 @@ def describe_network(model: nn.Module) -> NetworkRecord:
     }
     as_read_back: NetworkRecord = json.loads(json.dumps(record))  # with lists for tuples
     return as_read_back
+
+
+def describe_as_it_is(model: nn.Module, shape: Sequence[int]) -> NetworkRecord:
+    """Return the description of a network that nobody here can build again.
+
+    Of settings it has those of torch's modules alone: what other modules hold may be another each
+    time they are made, and shows in the outputs where it counts.
+
+    model: trained. shape: of one input, floats.
+    """
+    record = describe_network(model)
+    names = [name for name, m in model.named_modules() if type(m).__module__.startswith("torch.")]
+    settings = {
+        key: value for key, value in record[_SETTINGS].items() if key.rpartition(".")[0] in names
+    }
+    outputs = outputs_record(lambda: model, lambda: torch.zeros(1, *shape))
+    return {**record, _SETTINGS: settings, **outputs}
 
 
 def describe_lastingly(
