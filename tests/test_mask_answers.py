@@ -1,11 +1,14 @@
 """Masks as answers: numbers that losses changed, or that may be levels, are no classes."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from upslope.errors import DataError
-from upslope.tasks.mask_answers import decode_mask, mask_of
+from upslope.tasks.mask_answers import PREFIX, decode_mask, mask_of
 
 MASK = np.zeros((32, 32), dtype=np.uint8)
 MASK[8:20, 8:20], MASK[20:, 20:] = 2, 1
@@ -62,3 +65,37 @@ def test_numbers_that_readers_scale_to_levels_count_by_what_is_a_class(tmp_path)
         told(path)
     path.write_bytes(b"P5\n32 32\n255\n" + MASK.tobytes())
     assert np.array_equal(told(path), MASK)
+
+
+def as_text(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return PREFIX + base64.b64encode(stream.getvalue()).decode()
+
+
+def test_a_mask_as_text_is_read_as_a_file_is():
+    """Levels above 255 were cut to 8 bits: 258 was class 2."""
+    assert np.array_equal(told(as_text(Image.fromarray(MASK), format="PNG")), MASK)
+    deep = Image.fromarray(MASK.astype(np.uint16) + 256)
+    with pytest.raises(DataError, match=r"classes 0 to 3, .* but got \[256, 257, 258\]"):
+        told(as_text(deep, format="PNG"))
+    bits = as_text(as_palette(MASK, [0, 90, 180, 0]), format="PNG", bits=2)
+    assert np.array_equal(told(bits), MASK)
+    with pytest.raises(DataError, match="JPEG with losses"):
+        told(as_text(Image.fromarray(MASK), format="JPEG"))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_files_of_16_bits_in_either_order_are_read(tmp_path, order):
+    path = tmp_path / "mask.tif"
+    Image.fromarray(MASK.astype(f"{order}u2")).save(path)
+    assert np.array_equal(told(path), MASK)
+
+
+def test_an_opaque_alpha_channel_is_none(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.fromarray(MASK).convert("LA").save(path)
+    assert np.array_equal(told(path), MASK)
+    Image.fromarray(np.stack([MASK, MASK], axis=2)).save(path)
+    with pytest.raises(DataError, match="of mode LA"):
+        told(path)

@@ -20,6 +20,8 @@ Numbers = NDArray[np.int32]
 _WEBP_HEAD = 2**16  # bytes, within which a WebP file names the kind of its pixels
 _LOSSY = ("AVIF", "HEIF", "JPEG", "MPO")
 """Formats that change values. AVIF and HEIC need not, but their files do not tell Pillow."""
+_DEEP = 2**16 - 1
+"""The highest level of 16 bits."""
 _TOPS = {"L;2": 3, "L;4": 15}
 """The highest number that Pillow brings to 255, by how a PNG or TIFF stores grey levels."""
 
@@ -62,11 +64,18 @@ def storage_of(mask: Image.Image) -> Storage:
     raw_mode = how[0] if isinstance(how, tuple) and how else how
     if mask.format == "PPM":
         highest = how[-1] if isinstance(how, tuple) else None
-        is_scaled = isinstance(highest, int) and 0 < highest < 255
+        is_scaled = isinstance(highest, int) and 0 < highest < _DEEP and highest != 255
         return Storage(highest if is_scaled else None, mask.mode == "1")
     if not isinstance(raw_mode, str):
         return Storage()
     return Storage(_TOPS.get(raw_mode[:3]), mask.format == "TIFF" and "I" in raw_mode[1:])
+
+
+def without_full_alpha(mask: Image.Image) -> Image.Image:
+    """Return a decoded mask without its alpha channel where that is opaque everywhere."""
+    if mask.mode in ("LA", "RGBA") and mask.getextrema()[-1] == (255, 255):
+        return mask.convert(mask.mode.removesuffix("A"))
+    return mask
 
 
 def class_numbers(
@@ -77,7 +86,7 @@ def class_numbers(
     The entries of a palette count by their numbers. Programs that save a grey mask with few levels
     as a palette number the levels anew, and readers scale levels of less than 8 bits, and invert
     those of which 0 is white: where numbers and levels differ, those are meant that all stand for
-    something.
+    something. White of 1 bit is the level 255 as well, where 1 stands for nothing.
 
     mask: decoded. storage: as `storage_of` gave it before. is_value: tells which numbers stand for
     something.
@@ -93,11 +102,13 @@ def class_numbers(
         palette[: len(colours)] = colours
         is_grey = (palette[np.unique(numbers)] == palette[np.unique(numbers), :1]).all()
         levels = palette[numbers, 0] if is_grey else numbers
-    elif mask.mode in ("1", "L"):
-        highest = 1 if mask.mode == "1" else 255
+    elif mask.mode in ("1", "L") or storage.top is not None:
+        highest = {"1": 1, "L": 255}.get(mask.mode, _DEEP)
         top = highest if storage.top is None else storage.top
         numbers = np.rint(levels * (top / highest)).astype(np.int32)
         numbers = top - numbers if storage.inverted else numbers
+    if mask.mode == "1" and not is_value(np.unique(levels)).all():
+        levels = 255 * levels
     differ = numbers != levels
     if not differ.any():
         return numbers

@@ -263,3 +263,57 @@ def test_a_mask_that_may_be_inverted_is_refused(tmp_path):
             load(tmp_path / "bits")
     path.write_bytes(tiff(mask, 1, white_is_zero=False))
     assert np.array_equal(load(tmp_path / "bits").pool.targets([0])[0], mask)
+
+
+@pytest.mark.parametrize("top", [3, 255, 256, 1000, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_numbers_of_a_pgm_are_those_that_it_stores(tmp_path, top, plain):
+    """Numbers of files of more than 8 bits were those that Pillow scales them to."""
+    lay(tmp_path, table="name,id\nnone,0\nleaf,1\nroot,2\nx,128\ny,255\n")
+    entries = levels([0, 1, 2])
+    samples = entries.astype(">u2" if top > 255 else "u1").tobytes()
+    if plain:
+        samples = " ".join(map(str, entries.ravel())).encode()
+    header = f"P{2 if plain else 5} 8 6 {top}\n".encode()
+    (tmp_path / "masks/train/0.png").write_bytes(header + samples)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], entries)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
+@pytest.mark.parametrize("ignored", ["", "edge,1\n"])
+def test_white_of_one_bit_is_255_where_1_stands_for_nothing(tmp_path, kind, ignored):
+    lay(tmp_path, table=f"name,id\nnone,0\nroot,255\n{ignored}")
+    entries = levels([0, 255])
+    entries[0, :2] = 0, 255
+    for path in tmp_path.glob("masks/*/*.png"):
+        Image.fromarray(entries).convert("1").save(path, kind)
+    if ignored and kind == "PPM":
+        with pytest.raises(DataError, match="both stand for something"):
+            load(tmp_path)
+        return
+    expected = (entries > 0) * (2 if ignored else 1)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], expected)
+
+
+def test_of_one_bit_what_may_be_inverted_is_refused(tmp_path):
+    """White alone is 255, or the 0 that a PBM file has there."""
+    lay(tmp_path, table="name,id\nnone,0\nroot,255\n")
+    Image.new("1", (8, 6), 1).save(tmp_path / "masks/train/0.png", "PPM")
+    with pytest.raises(DataError, match="the number 0 is the grey 255, and both stand for"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGBA"])
+def test_an_alpha_channel_counts_where_it_is_not_opaque(tmp_path, kind):
+    by_colour = "name,red,green,blue\nnone,0,0,0\nleaf,128,128,128\nroot,255,255,255\n"
+    lay(tmp_path, table=GREYS if kind == "LA" else by_colour)
+    entries = levels([0, 128, 255])
+    for path in tmp_path.glob("masks/*/*.png"):
+        Image.fromarray(entries).convert(kind).save(path)
+    expected = np.searchsorted([0, 128, 255], entries)
+    assert np.array_equal(load(tmp_path).pool.targets([0])[0], expected)
+    mask = Image.fromarray(entries).convert(kind)
+    mask.putpixel((0, 0), (0, 0) if kind == "LA" else (0, 0, 0, 0))
+    mask.save(path)
+    with pytest.raises(DataError, match=f"its mode is {kind}"):
+        load(tmp_path)

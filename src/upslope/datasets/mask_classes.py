@@ -24,7 +24,13 @@ from upslope.images import (
     open_image,
     read_header,
 )
-from upslope.mask_files import Storage, check_lossless, class_numbers, storage_of
+from upslope.mask_files import (
+    Storage,
+    check_lossless,
+    class_numbers,
+    storage_of,
+    without_full_alpha,
+)
 from upslope.reading import reporting_damage
 
 IGNORE = 255
@@ -91,7 +97,7 @@ class MaskClasses:
             storage = storage_of(mask_image)
             check_pixels(mask_image, path, form.most)
             load_whole(mask_image)
-            mask = ImageOps.exif_transpose(mask_image)
+            mask = without_full_alpha(ImageOps.exif_transpose(mask_image))
             size = (mask.height, mask.width)
             _same_size(path, size, image)
             if form.size is not None and form.size != size:

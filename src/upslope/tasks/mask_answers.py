@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from upslope.errors import DataError
+from upslope.image_depth import is_deep_colour
 from upslope.images import check_pixels, load_whole, most_pixels, open_image
-from upslope.mask_files import check_lossless, class_numbers, storage_of
+from upslope.mask_files import check_lossless, class_numbers, storage_of, without_full_alpha
 from upslope.reading import reporting_damage
 
 PREFIX = "png:"
+_AS_TEXT, _ADVICE = f"a mask as text, {PREFIX}...,", "Draw it again."
 _LARGEST = 255
 """The largest number in a pixel of the PNG."""
 
@@ -40,11 +42,8 @@ def decode_mask(text: str) -> Mask:
     Raises:
         DataError: text that it did not write.
     """
-    form, advice = f"a mask as text, {PREFIX}...,", "Draw it again."
-    with reporting_damage(form, advice):
-        data = base64.b64decode(text.removeprefix(PREFIX), validate=True)
-    with open_image(data, form, advice) as image:
-        check_pixels(image, form, most_pixels())
+    with open_image(_decode_base64(text), _AS_TEXT, _ADVICE) as image:
+        check_pixels(image, _AS_TEXT, most_pixels())
         load_whole(image)
         return np.array(image, dtype=np.uint8)
 
@@ -65,9 +64,9 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
         return np.asarray(((numbers >= 0) & (numbers < classes)) | (numbers == ignore))
 
     if isinstance(answer, str) and answer.startswith(PREFIX):
-        mask: Any = decode_mask(answer)
+        mask: Any = _read(_decode_base64(answer), "a mask as text", is_value)
     elif isinstance(answer, str | Path):
-        mask = _read(Path(answer), is_value)
+        mask = _read(Path(answer), answer, is_value)
     elif isinstance(answer, Image.Image):
         mask = _levels(answer, "the image", is_value)
     else:
@@ -95,22 +94,32 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
     return encode_mask(mask.astype(np.uint8))
 
 
-def _read(path: Path, is_value: Callable[[NDArray[Any]], Any]) -> NDArray[Any]:
-    with open_image(path, f"a mask in {path}", "Repair or remove it.") as image:
-        check_pixels(image, path, most_pixels())
-        return _levels(image, path, is_value)
+def _read(
+    source: Path | bytes, name: object, is_value: Callable[[NDArray[Any]], Any]
+) -> NDArray[Any]:
+    with open_image(source, f"a mask in {name}", "Repair or remove it.") as image:
+        check_pixels(image, name, most_pixels())
+        return _levels(image, name, is_value)
+
+
+def _decode_base64(text: str) -> bytes:
+    """The file that a mask as text holds."""
+    with reporting_damage(_AS_TEXT, _ADVICE):
+        return base64.b64decode(text.removeprefix(PREFIX), validate=True)
 
 
 def _levels(
     image: Image.Image, name: object, is_value: Callable[[NDArray[Any]], Any]
 ) -> NDArray[Any]:
     """(h, w) class numbers of an image, turned as the pixels of its image are."""
-    if image.mode not in ("1", "L", "P", "I", "I;16"):
+    check_lossless(image, name)
+    storage = storage_of(image)
+    upper_bits_alone = is_deep_colour(image)  # of grey with an alpha channel, as LA
+    load_whole(image)
+    mask = without_full_alpha(ImageOps.exif_transpose(image))
+    if upper_bits_alone or mask.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
         raise DataError(
             f"Expected class numbers as the levels of {name} but it is of mode {image.mode}. Save "
             "the mask as grey levels or a palette, not as colours."
         )
-    check_lossless(image, name)
-    storage = storage_of(image)
-    load_whole(image)
-    return class_numbers(ImageOps.exif_transpose(image), storage, is_value, name)
+    return class_numbers(mask, storage, is_value, name)
