@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ from upslope.image_formats import describe_unread, readable_formats
 from upslope.png import check_chunks, check_rows, has_late_orientation
 from upslope.reading import check_regular, check_room, read_limit, reporting_damage
 from upslope.tiff import check_stored, select_page
+
+# Which images are too large is decided by `check_pixels`, which names them; Pillow warns of what is
+# allowed here, and names none. Behind the filters that there are: a stricter one of yours holds.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 Mode = Literal["RGB", "L"]
 Pixels = NDArray[np.uint8]

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -199,3 +201,17 @@ def test_messages_name_no_object_in_memory():
         images.read_header(b"no image at all", "a.jpg")
     assert "cannot identify it as one of AVIF, BMP" in str(error.value)
     assert "BytesIO" not in str(error.value)
+
+
+def test_an_image_of_allowed_size_brings_no_warning_of_pillow(tmp_path):
+    # In a process of its own, since the tests make errors of warnings.
+    path = tmp_path / "large.png"
+    Image.new("1", (9500, 9500)).save(path)  # 90 million pixels; Pillow warns from 89.5 million on
+    code = (
+        "import sys; from pathlib import Path; from upslope.images import read_header\n"
+        "print(read_header(Path(sys.argv[1]), 'large.png').size)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("(9500, 9500)\n", "")

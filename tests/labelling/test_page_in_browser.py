@@ -402,3 +402,28 @@ def photograph(page: Any, out: Path, name: str) -> None:
             picture = page.screenshot(full_page=width < 820)
             assert Image.open(io.BytesIO(picture)).width == width
             (out / f"{name}-{width}-{scheme}.png").write_bytes(picture)
+
+
+def test_two_windows_of_one_person_do_not_replace_each_others_answers(
+    hands: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    page_server: Callable[..., Any],
+    browser: Any,
+) -> None:
+    folder, _ = hands
+    project = tmp_path / "project"
+    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
+    url = page_server(project).url
+    first, second = Person(browser.new_page()), Person(browser.new_page())
+    for person in (first, second):
+        person.page.goto(url)
+    shown = first.shown()
+    second.page.route("**/api/status", lambda _: None)  # what it shows stays
+    assert second.shown() == shown
+    first.press("1")
+    second.page.keyboard.press("2")
+    second.page.wait_for_selector("#problem:not([hidden])")
+    assert f"{shown} was answered meanwhile, as '1'" in second.page.inner_text("#problem")
+    assert answers_in(project) == {shown: "1"}
+    for person in (first, second):
+        person.page.close()

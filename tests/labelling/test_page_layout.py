@@ -141,3 +141,22 @@ def test_what_failed_is_told_until_it_has_come_through(
     page.wait_for_selector("#problem", state="hidden")
     assert read_project(texts)[1].tally.labelled == 1
     page.close()
+
+
+def test_texts_are_written_in_their_own_direction(
+    tmp_path: Path, page_server: Callable[..., Any], browser: Any
+) -> None:
+    (tmp_path / "texts.csv").write_text("id,text\n1,אבג (דה) 12.\n2,אבג (דה) 12.\n", "utf-8")
+    settings = ProjectSettings(str(tmp_path / "texts.csv"), ("טוב!", "bad"))
+    Project.create(tmp_path / "project", settings).close()
+    page = browser.new_page()
+    page.goto(page_server(tmp_path / "project").url)
+    page.wait_for_selector("#sample .text")
+    ends = """selector => { const node = document.querySelector(selector).firstChild;
+      return [0, node.length - 1].map(i => { const range = new Range();
+        range.setStart(node, i); range.setEnd(node, i + 1);
+        return range.getBoundingClientRect().left; }); }"""
+    for selector in ("#sample .text", "#classes button span"):
+        begin, end = page.evaluate(ends, selector)
+        assert begin > end, selector
+    page.close()

@@ -54,6 +54,24 @@ def test_what_is_shown_stays_until_it_is_answered(session: Session) -> None:
     assert first(session)["id"] != shown["id"]
 
 
+def test_an_answer_to_what_was_answered_in_another_window_is_refused(session: Session) -> None:
+    shown = first(session)
+    fields = ("sample", "corrects")
+    body = {key: shown[key] for key in fields}
+    session.answer("me", {**body, "label": "red"})
+    session.answer("me", {**body, "label": "red"})  # the same request, come twice
+    for other in ({"label": "blue"}, {"reason": SKIP}, {"label": "red", "note": "dark"}):
+        with pytest.raises(DataError, match=r"meanwhile, as 'red'.*&name=Ann"):
+            session.answer("me", {**body, **other})
+    session.answer("ann", {**body, "label": "blue"})  # of another person: no conflict
+    session.review("me", shown["sample"])
+    again = first(session)
+    assert again["answer"]["label"] == "red"
+    session.answer("me", {**{key: again[key] for key in fields}, "label": "blue"})
+    session.review("me", shown["sample"])
+    assert first(session)["answer"]["label"] == "blue"
+
+
 def test_two_people_are_never_shown_one_sample(session: Session) -> None:
     answered: list[str] = []
     while session.status("ann")["questions"]:

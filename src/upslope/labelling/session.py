@@ -21,6 +21,7 @@ from upslope.labelling.project import Project, names_of
 from upslope.labelling.queue import BY_STRATEGY, RANDOM, Question, Queue
 from upslope.labelling.ranking import Guess, Ranking
 from upslope.labelling.samples import Samples, TableRows
+from upslope.labelling.stale_pages import refuse_stale
 from upslope.labelling.state import CONTROL, Answer, merge, slice_of
 from upslope.labelling.status import advice_lines
 
@@ -101,10 +102,12 @@ class Session:
         """Record what a person said of a sample.
 
         body: `sample`, its key; `label` (a name), `labels` (names) or `reason`; `seconds`,
-        `note`, `guess_shown`.
+        `note`, `guess_shown`; `corrects`, the order of the answer that the page showed, None for
+        none: without it, whatever there is is corrected.
 
         Raises:
-            DataError: no such sample, or an answer that is none.
+            DataError: no such sample, an answer that is none, or one that a page sent that did not
+                show the answer there is.
             RunError: the disk is full.
         """
         id_ = self.id_of(body.get("sample"))
@@ -120,10 +123,16 @@ class Session:
             "guess_shown": body.get("guess_shown") is True,
             "content": content_of(self.samples, self._position[id_]),
         }
-        if "reason" in body:
-            self.project.skip(id_, str(body["reason"]), **details)
+        reason, names = str(body.get("reason", "")), None if "reason" in body else _names(body)
+        if "corrects" in body:
+            label = None if names is None else self.project.label(names)
+            before = self.project.state.answers.get(id_, {}).get(author)
+            classes = self.project.settings.classes
+            refuse_stale(before, body["corrects"], (label, reason, details["note"]), classes)
+        if names is None:
+            self.project.skip(id_, reason, **details)
         else:
-            self.project.answer(id_, _names(body), **details)
+            self.project.answer(id_, names, **details)
         self.leave(author, id_)
 
     def undo(self, author: str, sample: object = None) -> bool:
@@ -266,6 +275,7 @@ class Session:
             "slice": question.slice,
             # What is asked again is answered blind, or the first answer would be repeated.
             "answer": None if before is None or again else self._answer(before),
+            "corrects": None if before is None else before.order,
             "has_guess": question.id in self._guesses,
         }
 

@@ -95,7 +95,8 @@ function seconds() {
 
 function details() {
   return {
-    sample: question.sample, seconds: seconds(), note: $("note").value, guess_shown: guessShown,
+    sample: question.sample, corrects: question.corrects, seconds: seconds(),
+    note: $("note").value, guess_shown: guessShown,
   };
 }
 
