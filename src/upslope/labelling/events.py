@@ -173,6 +173,7 @@ class _GrowingState:
         else:
             del self._answers[id_]
             self._contents.pop(id_, None)
+            self._again.pop(id_, None)  # without an answer it is asked as others are
 
 
 def _answer(
