@@ -113,3 +113,65 @@ def test_unreadable_and_imported_samples_are_not_asked() -> None:
     asked = {question.id for question in queue.upcoming(state, None, "me", 2000)}
     assert asked == set(IDS) - {"s0001", "s0002"}
     assert queue.remaining(state, "me") == 998
+
+
+def test_a_sample_to_ask_again_whose_answer_is_taken_back_is_asked_as_others_are() -> None:
+    """The queue ended in a KeyError, and the page with it, until the log was repaired by hand."""
+    by_me = {"author": "me", "slice": "random"}
+    state = fold(
+        [
+            Event("labelled", 0, {"labels": {"s0001": 0, "s0002": 0}, **by_me}),
+            Event("asked_again", 0, {"ids": {"s0001": "look", "s0002": "look"}}),
+            Event("taken_back", 0, {"labels": {"s0001": 0}, "passed": {}, "author": "me"}),
+        ]
+    )
+    queue = Queue(IDS, SETTINGS)
+    questions = queue.upcoming(state, None, "me", len(IDS))
+    assert [(q.id, q.why) for q in questions if q.why == "look"] == [("s0002", "look")]
+    assert "s0001" in {question.id for question in questions}
+    assert queue.remaining(state, "me") == 999
+
+
+def test_a_sample_that_is_passed_when_asked_again_is_not_given_as_before() -> None:
+    state = fold(
+        [
+            Event("labelled", 0, {"labels": {"s0001": 0}, "author": "me", "slice": "random"}),
+            Event("asked_again", 0, {"ids": {"s0001": "look"}}),
+            Event("taken_back", 0, {"labels": {"s0001": 0}, "passed": {}, "author": "me"}),
+            Event("passed", 0, {"ids": {"s0001": "skip"}, "author": "me", "slice": "random"}),
+        ]
+    )
+    assert not state.settled
+    assert not state.again
+
+
+def test_many_questions_at_once_are_those_of_one_after_the_other() -> None:
+    queue, ranking = Queue(IDS, SETTINGS), Ranking(IDS[::-1], "margin")
+    at_once = queue.upcoming(LabelState(), ranking, "me", 300)
+    assert at_once == ask_all(queue, ranking, 300)
+    assert queue.upcoming(LabelState(), None, "me", 10**6)[:250] == ask_all(queue, None, 250)
+
+
+def test_as_many_samples_remain_as_are_asked() -> None:
+    """With copies, of which some originals cannot be read, and answers of people and files."""
+    rng = np.random.default_rng(0)
+    kinds = [("ann", "control"), ("bob", "random"), ("import: x", "imported"), ("", "unreadable")]
+    for seed in range(60):
+        ids = [f"s{i}" for i in range(30)]
+        originals = rng.permutation(ids)[:12]
+        body = {"ids": dict(zip(originals[:6].tolist(), originals[6:].tolist(), strict=True))}
+        events = [Event("copies", 0, body)]
+        for id_, kind in zip(rng.permutation(ids)[:20], rng.integers(0, 4, 20), strict=True):
+            author, why = kinds[kind]
+            label = {"labels": {str(id_): 0}, "author": author, "slice": why}
+            unreadable = {"ids": [str(id_)]}
+            events.append(
+                Event("labelled", 0, label) if author else Event("unreadable", 0, unreadable)
+            )
+        state = fold(events)
+        queue = Queue(ids, ProjectSettings("x", ("a", "b"), twice=0.4, seed=seed))
+        for author in ("ann", "bob", "cem"):
+            asked = [question.id for question in queue.upcoming(state, None, author, 100)]
+            assert len(asked) == len(set(asked)) == queue.remaining(state, author)
+        unanswered = [id_ for id_ in queue.control if id_ not in state.answers]
+        assert queue.waiting_control(state, 3) == unanswered[:3]

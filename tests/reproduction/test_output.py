@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 
 from upslope.reproduction.artefacts.confound import _stretch
+from upslope.reproduction.artefacts.figures_1_2_4 import _against_random
 from upslope.reproduction.output.formats import (
     escape_latex,
     format_value,
@@ -168,3 +170,41 @@ def test_names_stand_above_bars_of_a_logarithmic_axis() -> None:
     series = (Series("training", (10.0, 10.0)), Series("selecting", (0.1, 1.0)))
     axes = draw_picture((Panel("Time", "s", "", ("a", "b"), series, logarithmic=True),)).axes[0]
     assert axes.get_ylim()[1] > 30
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of three budgets."""
+
+    scores: tuple[float, ...]
+
+    def curve(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        return (10, 20, 40), self.scores
+
+
+def test_areas_beside_those_of_random() -> None:
+    """Equal areas differed by what rounding leaves, as -3.6e-15 points."""
+    rng = np.random.default_rng(0)
+    curves = {name: rng.random((4, 3)) for name in ("random", "entropy-gradnorm", "margin")}
+    # The same area from another curve: 10 more in the middle weigh as 15 / 10 less at the start.
+    curves["expected-gradnorm"] = curves["random"] + [0.09, -0.03, 0.0]
+    runs = {name: tuple(Finished(tuple(c)) for c in curve) for name, curve in curves.items()}
+    (table,), sentence = _against_random("points", runs)  # type: ignore[arg-type]
+    rows = {row.label: row.values for row in table.rows}
+    areas = {name: 100 * c @ [1 / 6, 1 / 2, 1 / 3] for name, c in curves.items()}
+    p_values = []
+    for name in ("entropy-gradnorm", "margin"):
+        area, less, _ = rows[name]
+        oracle = stats.ttest_rel(areas[name], areas["random"])
+        interval = oracle.confidence_interval()
+        assert area.mean == pytest.approx(areas[name].mean())
+        assert less.mean == pytest.approx((areas[name] - areas["random"]).mean())
+        assert less.half == pytest.approx((interval.high - interval.low) / 2)
+        p_values.append(oracle.pvalue)
+    first, second = np.argsort(p_values)
+    ours = [rows[name][2].mean for name in ("entropy-gradnorm", "margin")]
+    assert ours[first] == pytest.approx(min(1, 3 * p_values[first]))
+    assert ours[second] == pytest.approx(min(1, max(ours[first], 2 * p_values[second])))
+    assert rows["expected-gradnorm"][1:] == (Value(0.0, 0.0, 4), Value(1.0))
+    assert "expected-gradnorm +0.00 points of area against random (p = 1)" in sentence
+    assert sentence.endswith(f"that of {max(areas, key=lambda name: areas[name].mean())}.")

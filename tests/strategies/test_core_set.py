@@ -10,7 +10,7 @@ from pools import generator, make_pool
 from torch import Tensor
 
 from upslope.pool import PoolView
-from upslope.strategies import build, distances
+from upslope.strategies import build, core_set, distances
 from upslope.strategies.core_set import k_center
 
 
@@ -65,7 +65,9 @@ def test_robust_is_the_best_of_all_subsets(seed: int, labelled: int, outliers: i
     selection = strategy.select(pool, 3, generator())
     chosen = [pool.candidates.index(i) for i in selection.ids]
     best = best_radius(x, y, 3, outliers)
-    assert radius(x, torch.cat([y, x[chosen]]), outliers) == pytest.approx(best, rel=2e-4)
+    attained = radius(x, torch.cat([y, x[chosen]]), outliers)
+    assert attained == pytest.approx(best, rel=2e-4)
+    assert selection.notes["radius"] == pytest.approx(attained)
     assert selection.notes["lower_bound"] <= best * (1 + 1e-4)
     assert selection.notes["gap"] <= 1e-4
 
@@ -76,6 +78,61 @@ def test_robust_gives_the_greedy_answer_and_its_bound_where_time_is_out() -> Non
     assert hurried.ids == build("core-set").select(pool, 6, generator()).ids
     assert hurried.notes["lower_bound"] == pytest.approx(hurried.notes["radius"] / 2)
     assert hurried.notes["gap"] == pytest.approx(1)
+
+
+def pool_of(x: Tensor, y: Tensor) -> PoolView:
+    (need,) = build("core-set-robust").needs
+    ids = [f"id-{i}" for i in range(len(x))]
+    return PoolView(ids, {need: x}, [f"label-{i}" for i in range(len(y))], {need: y})
+
+
+def test_robust_tells_its_radius_in_the_unit_of_the_features() -> None:
+    pool = make_pool(build("core-set").needs, 12, 2)
+    x, y = features(pool)
+    strategy = build("core-set-robust", outliers=0.1)
+    small = strategy.select(pool_of(x / 100, y / 100), 3, generator())
+    whole = strategy.select(pool_of(x, y), 3, generator())
+    assert small.ids == whole.ids
+    assert small.notes["radius"] == pytest.approx(whole.notes["radius"] / 100)
+
+
+def test_robust_does_not_run_after_outliers_as_the_greedy_answer_does() -> None:
+    """Whose radius is more than twice the best one, so that its half is no bound."""
+    groups = torch.tensor([[10.0, 0.0], [0.0, 10.0]])
+    near = torch.randn(5, 2, generator=generator()) / 100
+    x = torch.cat([groups[0] + near, groups[1] + near, torch.tensor([[900.0, 0.0], [-900.0, 0.0]])])
+    pool = pool_of(x, torch.zeros(1, 2))
+    selection = build("core-set-robust", outliers=2.5 / 12).select(pool, 2, generator())
+    assert {int(i.removeprefix("id-")) // 5 for i in selection.ids} == {0, 1}
+    assert 0 <= selection.notes["lower_bound"] <= selection.notes["radius"] < 0.1
+
+
+def test_robust_with_a_gap_of_0_ends_where_no_radius_lies_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It asked for a cover of the same radius until its time was over."""
+    radii = []
+    cover = core_set._cover
+
+    def remember(x: Tensor, to_labels: Tensor, radius: float, *options: float) -> object:
+        radii.append(radius)
+        return cover(x, to_labels, radius, *options)
+
+    monkeypatch.setattr(core_set, "_cover", remember)
+    pool = make_pool(build("core-set").needs, 5, 1)
+    selection = build("core-set-robust", gap=0.0, seconds=5.0).select(pool, 2, generator())
+    assert len(radii) == len(set(radii)) < 64
+    assert selection.notes["gap"] < 1e-15
+
+
+def test_robust_gives_the_greedy_answer_where_a_program_would_be_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core_set, "PAIRS", 12)
+    pool = make_pool(build("core-set").needs, 12, 2)
+    selection = build("core-set-robust").select(pool, 3, generator())
+    assert selection.ids == build("core-set").select(pool, 3, generator()).ids
+    assert selection.notes["gap"] == pytest.approx(1)
 
 
 def test_blocks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,13 @@ def test_small_clusters_wait_until_the_others_are_used_up() -> None:
     assert [i[0] for i in ids] == ["0"] * 10 + ["1"] * 2
 
 
+@pytest.mark.parametrize(("size", "first"), [(5, "0000000000"), (6, "0101010101")])
+def test_a_cluster_of_five_is_small(size: int, first: str) -> None:
+    pool = pool_of([10, size], [0, 0])
+    ids = build("typiclust", max_clusters=2).select(pool, 10, generator()).ids
+    assert "".join(i[0] for i in ids) == first
+
+
 def test_tcm_is_typiclust_then_margin() -> None:
     pool = pool_of([12, 20], [3, 2])
     early = build("tcm", switch=6).select(pool, 4, generator()).ids

@@ -164,7 +164,7 @@ class _GrowingState:
         label = merge(after)
         if merge(before) != label:
             self._settled_ids.discard(id_)
-        elif is_second_look and answer is not None and answer.label == label:
+        elif is_second_look and label is not None and answer is not None and answer.label == label:
             self._settled_ids.add(id_)
         self._tally.count(before, -1)
         self._tally.count(after, 1)

@@ -133,6 +133,8 @@ class RobustCoreSet(CoreSet):
         end = time.monotonic() + self.seconds
         while upper > (1 + self.gap) * lower and (left := end - time.monotonic()) > 0:
             radius = (lower + upper) / 2
+            if not lower < radius < upper:  # no number lies between them, with a gap of 0
+                break
             cover = _cover(x, to_labels, radius, budget, most_outliers, left)
             if cover is None:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from upslope.evaluation import area, holm, paired_comparison
+from upslope.evaluation.curves import difference_of
 from upslope.ledger import RunResult
 from upslope.report.tables import name_of
 from upslope.reproduction import paper
@@ -116,6 +117,7 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     """Return the areas, and their paired differences to random."""
     areas = {name: area(_budgets(of_name), _figures(of_name)) for name, of_name in runs.items()}
     others = [name for name in areas if name != REFERENCE]
+    differences = {name: difference_of(areas[name], areas[REFERENCE]) for name in others}
     comparisons = {name: paired_comparison(areas[name], areas[REFERENCE]) for name in others}
     p_values = dict(zip(others, holm([t.p for t in comparisons.values()]).tolist(), strict=True))
     rows = [Row(REFERENCE, (mean_over_seeds(areas[REFERENCE][:, None])[0], None, None))]
@@ -126,7 +128,7 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
                 name,
                 (
                     mean_over_seeds(areas[name][:, None])[0],
-                    mean_over_seeds((areas[name] - areas[REFERENCE])[:, None])[0],
+                    mean_over_seeds(differences[name][:, None])[0],
                     None if np.isnan(p) else Value(p),
                 ),
             )
@@ -140,7 +142,7 @@ def _against_random(title: str, runs: Runs) -> tuple[list[Table], str]:
     )
     said = []
     for name in (n for n in others if n in GRADIENT_NORM_STRATEGIES):
-        mean, p = float(np.mean(areas[name] - areas[REFERENCE])), p_values[name]
+        mean, p = float(np.mean(differences[name])), p_values[name]
         p_words = "one seed, not tested" if np.isnan(p) else f"p = {p:.2g}"
         said.append(f"{name} {mean:+.2f} points of area against {REFERENCE} ({p_words})")
     best = max(areas, key=lambda name: float(np.mean(areas[name])))
