@@ -211,3 +211,81 @@ def test_inputs_whose_squares_leave_float32(layer: nn.Module, shape: tuple[int, 
         wanted = check_norms(layer, x, rated_loss, rtol=1e-5)
         sketches = gradient_sketches(layer, x, rated_loss, dim=8)
         assert torch.allclose(sketches.norms, wanted, rtol=1e-5, atol=0)
+
+
+def _squares(outputs: Tensor) -> Tensor:
+    return outputs.square().sum(dim=1)
+
+
+@pytest.mark.parametrize("power", [-38, -30, -24, 20, 26, 34])
+def test_batches_whose_squares_all_leave_float32_go_by_kernels(
+    power: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Norms of zero, or infinite ones, stood for the size of gradients that were compared."""
+    torch.manual_seed(0)
+    for make in (dense, convolutional, positions):
+        model, x = make()
+        check_norms(model, x, lambda z: z.flatten(1).tanh().sum(dim=1) * 10.0**power, rtol=1e-4)
+    assert not [w for w in recwarn if issubclass(w.category, GradientNormWarning)]
+
+
+class Fading(nn.Module):
+    """Layers behind each of which a gradient is smaller by `factor`."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.second(self.first(x) * self.factor + x)
+        return self.last(z * self.factor) * self.factor
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1e-11, 1e-13, 1e-14])
+def test_layers_that_only_scaled_losses_reach(
+    factor: float, recwarn: pytest.WarningsRecorder
+) -> None:
+    """An untrained deep network fades so; it went one sample at a time, where it is tried first."""
+    torch.manual_seed(0)
+    model, x = Fading(factor), torch.randn(2, 6)
+    with torch.no_grad():
+        model.last.bias.zero_()
+    check_norms(model, x, _squares, rtol=1e-4)
+    assert not [w for w in recwarn if issubclass(w.category, GradientNormWarning)]
+
+
+def test_uses_that_batches_reach_in_turn_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one batch had shown was forgotten with the next, which had not reached it."""
+    torch.manual_seed(0)
+    left, right = nn.Linear(6, 5), nn.Linear(6, 5)
+    head = nn.Linear(5, 3)
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.head = left, right, head
+
+        def forward(self, x: Tensor) -> Tensor:
+            gates = x[:, :1].clamp(0, 1), (-x[:, :1]).clamp(0, 1)
+            z: Tensor = self.head(self.left(x) * gates[0] + self.right(x) * gates[1])
+            return z
+
+    probes = []
+    probe = recording.Forward.probe
+
+    def counted(self: Any, losses: Tensor) -> Any:
+        probes.append(losses.dtype)
+        return probe(self, losses)
+
+    monkeypatch.setattr(recording.Forward, "probe", counted)
+    model, counts = Gated(), []
+    for sign in (1, -1, 1, -1, 1, -1):
+        x = torch.randn(4, 6)
+        x[:, 0] = sign * x[:, 0].abs()
+        norms = gradient_norms(model, x, _squares)
+        wanted = gradient_norms(copy.deepcopy(model).double(), x.double(), _squares)
+        torch.testing.assert_close(norms, wanted, rtol=1e-4, atol=0)
+        counts.append(probes.count(torch.float32))
+    assert counts[1] > counts[0] > 0
+    assert set(counts[2:]) == {counts[1]}

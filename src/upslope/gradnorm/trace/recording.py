@@ -262,7 +262,34 @@ class Recording:
                 "function may clip or round them once they are scaled"
             )
         forward = self._forward() if last else self.forward  # a last pass keeps no activations
-        return reduce_scaled(self.run, forward, reduction, loss, layouts, factors)
+        reduce = functools.partial(reduce_scaled, self.run, forward, reduction, loss)
+        try:
+            return reduce(layouts, factors)
+        except LayoutUnknown:  # some gradient was zero before it was scaled
+            return reduce(self._prove_scaled(forward, reduction, loss, factors), factors)
+
+    def _prove_scaled(
+        self, forward: Forward, reduction: Reduction, loss: Loss, factors: Tensor
+    ) -> Mapping[int, Layout]:
+        """Return the layouts of a pass of losses times factors, proven as those of the losses are.
+
+        forward: has run. The other arguments are those of `_reduce_scaled`.
+
+        Raises:
+            ProofFailed: autograd finds other gradients of the scaled losses.
+        """
+
+        def scaled(outputs: Any) -> Tensor:
+            losses = loss(outputs)
+            return losses * factors.to(losses)
+
+        losses = forward.losses(scaled)
+        layouts = forward.layouts_with_routes(forward.probe(losses).layouts())
+        reduce_proven(
+            self.run, forward, reduction, scaled, losses, layouts, None,
+            last=False, looks_around=False, other_types=self, ways=self._ways(losses),
+        )  # fmt: skip
+        return layouts
 
     @property
     def _may_remember(self) -> bool:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_REACH = {torch.float16: 4}
-"""Powers go from -reach to reach. Half precision would leave its range with more."""
-_REACH_ELSE = 20
+_POWERS = {torch.float16: range(-4, 5)}
+"""The powers of two. Half precision would leave its range with more."""
+_POWERS_ELSE = range(41)
+"""None below zero: a gradient that float32 can just hold would be zero for some samples, and seem
+to reach a weight in the pass without powers alone."""
 _ROUNDINGS = 64
 """Roundings in the type of a gradient that its two values may differ by; they differ by none where
 nothing overflows and a library sums in one order."""
@@ -30,9 +32,9 @@ def scales(n: int, like: Tensor, seed: int = 0, precision: torch.dtype | None = 
     Up to 41 samples (9 in half precision) have distinct ones.
     Of more samples, two share a power with a probability of about 1/41.
     """
-    reach = _REACH.get(precision or like.dtype, _REACH_ELSE)
+    powers_to_take = _POWERS.get(precision or like.dtype, _POWERS_ELSE)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    powers = order % (2 * reach + 1) - reach
+    powers = order % len(powers_to_take) + powers_to_take.start
     return torch.ldexp(torch.ones(n), powers).to(like.real if like.is_complex() else like)
 
 
