@@ -80,12 +80,12 @@ class Memory:
         """Remember what was proven of a program."""
         before = self._programs_in_doubt.pop(program, None)
         if before is not None:
-            settled = {
+            layouts = {
                 use: layout.settled_by(before.layouts.get(use))
                 for use, layout in record.layouts.items()
             }
             # Uses that no gradient has reached this time were shown by the batch before.
-            record.layouts = {**before.layouts, **settled}
+            record.layouts = {**before.layouts, **layouts}
         self._programs[program] = record
         while len(self._programs) > _PROGRAMS:
             self._programs.popitem(last=False)

@@ -279,14 +279,14 @@ class Recording:
             ProofFailed: autograd finds other gradients of the scaled losses.
         """
 
-        def scaled(outputs: Any) -> Tensor:
+        def scale(outputs: Any) -> Tensor:
             losses = loss(outputs)
             return losses * factors.to(losses)
 
-        losses = forward.losses(scaled)
+        losses = forward.losses(scale)
         layouts = forward.layouts_with_routes(forward.probe(losses).layouts())
         reduce_proven(
-            self.run, forward, reduction, scaled, losses, layouts, None,
+            self.run, forward, reduction, scale, losses, layouts, None,
             last=False, looks_around=False, other_types=self, ways=self._ways(losses),
         )  # fmt: skip
         return layouts
