@@ -97,3 +97,10 @@ def test_no_samples_have_no_expected_length(kind):
 def test_no_samples_have_no_estimate_and_no_warning():
     estimate = estimated_rms_length(nn.Linear(5, 3), torch.randn(0, 5))
     assert estimate.scores.shape == estimate.standard_error.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_sequences_of_no_steps_are_told_by_torch(kind):
+    model = First(kind(4, 3, batch_first=True, bidirectional=True))
+    with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+        gradient_norms(model, torch.randn(2, 0, 4), lambda x: x.sum(dim=(1, 2)))

@@ -141,17 +141,29 @@ def note_draws_that_follow_data(run: BatchRun, rows: Tensor) -> None:
     """See whether other random numbers are drawn when copies of some samples replace the others.
 
     Where they are, whole numbers stay from now on, for lengths often decide; where they are even
-    so, no other pass meets the random numbers of the batch.
+    so, no other pass meets the random numbers of the batch. Of the whole batch none is replaced.
 
     Raises:
         DrawsFollowData: they are.
     """
+    if len(rows) == run.n:
+        return
     as_is, log_with_replacement = DrawsLog(), DrawsLog()
+    batch_with_copies = with_others_replaced(run, rows)
     run.run_plain(run.batch, watch=as_is)
-    run.run_plain(with_others_replaced(run, rows), watch=log_with_replacement)
-    if log_with_replacement.is_replay_of(as_is):
+    run.run_plain(batch_with_copies, watch=log_with_replacement)
+    # Other lengths may add up to as many draws, which then go to other places.
+    is_replay = log_with_replacement.is_replay_of(as_is)
+    if is_replay and not _has_other_counts(run.batch, batch_with_copies):
         return
     if run.draws_follow_counts:
         run.draws_follow_data = True
     run.draws_follow_counts = True
     raise DrawsFollowData
+
+
+def _has_other_counts(batch: Batch, other: Batch) -> bool:
+    """Whether any whole numbers differ between two batches of one form."""
+    pairs = zip(batch.leaves, other.leaves, strict=True)
+    counts = [(a, b) for a, b in pairs if isinstance(a, Tensor) and not a.is_floating_point()]
+    return any(a.is_nested or not torch.equal(a, b) for a, b in counts)

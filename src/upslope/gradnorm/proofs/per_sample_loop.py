@@ -264,7 +264,7 @@ def _in_the_batch(
     inputs = _with_gradient(inputs, lambda x: pull_back([losses], [torch.ones_like(losses)], [x]))
     if run.n > 1 and len(inputs) < input_count:
         # Gradients cannot tell whether samples meet: outputs without the others do.
-        refuse_company(run, outputs, losses)
+        _refuse_company_in_the_batch(run, outputs, losses)
         refuse_losses_in_company(run, loss)
     if run.n > 1 and inputs and not run.has_hooks:
         u = scales(run.n, losses)
@@ -282,6 +282,24 @@ def _in_the_batch(
         refuse_losses_in_company(run, loss)
     for i in samples:
         yield pull_back([losses], [one_hot(losses, i)], parameters)
+
+
+def _refuse_company_in_the_batch(run: BatchRun, outputs: Any, losses: Tensor) -> None:
+    """Refuse outputs that change with the company, by passes that meet the same random numbers.
+
+    outputs, losses: of a pass of the whole batch, with their graph.
+
+    Raises:
+        GradientNormError: they change, or it cannot be told.
+    """
+    while not run.draws_follow_data:
+        try:
+            refuse_company(run, outputs, losses)
+            break
+        except DrawsFollowData:  # twice at most: the run has taken note of what they follow
+            refuse_unless_provable(run)
+    if run.draws_follow_counts:  # the others have kept their whole numbers, words among them
+        refuse_count(run, groups_without_others(run), unread_outputs(outputs, losses))
 
 
 def _refuse_mixing(

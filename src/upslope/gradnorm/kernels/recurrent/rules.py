@@ -82,7 +82,8 @@ def _network(kind: type[Recurrence]) -> Callable[..., Any]:
             *others, batch_first = args
         hx, params, has_biases, num_layers, dropout, train, bidirectional = others
         # Elsewhere a fused kernel draws numbers that no dropout of torch would draw.
-        if train and dropout > 0 and input.device.type != "cpu":
+        draws_otherwise = train and dropout > 0 and input.device.type != "cpu"
+        if draws_otherwise or input.shape[int(batch_first)] == 0:  # no steps: torch says so
             return NotImplemented
         initial = (hx,) if isinstance(hx, Tensor) else tuple(hx)
         initial = tuple(_as_sample(tape, state) for state in initial)
