@@ -44,9 +44,9 @@ class Badge(QueryStrategy):
         positions = k_means_plus_plus(gradients, budget, rng)
         return Choice(positions, gradients.squared_norms().sqrt())
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return the gradient norms, (n,)."""
-        return self._gradients(pool).squared_norms().sqrt()
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return the logarithms of the gradient norms, (n,)."""
+        return self._gradients(pool).squared_norms().log() / 2
 
     def _gradients(self, pool: PoolView) -> OuterProducts:
         p, h = (pool.signal(need).float() for need in self.needs)
