@@ -106,6 +106,15 @@ def test_a_cell_of_gradients_near_zero_is_no_error_beside_others() -> None:
         assert bool(unsure[picks].all())
 
 
+def test_weights_beyond_floating_point_count_by_their_ratios() -> None:
+    pool = Pool(N)
+    longest = pool.signals["gradient-sketch"].norm(dim=1).topk(30).indices.tolist()
+    strategy = strategies.build("gradnorm-diverse", spread="power", beta=4000)
+    for unit in (1e4, 1e-8):
+        pool.signals["gradient-sketch"] *= unit
+        assert len(set(pick(strategy, pool)) & set(longest)) >= 28
+
+
 def test_what_a_cell_cannot_give_the_others_give_in_proportion() -> None:
     none, free = np.zeros(4, dtype=int), np.array([3, 100, 100, 100])
     assert apportion(63, np.array([96.0, 3, 2, 1]), none, free).tolist() == [3, 30, 20, 10]

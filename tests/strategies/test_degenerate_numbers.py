@@ -226,3 +226,24 @@ def test_posteriors_of_a_network_that_is_sure_keep_their_digits(name: str) -> No
     assert selection.scores is not None
     assert torch.allclose(selection.scores.double(), scores, rtol=1e-3, atol=0)
     assert selection.ids[0] == pool.candidates[int(scores.argmax())]
+
+
+def test_badge_of_a_network_that_is_sure_of_all_samples_goes_by_ratios() -> None:
+    """Where all others have 1e-27 together, squares of them are 0 in single precision."""
+    strategy = build("badge")
+    pool = make_pool(strategy.needs, 60, 0)
+    selections = []
+    for unit in (2.0**-20, 2.0**-90):
+
+        def sure(signal: str, values: Tensor, unit: float = unit) -> Tensor:
+            if signal != "probabilities":
+                return values
+            return torch.cat([torch.ones(len(values), 1), unit * values[:, 1:]], dim=1)
+
+        selections.append(strategy.select(changed(pool, sure), 9, generator()))
+    few, none = selections
+    assert few.ids == none.ids
+    assert few.scores is not None
+    assert none.scores is not None
+    assert torch.equal(few.scores * 2.0**-70, none.scores)
+    assert bool((none.scores > 0).all())

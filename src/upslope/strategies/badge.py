@@ -7,12 +7,14 @@ in proportion to the squared distance of its gradient to the nearest one drawn b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from upslope.conjugate_gradients import scale_of
 from upslope.options import LATER, Temperature
 from upslope.pool import Need, PoolView
 from upslope.posterior import least_confidence
@@ -40,16 +42,20 @@ class Badge(QueryStrategy):
 
     def choose(self, pool: PoolView, budget: int, rng: torch.Generator) -> Choice:
         """The seeds; scores are the gradient norms."""
-        gradients = self._gradients(pool)
+        gradients, unit = self._gradients(pool)
         positions = k_means_plus_plus(gradients, budget, rng)
-        return Choice(positions, gradients.squared_norms().sqrt())
+        return Choice(positions, gradients.squared_norms().sqrt() * unit)
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return the gradient norms, (n,)."""
-        return self._gradients(pool).squared_norms().sqrt()
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return the logarithms of the gradient norms, (n,)."""
+        gradients, unit = self._gradients(pool)
+        return gradients.squared_norms().log() / 2 + math.log(unit)
 
-    def _gradients(self, pool: PoolView) -> OuterProducts:
+    def _gradients(self, pool: PoolView) -> tuple[OuterProducts, float]:
+        """The gradients by a power of two, and that: squares of those of a network that is sure of
+        all samples leave single precision."""
         p, h = (pool.signal(need).float() for need in self.needs)
         # p_y - 1, with the digits that a network that is sure leaves to the other classes.
         at_logits = p.scatter(1, p.argmax(dim=1, keepdim=True), -least_confidence(p)[:, None])
-        return OuterProducts(at_logits, h)
+        unit = scale_of(at_logits) or 1.0
+        return OuterProducts(at_logits / unit, h), unit

@@ -132,8 +132,8 @@ class QueryStrategy(Options):
 class WeighsCandidates(Protocol):
     """A strategy whose choices are not spread evenly over a pool that is divided into cells."""
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return what each candidate adds to the share that its cell has of the budget, (n,).
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return the logarithm of what each candidate adds to the share of its cell, (n,).
 
         pool: the candidates and their signals.
         """

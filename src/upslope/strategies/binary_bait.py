@@ -66,10 +66,10 @@ class BinaryBait(QueryStrategy):
         positions = forward_backward(design, budget)
         return Choice(positions, scores, {"trace": design.trace()})
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return the information tr I(x) = |phi|^2, (n,)."""
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return the logarithms of the information tr I(x) = |phi|^2, (n,)."""
         h, p = (pool.signal(need) for need in self.needs)
-        return information_roots(p, h).square().sum(dim=1)
+        return information_roots(p, h).square().sum(dim=1).log()
 
 
 def information_roots(p: Tensor, h: Tensor) -> Tensor:

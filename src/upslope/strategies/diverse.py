@@ -64,11 +64,12 @@ class GradNormDiverse(QueryStrategy):
         spread = determinantal if self.spread == "dpp" else k_means_plus_plus
         return Choice(spread(vectors, budget, rng), norms)
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return the gradient norms, (n,), to the power with which they decide: what `power` draws
-        by, and squares, as the longest are taken first by `dpp`."""
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return the logarithms of the gradient norms, (n,), by the power with which these decide:
+        what `power` draws by, and squares, as the longest are taken first by `dpp`."""
+        exponent = {"power": self.beta, "dpp": 2.0, "k-means++": 1.0}[self.spread]
         norms = Rows(pool.signal(self.needs[0]).double()).squared_norms().sqrt()
-        return norms ** {"power": self.beta, "dpp": 2.0, "k-means++": 1.0}[self.spread]
+        return exponent * norms.clamp(min=1e-300).log()
 
 
 def power_draw(s: Tensor, beta: float, budget: int, rng: torch.Generator) -> list[int]:

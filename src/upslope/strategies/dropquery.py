@@ -91,9 +91,9 @@ class DropQueryInCells(DropQuery):
 
     threshold: int = ALL_UNSURE
 
-    def cell_weights(self, pool: PoolView) -> Tensor:
-        """Return 1 for samples that are unsure, 0 for others, (n,)."""
-        return (pool.signal(self.needs[1]) > self.threshold).float()
+    def log_weights(self, pool: PoolView) -> Tensor:
+        """Return log 1 for samples that are unsure, log 0 for others, (n,)."""
+        return (pool.signal(self.needs[1]) > self.threshold).float().log()
 
     def _threshold(self, pool: PoolView, budget: int) -> int:  # noqa: ARG002
         return self.threshold

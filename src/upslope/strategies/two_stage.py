@@ -198,17 +198,18 @@ def _dropquery_in_cells(strategy: DropQuery, pool: DividedPool, budget: int) -> 
 
 
 def _weigh_cells(strategy: QueryStrategy, pool: DividedPool) -> Weights:
-    """Return the sum of the weights of each cell's candidates, (cells,)."""
+    """Return the sum of the weights of each cell's candidates, the largest being 1, (cells,)."""
     assert isinstance(strategy, WeighsCandidates)
-    sums = np.zeros(len(pool.free))
+    sums = np.full(len(pool.free), -np.inf)
     for number, members in enumerate(pool.free):
         if len(members):
             view, _ = view_at(strategy, pool.source, members, members[:0], None)
-            weights = strategy.cell_weights(view)
-            if not bool(weights.isfinite().all()):
+            sums[number] = float(strategy.log_weights(view).double().logsumexp(dim=0))
+            if not sums[number] < np.inf:
                 strategy.check(view, 1)  # which names the samples
-            sums[number] = float(weights.double().sum())
-    return sums
+    heaviest = sums.max()
+    weights: Weights = np.exp(sums - (heaviest if np.isfinite(heaviest) else 0.0))
+    return weights
 
 
 def _pick_by_balls(
