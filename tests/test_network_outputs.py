@@ -105,8 +105,16 @@ def test_what_would_not_last_tells_nothing(
     assert same_outputs([1.0], [])
 
 
-def test_half_precision_tells_nothing() -> None:
-    assert outputs(lambda: Of().bfloat16()) == []
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_networks_of_another_precision_tell_what_they_compute_in_float32(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    network(monkeypatch, F.relu)
+    one = outputs(lambda: Of().to(dtype), SAMPLE.to(dtype))
+    assert one
+    assert same_outputs(one, outputs())
+    network(monkeypatch, F.gelu)
+    assert not same_outputs(one, outputs(lambda: Of().to(dtype), SAMPLE.to(dtype)))
 
 
 def test_what_the_function_keeps_is_left_as_it_was() -> None:

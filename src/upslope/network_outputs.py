@@ -30,22 +30,21 @@ _UNDER_COMPILER = "OptimizedModule"
 def describe_outputs(build: Callable[[], nn.Module], sample: Callable[[], Tensor]) -> list[float]:
     """Return four numbers of a network's outputs in eval mode; none where they would not last.
 
-    They would not for outputs that are random, or that tiny changes of weights change, for weights
-    of half precision, whose rounding differs between machines, and networks that do not run on a
-    CPU.
+    They would not for outputs that are random, or that tiny changes of weights change, and for
+    networks that do not run on a CPU in float32, in which those of other precisions are run too:
+    the rounding of half precision differs between machines.
 
     build: makes the network. sample: gives a prepared batch, of which the form alone counts.
     """
     model = build()
-    weights = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    is_compiled = any(type(module).__name__ == _UNDER_COMPILER for module in model.modules())
-    if is_compiled or any(weight.dtype != torch.float32 for weight in weights):
+    if any(type(module).__name__ == _UNDER_COMPILER for module in model.modules()):
         return []
     try:
         inputs = _made_up_inputs(sample())
         with warnings.catch_warnings(), torch.no_grad(), deterministic(_CPU):
             warnings.simplefilter("ignore")  # a training says them again
-            model = copy.deepcopy(model).cpu().eval()  # the function may return parts that it keeps
+            # A copy, since the function may return parts that it keeps.
+            model = copy.deepcopy(model).cpu().float().eval()
             one, other = (_outputs(model, inputs, shift) for shift in (0.0, _SHIFT))
     except Exception:  # of the user's code: whatever hinders a training too is told there
         return []
@@ -79,12 +78,12 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def _made_up_inputs(sample: Tensor) -> Tensor:
-    """Two samples in the form of `sample`, (n, ...): waves, or the token that every vocabulary
-    has."""
+    """Two samples in the form of `sample`, (n, ...): waves in float32, or the token that every
+    vocabulary has."""
     shape = (2, *sample.shape[1:])
     if not sample.is_floating_point():
         return torch.ones(shape, dtype=sample.dtype)
-    return _wave(shape, 0.7).to(sample.dtype)
+    return _wave(shape, 0.7).float()
 
 
 def _made_up_weights(parameter: Tensor, number: int) -> Tensor:
