@@ -21,6 +21,7 @@ from upslope.datasets.arrays import UNKNOWN, Array, absent_number_notes, are_spa
 from upslope.datasets.cells import in_single_precision, refuse_merged
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
+from upslope.datasets.missing import known_in_part_notes
 from upslope.datasets.unlabelled import class_names, refuse_one_text
 from upslope.errors import ConfigError, DataError
 
@@ -289,17 +290,7 @@ def _read_label_sets(
             )
         values[name] = array.astype(np.int64)
     names = _names_of_columns(values, classes, where, "label")
-    unknown = {name: value == UNKNOWN for name, value in values.items()}
-    notes = _missing_notes({name: entries.any(axis=1) for name, entries in unknown.items()})
-    in_part = sum(
-        int((entries.any(axis=1) & ~entries.all(axis=1)).sum()) for entries in unknown.values()
-    )
-    if in_part:
-        notes += (
-            f"{in_part:,} of these have labels that are known beside some that are not, -1: a "
-            "sample is labelled as a whole or not at all.",
-        )
-    return names, values, notes
+    return names, values, _missing_notes({name: v == UNKNOWN for name, v in values.items()})
 
 
 def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
@@ -320,7 +311,7 @@ def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, wh
             refuse_merged(array.ravel().tolist(), numbers.ravel(), what)
         values[name] = singles[:, None] if singles.ndim == 1 else singles
     names = _names_of_columns(values, classes, where, "value")
-    return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})
+    return names, values, _missing_notes({name: np.isnan(v) for name, v in values.items()})
 
 
 def _names_of_columns(
@@ -343,10 +334,15 @@ def _names_of_columns(
     return names
 
 
-def _missing_notes(missing: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
-    total = sum(len(rows) for rows in missing.values())
-    count = sum(int(rows.sum()) for rows in missing.values())
-    return (f"{count:,} of {total:,} samples are unlabelled.",) if count else ()
+def _missing_notes(unknown: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    """Sentences on samples without targets. unknown: of each part, (n, k)."""
+    if not unknown:
+        return ()
+    entries = np.concatenate(list(unknown.values()))
+    if not (count := int(entries.any(axis=1).sum())):
+        return ()
+    note = f"{count:,} of {len(entries):,} samples are unlabelled."
+    return (note, *known_in_part_notes(entries, "samples"))
 
 
 def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
