@@ -359,6 +359,7 @@ def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, wher
                 f"that count nowhere, but got {int(array.min())} to {int(array.max())}."
             )
         values[name] = array.astype(np.uint8)
+    _refuse_two_levels(values, where)
     largest = [int(v[v != IGNORE].max(initial=0)) for v in values.values()]
     highest = max(largest, default=0)
     names = (
@@ -372,6 +373,18 @@ def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, wher
             f"{highest}. Name all classes."
         )
     return tuple(names), values, ()
+
+
+def _refuse_two_levels(values: Mapping[str, NDArray[np.uint8]], where: str) -> None:
+    """Refuse masks of 0 and 255 alone, as programs save what is black and white."""
+    there = np.zeros(IGNORE + 1, dtype=np.bool_)
+    for masks in values.values():
+        there[np.unique(masks)] = True
+    if np.flatnonzero(there).tolist() == [0, IGNORE]:
+        raise DataError(
+            f"Expected several classes in the masks of {where} but they hold 0 and {IGNORE} alone, "
+            f"and {IGNORE} is for pixels that count nowhere. Where it is a class, make it 1."
+        )
 
 
 _READERS = {
