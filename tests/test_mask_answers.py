@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -99,3 +100,15 @@ def test_an_opaque_alpha_channel_is_none(tmp_path):
     Image.fromarray(np.stack([MASK, MASK], axis=2)).save(path)
     with pytest.raises(DataError, match="of mode LA"):
         told(path)
+
+
+def test_an_answer_of_black_and_white_is_told():
+    """Of two classes, the second would be nowhere, and what is white count nowhere."""
+    white = (MASK > 0) * np.uint8(255)
+    with pytest.warns(UserWarning, match="holds 0 and 255 alone: .* answer again with 1"):
+        assert np.array_equal(told(white, classes=2), white)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told(MASK, classes=3)
+        told(white, classes=3)
+        told(np.where(MASK == 2, 255, MASK), classes=2)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL.TiffImagePlugin import TiffImageFile
 
 _SUBFILE, _BITS, _DESCRIPTION, _OFFSETS, _SAMPLES, _PLANES = 254, 258, 270, 273, 277, 284
-_INNER_PAGES, _FORMAT, _DEPTH = 330, 339, 32997
+_PREDICTOR, _INNER_PAGES, _FORMAT, _DEPTH = 317, 330, 339, 32997
 """Tags of TIFF; _FORMAT is the type of the samples, _DEPTH the number of slices of a volume."""
 _REDUCED_IMAGE, _TRANSPARENCY_MASK = 1, 4  # bits of the tag _SUBFILE
 _SEPARATE, _SIGNED_LEVELS = 2, 2  # values of _PLANES and _FORMAT
@@ -51,8 +51,9 @@ def check_stored(image: TiffImageFile) -> None:
     """Refuse a page of which Pillow would drop a part, or give other levels than it holds.
 
     Raises:
-        ValueError: it holds a stack or a volume, more channels than are read, signed levels, or
-            channels of 16 bits one after the other; the message says what to do.
+        ValueError: it holds a stack or a volume, more channels than are read, signed levels,
+            channels of 16 bits one after the other, or differences that are packed as levels are;
+            the message says what to do.
     """
     tags = image.tag_v2
     depth = max(_number(tags, _DEPTH), _stack_size(image))
@@ -72,6 +73,11 @@ def check_stored(image: TiffImageFile) -> None:
     mixed_up = by_libtiff and tags.prefix == b"MM"
     if _number(tags, _FORMAT) == _SIGNED_LEVELS and (image.mode == "L" or mixed_up):
         raise ValueError("its levels are signed numbers; save it with levels from 0")
+    if _number(tags, _PREDICTOR) > 1 and image.info.get("compression") == "packbits":
+        raise ValueError(
+            "it holds differences between its levels (a predictor) compressed by PackBits, which "
+            "would be read as levels. Save it uncompressed, or with LZW or Deflate"
+        )
     if _number(tags, _PLANES) == _SEPARATE and bands > 1 and not by_libtiff:
         bits = tags.get(_BITS, (1,))
         if max(bits) > 8:

@@ -189,3 +189,17 @@ def test_nulls_of_columns_are_labels_that_nobody_knows():
         assert [labels[id_] for id_ in sorted(labels)] == [0, 1, -1] * 4
     numbers = Splits.from_arrays(x, pa.array([1.5, None] * 6), kind="numbers", test_share=0.25)
     assert sum(label == -1 for label in numbers.pool.labels) == 6
+
+
+@pytest.mark.parametrize("classes", [None, ["ground", "cell"]])
+def test_masks_of_black_and_white_are_refused(classes):
+    """All pixels of the second class would have counted nowhere."""
+    images = np.zeros((10, 3, 4, 4), np.uint8)
+    masks = np.zeros((10, 4, 4), np.uint8)
+    masks[:, 1] = 255
+    options = {"kind": "masks", "classes": classes, "test_share": 0.2}
+    with pytest.raises(DataError, match=r"hold 0 and 255 alone, .* make it 1\."):
+        Splits.from_arrays(images, masks, **options)
+    masks[0, 0, 0] = 1
+    assert len(Splits.from_arrays(images, masks, **options).pool) == 8
+    Splits.from_arrays(images, masks // 255, **options)

@@ -176,3 +176,28 @@ def test_items_of_another_type_than_the_first_are_refused(memory):
 
     with pytest.raises(DataError, match=r"pool.*9.* to be of uint8, as the first one, but got flo"):
         read_all()
+
+
+def test_what_items_hold_beside_input_and_target_is_told():
+    def item(i):
+        return {"image": IMAGES[i], "category": int(Y[i]), "name": str(i)}
+
+    splits = Splits.from_torch(Items(item), classes=["a", "b", "c"])
+    assert "Left out 2 keys of the items: 'category', 'name'." in splits.notes
+    splits = Splits.from_torch(Items(item), target="category", id="name")
+    assert not any("Left out" in note for note in splits.notes)
+    tuples = Items(lambda i: (IMAGES[i], str(i), int(Y[i])))
+    splits = Splits.from_torch(tuples, input=0, target=-1)
+    assert "Left out 1 place of the items: '1'." in splits.notes
+
+
+def test_ids_of_masks_that_are_streamed_are_those_of_the_items():
+    def item(i):
+        return {"image": IMAGES[i], "mask": np.full((6, 5), i % 2), "name": f"n{i}"}
+
+    for memory in (4.0, 0.0):
+        splits = Splits.from_torch(
+            Items(item), kind="masks", classes=["a", "b"], id="name", memory=memory
+        )
+        assert tuple(splits.pool.ids) == tuple(f"n{i}" for i in range(16))
+        assert splits.pool.targets([0, 1]).unique().tolist() == [0, 1]

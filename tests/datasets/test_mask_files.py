@@ -317,3 +317,21 @@ def test_an_alpha_channel_counts_where_it_is_not_opaque(tmp_path, kind):
     mask.save(path)
     with pytest.raises(DataError, match=f"its mode is {kind}"):
         load(tmp_path)
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return {"exif": exif}
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_masks_that_are_not_turned_as_their_images_are_told(tmp_path, orientation):
+    """Of the same size, they could be drawn on the image as it is stored."""
+    lay(tmp_path)
+    image, mask = (tmp_path / f"{kind}/train/1.png" for kind in ("images", "masks"))
+    photograph().save(image, **turned(orientation))
+    (note,) = (note for note in load(tmp_path).notes if "masks" in note)
+    assert note.startswith("1 image is turned as the EXIF data say, and their masks have no such")
+    Image.open(mask).save(mask, **turned(orientation))
+    assert not any("masks" in note for note in load(tmp_path).notes)

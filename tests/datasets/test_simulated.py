@@ -31,6 +31,14 @@ def library(tmp_path):
     return tmp_path
 
 
+def test_a_map_without_its_voxel_size_is_refused(library):
+    """It was left out, and its class with it."""
+    path = library / "cryoet/maps.npz"
+    np.savez(path, **np.load(path), other=np.ones((12, 12, 12), np.float16))
+    with pytest.raises(DataError, match="other is no structure and has no other_voxel_A"):
+        datasets.load("cryoet-simulated", library, **SMALL)
+
+
 def test_made_once_and_the_same_again(library, tmp_path):
     seen = []
     options = {"train": 20, "test": 8, "cache": str(tmp_path / "kept"), "snr": 0.5, **SMALL}

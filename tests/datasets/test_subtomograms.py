@@ -282,3 +282,11 @@ def test_a_file_that_has_changed_is_mapped_anew(stack):
     (root / "new.mrc").replace(root / "stack.mrc")
     after = datasets.load("subtomograms", root, label="kind")
     assert not bool((after.pool.inputs([0]) == first).all())
+
+
+def test_one_class_number_in_two_spellings_is_refused(stack):
+    root, _ = stack
+    rows = "\n".join(f"{i + 1:06d}@stack.mrc {('1', '2', '1.0')[i % 3]}" for i in range(10))
+    (root / "p.star").write_text(f"data_\nloop_\n_rlnImageName\n_rlnClassNumber\n{rows}\n")
+    with pytest.raises(DataError, match=r"one spelling of each number .* got '1' and '1\.0'"):
+        datasets.load("subtomograms", root)

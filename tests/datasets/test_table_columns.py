@@ -522,3 +522,21 @@ def test_categories_that_no_row_has_are_told(tmp_path):
         assert one_note(splits, "No sample has", "has 'rare', which the column states")
     splits = datasets.load("table", path, classes=["a", "b", "rare"])
     assert not any("No sample has" in note for note in splits.notes)
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers"])
+def test_rows_with_some_of_their_targets_are_told(tmp_path, kind):
+    path = csv(
+        tmp_path,
+        "x,u,v",
+        lambda i: f"{i * i},{'' if i < 5 else i % 2},{'' if 3 <= i < 9 else i % 2}",
+    )
+    splits = datasets.load("table", path, target="u,v", kind=kind)
+    assert (splits.pool.labels < 0).sum() == 9
+    assert one_note(splits, "7 of 30 rows have some of their 2 targets and not all", "unlabelled")
+    targets = np.array([[np.nan if i < 5 else 1.0, 0.0] for i in range(20)])
+    if kind == "labels":
+        targets = np.nan_to_num(targets, nan=-1).astype(int)
+    inputs = np.arange(20.0)[:, None]
+    splits = Splits.from_arrays(inputs, targets, kind=kind, test_share=0.2)
+    assert one_note(splits, "5 of 20 samples have some of their 2 targets and not all")

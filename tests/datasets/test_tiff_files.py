@@ -158,3 +158,19 @@ def test_what_pillow_writes_is_read():
             image.save(buffer, "TIFF", compression=compression)
             got = decode(buffer.getvalue(), "x", Form("RGB", None))
             assert got.shape == (3, 8, 6), (mode, compression)
+
+
+def packed(levels, **tags):
+    """A page compressed by PackBits, as runs of bytes that are there as they are."""
+    one = page(levels, **{"t259": 32773, **tags})
+    width = levels.shape[1]
+    rows = (one["data"][i : i + width] for i in range(0, len(one["data"]), width))
+    return one | {"data": b"".join(bytes([width - 1]) + row for row in rows)}
+
+
+def test_differences_that_are_packed_are_not_taken_for_levels():
+    levels = grey()
+    assert np.array_equal(decode(tiff(packed(levels)), "x", Form("L", None))[0], levels)
+    differences = np.diff(levels, axis=1, prepend=np.uint8(0))
+    with pytest.raises(DataError, match=r"differences between its levels .* by PackBits"):
+        decode(tiff(packed(differences, t317=2)), "x", Form("L", None))

@@ -260,6 +260,7 @@ def test_a_compressed_archive_is_refused_with_what_to_do(tmp_path):
         (b'{"label": 1.5}', "got 1.5"),
         (b'{"label": [0, 1]}', r"got \[0, 1\]"),
         (json.dumps({"label": 10**30}).encode(), "got 1000"),
+        (b'{"label": 1, "label": 0}', "a key of label is there twice"),
     ],
 )
 def test_json_that_names_no_class_is_refused(tmp_path, content, reason):

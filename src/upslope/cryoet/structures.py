@@ -28,6 +28,9 @@ from upslope.reading import (
 ATOMS = (".pdb", ".ent", ".cif", ".mmcif")
 MAPS = (".mrc", ".map", ".mrcs", ".rec")
 
+_BESIDE = ("_z", "_voxel_A")
+"""Ends of the names of arrays that belong to another one."""
+
 Volume = NDArray[np.float32]
 
 
@@ -123,6 +126,8 @@ def _from_arrays(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Structu
             if values.ndim != 3:
                 raise ValueError(f"{key} is of shape {values.shape}, not one density (d, h, w)")
             structures[key] = Map(key, values.astype(np.float32), voxel)
+        elif not key.endswith(_BESIDE):
+            raise ValueError(f"{key} is no structure and has no {key}_voxel_A")
     return structures
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from upslope.counts import format_count
 from upslope.datasets.image_form import read_image_named
 from upslope.errors import DataError
 from upslope.image_depth import FULL
@@ -108,6 +109,30 @@ def mask_notes(files: Sequence[Path], kind: str) -> tuple[str, ...]:
         return ()
     note = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
     return (f"Masks are of several kinds ({note}), read by one class table: {_HOW[kind]}.",)
+
+
+def turned_notes(images: Sequence[Path], masks: Sequence[Path]) -> tuple[str, ...]:
+    """Return a sentence where images are turned by their EXIF data and their masks are not.
+
+    images, masks: files, those of one position belonging together. Files that cannot be read are
+    left to the decoding.
+    """
+    places = []
+    for i in _sample_files(images):
+        try:
+            if read_header(images[i], str(images[i])).turned and not (
+                read_header(masks[i], str(masks[i])).turned
+            ):
+                places.append(i)
+        except DataError:
+            continue
+    if not places:
+        return ()
+    return (
+        f"{format_count(len(places), 'image is', 'images are')} turned as the EXIF data say, and "
+        f"their masks have no such data, as of {images[places[0]].name}: the masks are taken as "
+        "drawn on the image as it is shown, turned.",
+    )
 
 
 def _sample_files(files: Sequence[object]) -> list[int]:

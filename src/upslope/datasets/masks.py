@@ -19,7 +19,7 @@ from upslope.datasets.arrays import UNKNOWN, Labels
 from upslope.datasets.encoded import Files, left_out_text, run_for_each
 from upslope.datasets.image_duplicates import Duplicates, copy_notes
 from upslope.datasets.image_form import form_of, size_advice
-from upslope.datasets.image_survey import mask_notes, survey_notes
+from upslope.datasets.image_survey import mask_notes, survey_notes, turned_notes
 from upslope.datasets.images_with_masks import ImagesWithMasks
 from upslope.datasets.layout import images_in, no_images
 from upslope.datasets.left_out import LeftOut
@@ -217,7 +217,9 @@ def _change_notes(
     notes = survey_notes(Files(Path(), images), images, form, on_error)
     if isinstance(codes, MaskClasses):
         kind = codes.kind if codes.by_colour is None else "both"
-        notes += mask_notes([pair.mask for pair in pairs if pair.mask], kind)
+        with_masks = [(pair.image, pair.mask) for pair in pairs if pair.mask]
+        masks = [mask for _, mask in with_masks]
+        notes += mask_notes(masks, kind) + turned_notes([image for image, _ in with_masks], masks)
     return notes
 
 

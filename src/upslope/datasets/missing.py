@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 MISSING_WORDS: tuple[str, ...] = (
@@ -71,6 +73,20 @@ def is_missing(text: str | None, words: Collection[str] | None = None) -> bool:
     """
     bare = (text or "").strip()
     return not bare or bare in (MISSING_WORDS if words is None else words)
+
+
+def known_in_part_notes(unknown: NDArray[np.bool_], what: str = "rows") -> tuple[str, ...]:
+    """Return a sentence on samples of which some targets are known and others are not.
+
+    unknown: (n, k). what: what has the targets, in the plural. Empty where there are none such.
+    """
+    count = int((unknown.any(axis=1) & ~unknown.all(axis=1)).sum())
+    if not count:
+        return ()
+    return (
+        f"{count:,} of {len(unknown):,} {what} have some of their {unknown.shape[1]} targets and "
+        "not all: these count as unlabelled, since a sample is labelled as a whole or not at all.",
+    )
 
 
 def missing_notes(

@@ -21,6 +21,7 @@ from torch import Tensor
 from upslope.cryoet.mrc import MappedVolume, finite, map_volume
 from upslope.cryoet.particles import Particle, read_particles
 from upslope.datasets.arrays import UNKNOWN, Labels, known_targets
+from upslope.datasets.class_labels import ordered_names
 from upslope.datasets.decoding import EncodingOption, decode_text
 from upslope.datasets.encoded import OnError, left_out_text
 from upslope.datasets.missing import MissingLabels, is_missing, missing_notes
@@ -135,6 +136,7 @@ def load(
     if not particles:
         raise DataError(f"Expected particles in {path} but it lists none.")
     classes = tuple(sorted({p.label for p in particles if p.label}))
+    ordered_names(classes, f"classes of the particles in {path}")  # refuses 1 beside 1.0
     if len(classes) < 2:
         raise DataError(
             f"Expected particles of at least two classes in {path} but got {list(classes)}. Name "

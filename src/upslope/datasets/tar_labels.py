@@ -15,7 +15,7 @@ from upslope.datasets.tar_index import read_content
 from upslope.datasets.tar_samples import LABELS, TarSamples
 from upslope.datasets.unlabelled import class_names
 from upslope.errors import ConfigError, DataError
-from upslope.files import from_json
+from upslope.files import from_json, object_of_pairs
 
 _NUMBER = re.compile(r"-1|0|[1-9]\d{0,17}", re.ASCII)
 _FIELDS = ("label", "cls", "class")
@@ -148,7 +148,7 @@ def _value(
     if label != "json":
         return decode_utf8(content, name).strip() or None
     try:
-        record = from_json(content)
+        record = from_json(content, object_of_pairs)
     except (ValueError, RecursionError) as error:
         raise DataError(f"Expected JSON in {name} but: {error}.") from error
     if not isinstance(record, dict):

@@ -21,6 +21,7 @@ from upslope.datasets.arrays import UNKNOWN, Array, absent_number_notes, are_spa
 from upslope.datasets.cells import in_single_precision, refuse_merged
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.mask_classes import IGNORE
+from upslope.datasets.missing import known_in_part_notes
 from upslope.datasets.unlabelled import class_names, refuse_one_text
 from upslope.errors import ConfigError, DataError
 
@@ -289,17 +290,7 @@ def _read_label_sets(
             )
         values[name] = array.astype(np.int64)
     names = _names_of_columns(values, classes, where, "label")
-    unknown = {name: value == UNKNOWN for name, value in values.items()}
-    notes = _missing_notes({name: entries.any(axis=1) for name, entries in unknown.items()})
-    in_part = sum(
-        int((entries.any(axis=1) & ~entries.all(axis=1)).sum()) for entries in unknown.values()
-    )
-    if in_part:
-        notes += (
-            f"{in_part:,} of these have labels that are known beside some that are not, -1: a "
-            "sample is labelled as a whole or not at all.",
-        )
-    return names, values, notes
+    return names, values, _missing_notes({name: v == UNKNOWN for name, v in values.items()})
 
 
 def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
@@ -320,7 +311,7 @@ def _read_numbers(arrays: dict[str, Array], classes: Sequence[object] | None, wh
             refuse_merged(array.ravel().tolist(), numbers.ravel(), what)
         values[name] = singles[:, None] if singles.ndim == 1 else singles
     names = _names_of_columns(values, classes, where, "value")
-    return names, values, _missing_notes({n: np.isnan(v).any(axis=1) for n, v in values.items()})
+    return names, values, _missing_notes({name: np.isnan(v) for name, v in values.items()})
 
 
 def _names_of_columns(
@@ -343,10 +334,15 @@ def _names_of_columns(
     return names
 
 
-def _missing_notes(missing: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
-    total = sum(len(rows) for rows in missing.values())
-    count = sum(int(rows.sum()) for rows in missing.values())
-    return (f"{count:,} of {total:,} samples are unlabelled.",) if count else ()
+def _missing_notes(unknown: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    """Sentences on samples without targets. unknown: of each part, (n, k)."""
+    if not unknown:
+        return ()
+    entries = np.concatenate(list(unknown.values()))
+    if not (count := int(entries.any(axis=1).sum())):
+        return ()
+    note = f"{count:,} of {len(entries):,} samples are unlabelled."
+    return (note, *known_in_part_notes(entries, "samples"))
 
 
 def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, where: str) -> _Read:
@@ -363,6 +359,7 @@ def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, wher
                 f"that count nowhere, but got {int(array.min())} to {int(array.max())}."
             )
         values[name] = array.astype(np.uint8)
+    _refuse_two_levels(values, where)
     largest = [int(v[v != IGNORE].max(initial=0)) for v in values.values()]
     highest = max(largest, default=0)
     names = (
@@ -376,6 +373,18 @@ def _read_masks(arrays: dict[str, Array], classes: Sequence[object] | None, wher
             f"{highest}. Name all classes."
         )
     return tuple(names), values, ()
+
+
+def _refuse_two_levels(values: Mapping[str, NDArray[np.uint8]], where: str) -> None:
+    """Refuse masks of 0 and 255 alone, as programs save what is black and white."""
+    there = np.zeros(IGNORE + 1, dtype=np.bool_)
+    for masks in values.values():
+        there[np.unique(masks)] = True
+    if np.flatnonzero(there).tolist() == [0, IGNORE]:
+        raise DataError(
+            f"Expected several classes in the masks of {where} but they hold 0 and {IGNORE} alone, "
+            f"and {IGNORE} is for pixels that count nowhere. Where it is a class, make it 1."
+        )
 
 
 _READERS = {

@@ -31,7 +31,7 @@ from upslope.datasets.cells import (
 )
 from upslope.datasets.class_labels import read_classes
 from upslope.datasets.duplicates import duplicate_notes, row_key
-from upslope.datasets.missing import is_missing, missing_notes
+from upslope.datasets.missing import is_missing, known_in_part_notes, missing_notes
 from upslope.datasets.name_lists import OptionalNames, split_names
 from upslope.datasets.rows import Rows
 from upslope.datasets.splits import Splits
@@ -162,6 +162,7 @@ def read_targets(
     )
     all_notes = tuple(note for one in notes for note in one)
     values = np.stack(read, axis=1)
+    all_notes += known_in_part_notes(np.isnan(values))
     if kind == "numbers":
         singles = in_single_precision(values, f"numbers in the targets of {rows.path}")
         return TargetColumns(columns, columns, singles, all_notes)

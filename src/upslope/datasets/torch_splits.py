@@ -19,6 +19,7 @@ from upslope.datasets.array_form import Layout
 from upslope.datasets.arrays import Array
 from upslope.datasets.base import Dataset
 from upslope.datasets.in_memory import array_dataset, assemble_splits, sample_ids
+from upslope.datasets.left_out import LeftOut
 from upslope.datasets.map_style import (
     InputForm,
     ItemKeys,
@@ -41,6 +42,7 @@ from upslope.errors import ConfigError, DataError
 from upslope.images import Mode
 from upslope.progress import Observer, Progress, no_progress
 
+_OF_ITEMS = " of the items"
 _MOST_NAMES = 5  # of classes, in a message
 _ITEMS_TO_COMPARE = 20  # items whose targets are compared with the data set's own list
 
@@ -127,7 +129,8 @@ def from_torch(
                 datasets[name] = _open_on_demand(
                     part, own_ids[name], targets.names, targets_of_part
                 )
-        return assemble_splits(datasets, "the data set", test_share, targets.notes)
+        notes = (*targets.notes, *_left_out_notes(parts, id))
+        return assemble_splits(datasets, "the data set", test_share, notes)
 
 
 def _targets_of(
@@ -147,6 +150,25 @@ def _targets_of(
         names,
         "the data set",
     )
+
+
+def _left_out_notes(parts: Mapping[str, _Part], id: Key) -> tuple[str, ...]:
+    """Sentences on what the items hold beside input, target and id."""
+    left_out = LeftOut()
+    for part in parts.values():
+        item = read_item(part.items, 0, part.where(0))
+        keys = part.keys.input, part.keys.target, id
+        if isinstance(item, Mapping):
+            noun, names = "key", [str(key) for key in item if key not in keys]
+        elif isinstance(item, tuple | list):
+            places = {key % len(item) for key in keys if isinstance(key, int)}
+            noun, names = "place", [str(i) for i in range(len(item)) if i not in places]
+        else:
+            continue
+        for name in names:
+            if name not in left_out.paths.get((noun, _OF_ITEMS), []):
+                left_out.add(noun, name, _OF_ITEMS)
+    return left_out.notes()
 
 
 def _open_on_demand(
@@ -229,18 +251,19 @@ def _read_targets(part: _Part, id: Key, kind: str, progress: Observer) -> _Conte
     if part.keys.target is None and id is None:
         return _Content(None, None, None)
     own_targets = None if id is not None or kind == "masks" else _own_list(part)
-    if own_targets is not None or kind == "masks":
+    if own_targets is not None or (kind == "masks" and id is None):
         return _Content(None, own_targets, None)
     targets: list[Any] = []
     ids: list[Any] | None = None if id is None else []
     for position in range(part.size):
         where = part.where(position)
         item = read_item(part.items, position, where)
-        targets.append(target_of(item, part.keys.target, where))
+        if kind != "masks":
+            targets.append(target_of(item, part.keys.target, where))
         if ids is not None:
             ids.append(target_of(item, id, where))
         progress(Progress("read", position + 1, part.size))
-    return _Content(None, _gather(targets, kind), ids)
+    return _Content(None, None if kind == "masks" else _gather(targets, kind), ids)
 
 
 def _own_list(part: _Part) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upslope.errors import DataError
-from upslope.files import from_json
+from upslope.files import from_json, object_of_pairs
 from upslope.reading import check_room
 
 Mask = NDArray[np.bool_]
@@ -64,7 +64,7 @@ def read_outlines(text: str, kind: str, classes: Sequence[str]) -> Outlines:
         DataError: no such text, names that are no classes, or outlines beyond the image.
     """
     try:
-        body = from_json(text)
+        body = from_json(text, object_of_pairs)
         height, width = (_whole(n) for n in body["size"])
         entries = body[kind]
         if height < 1 or width < 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from upslope.reading import reporting_damage
 
 PREFIX = "png:"
 _AS_TEXT, _ADVICE = f"a mask as text, {PREFIX}...,", "Draw it again."
+_BLACK_AND_WHITE = 2  # classes, of which programs save the second as white
 _LARGEST = 255
 """The largest number in a pixel of the PNG."""
 
@@ -80,6 +82,12 @@ def mask_of(answer: Any, classes: int, ignore: int) -> str:
         raise DataError(
             f"Expected a mask of the classes 0 to {classes - 1}, and {ignore} for pixels that "
             f"count nowhere, but got {wrong[:5].tolist()}."
+        )
+    if classes == _BLACK_AND_WHITE and np.unique(mask).tolist() == [0, ignore]:
+        warnings.warn(
+            f"A mask holds 0 and {ignore} alone: pixels of {ignore} count nowhere, and nothing in "
+            "it is of class 1. Where they are of that class, answer again with 1 in their place.",
+            stacklevel=2,
         )
     if (mask > _LARGEST).any():
         raise DataError(
