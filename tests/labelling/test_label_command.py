@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pictures import make_patterns, make_squares
+from PIL import Image
 from typer.testing import CliRunner
 
 from forked import Forked, until
@@ -188,6 +189,35 @@ def test_folders_of_classes_say_nothing_of_boxes(here: Path) -> None:
     said = run("init", "p", "--data", "d", "--classes", "red,blue", "--kind", "boxes")
     assert "already" not in said
     assert read_project(here / "p")[1].events == 0
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_objects_of_one_class_are_asked_and_counted(here: Path, kind: str) -> None:
+    make_squares(here / "d", 3)
+    said = run("init", "p", "--data", "d", "--classes", "bird", "--kind", kind)
+    assert "3 samples of d, 1 class next: upslope label watch p --tool label-studio" in said
+    name = min(file.name for file in (here / "d").iterdir())
+    with Image.open(here / "d" / name) as image:
+        size = dict(zip(("width", "height"), image.size, strict=True))
+    outline = {"bbox": [0, 0, 2, 3], "segmentation": [[0, 0, 2, 0, 2, 3, 0, 3]], "area": 6}
+    coco = {
+        "images": [{"id": 1, "file_name": name, **size}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, **outline}],
+        "categories": [{"id": 1, "name": "bird"}],
+    }
+    (here / "coco.json").write_text(json.dumps(coco))
+    run("import", "p", "coco.json")
+    assert json.loads(run("status", "p", "--json"))["classes"] == {"bird": 1}
+    assert "2 tasks for files" in run("next", "p", "--tool", "files")
+    run("export", "p", "out.json")
+    assert json.loads((here / "out.json").read_text())["categories"][0]["name"] == "bird"
+
+
+@pytest.mark.parametrize("kind", ["class", "labels"])
+def test_one_class_is_too_few_where_a_model_is_trained(here: Path, kind: str) -> None:
+    make_squares(here / "d", 3)
+    said = run("init", "p", "--data", "d", "--classes", "bird", "--kind", kind, code=2)
+    assert "two or more distinct names but got ['bird']" in said
 
 
 def test_a_class_may_hold_a_comma_in_quotes(here: Path) -> None:

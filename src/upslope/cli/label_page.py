@@ -133,7 +133,7 @@ def init(
       upslope label init birds --data photos --classes robin,wren --strategy badge
     """
     with telling_errors():
-        from upslope.labelling.settings import ReadingOptions
+        from upslope.labelling.settings import OUTLINES, ReadingOptions
 
         options = {
             "kind": kind, "strategy": strategy, "control": control, "target": target,
@@ -141,7 +141,10 @@ def init(
             "reading": ReadingOptions(id_, encoding, delimiter, layout, white, read_limit),  # type: ignore[arg-type]
         }  # fmt: skip
         _create(project, data, classes, options)
-        say(f"next: upslope label serve {project}")
+        if kind in OUTLINES:
+            say(f"next: upslope label watch {project} --tool label-studio")
+        else:
+            say(f"next: upslope label serve {project}")
 
 
 def serve(
@@ -195,6 +198,7 @@ def _create(
     options: Mapping[str, Any],
 ) -> None:
     """Make a project. options: the other fields of its settings."""
+    from upslope.counts import format_count
     from upslope.errors import ConfigError
     from upslope.labelling.imports import take_data_labels
     from upslope.labelling.learner import check_strategy
@@ -222,7 +226,8 @@ def _create(
     with LabelProject.create(folder, settings) as project:
         count = take_data_labels(project, samples)
     say(
-        f"{folder}: {len(samples.ids):,} samples of {data}, {len(names)} classes"
+        f"{folder}: {format_count(len(samples.ids), 'sample')} of {data}, "
+        + format_count(len(names), "class")
         + (f", {count:,} labelled already" if count else "")
     )
 

@@ -66,7 +66,7 @@ def check_strategy(settings: ProjectSettings) -> None:
             "true labels. It is for simulations. Take margin or another: `upslope list`."
         )
     task = _task(settings)
-    check_fit(strategy, nn.Linear(4, len(settings.classes)), task, torch.randn(2, 4))
+    check_fit(strategy, nn.Linear(4, _count_outputs(settings)), task, torch.randn(2, 4))
 
 
 @dataclass
@@ -205,7 +205,7 @@ class Learner:
         count = max(self.settings.cold_start - len(labels), _FEWEST)
         budget = min(count, len(candidates))
         strategy = strategies.build(COLD_START)
-        model = nn.Linear(self.features.shape[1], len(self.settings.classes))
+        model = nn.Linear(self.features.shape[1], _count_outputs(self.settings))
         ids, _ = self._select(strategy, model, labels, candidates, budget)
         self._cold = Ranking(ids, f"{COLD_START} covers the data before there are labels")
         return self._cold
@@ -346,7 +346,14 @@ def _regression(x: Floats, y: NDArray[Any]) -> tuple[list[int], Tensor, Tensor]:
     return [int(k) for k in regression.classes_], weight, bias
 
 
+def _count_outputs(settings: ProjectSettings) -> int:
+    """One class is enough for outlines, of which there is no model: two, as no output is read."""
+    return 2 if settings.kind in OUTLINES else len(settings.classes)
+
+
 def _task(settings: ProjectSettings) -> Task:
+    if settings.kind in OUTLINES:
+        return tasks.build("classification", num_classes=_count_outputs(settings))
     name = "multi-label" if settings.kind == "labels" else "classification"
     return tasks.build(name, num_classes=len(settings.classes), classes=settings.classes)
 

@@ -85,6 +85,12 @@ def read_outlines(text: str, kind: str, classes: Sequence[str]) -> Outlines:
     return outlines
 
 
+def classes_in(text: str) -> set[str]:
+    """Return the classes of which a sound text has an object."""
+    body = json.loads(text)
+    return set(body["masks"]) if "masks" in body else {entry[0] for entry in body["boxes"]}
+
+
 def canonical(text: str, kind: str, classes: Sequence[str]) -> str:
     """Return the one text of these outlines, whatever order and spaces the given one has.
 

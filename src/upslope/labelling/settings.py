@@ -84,9 +84,11 @@ class ProjectSettings:
 
     def __post_init__(self) -> None:
         names = [name.strip() for name in self.classes]
-        if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        fewest = 1 if self.kind in OUTLINES else 2  # objects of one class have background beside
+        if len(names) < fewest or not all(names) or len(set(names)) < len(names):
             raise ConfigError(
-                f"Expected `--classes` to be two or more distinct names but got {names}."
+                f"Expected `--classes` to be {'one' if fewest == 1 else 'two'} or more distinct "
+                f"names but got {names}."
             )
         for name, value in (("--control", self.control), ("--twice", self.twice)):
             if not 0 <= value < 1:

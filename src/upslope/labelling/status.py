@@ -12,9 +12,10 @@ from typing import Any
 from upslope.counts import format_count
 from upslope.evaluation import cohen_kappa, fleiss_kappa, wilson_interval
 from upslope.labelling.advice import Advice, sentences
+from upslope.labelling.outlines import classes_in
 from upslope.labelling.people import disagreements
 from upslope.labelling.project import read_project
-from upslope.labelling.settings import ProjectSettings
+from upslope.labelling.settings import OUTLINES, ProjectSettings
 from upslope.labelling.state import CONTROL, Answer, LabelState, answers_that_count
 
 
@@ -55,7 +56,7 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
         "control_closed": state.closed,
         "unreadable": len(state.unreadable),
         "copies": dict(state.copies),
-        "classes": {name: tally.labels[k] for k, name in enumerate(settings.classes)},
+        "classes": _count_classes(state, settings),
         "accuracy": accuracy,
         "advice": state.advice,
         "advice_lines": advice_lines(state, settings, wage),
@@ -66,6 +67,15 @@ def status(folder: Path | str, wage: float | None = None) -> dict[str, Any]:
             name: {"answers": len(seconds), **_pace(seconds)} for name, seconds in people.items()
         },
     }
+
+
+def _count_classes(state: LabelState, settings: ProjectSettings) -> dict[str, int]:
+    """Class -> samples whose merged label has it, or has an object of it."""
+    if settings.kind not in OUTLINES:
+        return {name: state.tally.labels[k] for k, name in enumerate(settings.classes)}
+    labels = [*state.labels(control=False).values(), *state.labels(control=True).values()]
+    counts = Counter(name for label in labels for name in classes_in(str(label)))
+    return {name: counts[name] for name in settings.classes}
 
 
 def advice_lines(state: LabelState, settings: ProjectSettings, wage: float | None) -> list[str]:
