@@ -78,8 +78,11 @@ class Queue:
             return id_ not in held_ids and self._is_open(state, id_, author)
 
         # One whose answer was taken back is asked as others are.
-        answered = (id_ for id_ in state.again if id_ in state.answers)
-        again = (id_ for id_ in answered if id_ in self._all and id_ not in held_ids)
+        again = (
+            id_
+            for id_ in state.again
+            if id_ in state.answers and id_ in self._all and id_ not in held_ids
+        )
         waiting = (
             id_
             for id_ in (state.answers if self._twice else ())
