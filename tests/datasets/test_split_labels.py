@@ -62,3 +62,41 @@ def test_names_of_the_option_classes_need_not_all_have_a_label():
     assert notes[0].startswith("2 of 4 samples are unlabelled")
     with pytest.raises(DataError, match=r"among the `data\.classes` .* but got \['owl'\]"):
         read_split_labels({"train": pa.chunked_array([["owl"]])}, stated, "cls", "a.tar")
+
+
+STATED = ("cat", "ant", "dog", "bee")
+
+
+@pytest.mark.parametrize("names", [None, STATED])
+def test_names_of_several_splits_are_places_among_those_stated(
+    names: tuple[str, ...] | None,
+) -> None:
+    """In the order of the names that files state, else of the names themselves."""
+    cells = {
+        "train": ["dog", "cat", None, "dog", "ant"],
+        "validation": [],
+        "test": ["ant", "cat", None, "cat"],
+        "extra": ["bee"],
+    }
+    columns = {
+        split: pa.chunked_array([pa.array(part, pa.string())]) for split, part in cells.items()
+    }
+    stated = dict.fromkeys(cells, names)
+    classes, labels, _ = read_split_labels(columns, stated, "label", "here")
+    assert classes == (names or ("ant", "bee", "cat", "dog"))
+    assert list(labels) == list(cells)
+    for split, part in cells.items():
+        assert labels[split].tolist() == [-1 if c is None else classes.index(c) for c in part]
+
+
+def test_numbers_in_one_split_and_text_in_another_are_refused() -> None:
+    columns = {"train": pa.chunked_array([[0, 1]]), "test": pa.chunked_array([["0", "1"]])}
+    with pytest.raises(DataError, match="in every split but got int64, string"):
+        read_split_labels(columns, dict.fromkeys(columns), "label", "here")
+
+
+def test_splits_that_state_other_names_are_refused_by_the_first_that_differs() -> None:
+    columns = {"train": pa.chunked_array([[0, 1]]), "test": pa.chunked_array([[0, 1]])}
+    names = {"train": ("a", "b", "c"), "test": ("a", "c")}
+    with pytest.raises(DataError, match="states 3 and test 2, first differing in 'b' and 'c'"):
+        read_split_labels(columns, names, "label", "here")

@@ -150,6 +150,18 @@ def test_balance_and_overlap_are_counted_from_the_ledgers(digits: tuple[Path, Se
     for cycle, n in enumerate((20, 30, 40)):
         known = Counter(targets[id_] for id_ in asked[:n])
         assert counts[cycle].tolist() == [known[c] for c in range(10)]
+    # A sample that was passed, whose pass was taken back, has no label: the chart was not drawn.
+    first, second = run.cycles[0].asked[0], run.cycles[1].asked[0]
+    without = {id_: label for id_, label in run.labels.items() if id_ != first}
+    one_less = counts - np.eye(10)[targets[first]] * np.array([[0], [1], [1]])
+    found = class_counts(replace(run, labels=without), 10)
+    assert found is not None
+    assert found.tolist() == one_less.tolist()
+    # One that is asked once more, in a later cycle, was counted in both.
+    early = replace(run.cycles[0], asked=(*run.cycles[0].asked, second))
+    found = class_counts(replace(run, cycles=(early, *run.cycles[1:])), 10)
+    assert found is not None
+    assert found.tolist() == counts.tolist()
     shares = []
     for seed in (0, 1):
         one, other = (

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 from toy import context
 
 from upslope.errors import ConfigError
 from upslope.experiment.checks import describe_strategy
 from upslope.pool import Need
-from upslope.signals import build, check
+from upslope.signals import build, check, temperature
 from upslope.signals.probabilities import Probabilities
 from upslope.signals.temperature import (
     calibrating_temperature,
@@ -23,6 +25,7 @@ from upslope.signals.temperature import (
 from upslope.strategies import REGISTRY
 from upslope.strategies import build as strategy
 from upslope.tasks.classification import Classification
+from upslope.tasks.segmentation import Segmentation
 
 TASK = Classification(num_classes=4)
 
@@ -98,6 +101,64 @@ def test_is_fitted_with_a_network_that_has_not_seen_the_held_out_labels() -> Non
         replace(context(), train=train)
     )
     assert signal.temperature == 19.9
+
+
+def written_out(p: np.ndarray, y: np.ndarray) -> float:
+    """The expected calibration error, bin by bin."""
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == y
+    error = 0.0
+    for b in range(15):
+        inside = (confidence > b / 15) & (confidence <= (b + 1) / 15)
+        if inside.any():
+            gap = abs(right[inside].mean() - confidence[inside].mean())
+            error += inside.sum() / len(y) * gap
+    return error
+
+
+@pytest.mark.parametrize("most", [100_000, 100])
+@pytest.mark.parametrize("masks", [False, True])
+def test_fitted_is_the_least_error_of_the_labels_held_out(
+    masks: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all classes, whatever the batches; of masks without what is ignored, at every k-th
+    position where there are more than so many."""
+    monkeypatch.setattr(temperature, "BATCH", 4)
+    monkeypatch.setattr(temperature, "POSITIONS", most)
+    ctx = context(labelled=50)
+    rng = torch.Generator().manual_seed(5)
+    seen: list[Sequence[int]] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 3, 3, padding=1)] if masks else [nn.Flatten(), nn.Linear(64, 3)]
+    model = nn.Sequential(*layers).eval()
+    inputs = ctx.task.prepare(ctx.dataset.inputs(list(range(50)))).float()
+    with torch.no_grad():
+        layers[-1].weight.mul_(20)
+        logits = model(inputs)
+    # Labels that the posterior of a third of the logits calls for.
+    p = (logits / 3).softmax(dim=1).movedim(1, -1)
+    targets = torch.multinomial(p.reshape(-1, 3), 1, generator=rng).view(p.shape[:-1])
+    if masks:
+        targets[torch.rand(targets.shape, generator=rng) < 0.3] = 255
+        ctx = replace(ctx, task=Segmentation(num_classes=3))
+    else:
+        ctx = replace(ctx, task=Classification(num_classes=3))
+
+    def train(places: Sequence[int]) -> nn.Module:
+        seen.append(places)
+        return model
+
+    fitted = fit_temperature(replace(ctx, targets=targets, train=train))
+    rest = sorted(set(range(50)) - set(seen[0]))
+    assert len(rest) == 15
+    z = logits[rest].movedim(1, -1).reshape(-1, 3).double().numpy()
+    y = targets[rest].flatten().numpy()
+    z, y = z[y != 255], y[y != 255]
+    step = -(-len(y) // most)
+    z, y = z[::step], y[::step]
+    errors = [written_out(softmax(z / (k / 10), axis=1), y) for k in range(10, 200)]
+    assert fitted == (10 + int(np.argmin(errors))) / 10
+    assert fitted > 1
 
 
 def test_few_labels_leave_the_posterior_as_it_is() -> None:

@@ -69,17 +69,18 @@ def class_counts(result: RunResult, classes: int) -> Array | None:
     """
     rows = []
     counts = np.zeros(classes)
-    cycle_ids: Sequence[str] = result.initial
-    for record in result.cycles:
-        for id_ in cycle_ids:
-            if id_ in result.passed:
+    selections = [result.initial, *(record.asked for record in result.cycles)]
+    # One that went back to the pool without an answer may be asked once more.
+    last_place = {id_: place for place, ids in enumerate(selections) for id_ in ids}
+    for place, ids in enumerate(selections[: len(result.cycles)]):
+        for id_ in ids:
+            if last_place[id_] != place or id_ not in result.labels:
                 continue
-            shares = _shares(result.labels.get(id_), classes)
+            shares = _shares(result.labels[id_], classes)
             if shares is None:
                 return None
             counts = counts + shares
         rows.append(counts)
-        cycle_ids = record.asked
     return np.stack(rows) if rows else None
 
 
