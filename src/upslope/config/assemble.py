@@ -16,7 +16,7 @@ from upslope.config.inputs import statistics
 from upslope.config.schema import Config
 from upslope.datasets.readable import first_readable
 from upslope.datasets.splits import Splits
-from upslope.errors import ConfigError, UpslopeError
+from upslope.errors import ConfigError, UpslopeError, warn_user
 from upslope.experiment.checks import check_fit, check_layers, check_targets
 from upslope.experiment.start import start_strategy
 from upslope.frozen import (
@@ -89,6 +89,7 @@ def build_around(config: Config, splits: Splits, compute: Observer | None = None
     """
     pool = splits.pool
     _check_kind(config, pool.classes)
+    _compare_classes(config, pool.classes)
     mean, std = statistics(config, pool)
     task = tasks.build(
         config.task.name,
@@ -139,6 +140,23 @@ def _check_kind(config: Config, names: Sequence[str]) -> None:
             f"task.name: expected {wanted_task} for data.kind={config.data.options['kind']}, of "
             f"which {columns} {'is' if len(names) == 1 else 'are'} learnt, but got "
             f"{config.task.name}. Set task.name={wanted_task}."
+        )
+
+
+def _compare_classes(config: Config, names: Sequence[str]) -> None:
+    """Warn where a trained head knows the classes of the data in another order."""
+    options = config.model.options
+    if config.model.name != "transformers" or not options.get("weights", True):
+        return
+    path = str(options.get("path", ""))
+    of_head = models.head_classes(path)
+    if of_head != tuple(names) and sorted(of_head) == sorted(names):
+        order = ",".join(of_head)
+        warn_user(
+            f"The head of {path} was trained on the classes of these data in another order, and "
+            f"begins by taking each for another: {', '.join(of_head)} instead of "
+            f"{', '.join(names)}. Set data.classes=[{order}] where the data set has it.",
+            UserWarning,
         )
 
 

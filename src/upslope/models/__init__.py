@@ -32,6 +32,7 @@ from upslope.models import (
     vgg,
 )
 from upslope.models.features import head, with_features
+from upslope.models.hugging_face import head_classes
 from upslope.models.inputs import ImageForm
 from upslope.models.lazy import initialise_by_shape, without_lazy_layers
 from upslope.models.text import SequenceClassifier
@@ -44,6 +45,7 @@ __all__ = [
     "check_options",
     "describe",
     "head",
+    "head_classes",
     "image_form",
     "with_features",
     "without_lazy_layers",

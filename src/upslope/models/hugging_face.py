@@ -172,6 +172,22 @@ def _load(auto: Any, folder: Path, num_classes: int, pixels: bool) -> tuple[nn.M
     return network, new
 
 
+def head_classes(path: str) -> tuple[str, ...]:
+    """Return the names of the classes that a folder's head was trained on, in its order.
+
+    Empty where its config.json names none, or calls them LABEL_0, LABEL_1, ..., as the library does
+    for classes without a name.
+
+    path: a folder, or hf:owner/model.
+    """
+    try:
+        text = (folder_of(path) / "config.json").read_text(encoding="utf-8")
+        names = {int(number): str(name) for number, name in json.loads(text)["id2label"].items()}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return ()
+    return tuple(names[number] for number in sorted(names))
+
+
 def _segments(folder: Path) -> bool:
     """Return whether the folder's config.json names a network that segments images."""
     try:

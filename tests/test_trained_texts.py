@@ -1,14 +1,16 @@
-"""A network of texts gets the numbers of words that its weights were trained on, or is refused."""
+"""A trained network gets the numbers of words and the classes that it was trained on, or is told."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from upslope import config, datasets, model_hub
+from upslope.config.assemble import build_around
 from upslope.config.schema import Config
 from upslope.errors import ConfigError
 
@@ -110,3 +112,30 @@ def test_a_tokenizer_comes_from_the_hub_as_its_model_does(
         assert ids == [[2, 0], [3, 2]]
     finally:
         model_hub._from_hub.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("of_head", "warned"),
+    [(["up", "down"], True), (["down", "up"], False), (["LABEL_0", "LABEL_1"], False)],
+)
+def test_a_head_that_knows_the_classes_in_another_order_is_told(
+    of_head: list[str], warned: bool, tmp_path: Path
+) -> None:
+    """Its trained rows stood for the other classes, without a word."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    form = transformers.DistilBertConfig(
+        vocab_size=9, dim=8, n_layers=1, n_heads=2, hidden_dim=8, id2label=dict(enumerate(of_head))
+    )
+    transformers.DistilBertForSequenceClassification(form).save_pretrained(tmp_path / "net")
+    folder(tmp_path / "net", VOCABULARY)
+    reviews = tmp_path / "reviews.csv"
+    reviews.write_text("text,label\n" + "good film,up\nfilm,down\n" * 9, encoding="utf-8")
+    read = load(tmp_path / "net", tmp_path / "net")
+    splits = datasets.load("text", reviews, test_share=0.5)
+    assert splits.pool.classes == ("down", "up")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        build_around(read, splits)
+    messages = [str(w.message) for w in told if "in another order" in str(w.message)]
+    assert bool(messages) is warned
+    assert all("Set data.classes=[up,down]" in message for message in messages)
