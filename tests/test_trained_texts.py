@@ -1,4 +1,4 @@
-"""A trained network gets the numbers of words and the classes that it was trained on, or is told."""
+"""A trained network gets the numbers of words and the classes that it was trained on, or says so."""
 
 from __future__ import annotations
 
