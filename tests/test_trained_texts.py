@@ -1,4 +1,4 @@
-"""A trained network gets the numbers of words and the classes that it was trained on, or says so."""
+"""A trained network gets the words and classes that it was trained on, or says that it does not."""
 
 from __future__ import annotations
 
