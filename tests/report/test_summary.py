@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 from studies import BUDGETS, made_up
 
 from upslope.errors import RunError
@@ -249,6 +250,16 @@ def test_seeds_of_one_value_have_no_interval_at_that_budget() -> None:
     assert cells(summary, row)[1:4] == ["52.0 ±5.0", "60.0", "72.5 ±6.2"]
     assert any(note.startswith("No ± where all seeds have one value") for note in notes(summary))
     assert curves_figure(summary).axes
+
+
+def test_curves_are_told_apart_without_colours() -> None:
+    names = ("random", "margin", "egl", "badge")
+    runs = tuple(Run(name, s, (10, 20), (0.5, 0.6), 2) for name in names for s in (0, 1, 2))
+    figure = curves_figure(summarise(Study(runs)))
+    shapes = {line.get_marker() for line in figure.axes[0].lines}
+    assert len(shapes) == len(names)
+    marks = [mark for mark in figure.artists if isinstance(mark, Line2D)]  # beside the names
+    assert {mark.get_marker() for mark in marks} == shapes
 
 
 def test_an_area_of_one_value_has_no_interval() -> None:

@@ -1,7 +1,8 @@
 """Learning curves as pictures for slides and papers: one Matplotlib figure, as PNG and SVG.
 
 Colours are Okabe and Ito's, told apart under the common forms of colour blindness; the reference is
-grey. Each curve carries its name at its end, so no legend has to be matched by colour alone.
+grey. Each curve carries its name at its end, with the shape of its points, so that nothing has to
+be matched by colour alone, and a print in grey can be read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import offset_copy
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
@@ -29,6 +32,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 REFERENCE = "#6e7781"
 INK, FAINT, PAPER = "#1f2328", "#d0d7de", "#ffffff"
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+SHAPES = ("o", "s", "^", "D")
+"""Of points, by slot, the reference's first: matplotlib's markers, as the page draws them."""
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -69,7 +74,7 @@ def curves_figure(summary: Summary) -> Figure:
     low, high = bounds(summary.study.metric)
     budgets = np.asarray(summary.budgets)
     axes.margins(x=0.02, y=0.08)
-    marker = "o" if len(budgets) <= 12 else None
+    has_points = len(budgets) <= 12
     for row, look in zip(summary.rows, looks(summary), strict=True):
         if len(row.seeds) >= INTERVAL_SEEDS:
             band = [100 * np.clip(x, low, high) for x in (row.curve.low, row.curve.high)]
@@ -83,8 +88,8 @@ def curves_figure(summary: Summary) -> Figure:
             color=look[0],
             linestyle=look[1],
             linewidth=2,
-            marker=marker,
-            markersize=3.5,
+            marker=look[2] if has_points else None,
+            markersize=4.5,
             clip_on=False,
         )
     for run in summary.study.incomplete:
@@ -106,7 +111,7 @@ def curves_figure(summary: Summary) -> Figure:
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, 100 * low), min(top, 100 * high))
     ends = [100 * float(row.curve.mean[-1]) for row in summary.rows]
-    _name_ends(axes, summary.rows, ends, [look[0] for look in looks(summary)])
+    _name_ends(axes, summary.rows, ends, looks(summary))
     return figure
 
 
@@ -115,17 +120,17 @@ def bounds(metric: str) -> tuple[float, float]:
     return (-math.inf, 1.0) if metric == "r2" else (0.0, 1.0)
 
 
-def looks(summary: Summary) -> list[tuple[str, Any]]:
-    """Return (colour, dashes) of each row, by its slot; past the palette, dashes differ."""
-    result: list[tuple[str, Any]] = []
-    for row in summary.rows:
-        slot = summary.slots[row.strategy]
-        if slot == GREY:
-            result.append((REFERENCE, DASHES[0]))
-            continue
-        dashes = DASHES[slot // len(PALETTE) % len(DASHES)]
-        result.append((PALETTE[slot % len(PALETTE)], dashes))
-    return result
+def looks(summary: Summary) -> list[tuple[str, Any, str]]:
+    """Return (colour, dashes, shape of points) of each row, by its slot."""
+    return [look_of(summary.slots[row.strategy]) for row in summary.rows]
+
+
+def look_of(slot: int) -> tuple[str, Any, str]:
+    """Return (colour, dashes, shape of points) of a slot; past the palette, dashes differ."""
+    shape = SHAPES[(slot + 1) % len(SHAPES)]
+    if slot == GREY:
+        return (REFERENCE, DASHES[0], shape)
+    return (PALETTE[slot % len(PALETTE)], DASHES[slot // len(PALETTE) % len(DASHES)], shape)
 
 
 def _axes(summary: Summary) -> tuple[Figure, Any]:
@@ -149,8 +154,12 @@ def _dots(axes: Any, budgets: NDArray[Any], curves: NDArray[Any], colour: str) -
         axes.plot(budgets, 100 * curve, "o", color=colour, markersize=4, alpha=0.45, mew=0)
 
 
-def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[str]) -> None:
-    """Write each row's name beside the end of its curve, moved apart where they would overlap."""
+def _name_ends(
+    axes: Any, rows: Sequence[Row], ends: list[float], looks_of_rows: Sequence[tuple[str, Any, str]]
+) -> None:
+    """Write each row's name and its shape beside the end of its curve, moved apart where they would
+    overlap.
+    """
     if not rows:
         return
     low, high = axes.get_ylim()
@@ -161,15 +170,19 @@ def _name_ends(axes: Any, rows: Sequence[Row], ends: list[float], colours: list[
     places = isotonic_regression(np.asarray(ends)[order] - steps).x + steps
     places += min(0.0, high - places[-1])
     places += max(0.0, low - places[0])
+    beside = offset_copy(axes.get_yaxis_transform(), axes.figure, x=9, y=0, units="points")
     for place, i in zip(places, order, strict=True):
+        colour, _, shape = looks_of_rows[i]
+        point = {"color": colour, "marker": shape, "markersize": 4.5, "transform": beside}
+        axes.figure.add_artist(Line2D([1.0], [place], linestyle="", **point))
         axes.annotate(
             rows[i].strategy,
             (1.0, place),
             xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
+            xytext=(15, 0),
             textcoords="offset points",
             va="center",
-            color=colours[i],
+            color=colour,
             fontsize=9.5,
             fontweight="bold",
             annotation_clip=False,

@@ -76,7 +76,7 @@ function curves(set, state) {
       group.append(svg("path", {
         d: `M${line.mean.map((v, i) => `${x(budgets[i])} ${y(100 * v)}`).join("L")}`, class: "line", "stroke-dasharray": style.dash,
       }));
-      if (budgets.length <= 15) line.mean.forEach((v, i) => group.append(svg("circle", { cx: x(budgets[i]), cy: y(100 * v), r: 2.6, class: "dot" })));
+      if (budgets.length <= 15) line.mean.forEach((v, i) => group.append(mark(style.shape, x(budgets[i]), y(100 * v), 3, { class: "dot" })));
       group.row = row;
       lines.append(group);
     }

@@ -17,7 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from upslope.files import write_atomically
-from upslope.report.figures import DASHES, INK, PALETTE, REFERENCE, STYLE
+from upslope.report.figures import DASHES, INK, STYLE, look_of
+from upslope.report.look import GREY
 from upslope.reproduction.output.results import Panel, Series
 
 WIDTH, HEIGHT = 6.4, 4.2
@@ -79,19 +80,16 @@ def _width(panel: Panel) -> float:
     return len(panel.x) * max(1, len(panel.series)) / 24 if panel.bars else 1.0
 
 
-def _looks(panels: tuple[Panel, ...]) -> dict[str, tuple[str, Any]]:
-    """Return name -> colour and dashes, the same in every panel; random is grey."""
+def _looks(panels: tuple[Panel, ...]) -> dict[str, tuple[str, Any, str]]:
+    """Return name -> colour, dashes and shape, the same in every panel; random is grey."""
     names = dict.fromkeys(
         s.label for p in panels for s in p.series if s.source != "chance" and s.label != "random"
     )
-    looks = {
-        name: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
-        for i, name in enumerate(names)
-    }
-    return {**looks, "random": (REFERENCE, DASHES[0]), "chance": (INK, DASHES[0])}
+    looks = {name: look_of(i) for i, name in enumerate(names)}
+    return {**looks, "random": look_of(GREY), "chance": (INK, DASHES[0], "o")}
 
 
-def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
+def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any, str]]) -> None:
     x = np.asarray(panel.x, dtype=float)
     axes.set_xticks(x, [f"{v:g}" for v in x])
     if not panel.logarithmic:
@@ -102,7 +100,7 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
         if series.source == "chance":
             axes.plot(x, y, color=INK, linewidth=1, linestyle=(0, (1, 2)), label=series.label)
             continue
-        colour, dashes = looks.get(series.label, (INK, DASHES[0]))
+        colour, dashes, shape = looks.get(series.label, (INK, DASHES[0], "o"))
         theirs = series.source == "paper"
         finite = np.isfinite(y)
         if not theirs:
@@ -116,8 +114,8 @@ def _lines(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
             linestyle=(0, (2, 2)) if theirs else dashes,
             linewidth=1 if theirs else 2,
             alpha=0.7 if theirs else 1.0,
-            marker="o",
-            markersize=2 if theirs else 3.5,
+            marker=shape,
+            markersize=2.5 if theirs else 4.5,
             label=f"{series.label} (paper)" if theirs else series.label,
         )
         if has_bands and not theirs and any(not math.isnan(h) for h in series.half):
@@ -161,12 +159,12 @@ def _hides(y: np.ndarray, other: np.ndarray, panel: Panel) -> bool:
     return bool(np.allclose(y, other, rtol=0, atol=0.004 * (high - low), equal_nan=True))
 
 
-def _bars(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any]]) -> None:
+def _bars(axes: Any, panel: Panel, looks: dict[str, tuple[str, Any, str]]) -> None:
     places, width = np.arange(len(panel.x)), 0.8 / max(1, len(panel.series))
     has_error_bars = _fits(panel)
     for i, series in enumerate(panel.series):
         theirs = series.source == "paper"
-        colour = looks.get(series.label, (INK, None))[0]
+        colour = looks.get(series.label, (INK, None, ""))[0]
         axes.bar(
             places + (i - (len(panel.series) - 1) / 2) * width,
             series.y,
