@@ -99,6 +99,36 @@ def test_over_data_sets_each_counts_alike() -> None:
     ]
     expected_ranks = stats.rankdata(-np.round(areas, 12), axis=1).mean(axis=0)
     assert ranks.ranking.ranks.tolist() == expected_ranks.tolist()
+    other_order = ranks_over(summaries[::-1])  # whose first has a strategy that the others lack
+    assert other_order is not None
+    assert other_order.names == ranks.names
+    assert other_order.ranking.ranks.tolist() == expected_ranks.tolist()
+
+
+def test_the_fewest_that_are_compared_and_ranked() -> None:
+    pair, three = ("random", "margin"), ("random", "margin", "egl")
+    two = made_up(0, share_first=False, names=pair)
+    wins = wins_of(two)
+    over = wins_over([two], pair)
+    assert wins is not None
+    assert over is not None
+    assert over.shares[0, 1] == wins.shares[0, 1] == counted(two, *pair, 0)
+    assert wins_of(made_up(0, share_first=False, names=("random",))) is None
+    assert ranks_of(two) is ranks_over([two, two]) is None
+    several = made_up(0, share_first=False, names=three)
+    assert ranks_over([several]) is None
+    ranks = ranks_over([several, several])
+    assert ranks is not None
+    assert ranks.blocks == 2
+
+
+def test_of_a_single_budget_no_figure_is_left_out() -> None:
+    runs = [Run(n, s, (10,), (0.5,), 1) for n in ("random", "margin") for s in (0, 1)]
+    summary = summarise(Study(tuple(runs)))
+    wins = wins_of(summary)
+    assert wins is not None
+    assert wins.shares[0, 1] == 0.5
+    assert savings(summary, summary.rows[1]) == ()
 
 
 def test_savings_are_labels_less_those_of_the_reference() -> None:
