@@ -79,6 +79,14 @@ def test_derivatives_of_what_depends_on_no_parameter_are_zero() -> None:
     assert torch.equal(by_both, torch.full((3,), 2.0))
 
 
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton", "empirical-fisher"])
+def test_a_loss_that_ignores_the_outputs_has_no_curvature(kind: str) -> None:
+    model, data = problem("perceptron")
+    curvature = Curvature(model, data, lambda z, _: torch.ones_like(z[:, 0]).detach(), kind=kind)
+    product = curvature.product(torch.ones(curvature.size, dtype=torch.float64))
+    assert torch.equal(product, torch.zeros_like(product))
+
+
 def test_batch_products_average_to_the_product() -> None:
     model, data = problem("perceptron")
     curvature = Curvature(model, data)

@@ -157,9 +157,7 @@ def _hessian(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor
 def _gauss_newton(network: Network, batch: tuple[Any, Any], vector: Tensor) -> Tensor:
     def curve(outputs: Tensor, tangent: Tensor) -> Tensor:
         z = outputs.detach().requires_grad_()
-        losses = network.loss(z, batch[1])
-        (slope,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
-        return pull_back((slope * tangent).sum(), {"z": z})["z"]
+        return hessian_product(network.loss(z, batch[1]).sum(), [z], [tangent])[0]
 
     return _through_outputs(network, batch, vector, curve)
 
