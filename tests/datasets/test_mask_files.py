@@ -335,3 +335,18 @@ def test_masks_that_are_not_turned_as_their_images_are_told(tmp_path, orientatio
     assert note.startswith("1 image is turned as the EXIF data say, and their masks have no such")
     Image.open(mask).save(mask, **turned(orientation))
     assert not any("masks" in note for note in load(tmp_path).notes)
+
+
+def test_masks_of_one_class_beside_ignored_pixels_are_told(tmp_path):
+    """White is ignored where it is the number of what counts nowhere, as in VOC."""
+    lay(tmp_path, table="name,id\nground,0\ncell,1\nignore,255\n")
+    for path in tmp_path.glob("masks/*/*.png"):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[:2] = 255
+        Image.fromarray(mask).save(path)
+    (note,) = (note for note in load(tmp_path).notes if "that count" in note)
+    assert note.startswith("All 192 pixels of the masks that count are of the class 'ground', and")
+    assert "96 are ignored" in note
+    mask[5, 5] = 1
+    Image.fromarray(mask).save(path)
+    assert not any("that count" in note for note in load(tmp_path).notes)

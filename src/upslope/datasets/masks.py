@@ -189,6 +189,7 @@ def open_pairs(
     by_title = {"pool": pool, "test set": test, "validation set": validation}
     datasets = {title: part for title, part in by_title.items() if part is not None}
     notes += _change_notes(parts, datasets.values(), codes, form, on_error)
+    notes += _lone_class_notes(datasets)
     if duplicates != "off":
         with_pairs = {title: part for title, part in datasets.items() if len(part)}
         files = {title: [pair.image for pair in part.pairs] for title, part in with_pairs.items()}
@@ -201,6 +202,28 @@ def _refuse_missing(parts: Mapping[str, Sequence[Pair]], root: Path, may_lack_te
     for part, purpose in (("train", "learn from"), ("test", "test on")):
         if not parts.get(part) and not (part == "test" and may_lack_test):
             raise DataError(f"Expected images with masks to {purpose} in {root} but got none.")
+
+
+def _lone_class_notes(datasets: Mapping[str, MaskDataset | HeldMasks]) -> tuple[str, ...]:
+    """A sentence where the masks in memory are of one class alone, but for ignored pixels."""
+    counts = np.zeros(IGNORE + 1, dtype=np.int64)
+    held_masks = [dataset for dataset in datasets.values() if isinstance(dataset, HeldMasks)]
+    for dataset in held_masks:
+        for mask in dataset.masks:
+            counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    numbers = np.flatnonzero(counts[:IGNORE])
+    if len(numbers) != 1:
+        return ()
+    note = (
+        f"All {counts[numbers[0]]:,} pixels of the masks that count are of the class "
+        f"{held_masks[0].classes[numbers[0]]!r}"
+    )
+    if not counts[IGNORE]:
+        return (f"{note}.",)
+    return (
+        f"{note}, and {counts[IGNORE]:,} are ignored. Where these are a class, give it the number "
+        "that the masks have for it.",
+    )
 
 
 def _change_notes(
