@@ -359,6 +359,8 @@ class Forward:
         # batch, as where entries move by the data.
         is_seldom = self.repeats and not self.is_placed_by_data
         with give_pages_back() if is_seldom else nullcontext():
+            if is_seldom:
+                drop_free_pages()  # of the forward pass
             for mask in masks:
                 probe.kept = mask.to(losses.device)
                 weight = probe.kept.to(losses) if probe.u is None else probe.kept * probe.u
