@@ -70,7 +70,7 @@ def test_label_sets_known_in_part_are_counted():
     sets = np.array([[0, 1], [1, 0], [-1, 1], [-1, -1]] * 3)
     notes = Splits.from_arrays(X, sets, kind="labels").notes
     assert any(note.startswith("6 of 12") for note in notes)
-    assert any(note.startswith("3 of these have labels that are known") for note in notes)
+    assert any(note.startswith("3 of 12 samples have some of their 2 targets") for note in notes)
 
 
 def test_a_share_that_is_no_number_is_refused():
