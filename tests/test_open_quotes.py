@@ -36,7 +36,12 @@ def test_a_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("read", "header", "row", "open_row"),
     [
-        (read_label_table, "id,label,note", "a,cat,x", 'a,cat,"x'),
+        (
+            lambda path: read_label_table(path, lambda *_: False),
+            "id,label,note",
+            "a,cat,x",
+            'a,cat,"x',
+        ),
         (lambda path: read_costs(str(path)), "id,cost,note", "{i},1,x", '{i},1,"x'),
         (read_mask_classes, "id,name,note", "{i},c{i},x", '{i},c{i},"x'),
         (read_particles, "tomogram,x,y,z,note", "t.mrc,{i},8,8,x", 't.mrc,{i},8,8,"x'),
