@@ -52,6 +52,7 @@ from upslope.gradnorm.trace.memory import (
 from upslope.gradnorm.trace.reducing import (
     ReducedGradients,
     bring_into_range,
+    prove_scaled,
     reduce_proven,
     reduce_scaled,
     reduce_separated,
@@ -237,7 +238,8 @@ class Recording:
         if record is None and self._is_settled(probe) and self._is_worth_keeping():
             silent = set() if probe is None else probe.silent
             self._keep(self._program, loss, {i: places[i] for i in places if i not in silent}, ways)
-            if probe is not None and not forward.follows_data and _are_in_front(layouts):
+            is_in_front = all(layout == Layout() for layout in layouts.values())
+            if probe is not None and not forward.follows_data and is_in_front:
                 self._memory.keep_front(operators)
         return results
 
@@ -266,30 +268,9 @@ class Recording:
         try:
             return reduce(layouts, factors)
         except LayoutUnknown:  # some gradient was zero before it was scaled
-            return reduce(self._prove_scaled(forward, reduction, loss, factors), factors)
-
-    def _prove_scaled(
-        self, forward: Forward, reduction: Reduction, loss: Loss, factors: Tensor
-    ) -> Mapping[int, Layout]:
-        """Return the layouts of a pass of losses times factors, proven as those of the losses are.
-
-        forward: has run. The other arguments are those of `_reduce_scaled`.
-
-        Raises:
-            ProofFailed: autograd finds other gradients of the scaled losses.
-        """
-
-        def scale(outputs: Any) -> Tensor:
-            losses = loss(outputs)
-            return losses * factors.to(losses)
-
-        losses = forward.losses(scale)
-        layouts = forward.layouts_with_routes(forward.probe(losses).layouts())
-        reduce_proven(
-            self.run, forward, reduction, scale, losses, layouts, None,
-            last=False, looks_around=False, other_types=self, ways=self._ways(losses),
-        )  # fmt: skip
-        return layouts
+            of_losses = factors.to(losses)
+            layouts = prove_scaled(self.run, forward, reduction, loss, of_losses, self, self._ways)
+            return reduce(layouts, factors)
 
     @property
     def _may_remember(self) -> bool:
@@ -416,8 +397,3 @@ class Recording:
             raise  # a refusal in another type is one in this
         except Exception:  # a model, or a loss, for one type alone: then nothing excuses the proof
             return None
-
-
-def _are_in_front(layouts: Mapping[int, Layout]) -> bool:
-    """Whether each kernel had its samples in front, one row each."""
-    return all(layout == Layout() for layout in layouts.values())

@@ -39,7 +39,6 @@ _SAME_SQUARES = 1e-3
 """The relative difference that float32 may make of two orders in which squares are summed. Set by
 hand, far above that of a million of them and far below that of a tensor that is not what it was."""
 
-
 _LEAST = 2.0**-80
 """Sums of squares below which float32 may have lost some: its smallest square is 2^-149."""
 
@@ -109,6 +108,29 @@ def reduce_scaled(
     listener = ReducingListener(forward.tape, run.n, layouts, reduction, in_double=True)
     forward.backward(losses, factors, listener)
     return ReducedGradients(listener.finish(), listener.reached)
+
+
+def prove_scaled(
+    run: BatchRun,
+    forward: Forward,
+    reduction: Reduction,
+    loss: Loss,
+    factors: Tensor,
+    other_types: OtherTypes,
+    ways_of: Callable[[Tensor], Sequence[Hashable]],
+) -> Mapping[int, Layout]:
+    """Return the layouts of losses times factors, proven as those of other losses are.
+
+    forward: has run. factors: (n,), of the losses' type. ways_of: gives the `ways` of losses.
+    Others as of `reduce_proven`, whose errors it raises.
+    """
+    losses = forward.losses(lambda outputs: loss(outputs) * factors)
+    layouts = forward.layouts_with_routes(forward.probe(losses).layouts())
+    reduce_proven(
+        run, forward, reduction, lambda outputs: loss(outputs) * factors, losses, layouts, None,
+        last=False, looks_around=False, other_types=other_types, ways=ways_of(losses),
+    )  # fmt: skip
+    return layouts
 
 
 def bring_into_range(
