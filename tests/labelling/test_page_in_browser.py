@@ -46,6 +46,14 @@ class Person:
         return self.shown()
 
 
+@pytest.fixture
+def project(hands: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
+    """The folder of a project in which the hands are given a digit each."""
+    folder = tmp_path / "project"
+    Project.create(folder, ProjectSettings(str(hands[0]), tuple("0123456789"))).close()
+    return folder
+
+
 def answers_in(folder: Path) -> dict[str, str]:
     settings, state = read_project(folder)
     return {
@@ -57,13 +65,11 @@ def answers_in(folder: Path) -> dict[str, str]:
 
 def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
     hands: tuple[Path, dict[str, str]],
-    tmp_path: Path,
+    project: Path,
     page_server: Callable[..., Any],
     browser: Any,
 ) -> None:
-    folder, digits = hands
-    project = tmp_path / "project"
-    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
+    _, digits = hands
     server = page_server(project)
     page = browser.new_page()
     page.goto(server.url)
@@ -117,14 +123,10 @@ def test_thirty_labels_by_keys_with_undo_skip_reload_and_a_kill(
 
 
 def test_an_image_that_failed_while_the_server_was_away_is_shown_all_the_same(
-    hands: tuple[Path, dict[str, str]],
-    tmp_path: Path,
+    project: Path,
     page_server: Callable[..., Any],
     browser: Any,
 ) -> None:
-    folder, _ = hands
-    project = tmp_path / "project"
-    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
     page = browser.new_page()
     failures: list[str] = []
     refused: list[str] = []
@@ -405,14 +407,10 @@ def photograph(page: Any, out: Path, name: str) -> None:
 
 
 def test_two_windows_of_one_person_do_not_replace_each_others_answers(
-    hands: tuple[Path, dict[str, str]],
-    tmp_path: Path,
+    project: Path,
     page_server: Callable[..., Any],
     browser: Any,
 ) -> None:
-    folder, _ = hands
-    project = tmp_path / "project"
-    Project.create(project, ProjectSettings(str(folder), tuple("0123456789"))).close()
     url = page_server(project).url
     first, second = Person(browser.new_page()), Person(browser.new_page())
     for person in (first, second):
